@@ -1,0 +1,1 @@
+"""The arq worker that runs jobs on ComfyUI."""

@@ -1,0 +1,1 @@
+"""What a job is and may become, in standard library only."""

@@ -1,0 +1,250 @@
+"""The one tree of errors: each class has a stable `code`, and keeps its facts as attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with what a client sent.
+
+    `pointer` is a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
+    """
+
+    pointer: str
+    code: str
+    detail: str
+    allowed: tuple[str, ...] = ()
+    suggestion: str | None = None
+
+
+class GenonautError(Exception):
+    """Root of everything that we raise on purpose. The message may be shown to a client."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+# What a request may run into.
+
+
+class InvalidRequest(GenonautError):
+    """The request itself is at fault; `faults` names every fault found."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
+class MalformedJson(InvalidRequest):
+    """The body is no JSON text, or no JSON object."""
+
+    code = "malformed_json"
+
+
+class BadParameter(InvalidRequest):
+    """The address itself is at fault, before there is any body to look at."""
+
+    code = "bad_parameter"
+
+
+class InvalidGraph(InvalidRequest):
+    """The workflow graph cannot run on any backend that may take the job."""
+
+    code = "invalid_workflow"
+
+
+class UnsupportedBody(GenonautError):
+    """The body's media type is not the one that the route takes."""
+
+    code = "unsupported_media_type"
+
+
+class NotFound(GenonautError):
+    """What the address names does not exist."""
+
+    code = "not_found"
+
+
+class JobNotFound(NotFound):
+    """No such job, or not one of the caller's."""
+
+    code = "job_not_found"
+
+    def __init__(self, job_ids: Sequence[int]) -> None:
+        listed = ", ".join(map(str, job_ids))
+        super().__init__(f"There is no job {listed}." if len(job_ids) == 1 else f"There are no jobs {listed}.")
+        self.job_ids = tuple(job_ids)
+
+
+class ContentNotFound(NotFound):
+    """No such content, output or thumbnail."""
+
+    code = "content_not_found"
+
+
+class InvalidTransition(GenonautError):
+    """The job is in a phase in which the event cannot happen to it."""
+
+    code = "invalid_transition"
+
+    def __init__(self, phase: str, event: str) -> None:
+        super().__init__(f"A job that is {phase} cannot be {event}.")
+        self.phase = phase
+        self.event = event
+
+
+class JobAlreadyFinished(GenonautError):
+    """A cancel came after the end."""
+
+    code = "job_already_finished"
+
+
+class JobNotFinished(GenonautError):
+    """Only a finished job can be deleted."""
+
+    code = "job_not_finished"
+
+
+class JobNotRetryable(GenonautError):
+    """Only a failed or cancelled job can be retried."""
+
+    code = "job_not_retryable"
+
+
+class LostClaim(GenonautError):
+    """This worker no longer holds the attempt: somebody else was given the job, or it has ended."""
+
+    code = "lost_claim"
+
+
+# What may be away.
+
+
+class Unavailable(GenonautError):
+    """A server that we need is away; the same request may succeed later."""
+
+    code = "unavailable"
+    retry_after_s: ClassVar[int] = 2
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL cannot be reached, or did not answer in time."""
+
+    code = "database_unavailable"
+
+
+class QueueUnavailable(Unavailable):
+    """Redis cannot be reached, or did not answer in time."""
+
+    code = "redis_unavailable"
+
+
+class SchemaNotAtHead(GenonautError):
+    """The database's schema is not the one that this version was written for."""
+
+    code = "schema_not_at_head"
+
+
+# What may end an attempt (DESIGN, "The job": the class decides whether there is another one).
+
+
+class ErrorClass(StrEnum):
+    """Why an attempt ended without its outputs."""
+
+    INVALID = "invalid"
+    EXECUTION = "execution"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERRUPTED = "interrupted"
+    BACKEND_LOST = "backend_lost"
+    TIMEOUT = "timeout"
+    STORAGE = "storage"
+    BUG = "bug"
+
+
+class AttemptFailed(GenonautError):
+    """An attempt ended without its outputs. The message is for the user: no paths and no tracebacks of any server."""
+
+    code = "attempt_failed"
+    error_class: ClassVar[ErrorClass] = ErrorClass.BUG
+
+    def __init__(self, message: str, *, node_id: str | None = None, node_type: str | None = None) -> None:
+        super().__init__(message)
+        self.node_id = node_id
+        self.node_type = node_type
+
+
+class WorkflowRefused(AttemptFailed):
+    """ComfyUI, or our check of what it offers, refused the graph: no try on any server can succeed."""
+
+    code = "invalid_workflow"
+    error_class = ErrorClass.INVALID
+
+
+class BackendLacksModel(WorkflowRefused):
+    """This backend lacks a model or a node class that another backend may have."""
+
+    code = "not_offered_by_backend"
+
+
+class NodeFailed(AttemptFailed):
+    """A node raised."""
+
+    code = "node_failed"
+    error_class = ErrorClass.EXECUTION
+
+
+class OutOfMemory(AttemptFailed):
+    """A node ran out of GPU memory."""
+
+    code = "out_of_memory"
+    error_class = ErrorClass.OUT_OF_MEMORY
+
+
+class NoOutput(AttemptFailed):
+    """The workflow ended well for ComfyUI, but left nothing behind."""
+
+    code = "no_output"
+    error_class = ErrorClass.EXECUTION
+
+
+class Interrupted(AttemptFailed):
+    """Somebody interrupted the prompt at the backend, and it was not us."""
+
+    code = "interrupted_on_backend"
+    error_class = ErrorClass.INTERRUPTED
+
+
+class BackendLost(AttemptFailed):
+    """The backend is away, answers nonsense, or has forgotten the prompt."""
+
+    code = "backend_lost"
+    error_class = ErrorClass.BACKEND_LOST
+
+
+class AttemptTimeout(AttemptFailed):
+    """The attempt took longer than the job's `timeout_seconds`."""
+
+    code = "timeout"
+    error_class = ErrorClass.TIMEOUT
+
+
+class OutputInvalid(AttemptFailed):
+    """A file that the backend sent is not what it claims to be, or is not to be had."""
+
+    code = "output_invalid"
+    error_class = ErrorClass.STORAGE
+
+
+class StorageFailed(AttemptFailed):
+    """A file could not be written to the store."""
+
+    code = "storage_failed"
+    error_class = ErrorClass.STORAGE

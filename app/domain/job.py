@@ -1,0 +1,262 @@
+"""The life of a job as a table: phases, events, and the one place that says what may follow what."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.errors import ErrorClass, InvalidTransition
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+
+class JobStatus(StrEnum):
+    """Where a job is, as clients know it."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Phase(StrEnum):
+    """Where a job is, more finely; each phase belongs to one status."""
+
+    QUEUED = "queued"
+    RETRYING = "retrying"
+    ASSIGNED = "assigned"
+    EXECUTING = "executing"
+    SAVING = "saving"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+STATUS_OF: Final[Mapping[Phase, JobStatus]] = {
+    Phase.QUEUED: JobStatus.PENDING,
+    Phase.RETRYING: JobStatus.PENDING,
+    Phase.ASSIGNED: JobStatus.RUNNING,
+    Phase.EXECUTING: JobStatus.RUNNING,
+    Phase.SAVING: JobStatus.RUNNING,
+    Phase.CANCELLING: JobStatus.RUNNING,
+    Phase.COMPLETED: JobStatus.COMPLETED,
+    Phase.FAILED: JobStatus.FAILED,
+    Phase.CANCELLED: JobStatus.CANCELLED,
+}
+
+FINISHED: Final = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+"""Statuses in which nothing happens to a job by itself."""
+
+
+class JobEvent(StrEnum):
+    """What happens to a job."""
+
+    SUBMITTED = "submitted"
+    CLAIMED = "claimed"
+    EXECUTING = "executing"
+    SAVING = "saving"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REQUEUED = "requeued"
+    WITHDRAWN = "withdrawn"
+    CANCEL_REQUESTED = "cancel_requested"
+    CANCELLED = "cancelled"
+    RETRIED = "retried"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """From which phases an event leads where."""
+
+    sources: frozenset[Phase]
+    target: Phase
+
+
+_WAITING: Final = frozenset({Phase.QUEUED, Phase.RETRYING})
+_ON_BACKEND: Final = frozenset({Phase.ASSIGNED, Phase.EXECUTING, Phase.CANCELLING})
+
+TRANSITIONS: Final[Mapping[JobEvent, Transition]] = {
+    # A worker took it, and committed the prompt id under which it will submit it.
+    JobEvent.CLAIMED: Transition(_WAITING, Phase.ASSIGNED),
+    # ComfyUI began to execute it.
+    JobEvent.EXECUTING: Transition(frozenset({Phase.ASSIGNED}), Phase.EXECUTING),
+    # ComfyUI is done with it; from `cancelling` too, for a job that ended before the interrupt took effect.
+    JobEvent.SAVING: Transition(_ON_BACKEND, Phase.SAVING),
+    # Files and rows are durable.
+    JobEvent.COMPLETED: Transition(frozenset({Phase.SAVING}), Phase.COMPLETED),
+    # A permanent error, or the attempts are used up.
+    JobEvent.FAILED: Transition(_ON_BACKEND | {Phase.SAVING}, Phase.FAILED),
+    # The attempt failed in a way that another one may not.
+    JobEvent.REQUEUED: Transition(frozenset({Phase.ASSIGNED, Phase.EXECUTING, Phase.SAVING}), Phase.RETRYING),
+    # Cancelled while nobody worked on it.
+    JobEvent.WITHDRAWN: Transition(_WAITING, Phase.CANCELLED),
+    # Asked for; not confirmed yet.
+    JobEvent.CANCEL_REQUESTED: Transition(frozenset({Phase.ASSIGNED, Phase.EXECUTING}), Phase.CANCELLING),
+    # Confirmed by ComfyUI's own word.
+    JobEvent.CANCELLED: Transition(frozenset({Phase.CANCELLING}), Phase.CANCELLED),
+    # A client asked for another attempt.
+    JobEvent.RETRIED: Transition(frozenset({Phase.FAILED, Phase.CANCELLED}), Phase.QUEUED),
+}
+"""One line an event. SQL guards, documentation and tests come from it. `submitted` is the birth, from no phase."""
+
+
+def apply(phase: Phase, event: JobEvent) -> Phase:
+    """Return the phase after `event`, or raise `InvalidTransition`."""
+    move = TRANSITIONS.get(event)
+    if move is None or phase not in move.sources:
+        raise InvalidTransition(phase, event)
+    return move.target
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows a failed attempt."""
+
+    retry: bool
+    delay_s: float = 0.0
+    elsewhere: bool = False
+    """The next attempt should avoid this backend, if there is another."""
+
+
+def after_failure(
+    error_class: ErrorClass, *, attempts_left: int, out_of_memory_before: bool, offered_elsewhere: bool, delay_s: float
+) -> Verdict:
+    """Decide from the class of an error whether there is another attempt (DESIGN, "The job").
+
+    `attempts_left` counts the attempts after this one; `offered_elsewhere` says that another backend may have what
+    this one lacks; `delay_s` is the wait before a retry, from `retry_delay`.
+    """
+    if attempts_left <= 0:
+        return Verdict(retry=False)
+    match error_class:
+        case ErrorClass.INVALID:
+            return Verdict(retry=offered_elsewhere, elsewhere=True)
+        case ErrorClass.OUT_OF_MEMORY:
+            return Verdict(retry=not out_of_memory_before, delay_s=delay_s, elsewhere=True)
+        case ErrorClass.BACKEND_LOST | ErrorClass.TIMEOUT:
+            return Verdict(retry=True, delay_s=delay_s, elsewhere=True)
+        case ErrorClass.STORAGE | ErrorClass.INTERRUPTED:
+            return Verdict(retry=True, delay_s=delay_s)
+        case ErrorClass.EXECUTION | ErrorClass.BUG:
+            return Verdict(retry=False)
+
+
+def retry_delay(failures: int, *, base_s: float = 2.0, cap_s: float = 600.0, jitter: float = 0.2) -> float:
+    """Return the seconds to wait after the `failures`-th failure in a row: base, twice, four times … up to the cap.
+
+    The jitter spreads by ± that share, so that jobs that failed together do not come back together.
+    """
+    exact = min(cap_s, base_s * 2.0 ** min(failures - 1, 30))
+    return min(cap_s, exact * random.uniform(1 - jitter, 1 + jitter))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
+
+    user_id: str
+    job_type: str
+    prompt: str | None
+    negative_prompt: str
+    checkpoint_model: str | None
+    lora_models: list[dict[str, Any]]
+    width: int
+    height: int
+    batch_size: int
+    sampler_params: dict[str, Any]
+    workflow: dict[str, Any] | None
+    backend: str | None
+    priority: int
+    not_before: datetime | None
+    max_attempts: int
+    timeout_seconds: int
+    metadata: dict[str, str]
+    params: dict[str, Any]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(NewJob):
+    """A job as PostgreSQL has it. Times are aware UTC datetimes."""
+
+    job_id: int
+    phase: Phase
+    seq: int
+    """Rises by one with each event of the job."""
+    attempt: int
+    """The number of the attempt that waits or runs, or of the last one; from 1."""
+    attempt_limit: int
+    """The number of the last attempt that may be made without being asked again."""
+    progress: int
+    backend_name: str | None
+    worker_id: str | None
+    prompt_id: str | None
+    refused_by: list[str]
+    """Names of backends that the job's next attempt avoids."""
+    error_code: str | None
+    error_message: str | None
+    cancel_reason: str | None
+    content_id: int | None
+    available_at: datetime
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+    @property
+    def status(self) -> JobStatus:
+        """The phase's status."""
+        return STATUS_OF[self.phase]
+
+    @property
+    def task_id(self) -> str:
+        """arq's id of the turn that this attempt earned."""
+        return task_id(self.job_id, self.attempt)
+
+
+def task_id(job_id: int, attempt: int) -> str:
+    """Return arq's id of the turn that an attempt earned; a new attempt gets past arq's memory of the last one."""
+    return f"{job_id}:{attempt}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at a job on one backend."""
+
+    number: int
+    worker_id: str
+    backend_name: str
+    prompt_id: str
+    graph: dict[str, Any] | None
+    claimed_at: datetime
+    submitted_at: datetime | None
+    executing_at: datetime | None
+    executed_at: datetime | None
+    ended_at: datetime | None
+    outcome: str | None
+    error_code: str | None
+    error_message: str | None
+    node_id: str | None
+    node_type: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A file of a job as we keep it. `path` and `thumbnail_path` are relative to the store."""
+
+    index: int
+    node_id: str
+    kind: str
+    content_type: str
+    size_bytes: int
+    width: int | None
+    height: int | None
+    sha256: str
+    path: str
+    thumbnail_path: str | None

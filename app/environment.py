@@ -1,0 +1,79 @@
+"""What an environment needs around our processes: embedded servers for every URL that is not set."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from pydantic import SecretStr
+
+from app.embedded.services import Wanted, embedded_services
+from app.settings import ROOT
+from app.storage.database import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REDIS_CONFIG: Final = ROOT / "env" / "redis.conf"
+
+
+@asynccontextmanager
+async def with_servers(
+    settings: Settings, *, postgres: bool = True, redis: bool = True, comfyui: bool = False
+) -> AsyncIterator[Settings]:
+    """Have the servers that are asked for running, and yield the settings with their URLs.
+
+    A URL that is set is taken as it is. Otherwise a server of our own is started, or shared with the other processes
+    of this environment; an embedded PostgreSQL is migrated by itself.
+
+    Raises
+    ------
+    EmbeddedError
+        One cannot be had.
+    """
+    wanted = Wanted(
+        data_dir=settings.data_path,
+        postgres=postgres and not settings.database_url.get_secret_value(),
+        redis=redis and not settings.redis_url.get_secret_value(),
+        standin_port=settings.standin_port if comfyui and not settings.comfyui_urls else None,
+        redis_port=None if settings.redis_port == 6379 else settings.redis_port,
+        redis_config=REDIS_CONFIG if REDIS_CONFIG.is_file() else None,
+    )
+    async with embedded_services(wanted, say) as running:
+        found: dict[str, object] = {}
+        if running.database_url:
+            found["database_url"] = SecretStr(running.database_url)
+        if running.redis_url:
+            found["redis_url"] = SecretStr(running.redis_url)
+        if running.standin_url:
+            found["comfyui_urls"] = f"standin={running.standin_url}"
+        completed = settings.model_copy(update=found)
+        if running.database_url:
+            await migrate(completed)
+        yield completed
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to standard error, one line a record."""
+    logging.basicConfig(
+        level=settings.log_level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if settings.log_level != "DEBUG":
+        # arq tells of every turn; what happens to jobs is in PostgreSQL.
+        logging.getLogger("arq").setLevel(logging.WARNING)
+        logging.getLogger("PIL").setLevel(logging.WARNING)

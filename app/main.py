@@ -1,0 +1,182 @@
+"""Composition root of the server: everything is constructed here, and handed to those who use it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from app import keys
+from app.domain.errors import DatabaseUnavailable, GenonautError, SchemaNotAtHead
+from app.messaging.channels import Names
+from app.messaging.connection import close, make_listener, make_redis
+from app.messaging.events import Events
+from app.messaging.hub import Hub
+from app.messaging.queue import JobQueue
+from app.messaging.registry import Registry
+from app.monitor.routes import create_monitor
+from app.services.control import Control
+from app.services.snapshots import Snapshots
+from app.services.submit import Submitting
+from app.storage.database import Database, make_engine
+from app.storage.files import FileStore
+from app.storage.job_views import JobViews
+from app.storage.jobs import JobStore
+from app.web import contents, jobs, realtime, system
+from app.web.problems import errors_as_problems
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STALE_BEATS: Final = 3
+"""A worker that missed so many heartbeats counts as lost."""
+_SHUTDOWN_S: Final = 5.0
+
+
+class PortBusy(GenonautError):
+    """Another program listens on the port that was asked for."""
+
+    code = "port_busy"
+
+
+def create_app(settings: Settings) -> web.Application:
+    """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
+    app = web.Application(middlewares=[errors_as_problems], client_max_size=settings.max_body_bytes)
+    _construct(app, settings)
+    for table in (jobs.routes, contents.routes, system.routes, realtime.routes):
+        _add_routes(app, table)
+    app.add_subapp("/monitor", create_monitor())
+    return app
+
+
+def create_monitor_app(settings: Settings) -> web.Application:
+    """Return a server of the page alone, which works while the API is down."""
+    app = web.Application(middlewares=[errors_as_problems], client_max_size=settings.max_body_bytes)
+    _construct(app, settings)
+
+    async def to_page(request: web.Request) -> web.Response:
+        raise web.HTTPFound("/monitor/")
+
+    app.router.add_get("/", to_page)
+    # What the page itself asks for: pictures and events.
+    for table in (contents.routes, system.routes, realtime.routes):
+        _add_routes(app, table)
+    app.add_subapp("/monitor", create_monitor())
+    return app
+
+
+async def run(app: web.Application, settings: Settings, port: int, help_command: str) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code.
+
+    Raises
+    ------
+    PortBusy
+    SchemaNotAtHead
+        `help_command` is what the message tells to run.
+    """
+    with contextlib.suppress(DatabaseUnavailable):
+        await app[keys.DATABASE].check_schema(help_command)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S, handle_signals=False)
+    await runner.setup()
+    try:
+        await _listen(runner, settings.api_host, port)
+        print(f"Genonaut serves http://{settings.api_host}:{port} ({settings.genonaut_env})", file=sys.stderr)  # noqa: T201
+        watching = asyncio.create_task(_watch_schema(app[keys.DATABASE], help_command, stopping), name="schema")
+        await stopping.wait()
+        watching.cancel()
+        fault = (await asyncio.gather(watching, return_exceptions=True))[0]
+        if isinstance(fault, SchemaNotAtHead):
+            raise fault
+    finally:
+        await runner.cleanup()
+    return 0
+
+
+def _construct(app: web.Application, settings: Settings) -> None:
+    names = Names(settings.redis_namespace)
+    engine = make_engine(settings)
+    redis, listener = make_redis(settings, patient=False), make_listener(settings)
+    database = Database(engine)
+    store, views = JobStore(database), JobViews(database)
+    queue, events, files = JobQueue(redis, names), Events(redis, names), FileStore(settings.storage_path)
+    registry = Registry(redis, names, settings.heartbeat_seconds * STALE_BEATS)
+    snapshots = Snapshots(views, events)
+    app[keys.SETTINGS] = settings
+    app[keys.DATABASE] = database
+    app[keys.QUEUE] = queue
+    app[keys.EVENTS] = events
+    app[keys.REGISTRY] = registry
+    app[keys.FILES] = files
+    app[keys.VIEWS] = views
+    app[keys.SNAPSHOTS] = snapshots
+    app[keys.SUBMITTING] = Submitting(store, queue, events, registry, settings.default_checkpoint)
+    app[keys.CONTROL] = Control(store, queue, events, files, settings.cancel_wait_seconds)
+    app[keys.HUB] = Hub(listener, names, snapshots.read)
+    app[keys.CLOSING] = asyncio.Event()
+
+    @asynccontextmanager
+    async def connections(_: web.Application) -> AsyncIterator[None]:
+        yield
+        await close(redis)
+        await close(listener)
+        await engine.dispose()
+
+    app.cleanup_ctx.extend([connections, _fan_out])
+    app.on_shutdown.append(_close_sockets)
+
+
+@asynccontextmanager
+async def _fan_out(app: web.Application) -> AsyncIterator[None]:
+    """Run the hub as long as the server runs."""
+    task = asyncio.create_task(app[keys.HUB].run(), name="hub")
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _close_sockets(app: web.Application) -> None:
+    app[keys.CLOSING].set()
+
+
+def _add_routes(app: web.Application, table: Iterable[web.AbstractRouteDef]) -> None:
+    """Add each route with and without a trailing slash: a redirect would lose the body of a POST."""
+    for route in table:
+        route.register(app.router)
+        if isinstance(route, web.RouteDef) and not route.path.startswith(("/ws", "/openapi")):
+            web.RouteDef(route.method, f"{route.path}/", route.handler, route.kwargs).register(app.router)
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port, backlog=1024).start()
+    except OSError as error:
+        raise PortBusy(f"Port {port} of {host} cannot be used: {error.strerror or error}.") from error
+
+
+async def _watch_schema(database: Database, help_command: str, stopping: asyncio.Event) -> None:
+    """Check the schema as soon as the database can be reached, and stop the server if it is not at head."""
+    while True:
+        try:
+            await database.check_schema(help_command)
+        except DatabaseUnavailable:
+            log.warning("the database cannot be reached; requests are answered with 503 until it can")
+            await asyncio.sleep(2)
+        except SchemaNotAtHead:
+            stopping.set()
+            raise
+        else:
+            return

@@ -1,0 +1,1 @@
+"""Redis: names, queue, open sockets."""

@@ -1,0 +1,88 @@
+"""Connections to Redis that outlive its restarts, and JSON in place of pickle for what arq keeps there."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from arq.connections import ArqRedis
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+AWAY: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
+"""Errors that say that Redis is away; `BusyLoading` and refused authentication are among them."""
+
+EXPIRES_MS: Final = 30 * 24 * 3600 * 1000
+"""arq drops a turn at this age, however long it waits or is retried; a waiting job is enqueued again long before."""
+
+
+def make_redis(settings: Settings, *, patient: bool) -> ArqRedis:
+    """Make a client with a pool of its own; nothing connects before it is used.
+
+    A patient one, for workers, retries until Redis is back; the other gives up after a second, for requests.
+    redis-py 5 does not retry an `OSError` of connecting by itself (redis-py #3450), and needs the asyncio `Retry`
+    (#4262).
+    """
+    pool = ConnectionPool.from_url(
+        settings.redis_url_with_db,
+        retry=Retry(ExponentialBackoff(cap=1, base=0.05), -1 if patient else 3),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
+        socket_timeout=settings.redis_timeout_seconds,
+        socket_connect_timeout=settings.redis_timeout_seconds,
+        health_check_interval=15,
+    )
+    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, expires_extra_ms=EXPIRES_MS)
+
+
+def make_listener(settings: Settings) -> Redis:
+    """Make a client for pub/sub, which waits without a time limit and never retries: its owner subscribes anew."""
+    pool = ConnectionPool.from_url(
+        settings.redis_url_with_db,
+        retry=Retry(ExponentialBackoff(), 0),
+        socket_connect_timeout=settings.redis_timeout_seconds,
+        socket_keepalive=True,
+        health_check_interval=15,
+    )
+    return Redis(connection_pool=pool)
+
+
+async def close(redis: Redis) -> None:
+    """Close the client and its connections."""
+    await redis.aclose()
+    await redis.connection_pool.disconnect()
+
+
+def serialize(value: Any) -> bytes:
+    """Return JSON. Exceptions, which arq puts into results, go by name and arguments."""
+    return json.dumps(value, default=_plain).encode()
+
+
+def deserialize(data: bytes) -> Any:
+    """Undo `serialize`; an exception of a class that is not built in becomes a `RuntimeError`."""
+    return json.loads(data, object_hook=_rebuilt)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseException):
+        return {"__exception__": type(value).__name__, "args": [str(each) for each in value.args]}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _rebuilt(value: dict[str, Any]) -> Any:
+    name = value.get("__exception__")
+    if not isinstance(name, str):
+        return value
+    if name == "CancelledError":
+        return asyncio.CancelledError(*value["args"])
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        return kind(*value["args"])
+    return RuntimeError(f"{name}: {', '.join(value['args'])}")

@@ -1,0 +1,203 @@
+"""Open sockets of this process: one Redis connection for all of them, and each event forwarded to who watches it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from redis.exceptions import RedisError
+
+from app.domain.errors import Unavailable
+from app.domain.message import Snapshot, frame
+from app.messaging.connection import AWAY
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from redis.asyncio import Redis
+    from redis.asyncio.client import PubSub
+
+    from app.messaging.channels import Names
+
+log = logging.getLogger(__name__)
+
+CONFIRM_S: Final = 2.0
+"""So long a new watcher waits for Redis to confirm its subscription; after that polling serves it."""
+HEAL_S: Final = 10.0
+"""Watched jobs are read again this often, in case an event was lost on the way."""
+HEAL_WITHOUT_REDIS_S: Final = 1.0
+_FIRST_DELAY_S: Final = 0.1
+
+
+class Watcher(Protocol):
+    """Who watches jobs: takes what it is offered without waiting."""
+
+    def offer(self, job_id: int, order: int, text: str, *, finished: bool) -> None:
+        """Take a frame of a job: `text` is encoded once for all watchers, `order` its `seq`."""
+
+    def offer_event(self, text: str) -> None:
+        """Take an event of the service, if it watches everything."""
+
+
+class Hub:
+    """Forwards events from Redis to watchers, and makes up for lost ones by reading the jobs again.
+
+    `read` returns the present snapshots of those of the jobs that exist.
+    """
+
+    def __init__(
+        self, listener: Redis, names: Names, read: Callable[[Sequence[int]], Awaitable[list[Snapshot]]]
+    ) -> None:
+        self._listener = listener
+        self._names = names
+        self._read = read
+        self._watchers: dict[int, set[Watcher]] = {}
+        self._everything: set[Watcher] = set()
+        self._pubsub: PubSub | None = None
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._lock = asyncio.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """Whether events arrive."""
+        return self._pubsub is not None
+
+    async def watch(self, watcher: Watcher, job_ids: Iterable[int]) -> None:
+        """Forward from now on; returns when no event can fall between this and a snapshot read afterwards."""
+        fresh = []
+        for job_id in job_ids:
+            self._watchers.setdefault(job_id, set()).add(watcher)
+            fresh.append(self._names.job(job_id))
+        await self._subscribe(fresh)
+
+    async def unwatch(self, watcher: Watcher, job_ids: Iterable[int]) -> None:
+        """Forward no more; a job that nobody watches any longer is unsubscribed from."""
+        gone = []
+        for job_id in job_ids:
+            watchers = self._watchers.get(job_id)
+            if watchers is not None:
+                watchers.discard(watcher)
+                if not watchers:
+                    del self._watchers[job_id]
+                    gone.append(self._names.job(job_id))
+        async with self._lock:
+            # Somebody may have begun to watch while we waited for the lock.
+            gone = [channel for channel in gone if not self._is_watched(channel)]
+            for channel in gone:
+                self._confirmed.pop(channel, None)
+            if self._pubsub is not None and gone:
+                with contextlib.suppress(*AWAY, RedisError):
+                    await self._pubsub.unsubscribe(*gone)
+
+    async def watch_everything(self, watcher: Watcher) -> None:
+        """Forward every event of the service."""
+        self._everything.add(watcher)
+        await self._subscribe([self._names.events])
+
+    def unwatch_everything(self, watcher: Watcher) -> None:
+        """Undo `watch_everything`; the one channel stays subscribed."""
+        self._everything.discard(watcher)
+
+    async def run(self) -> None:
+        """Listen until cancelled; whatever happens to Redis, come back to it."""
+        healing = asyncio.create_task(self._heal_for_ever(), name="hub-heal")
+        delay_s = _FIRST_DELAY_S
+        try:
+            while True:
+                try:
+                    await self._listen()
+                except (*AWAY, RedisError) as error:
+                    log.warning("no connection to Redis, watched jobs are polled until it is back: %s", error)
+                except Exception:
+                    log.exception("the hub stumbled, and begins again")
+                # Right after a loss at once again, then ever more seldom.
+                delay_s = _FIRST_DELAY_S if self.connected else min(delay_s * 2, 2.0)
+                self._pubsub = None
+                await asyncio.sleep(delay_s)
+        finally:
+            healing.cancel()
+            await asyncio.gather(healing, return_exceptions=True)
+
+    async def _subscribe(self, channels: list[str]) -> None:
+        async with self._lock:
+            events = [self._confirmed.setdefault(channel, asyncio.Event()) for channel in channels]
+            new = [channel for channel, event in zip(channels, events, strict=True) if not event.is_set()]
+            if self._pubsub is not None and new:
+                with contextlib.suppress(*AWAY, RedisError):
+                    await self._pubsub.subscribe(*new)
+        if self._pubsub is not None and new:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONFIRM_S):
+                    for event in events:
+                        await event.wait()
+
+    def _is_watched(self, channel: str) -> bool:
+        if channel == self._names.events:
+            return True
+        return int(channel.rpartition(":")[2]) in self._watchers
+
+    async def _listen(self) -> None:
+        """Subscribe to all that is watched and forward, until the connection breaks."""
+        async with self._listener.pubsub() as pubsub:
+            async with self._lock:
+                for event in self._confirmed.values():
+                    event.clear()
+                channels = {self._names.events, *(self._names.job(job_id) for job_id in self._watchers)}
+                for channel in channels:
+                    self._confirmed.setdefault(channel, asyncio.Event())
+                await pubsub.subscribe(*channels)
+                self._pubsub = pubsub
+            awaited = set(channels)
+            while True:
+                message = await pubsub.get_message(timeout=5)
+                if message is None:
+                    # Silence may be a dead connection: the ping goes out when health_check_interval is over.
+                    await pubsub.check_health()
+                    continue
+                channel = message["channel"].decode()
+                if message["type"] == "subscribe":
+                    self._confirm(channel)
+                    if awaited:
+                        awaited.discard(channel)
+                        if not awaited:
+                            # Redis drops what is published while nobody listens: look at everything once more.
+                            await self._resync()
+                elif message["type"] == "message":
+                    self._forward(channel, message["data"].decode())
+
+    def _confirm(self, channel: str) -> None:
+        event = self._confirmed.get(channel)
+        if event is not None:
+            event.set()
+
+    def _forward(self, channel: str, text: str) -> None:
+        if channel == self._names.events:
+            for watcher in list(self._everything):
+                watcher.offer_event(text)
+            return
+        told: dict[str, Any] = json.loads(text)
+        finished = told["status"] in ("completed", "failed", "cancelled")
+        for watcher in list(self._watchers.get(told["job_id"], ())):
+            watcher.offer(told["job_id"], told["seq"], text, finished=finished)
+
+    async def _heal_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(HEAL_S if self.connected else HEAL_WITHOUT_REDIS_S)
+            await self._resync()
+
+    async def _resync(self) -> None:
+        """Offer every watcher the present state of what it watches; those who know it already drop it."""
+        job_ids = list(self._watchers)
+        for start in range(0, len(job_ids), 500):
+            try:
+                snapshots = await self._read(job_ids[start : start + 500])
+            except Unavailable as error:
+                log.warning("could not read the watched jobs again: %s", error)
+                return
+            for snapshot in snapshots:
+                text = json.dumps(frame(snapshot))
+                for watcher in list(self._watchers.get(snapshot.job_id, ())):
+                    watcher.offer(snapshot.job_id, snapshot.order, text, finished=snapshot.finished)

@@ -1,0 +1,1 @@
+"""Use cases, each one call for a handler."""

@@ -1,0 +1,94 @@
+"""What a client may do with a job after it was accepted: cancel, retry, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+from app.domain.errors import JobAlreadyFinished, QueueUnavailable
+from app.domain.job import FINISHED, Job, JobStatus, Phase
+from app.storage.job_views import snapshot_of
+
+if TYPE_CHECKING:
+    from app.messaging.events import Events
+    from app.messaging.queue import JobQueue
+    from app.storage.files import FileStore
+    from app.storage.jobs import JobStore
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 0.1
+
+
+def random_seed() -> int:
+    """Draw a seed: 0 … 2**64 - 1, what a sampler takes."""
+    return secrets.randbits(64)
+
+
+class Control:
+    """The use cases that change an accepted job."""
+
+    def __init__(
+        self, store: JobStore, queue: JobQueue, events: Events, files: FileStore, cancel_wait_s: float
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._events = events
+        self._files = files
+        self._cancel_wait_s = cancel_wait_s
+
+    async def cancel(self, job_id: int, reason: str | None, actor: str) -> Job:
+        """Cancel a job: a waiting one at once; of a running one wait a while for ComfyUI's own word.
+
+        What is returned is what is true then: `cancelled`, or still `cancelling`.
+
+        Raises
+        ------
+        JobNotFound
+        JobAlreadyFinished
+            It ended before it could be cancelled.
+        """
+        job = await self._store.cancel(job_id, reason, actor)
+        if job.phase is Phase.CANCELLED:
+            with contextlib.suppress(QueueUnavailable):
+                # A turn that stays in the queue finds nothing to do: no harm, only later.
+                await self._queue.take_back(job_id, job.attempt)
+            await self._events.publish(snapshot_of(job))
+            return job
+        await self._events.ask_to_cancel(job_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._cancel_wait_s):
+                while job.status not in FINISHED:
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    job = await self._store.get(job_id)
+        if job.status in FINISHED and job.status is not JobStatus.CANCELLED:
+            raise JobAlreadyFinished(f"Job {job_id} was {job.status} before it could be cancelled.")
+        return job
+
+    async def retry(self, job_id: int, *, new_seed: bool, actor: str) -> Job:
+        """Give a failed or cancelled job another attempt.
+
+        Raises
+        ------
+        JobNotFound, JobNotRetryable
+        """
+        job = await self._store.retry(job_id, random_seed() if new_seed else None, actor)
+        try:
+            await self._queue.enqueue(job_id, job.attempt)
+        except QueueUnavailable as error:
+            log.warning("job %s waits for the reconciler to enqueue it: %s", job_id, error)
+        await self._events.publish(snapshot_of(job))
+        return job
+
+    async def delete(self, job_id: int) -> None:
+        """Delete a finished job: its rows, then its files.
+
+        Raises
+        ------
+        JobNotFound, JobNotFinished
+        """
+        await self._files.delete(await self._store.delete(job_id))
+        await self._events.publish_event({"type": "deleted", "job_id": job_id})

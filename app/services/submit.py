@@ -1,0 +1,153 @@
+"""Accepting a job: the graph checked against what the backends offer, the row committed, its turn enqueued."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.catalog import nearest
+from app.domain.errors import Fault, InvalidGraph, InvalidRequest, QueueUnavailable
+from app.domain.workflow import build_graph, check_against, check_structure, with_overrides
+from app.storage.job_views import snapshot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from app.domain.catalog import Catalog
+    from app.domain.job import Job, NewJob
+    from app.domain.workflow import Graph
+    from app.messaging.events import Events
+    from app.messaging.queue import JobQueue
+    from app.messaging.registry import Beat, Registry
+    from app.storage.jobs import JobStore
+
+NO_WORKER: Final = "No worker is alive at the moment: the job waits until one is."
+
+_FIELD: Final = {
+    r"^/workflow/checkpoint/inputs/ckpt_name$": "/checkpoint_model",
+    r"^/workflow/lora_(\d+)/inputs/lora_name$": "/lora_models/{}/name",
+    r"^/workflow/lora_(\d+)/inputs/(strength_\w+)$": "/lora_models/{}/{}",
+    r"^/workflow/sampler/inputs/(\w+)$": "/sampler_params/{}",
+    r"^/workflow/latent/inputs/(\w+)$": "/{}",
+}
+"""Where a fault of the graph that we built stands in the request that it was built from."""
+
+
+class Submitting:
+    """The use case "submit a job"."""
+
+    def __init__(
+        self, store: JobStore, queue: JobQueue, events: Events, registry: Registry, default_checkpoint: str
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._events = events
+        self._registry = registry
+        self._default_checkpoint = default_checkpoint or None
+
+    async def submit(self, job: NewJob, overrides: Mapping[str, Any]) -> Job:
+        """Accept the job and give it its turn.
+
+        Raises
+        ------
+        InvalidGraph, InvalidRequest
+            No backend that may take the job would run it; every fault is named.
+        DatabaseUnavailable, QueueUnavailable
+            Nothing was accepted.
+        """
+        if job.workflow is not None:
+            job = replace(job, workflow=checked_workflow(job.workflow, overrides))
+        backends = await self._registry.backends()
+        _check_backend_name(job, backends)
+        job = await self._check_offers(job, backends)
+        if not any(beat.live for beat in await self._registry.workers()):
+            job = replace(job, warnings=[*job.warnings, NO_WORKER])
+        accepted = await self._store.create(job)
+        try:
+            await self._queue.enqueue(accepted.job_id, accepted.attempt, accepted.available_at)
+        except QueueUnavailable:
+            if await self._store.withdraw_unaccepted(accepted.job_id):
+                raise
+            # Somebody has taken it already; the reconciler sees to its turn.
+        await self._events.publish(snapshot_of(accepted))
+        return accepted
+
+    async def _check_offers(self, job: NewJob, backends: Sequence[Beat]) -> NewJob:
+        """Check the graph against every backend that may take it; return the job with its checkpoint settled."""
+        catalogs = await self._catalogs(job, backends)
+        if job.workflow is None and job.checkpoint_model is None:
+            offered = next((catalog.checkpoints[0] for catalog in catalogs if catalog.checkpoints), None)
+            job = replace(job, checkpoint_model=self._default_checkpoint or offered)
+        verdicts = []
+        for catalog in catalogs:
+            graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
+            if graph is None:
+                fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
+                verdicts.append([fault])
+                continue
+            faults = check_against(graph, catalog)
+            if not faults:
+                return job
+            verdicts.append(faults)
+        if verdicts:
+            faults = min(verdicts, key=len)
+            if job.workflow is None:
+                faults = [replace(fault, pointer=_field(fault.pointer)) for fault in faults]
+            raise InvalidGraph("No backend that may take this job would run it.", faults)
+        return job
+
+    async def _catalogs(self, job: NewJob, backends: Sequence[Beat]) -> list[Catalog]:
+        """Return what the eligible backends offer: of the live ones, or, with none alive, as last seen."""
+        eligible = [beat for beat in backends if job.backend in (None, beat.name) and beat.state.get("catalog")]
+        live = [beat for beat in eligible if beat.live] or eligible
+        digests = dict.fromkeys(str(beat.state["catalog"]) for beat in live)
+        found = [await self._registry.catalog(digest) for digest in digests]
+        return [catalog for catalog in found if catalog is not None]
+
+
+def checked_workflow(workflow: Any, overrides: Mapping[str, Any]) -> Graph:
+    """Return the client's graph with its overrides, or raise `InvalidGraph` with every fault of its structure."""
+    faults = check_structure(workflow)
+    changed: Graph = workflow
+    if not faults:
+        changed, faults = with_overrides(workflow, overrides)
+        faults = faults or check_structure(changed)
+    if faults:
+        raise InvalidGraph("The workflow cannot be run.", faults)
+    return changed
+
+
+def graph_of(job: NewJob, catalog: Catalog) -> Graph | None:
+    """Return the graph of a job's simple fields for a backend; None when it has no checkpoint to take."""
+    checkpoint = job.checkpoint_model or next(iter(catalog.checkpoints), None)
+    if checkpoint is None:
+        return None
+    return build_graph(
+        checkpoint=checkpoint,
+        loras=job.lora_models,
+        prompt=job.prompt or "",
+        negative_prompt=job.negative_prompt,
+        width=job.width,
+        height=job.height,
+        batch_size=job.batch_size,
+        sampler=job.sampler_params,
+    )
+
+
+def _check_backend_name(job: NewJob, backends: Sequence[Beat]) -> None:
+    known = tuple(beat.name for beat in backends)
+    if job.backend is not None and known and job.backend not in known:
+        detail = f"There is no backend called {job.backend!r}."
+        fault = Fault("/backend", "unknown_backend", detail, known, nearest(job.backend, known))
+        raise InvalidRequest("The job names a backend that is not there.", [fault])
+
+
+def _field(pointer: str) -> str:
+    for pattern, field in _FIELD.items():
+        if match := re.match(pattern, pointer):
+            parts = list(match.groups())
+            if "lora" in pattern:
+                parts[0] = str(int(parts[0]) - 1)
+            return field.format(*parts)
+    return pointer

@@ -1,0 +1,220 @@
+"""Settings: process environment over `env/.env.local` over `env/.env.{environment}` over `env/.env`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.domain.errors import GenonautError
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+Environment = Literal["dev", "demo", "test"]
+
+
+class WrongSettings(GenonautError):
+    """Settings that make no sense. The message names each one, and never shows a secret's value."""
+
+    code = "wrong_settings"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; README, "Settings", is this list in words."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=False, hide_input_in_errors=True
+    )
+
+    genonaut_env: Environment = "dev"
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8001, ge=1, le=65535)
+    monitor_port: int = Field(5555, ge=1, le=65535)
+    standin_port: int = Field(8189, ge=1, le=65535)
+
+    database_url: SecretStr = SecretStr("")
+    redis_url: SecretStr = SecretStr("")
+    redis_db: int = Field(4, ge=0, le=15)
+    redis_namespace: str = Field("genonaut_dev", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    redis_port: int = Field(6379, ge=1, le=65535)
+    database_pool_size: int = Field(10, ge=1, le=200)
+    database_timeout_seconds: float = Field(10, gt=0, le=300)
+    redis_timeout_seconds: float = Field(5, gt=0, le=300)
+
+    data_dir: Path | None = None
+    storage_dir: Path | None = None
+
+    comfyui_urls: str = ""
+    default_checkpoint: str = Field("", max_length=255)
+    backend_slots: int = Field(2, ge=1, le=16)
+    comfyui_timeout_seconds: float = Field(30, gt=0, le=600)
+    comfyui_poll_seconds: float = Field(5, gt=0, le=600)
+    comfyui_max_message_bytes: int = Field(256 * 2**20, ge=2**20)
+    max_output_bytes: int = Field(2 * 2**30, ge=1024)
+
+    lease_seconds: float = Field(15, ge=0.5, le=3600)
+    heartbeat_seconds: float = Field(5, ge=0.1, le=1200)
+    retry_base_seconds: float = Field(2, ge=0, le=3600)
+    retry_max_seconds: float = Field(600, ge=0, le=86400)
+    shutdown_grace_seconds: float = Field(10, ge=0, le=3600)
+    reconcile_seconds: int = Field(15, ge=1, le=60)
+
+    max_body_bytes: int = Field(8 * 2**20, ge=65536, le=2**30)
+    ws_linger_seconds: float = Field(30, ge=0, le=3600)
+    ws_heartbeat_seconds: float = Field(20, gt=0, le=3600)
+    ws_outbox_frames: int = Field(1000, ge=10, le=100_000)
+    cancel_wait_seconds: float = Field(5, ge=0, le=60)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out secret files; the order of the rest is the rule in this module's first line."""
+        del settings_cls, file_secret_settings
+        return init_settings, env_settings, dotenv_settings
+
+    @field_validator("data_dir", "storage_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not re.match(r"^postgres(ql)?(\+asyncpg)?://", url):
+            raise ValueError("is no PostgreSQL URL, such as postgresql://user:password@host:5432/genonaut")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not re.match(r"^(rediss?://[^/]|unix://)", url):
+            raise ValueError("is no Redis URL, such as redis://:password@host:6379")
+        return value
+
+    @field_validator("comfyui_urls")
+    @classmethod
+    def _backends(cls, value: str) -> str:
+        named = parse_backends(value)
+        if len(named) != len(set(named.values())):
+            raise ValueError("names the same server twice")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                "HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or leases end while workers live"
+            )
+        if self.retry_base_seconds > self.retry_max_seconds:
+            raise ValueError("RETRY_BASE_SECONDS must not be greater than RETRY_MAX_SECONDS")
+        if not _is_loopback(self.api_host):
+            raise ValueError(
+                f"API_HOST {self.api_host} is not a loopback address. This version has no keys, so anybody who reaches "
+                "the port could run jobs: it serves 127.0.0.1 only. Put a proxy that asks for a password in front"
+            )
+        return self
+
+    @property
+    def data_path(self) -> Path:
+        """Where embedded servers keep their data."""
+        return (self.data_dir or ROOT / "env" / "data" / self.genonaut_env).absolute()
+
+    @property
+    def storage_path(self) -> Path:
+        """The store of files."""
+        return (self.storage_dir or self.data_path / "storage").absolute()
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's URL with SQLAlchemy's name of the driver."""
+        return re.sub(r"^postgres(ql)?(\+asyncpg)?://", "postgresql+asyncpg://", self.database_url.get_secret_value())
+
+    @property
+    def redis_url_with_db(self) -> str:
+        """The Redis URL with this environment's database number; a number in the URL itself is overruled."""
+        url = urlsplit(self.redis_url.get_secret_value())
+        if url.scheme == "unix":
+            return urlunsplit(url._replace(query="&".join(filter(None, [url.query, f"db={self.redis_db}"]))))
+        return urlunsplit(url._replace(path=f"/{self.redis_db}"))
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """Backend name → base URL."""
+        return parse_backends(self.comfyui_urls)
+
+
+def parse_backends(value: str) -> dict[str, str]:
+    """Read `COMFYUI_URLS`: URLs separated by commas, each optionally `name=URL`; a nameless one is called host:port.
+
+    Raises
+    ------
+    ValueError
+        A URL that is none, or a name given twice.
+    """
+    named: dict[str, str] = {}
+    for entry in filter(None, (part.strip() for part in value.split(","))):
+        match = re.match(r"^([A-Za-z0-9_.-]{1,64})=(.*)$", entry)
+        name, url = (match[1], match[2]) if match else ("", entry)
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"has an entry with a wrong port: {entry}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"has an entry that is no http URL: {entry}")
+        name = name or (f"{parts.hostname}:{port}" if port else parts.hostname)
+        if name in named:
+            raise ValueError(f"has two backends called {name}")
+        named[name] = url.rstrip("/")
+    return named
+
+
+def load_settings(environment: str | None = None, **overrides: Any) -> Settings:
+    """Read the settings of an environment: `environment`, else `GENONAUT_ENV`, else dev.
+
+    Raises
+    ------
+    WrongSettings
+        Naming every setting that is wrong.
+    """
+    chosen = environment or os.environ.get("GENONAUT_ENV") or "dev"
+    if chosen not in ("dev", "demo", "test"):
+        raise WrongSettings(f"GENONAUT_ENV is {chosen!r}; it can be dev, demo or test.")
+    folder = ROOT / "env"
+    files = (folder / ".env", folder / f".env.{chosen}", folder / ".env.local")
+    try:
+        return Settings(_env_file=files, **{"genonaut_env": chosen} | overrides)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors(include_url=False, include_context=False, include_input=False):
+            name = ".".join(map(str, fault["loc"])).upper()
+            faults.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}" if name else fault["msg"])
+        listed = "; ".join(text.removeprefix("Value error, ") for text in faults)
+        raise WrongSettings(f"Settings that make no sense: {listed}.") from None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

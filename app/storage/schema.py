@@ -1,0 +1,203 @@
+"""The tables. What changes here needs a migration: a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.domain.job import STATUS_OF, JobStatus, Phase
+
+
+class Base(DeclarativeBase):
+    """Names constraints after what they bind, so that migrations can name them too."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        dict[str, str]: JSONB,
+        list[dict[str, Any]]: JSONB,
+        list[str]: ARRAY(Text),
+    }
+
+
+def _phase_check() -> str:
+    """Return the SQL that ties each phase to its status."""
+    by_status = {status: [phase for phase in Phase if STATUS_OF[phase] is status] for status in JobStatus}
+    return " OR ".join(
+        f"(status = '{status}' AND phase IN ({', '.join(repr(phase.value) for phase in phases)}))"
+        for status, phases in by_status.items()
+    )
+
+
+class JobRow(Base):
+    """A job: what was asked for, and where it is."""
+
+    __tablename__ = "generation_jobs"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(255))
+    job_type: Mapped[str] = mapped_column(String(32))
+    prompt: Mapped[str | None] = mapped_column(Text)
+    negative_prompt: Mapped[str] = mapped_column(Text)
+    checkpoint_model: Mapped[str | None] = mapped_column(String(255))
+    lora_models: Mapped[list[dict[str, Any]]]
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    batch_size: Mapped[int] = mapped_column(SmallInteger)
+    # The seed reaches 2**64 - 1, too large for a bigint; JSONB keeps it digit for digit.
+    sampler_params: Mapped[dict[str, Any]]
+    workflow: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    backend: Mapped[str | None] = mapped_column(String(255))
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    not_before: Mapped[datetime | None]
+    max_attempts: Mapped[int] = mapped_column(SmallInteger)
+    timeout_seconds: Mapped[int] = mapped_column(Integer)
+    job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
+    params: Mapped[dict[str, Any]]
+    warnings: Mapped[list[str]]
+
+    status: Mapped[str] = mapped_column(String(16))
+    phase: Mapped[str] = mapped_column(String(16))
+    seq: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[int] = mapped_column(Integer)
+    attempt_limit: Mapped[int] = mapped_column(Integer)
+    progress: Mapped[int] = mapped_column(SmallInteger)
+    backend_name: Mapped[str | None] = mapped_column(String(255))
+    worker_id: Mapped[str | None] = mapped_column(String(255))
+    lease_expires_at: Mapped[datetime | None]
+    prompt_id: Mapped[str | None] = mapped_column(String(64))
+    refused_by: Mapped[list[str]]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    cancel_reason: Mapped[str | None] = mapped_column(Text)
+    content_id: Mapped[int | None] = mapped_column(BigInteger)
+    available_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(_phase_check(), name="phase_of_status"),
+        # The queue itself, in the order of turns.
+        Index(
+            "ix_generation_jobs_waiting",
+            text("priority DESC"),
+            "available_at",
+            "id",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index(
+            "ix_generation_jobs_running", "worker_id", "lease_expires_at", postgresql_where=text("status = 'running'")
+        ),
+        # Lists by keyset, newest first, with the filters that have few rows each.
+        Index("ix_generation_jobs_status_id", "status", "id"),
+        Index("ix_generation_jobs_user_id_id", "user_id", "id"),
+        Index("ix_generation_jobs_backend_name_id", "backend_name", "id"),
+        Index("ix_generation_jobs_checkpoint_model_id", "checkpoint_model", "id"),
+        Index("ix_generation_jobs_created_at", "created_at"),
+        Index("ix_generation_jobs_updated_at", "updated_at"),
+        Index("ix_generation_jobs_completed_at", "completed_at"),
+    )
+
+
+class AttemptRow(Base):
+    """One try at a job on one backend."""
+
+    __tablename__ = "job_attempts"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("generation_jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    worker_id: Mapped[str] = mapped_column(String(255))
+    backend_name: Mapped[str] = mapped_column(String(255))
+    prompt_id: Mapped[str] = mapped_column(String(64))
+    graph: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    claimed_at: Mapped[datetime]
+    submitted_at: Mapped[datetime | None]
+    executing_at: Mapped[datetime | None]
+    executed_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(String(32))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    node_id: Mapped[str | None] = mapped_column(Text)
+    node_type: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        Index("ix_job_attempts_prompt_id", "prompt_id"),
+        Index("ix_job_attempts_completed", "ended_at", postgresql_where=text("outcome = 'completed'")),
+    )
+
+
+class EventRow(Base):
+    """One step of a job's life; only ever appended."""
+
+    __tablename__ = "job_events"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("generation_jobs.id", ondelete="CASCADE"))
+    seq: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    event: Mapped[str] = mapped_column(String(32))
+    phase: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int] = mapped_column(Integer)
+    actor: Mapped[str] = mapped_column(String(255))
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (UniqueConstraint("job_id", "seq"),)
+
+
+class ContentRow(Base):
+    """What a completed job left: all its outputs under one id."""
+
+    __tablename__ = "contents"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("generation_jobs.id", ondelete="CASCADE"), unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class OutputRow(Base):
+    """A file as we keep and serve it."""
+
+    __tablename__ = "outputs"
+
+    content_id: Mapped[int] = mapped_column(ForeignKey("contents.id", ondelete="CASCADE"), primary_key=True)
+    index: Mapped[int] = mapped_column(Integer, primary_key=True)
+    node_id: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(String(16))
+    content_type: Mapped[str] = mapped_column(String(128))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int | None] = mapped_column(Integer)
+    height: Mapped[int | None] = mapped_column(Integer)
+    sha256: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    thumbnail_path: Mapped[str | None] = mapped_column(Text)

@@ -1,0 +1,125 @@
+"""Jobs and contents as they go over the wire."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from app.domain.job import Attempt, Job, Output, Phase
+from app.web.payloads import AttemptAnswer, ContentAnswer, EventAnswer, JobAnswer, OutputAnswer, Timings
+
+if TYPE_CHECKING:
+    from app.domain.message import Snapshot
+    from app.storage.job_views import Event, JobView
+
+_SAME = [
+    *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models", "width", "height"),
+    *("batch_size", "sampler_params", "workflow", "backend", "priority", "not_before", "max_attempts"),
+    *("timeout_seconds", "metadata", "params", "status", "phase", "attempt", "created_at", "updated_at"),
+    *("started_at", "completed_at", "backend_name", "content_id", "error_message", "error_code", "cancel_reason"),
+    *("warnings", "job_id", "task_id"),
+]
+"""Fields that go out under the name that they have."""
+
+
+def job_answer(view: JobView, snapshot: Snapshot, eta_s: float | None = None) -> JobAnswer:
+    """Return a job as the API shows it; `snapshot` brings the last progress."""
+    job = view.job
+    return JobAnswer(
+        **{name: getattr(job, name) for name in _SAME},
+        id=job.job_id,
+        seq=snapshot.order,
+        progress=100 if job.phase is Phase.COMPLETED else snapshot.progress,
+        queue_position=view.position,
+        eta_seconds=eta_s,
+        comfyui_prompt_id=job.prompt_id,
+        output_paths=[output.path for output in view.outputs],
+        outputs=[output_answer(job.content_id or 0, output) for output in view.outputs],
+        attempts=[attempt_answer(attempt) for attempt in view.attempts],
+        timings=_timings(job, view.attempts),
+        links=_links(job),
+    )
+
+
+def output_answer(content_id: int, output: Output) -> OutputAnswer:
+    """Return an output with the addresses of its bytes."""
+    url = f"/api/v1/contents/{content_id}/outputs/{output.index}"
+    return OutputAnswer(
+        index=output.index,
+        node_id=output.node_id,
+        kind=output.kind,
+        content_type=output.content_type,
+        size_bytes=output.size_bytes,
+        width=output.width,
+        height=output.height,
+        sha256=output.sha256,
+        url=url,
+        thumbnail_url=f"{url}/thumbnail" if output.thumbnail_path else None,
+    )
+
+
+def attempt_answer(attempt: Attempt) -> AttemptAnswer:
+    """Return an attempt."""
+    return AttemptAnswer(
+        number=attempt.number,
+        worker=attempt.worker_id,
+        backend=attempt.backend_name,
+        prompt_id=attempt.prompt_id,
+        started_at=attempt.claimed_at,
+        submitted_at=attempt.submitted_at,
+        executing_at=attempt.executing_at,
+        executed_at=attempt.executed_at,
+        ended_at=attempt.ended_at,
+        outcome=attempt.outcome,
+        error_code=attempt.error_code,
+        error=attempt.error_message,
+        node_id=attempt.node_id,
+        node_type=attempt.node_type,
+    )
+
+
+def content_answer(content_id: int, job_id: int, created_at: datetime, outputs: list[Output]) -> ContentAnswer:
+    """Return what a job left."""
+    listed = [output_answer(content_id, output) for output in outputs]
+    return ContentAnswer(content_id=content_id, job_id=job_id, created_at=created_at, outputs=listed)
+
+
+def event_answer(event: Event) -> EventAnswer:
+    """Return a step of a job's life."""
+    return EventAnswer(
+        seq=event.seq,
+        timestamp=event.at,
+        event=event.event,
+        phase=event.phase,
+        attempt=event.attempt,
+        actor=event.actor,
+        data=event.data,
+    )
+
+
+def _timings(job: Job, attempts: list[Attempt]) -> Timings:
+    now = datetime.now(UTC)
+    last = attempts[-1] if attempts and attempts[-1].number == job.attempt else None
+    began = (last.executing_at or last.submitted_at) if last else None
+    executed = last.executed_at if last else None
+    ended = job.completed_at or (last.ended_at if last else None)
+    return Timings(
+        queued_ms=_ms(job.created_at, last.claimed_at if last else (job.completed_at or now)),
+        execution_ms=_ms(began, executed or ended or now) if began else None,
+        saving_ms=_ms(executed, ended or now) if executed else None,
+        total_ms=_ms(job.created_at, job.completed_at or now),
+    )
+
+
+def _ms(start: datetime | None, end: datetime | None) -> int | None:
+    return max(0, round((end - start).total_seconds() * 1000)) if start and end else None
+
+
+def _links(job: Job) -> dict[str, str]:
+    base = f"/api/v1/generation-jobs/{job.job_id}"
+    links = {"self": base, "events": f"{base}/events", "workflow": f"{base}/workflow", "ws": f"/ws/jobs/{job.job_id}"}
+    links |= {"cancel": f"{base}/cancel"} if not job.completed_at else {}
+    links |= {"retry": f"{base}/retry"} if job.phase in (Phase.FAILED, Phase.CANCELLED) else {}
+    if job.content_id is not None:
+        links["content"] = f"/api/v1/contents/{job.content_id}"
+    return links

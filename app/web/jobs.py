@@ -1,0 +1,169 @@
+"""Handlers of `/api/v1/generation-jobs`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from app.domain.errors import InvalidRequest, JobAlreadyFinished, NotFound
+from app.domain.job import JobStatus, Phase
+from app.keys import CONTROL, EVENTS, REGISTRY, SUBMITTING, VIEWS
+from app.storage.job_views import JobView, snapshot_of
+from app.web.answers import attempt_answer, event_answer, job_answer
+from app.web.bodies import job_id_of, read_object, read_query
+from app.web.payloads import (
+    AttemptListAnswer,
+    CancelRequest,
+    EventListAnswer,
+    JobAnswer,
+    JobListAnswer,
+    JobRequest,
+    ListQuery,
+    QueueStatsAnswer,
+    RetryRequest,
+    check,
+)
+from app.web.problems import problem
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+routes: Final = web.RouteTableDef()
+
+BASE: Final = "/api/v1/generation-jobs"
+ONE: Final = BASE + r"/{job_id:\d+}"
+ACTOR: Final = "api"
+"""Who did it, in a job's events, as long as there are no keys."""
+
+
+def answered(model: BaseModel, status: HTTPStatus = HTTPStatus.OK, **headers: str) -> web.Response:
+    """Return a model as the answer."""
+    return web.Response(
+        text=model.model_dump_json(), status=status, content_type="application/json", headers=headers or None
+    )
+
+
+async def whole_job(request: web.Request, view: JobView) -> JobAnswer:
+    """Return a job with the last progress and the time it will probably take."""
+    (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
+    eta_s = await _eta(request, view, snapshot.progress)
+    return job_answer(view, snapshot, eta_s)
+
+
+@routes.post(BASE)
+async def create_job(request: web.Request) -> web.Response:
+    """Accept a job."""
+    asked = check(JobRequest, await read_object(request))
+    job = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides)
+    answer = job_answer(JobView(job, [], [], None), snapshot_of(job))
+    return answered(answer, HTTPStatus.CREATED, Location=f"{BASE}/{job.job_id}")
+
+
+@routes.get(BASE)
+async def list_jobs(request: web.Request) -> web.Response:
+    """List jobs, newest first unless sorted otherwise."""
+    asked = check(ListQuery, read_query(request.query, repeatable=("status",)), pointer="")
+    if asked.cursor is not None and asked.skip:
+        raise InvalidRequest("cursor and skip exclude each other: a cursor already says where to go on.")
+    page = await request.app[VIEWS].page(
+        asked.to_filter(), asked.sort, asked.limit, cursor=asked.cursor, skip=asked.skip
+    )
+    snapshots = await request.app[EVENTS].with_live([snapshot_of(view.job) for view in page.items])
+    items = [job_answer(view, snapshot) for view, snapshot in zip(page.items, snapshots, strict=True)]
+    answer = JobListAnswer(
+        items=items, total=page.total, skip=asked.skip, limit=asked.limit, next_cursor=page.next_cursor
+    )
+    return answered(answer)
+
+
+@routes.get(BASE + "/queue/stats")
+async def queue_stats(request: web.Request) -> web.Response:
+    """Give the figures of the queue."""
+    stats = await request.app[VIEWS].stats()
+    registry = request.app[REGISTRY]
+    answer = QueueStatsAnswer(
+        pending_jobs=stats.by_status.get(JobStatus.PENDING, 0),
+        running_jobs=stats.by_status.get(JobStatus.RUNNING, 0),
+        oldest_wait_seconds=stats.oldest_wait_s,
+        by_priority={str(priority): count for priority, count in stats.by_priority.items()},
+        by_model=stats.by_model,
+        workers_online=sum(beat.live for beat in await registry.workers()),
+        backends_online=sum(beat.live and bool(beat.state.get("healthy")) for beat in await registry.backends()),
+    )
+    return answered(answer)
+
+
+@routes.get(ONE)
+async def get_job(request: web.Request) -> web.Response:
+    """Show a job."""
+    return answered(await whole_job(request, await request.app[VIEWS].view(job_id_of(request))))
+
+
+@routes.get(ONE + "/attempts")
+async def list_attempts(request: web.Request) -> web.Response:
+    """Show a job's attempts."""
+    attempts = await request.app[VIEWS].attempts(job_id_of(request))
+    return answered(AttemptListAnswer(items=[attempt_answer(attempt) for attempt in attempts]))
+
+
+@routes.get(ONE + "/events")
+async def list_events(request: web.Request) -> web.Response:
+    """Show every step of a job's life."""
+    events = await request.app[VIEWS].events(job_id_of(request))
+    return answered(EventListAnswer(items=[event_answer(event) for event in events]))
+
+
+@routes.get(ONE + "/workflow")
+async def get_workflow(request: web.Request) -> web.Response:
+    """Give the graph as it was last sent to ComfyUI."""
+    job_id = job_id_of(request)
+    graph = await request.app[VIEWS].graph(job_id)
+    if graph is None:
+        raise NotFound(f"Job {job_id} has not been sent to a backend yet.")
+    return web.json_response(graph)
+
+
+@routes.post(ONE + "/cancel")
+async def cancel_job(request: web.Request) -> web.Response:
+    """Cancel a job: 200 when it is cancelled, 202 while that is not confirmed, 409 when it ended before."""
+    job_id = job_id_of(request)
+    asked = check(CancelRequest, await read_object(request, optional=True))
+    try:
+        job = await request.app[CONTROL].cancel(job_id, asked.reason, ACTOR)
+    except JobAlreadyFinished as error:
+        view = await request.app[VIEWS].view(job_id)
+        job_told = (await whole_job(request, view)).model_dump(mode="json")
+        return problem(request, HTTPStatus.CONFLICT, error.code, str(error), job=job_told)
+    answer = await whole_job(request, await request.app[VIEWS].view(job_id))
+    return answered(answer, HTTPStatus.OK if job.phase is Phase.CANCELLED else HTTPStatus.ACCEPTED)
+
+
+@routes.post(ONE + "/retry")
+async def retry_job(request: web.Request) -> web.Response:
+    """Give a failed or cancelled job another attempt."""
+    job_id = job_id_of(request)
+    asked = check(RetryRequest, await read_object(request, optional=True))
+    await request.app[CONTROL].retry(job_id, new_seed=asked.seed == "new", actor=ACTOR)
+    return answered(await whole_job(request, await request.app[VIEWS].view(job_id)))
+
+
+@routes.delete(ONE)
+async def delete_job(request: web.Request) -> web.Response:
+    """Delete a finished job with its files."""
+    await request.app[CONTROL].delete(job_id_of(request))
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:
+    """Estimate the seconds to the end: what a run usually takes, times the runs that come before on each slot."""
+    if view.job.status not in (JobStatus.PENDING, JobStatus.RUNNING):
+        return None
+    usual_s = await request.app[VIEWS].usual_execution_s()
+    if usual_s is None:
+        return None
+    if view.position is None:
+        return round(usual_s * (100 - progress) / 100, 1)
+    backends = sum(beat.live for beat in await request.app[REGISTRY].backends())
+    return round(usual_s * -(-view.position // max(1, backends)), 1) if backends else None

@@ -1,0 +1,165 @@
+"""The OpenAPI 3.1 document, made from the models that check and shape what goes over the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic.json_schema import models_json_schema
+
+from app.web import payloads
+from app.web.problems import RETRY_HELPS
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_JOB: Final = "/api/v1/generation-jobs"
+_CONTENT: Final = "/api/v1/contents/{content_id}"
+_BYTES: Final = "bytes"
+_OBJECT: Final = "object"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A route as the document shows it."""
+
+    method: str
+    path: str
+    summary: str
+    answers: dict[int, type[BaseModel] | str | None]
+    """Status → model, `bytes`, `object`, or None for an empty body."""
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    problems: tuple[int, ...] = (500, 503)
+
+
+_ONE_JOB: Final = (404, 500, 503)
+
+OPERATIONS: Final = (
+    Operation(
+        "post",
+        f"{_JOB}/",
+        "Submit a job",
+        {201: payloads.JobAnswer},
+        payloads.JobRequest,
+        None,
+        (400, 413, 415, 422, 500, 503),
+    ),
+    Operation("get", f"{_JOB}/", "List jobs", {200: payloads.JobListAnswer}, None, payloads.ListQuery, (422, 500, 503)),
+    Operation("get", f"{_JOB}/queue/stats", "Figures of the queue", {200: payloads.QueueStatsAnswer}),
+    Operation("get", _JOB + "/{job_id}", "Show a job", {200: payloads.JobAnswer}, problems=_ONE_JOB),
+    Operation("delete", _JOB + "/{job_id}", "Delete a finished job", {204: None}, problems=(404, 409, 500, 503)),
+    Operation(
+        "get", _JOB + "/{job_id}/attempts", "A job's attempts", {200: payloads.AttemptListAnswer}, problems=_ONE_JOB
+    ),
+    Operation("get", _JOB + "/{job_id}/events", "A job's life", {200: payloads.EventListAnswer}, problems=_ONE_JOB),
+    Operation("get", _JOB + "/{job_id}/workflow", "The graph as run", {200: _OBJECT}, problems=_ONE_JOB),
+    Operation(
+        "post",
+        _JOB + "/{job_id}/cancel",
+        "Cancel a job",
+        {200: payloads.JobAnswer, 202: payloads.JobAnswer},
+        payloads.CancelRequest,
+        None,
+        (400, 404, 409, 422, 500, 503),
+    ),
+    Operation(
+        "post",
+        _JOB + "/{job_id}/retry",
+        "Retry a failed or cancelled job",
+        {200: payloads.JobAnswer},
+        payloads.RetryRequest,
+        None,
+        (400, 404, 409, 422, 500, 503),
+    ),
+    Operation("get", _CONTENT, "What a job left", {200: payloads.ContentAnswer}, problems=_ONE_JOB),
+    Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", {200: _BYTES, 206: _BYTES}, problems=_ONE_JOB),
+    Operation(
+        "get", _CONTENT + "/outputs/{index}/thumbnail", "An output's thumbnail", {200: _BYTES}, problems=_ONE_JOB
+    ),
+    Operation("get", _CONTENT + "/thumbnail", "The first output's thumbnail", {200: _BYTES}, problems=_ONE_JOB),
+    Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}, problems=()),
+    Operation(
+        "get",
+        "/health/ready",
+        "Whether the service can do its work",
+        {200: payloads.ReadyAnswer, 503: payloads.ReadyAnswer},
+        problems=(),
+    ),
+)
+
+
+def package_version() -> str:
+    """Return this version of Genonaut."""
+    try:
+        return version("genonaut")
+    except PackageNotFoundError:
+        return "0"
+
+
+@cache
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    requests = {each for operation in OPERATIONS for each in (operation.body, operation.query) if each}
+    answers = {each for operation in OPERATIONS for each in operation.answers.values() if not isinstance(each, str)}
+    modes: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in requests]
+    modes += [(model, "serialization") for model in (*answers, payloads.Problem) if model is not None]
+    modes.sort(key=lambda each: each[0].__name__)
+    names, schemas = models_json_schema(modes, ref_template="#/components/schemas/{model}")
+    named = {model: reference["$ref"] for (model, _), reference in names.items()}
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, named, schemas["$defs"])
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Genonaut", "version": package_version(), "description": _description()},
+        "paths": paths,
+        "components": {"schemas": schemas["$defs"]},
+    }
+
+
+def _description() -> str:
+    listed = "\n".join(f"| `{code}` | {'yes' if helps else 'no'} |" for code, helps in RETRY_HELPS.items())
+    return (
+        "A job queue in front of ComfyUI. Follow jobs live over WebSocket at `/ws/jobs/{job_id}` and "
+        "`/ws/jobs?job_ids=1,2,3`. Errors are problem JSON (RFC 9457); their codes, and whether the same request may "
+        f"succeed later:\n\n| code | later |\n|---|---|\n{listed}\n"
+    )
+
+
+def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {"summary": operation.summary, "operationId": _operation_id(operation)}
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+        for name in ("job_id", "content_id", "index")
+        if f"{{{name}}}" in operation.path
+    ]
+    if operation.query is not None:
+        properties = schemas[named[operation.query].rpartition("/")[2]]["properties"]
+        parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+    if parameters:
+        told["parameters"] = parameters
+    if operation.body is not None:
+        content = {"application/json": {"schema": {"$ref": named[operation.body]}}}
+        told["requestBody"] = {"required": operation.body is payloads.JobRequest, "content": content}
+    told["responses"] = {str(status): _answer(answer, named) for status, answer in operation.answers.items()}
+    problem = {"application/problem+json": {"schema": {"$ref": named[payloads.Problem]}}}
+    for status in operation.problems:
+        told["responses"][str(status)] = {"description": "Problem", "content": problem}
+    return told
+
+
+def _answer(answer: type[BaseModel] | str | None, named: dict[Any, str]) -> dict[str, Any]:
+    if answer is None:
+        return {"description": "Done"}
+    if answer == _BYTES:
+        return {"description": "The file", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    schema = {"type": "object"} if isinstance(answer, str) else {"$ref": named[answer]}
+    return {"description": "The answer", "content": {"application/json": {"schema": schema}}}
+
+
+def _operation_id(operation: Operation) -> str:
+    words = operation.path.replace("{", "").replace("}", "").replace("-", "_").strip("/").split("/")
+    return "_".join([operation.method, *(word for word in words if word not in ("api", "v1"))])

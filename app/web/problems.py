@@ -1,0 +1,146 @@
+"""Errors on the wire: one middleware turns every error into problem JSON (RFC 9457) and gives requests an id."""
+
+from __future__ import annotations
+
+import logging
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from aiohttp import web
+
+from app.domain import errors
+from app.web.payloads import Problem, ProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+log = logging.getLogger(__name__)
+
+STATUS_OF: Final[dict[type[errors.GenonautError], HTTPStatus]] = {
+    errors.MalformedJson: HTTPStatus.BAD_REQUEST,
+    errors.BadParameter: HTTPStatus.BAD_REQUEST,
+    errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnsupportedBody: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.JobAlreadyFinished: HTTPStatus.CONFLICT,
+    errors.JobNotFinished: HTTPStatus.CONFLICT,
+    errors.JobNotRetryable: HTTPStatus.CONFLICT,
+    errors.InvalidTransition: HTTPStatus.CONFLICT,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The nearest class in an error's ancestry counts; what is not here is a bug, and a 500."""
+
+RETRY_HELPS: Final[dict[str, bool]] = {
+    "malformed_json": False,
+    "bad_parameter": False,
+    "invalid_request": False,
+    "invalid_workflow": False,
+    "unsupported_media_type": False,
+    "body_too_large": False,
+    "not_found": False,
+    "job_not_found": False,
+    "content_not_found": False,
+    "method_not_allowed": False,
+    "job_already_finished": False,
+    "job_not_finished": True,
+    "job_not_retryable": False,
+    "invalid_transition": True,
+    "database_unavailable": True,
+    "redis_unavailable": True,
+    "internal_error": True,
+}
+"""Error code → whether the same request may succeed later; the documentation's table comes from it."""
+
+REQUEST_ID: Final = web.RequestKey("REQUEST_ID", str)
+
+
+@web.middleware
+async def errors_as_problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer every error as problem JSON, 404 and 500 included, and put `X-Request-Id` on every answer."""
+    given = request.headers.get("X-Request-Id", "")
+    request[REQUEST_ID] = given if re.fullmatch(r"[\w.-]{1,64}", given) else uuid4().hex
+    try:
+        response = await handler(request)
+    except errors.GenonautError as error:
+        response = of_error(request, error)
+    except web.HTTPRequestEntityTooLarge:
+        detail = "The body is larger than this service takes (MAX_BODY_BYTES)."
+        response = problem(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        response = _of_http(request, error)
+    except Exception:
+        log.exception("request %s: %s %s", request[REQUEST_ID], request.method, request.path)
+        detail = "Something went wrong here. The request id finds it in the server's log."
+        response = problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+    if not response.prepared:
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
+    return response
+
+
+def of_error(request: web.Request, error: errors.GenonautError) -> web.Response:
+    """Return the answer for one of our errors."""
+    status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), None)
+    if status is None:
+        log.error("request %s: unexpected %s", request[REQUEST_ID], type(error).__name__, exc_info=error)
+        detail = "Something went wrong here. The request id finds it in the server's log."
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+    faults = error.faults if isinstance(error, errors.InvalidRequest) else ()
+    response = problem(request, status, error.code, str(error), faults)
+    if isinstance(error, errors.Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def problem(
+    request: web.Request,
+    status: HTTPStatus,
+    code: str,
+    detail: str,
+    faults: Sequence[errors.Fault] = (),
+    **more: Any,
+) -> web.Response:
+    """Return a problem document; `more` are members besides the usual ones, such as the job of a 409."""
+    document = Problem(
+        type=f"urn:genonaut:problem:{code}",
+        title=status.phrase,
+        status=status,
+        detail=detail,
+        instance=request.path,
+        code=code,
+        request_id=request[REQUEST_ID],
+        errors=[
+            ProblemError(
+                pointer=fault.pointer,
+                code=fault.code,
+                detail=fault.detail,
+                allowed=list(fault.allowed) or None,
+                suggestion=fault.suggestion,
+            )
+            for fault in faults
+        ],
+    )
+    told = document.model_dump(mode="json") | more
+    told["errors"] = [{key: value for key, value in each.items() if value is not None} for each in told["errors"]]
+    return web.json_response(told, status=status, content_type="application/problem+json")
+
+
+def _of_http(request: web.Request, error: web.HTTPException) -> web.Response:
+    status = HTTPStatus(error.status)
+    match status:
+        case HTTPStatus.NOT_FOUND:
+            code, detail = "not_found", f"There is nothing at {request.path}."
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = error.headers.get("Allow", "")
+            code, detail = "method_not_allowed", f"{request.path} takes {allowed}, not {request.method}."
+        case _:
+            code, detail = status.phrase.lower().replace(" ", "_"), error.text or status.phrase
+    response = problem(request, status, code, detail)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response

@@ -1,0 +1,117 @@
+"""Node types that exist for tests only: slow, failing, blocking and talking ones."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from worker.standin.node_run import NodeRun, preview_of
+from worker.standin.nodes import (
+    Blocked,
+    Input,
+    NodeError,
+    NodeOutOfMemoryError,
+    NodeType,
+    Result,
+    Run,
+    ThreadDiedError,
+    choice,
+    decimal,
+    integer,
+)
+
+KINDS: Final = (
+    "RuntimeError", "ValueError", "out_of_memory", "nul_in_message", "surrogate_in_message", "huge_message",
+    "system_exit", "none",
+)  # fmt: skip
+
+_HUGE: Final = 6 * 1024 * 1024
+"""Characters of a huge message: more than the 4 MiB that a WebSocket client takes by default."""
+
+
+async def _slow_progress(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    steps, seconds = inputs["steps"], inputs["seconds_per_step"] / run.options.speed
+    if not inputs.get("interruptible", True):
+        await asyncio.sleep(steps * seconds)
+        return Result((inputs["image"],))
+    preview = await run.in_thread(preview_of, inputs["image"][0]) if inputs.get("preview", False) else None
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    for step in range(1, steps + 1):
+        due += seconds
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        await run.progress(step, steps, preview)
+    return Result((inputs["image"],))
+
+
+async def _raise_error(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    await run.take_time(inputs.get("after_seconds", 0.0))
+    message = inputs["message"]
+    match inputs.get("kind", "RuntimeError"):
+        case "none":
+            return Result((inputs["image"],))
+        case "out_of_memory":
+            raise NodeOutOfMemoryError(message)
+        case "system_exit":
+            raise ThreadDiedError("a node raised SystemExit")
+        case "surrogate_in_message":
+            raise ThreadDiedError("the log cannot hold a lone surrogate")
+        case "nul_in_message":
+            raise NodeError(f"{message}\0 after the NUL")
+        case "huge_message":
+            raise NodeError(message + "x" * _HUGE)
+        case kind:
+            raise NodeError(message, kind)
+
+
+async def _block_output(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((Blocked(inputs["message"] or None),))
+
+
+async def _progress_text(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    run.text(inputs["text"])
+    return Result((inputs["image"],))
+
+
+def acceptance_node_types() -> list[NodeType]:
+    """Return the node types of this module."""
+    seed = integer(0, 0, 2**64 - 1)
+    return [
+        _node_type(
+            "SlowProgress",
+            _slow_progress,
+            {"steps": integer(5, 0, 10_000), "seconds_per_step": decimal(0.2, 0.0, 600.0, step=0.01)},
+            {
+                "preview": Input("BOOLEAN", {"default": False}),
+                "interruptible": Input("BOOLEAN", {"default": True}),
+                "seed": seed,
+            },
+        ),
+        _node_type(
+            "RaiseError",
+            _raise_error,
+            {"message": Input("STRING", {"default": "boom"})},
+            {
+                "kind": choice(list(KINDS), default="RuntimeError"),
+                "after_seconds": decimal(0.0, 0.0, 600.0),
+                "number": decimal(0.0, -1e308, 1e308),
+                "seed": seed,
+            },
+        ),
+        _node_type("BlockOutput", _block_output, {"message": Input("STRING", {"default": ""})}),
+        _node_type("ProgressText", _progress_text, {"text": Input("STRING", {"default": ""})}),
+    ]
+
+
+def _node_type(
+    name: str, run: Run, required: Mapping[str, Input], optional: Mapping[str, Input] | None = None
+) -> NodeType:
+    """Return a node type that passes a picture on."""
+    return NodeType(
+        name=name,
+        run=run,
+        required={"image": Input("IMAGE"), **required},
+        optional=optional or {},
+        outputs=("IMAGE",),
+        category="acceptance",
+        python_module="custom_nodes.acceptance_nodes",
+    )

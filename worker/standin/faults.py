@@ -1,0 +1,176 @@
+"""Faults on demand: what goes wrong, how often, and for which node, route or client."""
+
+import asyncio
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+
+class FaultKind(StrEnum):
+    """What can go wrong. The first group waits for its occasion, the second happens at once."""
+
+    NODE_ERROR = "node_error"
+    OUT_OF_MEMORY = "out_of_memory"
+    HANG = "hang"
+    SLOW_STEPS = "slow_steps"
+    HISTORY_LATE = "history_late"
+    HISTORY_LOST = "history_lost"
+    SLOW_HTTP = "slow_http"
+    REFUSE = "refuse"
+    NONSENSE = "nonsense"
+    DROP_CONNECTION = "drop_connection"
+    LOSE_ANSWER = "lose_answer"
+    VIEW = "view"
+    REFUSE_SOCKETS = "refuse_sockets"
+    DEAF_CONNECTIONS = "deaf_connections"
+    LOSE_FRAMES = "lose_frames"
+    DEAD_THREAD_AT_START = "dead_thread_at_start"
+
+    DEAD_THREAD = "dead_thread"
+    DEAF = "deaf"
+    DROP_SOCKETS = "drop_sockets"
+    SEND_FRAME = "send_frame"
+    RESTART = "restart"
+    CRASH = "crash"
+
+
+IMMEDIATE = frozenset(
+    {
+        FaultKind.DEAD_THREAD,
+        FaultKind.DEAF,
+        FaultKind.DROP_SOCKETS,
+        FaultKind.SEND_FRAME,
+        FaultKind.RESTART,
+        FaultKind.CRASH,
+    }
+)
+"""Kinds that are carried out when they are asked for, once, and never wait."""
+
+
+class ViewFault(StrEnum):
+    """How `/view` fails: the values of `Fault.how`."""
+
+    MISSING = "missing"
+    ERROR = "error"
+    TRUNCATED = "truncated"
+    NOT_AN_IMAGE = "not_an_image"
+    EMPTY = "empty"
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """One fault. Fields that its kind does not use are ignored."""
+
+    kind: FaultKind
+    times: int | None = 1
+    """Occasions it still has; None means until it is cleared."""
+    after: int = 0
+    """Occasions that pass unharmed first."""
+    seconds: float = 0.0
+    """How long: hang (0 means for ever), slow, late, down."""
+    node: str | None = None
+    """The node's id or class_type; None means the first node that runs."""
+    message: str = ""
+    exception_type: str = "RuntimeError"
+    route: str | None = None
+    """Path without `/api`, as a beginning: `/history` also covers `/history/{id}`."""
+    method: str | None = None
+    status: int = 500
+    body: str = ""
+    content_type: str = "text/html"
+    how: ViewFault = ViewFault.MISSING
+    client_id: str | None = None
+    """Whose socket; None means every one."""
+    prompt_id: str | None = None
+    """Which prompt; None means any."""
+    frames: tuple[str, ...] = ()
+    """Frame types that are lost; empty means all of them."""
+    released: asyncio.Event = field(default_factory=asyncio.Event, compare=False, repr=False)
+    """Set when the fault is cleared, which ends a hang."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as the control route shows them."""
+        shown = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "released"}
+        return shown | {"frames": list(self.frames)}
+
+
+def parse_fault(data: dict[str, Any]) -> Fault:
+    """Return the fault that the control route was asked for.
+
+    Raises
+    ------
+    ValueError
+        If the kind or a field is unknown, or a value has the wrong type.
+    """
+    allowed = {one.name: one for one in fields(Fault) if one.name != "released"}
+    if unknown := sorted(set(data) - set(allowed)):
+        raise ValueError(f"Unknown field: {', '.join(unknown)}; known: {', '.join(allowed)}")
+    values = dict(data)
+    values["kind"] = FaultKind(data.get("kind", ""))
+    if "how" in data:
+        values["how"] = ViewFault(data["how"])
+    if "frames" in data:
+        values["frames"] = tuple(data["frames"])
+    for name in ("seconds", "status", "after"):
+        if name in values and (isinstance(values[name], bool) or not isinstance(values[name], int | float)):
+            raise ValueError(f"{name} must be a number")
+    if values.get("times", 1) is not None and not isinstance(values.get("times", 1), int):
+        raise ValueError("times must be a whole number or null")
+    return Fault(**values)
+
+
+class Faults:
+    """The faults that wait for their occasion, in the order they were asked for."""
+
+    def __init__(self, faults: tuple[Fault, ...] = ()) -> None:
+        self._waiting = [Fault(**_copied(fault)) for fault in faults]
+
+    def add(self, fault: Fault) -> Fault:
+        """Arm `fault` and return it."""
+        self._waiting.append(fault)
+        return fault
+
+    def clear(self, kind: FaultKind | None = None) -> None:
+        """Forget the faults of `kind`, or all of them; what hangs because of one goes on."""
+        for fault in self._waiting:
+            if kind in (None, fault.kind):
+                fault.released.set()
+        self._waiting = [fault for fault in self._waiting if kind not in (None, fault.kind)]
+
+    def waiting(self) -> list[Fault]:
+        """Return the faults that can still occur."""
+        return [fault for fault in self._waiting if fault.times != 0]
+
+    def take(self, kind: FaultKind, **occasion: str) -> Fault | None:
+        """Return the fault of `kind` that this occasion meets and count it, or None.
+
+        `occasion` gives what the fault may be limited to: `node` and `node_type`, `route` and `method`, `client_id`,
+        `prompt_id`, `frame`.
+        """
+        for fault in self._waiting:
+            if fault.kind is kind and fault.times != 0 and _meets(fault, occasion):
+                if fault.after > 0:
+                    fault.after -= 1
+                    continue
+                if fault.times is not None:
+                    fault.times -= 1
+                return fault
+        return None
+
+
+def _copied(fault: Fault) -> dict[str, Any]:
+    """Return the fields of `fault`, so that the one in the options is never counted down."""
+    return {one.name: getattr(fault, one.name) for one in fields(fault) if one.name != "released"}
+
+
+def _meets(fault: Fault, occasion: dict[str, str]) -> bool:
+    """Tell whether `fault` is meant for this occasion."""
+    if fault.node is not None and fault.node not in (occasion.get("node"), occasion.get("node_type")):
+        return False
+    if fault.route is not None and not occasion.get("route", "").startswith(fault.route):
+        return False
+    if fault.frames and occasion.get("frame") not in fault.frames:
+        return False
+    return all(
+        getattr(fault, name) in (None, occasion.get(name)) for name in ("method", "client_id", "prompt_id")
+    )

@@ -1,0 +1,161 @@
+"""Handlers of files: showing and uploading."""
+
+import asyncio
+import io
+import mimetypes
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from aiohttp import web
+from PIL import Image
+
+from worker.standin.faults import FaultKind, ViewFault
+from worker.standin.files import FOLDERS, OutsideFolderError
+from worker.standin.server import STANDIN, Standin
+
+_TYPES: Final = {
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".webm": "video/webm",
+    ".flac": "audio/x-flac",
+    ".mp4": "video/mp4",
+}
+"""Where the machine's own table of types may be poor."""
+
+_UNSAFE_TYPES: Final = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
+"""Never served as such: they would run in the browser."""
+
+
+async def view_file(request: web.Request) -> web.StreamResponse:
+    """Answer a file of output, input or temp, as it is or recoded."""
+    standin = request.app[STANDIN]
+    if "filename" not in request.query:
+        return web.Response(status=404)
+    name, kind = _annotated(request.query["filename"])
+    if not name or name[0] == "/" or ".." in name:
+        return web.Response(status=400)
+    kind = kind or request.query.get("type", "output")
+    if kind not in FOLDERS:
+        return web.Response(status=400)
+    try:
+        folder = standin.folders.inside(kind, request.query.get("subfolder", ""))
+    except OutsideFolderError:
+        return web.Response(status=403)
+    path = folder / PurePosixPath(name).name
+    if not await asyncio.to_thread(path.is_file):
+        return web.Response(status=404)
+    if fault := standin.faults.take(FaultKind.VIEW):
+        return await _failing_view(request, path, fault.how)
+    disposition = {"Content-Disposition": f'filename="{path.name}"'}
+    if "preview" in request.query:
+        format_name, body = await asyncio.to_thread(_preview, path, request.query["preview"])
+        return web.Response(body=body, content_type=f"image/{format_name}", headers=disposition)
+    if request.query.get("channel", "rgba") in ("rgb", "a"):
+        body = await asyncio.to_thread(_channel, path, request.query["channel"])
+        return web.Response(body=body, content_type="image/png", headers=disposition)
+    return web.FileResponse(path, headers=disposition | {"Content-Type": _content_type(path)})
+
+
+def _annotated(name: str) -> tuple[str, str | None]:
+    """Return a name without the bracket that overrides its folder, and that folder."""
+    for kind in FOLDERS:
+        if name.endswith(f"[{kind}]"):
+            return name.removesuffix(f"[{kind}]").rstrip(" "), kind
+    return name, None
+
+
+def _content_type(path: Path) -> str:
+    """Return the type that a file's name stands for."""
+    guessed = _TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return "application/octet-stream" if guessed in _UNSAFE_TYPES else guessed
+
+
+def _preview(path: Path, wanted: str) -> tuple[str, bytes]:
+    """Return a picture recoded, smaller in bytes and without its text.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file is no picture or the quality is none.
+    """
+    format_name, _, quality_text = wanted.partition(";")
+    if format_name not in ("webp", "jpeg"):
+        format_name = "webp"
+    quality = int(quality_text) if quality_text.isdecimal() else 90
+    if quality > 100:
+        raise ValueError("quality must be at most 100")
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        shown = picture.convert("RGB") if format_name == "jpeg" else picture
+        shown.save(buffer, format_name, quality=quality)
+    return format_name, buffer.getvalue()
+
+
+def _channel(path: Path, channel: str) -> bytes:
+    """Return the colours of a picture, or its transparency alone."""
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        if channel == "rgb":
+            shown = picture.convert("RGB")
+        else:
+            alpha = picture.convert("RGBA").getchannel("A")
+            shown = Image.new("RGBA", picture.size)
+            shown.putalpha(alpha)
+        shown.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def _failing_view(request: web.Request, path: Path, how: ViewFault) -> web.StreamResponse:
+    """Answer a file that is there as if something were wrong with it."""
+    if how is ViewFault.MISSING:
+        return web.Response(status=404)
+    if how is ViewFault.ERROR:
+        raise OSError("as asked for")
+    content_type = _content_type(path)
+    if how is ViewFault.EMPTY:
+        return web.Response(body=b"", content_type=content_type)
+    if how is ViewFault.NOT_AN_IMAGE:
+        return web.Response(body=b"this is no image", content_type=content_type)
+    body = await asyncio.to_thread(path.read_bytes)
+    response = web.StreamResponse(headers={"Content-Type": content_type, "Content-Length": str(len(body))})
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    await asyncio.sleep(0.02)  # lets the half go out before the connection is cut
+    if request.transport is not None:
+        request.transport.abort()
+    return response
+
+
+async def upload_image(request: web.Request) -> web.StreamResponse:
+    """Store an uploaded file; a name that is taken by other bytes gets a number."""
+    standin = request.app[STANDIN]
+    form = await request.post()
+    image = form.get("image")
+    if not isinstance(image, web.FileField) or not image.filename:
+        return web.Response(status=400)
+    kind = str(form.get("type", "input"))
+    subfolder = str(form.get("subfolder", ""))
+    overwrite = str(form.get("overwrite", "")).lower() in ("true", "1")
+    try:
+        name = await asyncio.to_thread(
+            _store_upload, standin, kind, subfolder, image.filename, image.file.read(), overwrite
+        )
+    except OutsideFolderError:
+        return web.Response(status=400)
+    return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
+
+
+def _store_upload(standin: Standin, kind: str, subfolder: str, name: str, data: bytes, overwrite: bool) -> str:
+    """Write an upload and return the name it got."""
+    folder = standin.folders.inside(kind, subfolder)
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise OutsideFolderError(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    number = 1
+    while not overwrite and path.exists() and path.read_bytes() != data:
+        plain = PurePosixPath(name)
+        path = folder / plain.with_name(f"{plain.stem} ({number}){plain.suffix}")
+        number += 1
+    path.write_bytes(data)
+    return str(path.relative_to(folder).as_posix())

@@ -1,0 +1,255 @@
+"""Node types that make, load, change and save pictures."""
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from worker.standin.files import Folders
+from worker.standin.node_run import NodeRun
+from worker.standin.nodes import Input, NodeOutOfMemoryError, NodeType, Result, choice, decimal, integer
+from worker.standin.values import Images
+
+MOST_PIXELS: Final = 256 * 1024 * 1024
+"""Larger batches are answered with "out of memory", as on a real card."""
+
+SAVE_HIDDEN: Final = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+
+_RESAMPLING: Final = {
+    "nearest-exact": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "area": Image.Resampling.BOX,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_PREFIX_HELP: Final = (
+    "The prefix for the file to save. This may include formatting information such as %date:yyyy-MM-dd% or "
+    "%Empty Latent Image.width% to include values from nodes."
+)
+
+
+def refuse_too_large(width: int, height: int, batch_size: int) -> None:
+    """Raise if a batch is more than a real card would hold."""
+    if width * height * batch_size > MOST_PIXELS:
+        gibibytes = width * height * batch_size * 12 / 2**30
+        raise NodeOutOfMemoryError(f"CUDA out of memory. Tried to allocate {gibibytes:.2f} GiB")
+
+
+def prefix_input(default: str = "ComfyUI") -> Input:
+    """Return the input that names the files."""
+    return Input("STRING", {"default": default, "tooltip": _PREFIX_HELP})
+
+
+async def _empty_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    refuse_too_large(inputs["width"], inputs["height"], inputs["batch_size"])
+    color = inputs["color"]
+    pixel = (color >> 16 & 255, color >> 8 & 255, color & 255)
+    picture = Image.new("RGB", (inputs["width"], inputs["height"]), pixel)
+    return Result(((picture,) * inputs["batch_size"],))
+
+
+async def _save_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return await _save(run, inputs["images"], inputs["filename_prefix"], "output")
+
+
+async def _preview_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return await _save(run, inputs["images"], run.folders.temporary_prefix(), "temp")
+
+
+async def _save(run: NodeRun, images: Images, prefix: str, kind: str) -> Result:
+    """Write a batch as PNG files and name them."""
+    chunks = run.text_chunks()
+    target = await run.in_thread(run.folders.target, prefix, kind, images[0].size)
+    saved = []
+    for index, picture in enumerate(images):
+        path = target.path(index, ".png")
+        await run.in_thread(_write_png, picture, path, chunks)
+        run.saved(target.subfolder, path.name)
+        saved.append({"filename": path.name, "subfolder": target.subfolder, "type": kind})
+    return Result(ui={"images": saved})
+
+
+def _write_png(picture: Image.Image, path: Path, chunks: Mapping[str, Any]) -> None:
+    """Write a PNG with its text chunks."""
+    info = PngInfo()
+    for key, value in chunks.items():
+        info.add_text(key, json.dumps(value))
+    picture.save(path, pnginfo=info, compress_level=4)
+
+
+async def _save_image_websocket(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["images"]
+    for index, picture in enumerate(images):
+        await run.progress(index, len(images), await run.in_thread(_png, picture), "PNG")
+    run.count_as(len(images))
+    return Result()
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _load_image(folders: Folders) -> NodeType:
+    """Return LoadImage, which offers the files of the input folder."""
+
+    def path_of(name: Any) -> Path:
+        text, kind = str(name), "input"
+        for folder in ("output", "input", "temp"):
+            if text.endswith(f" [{folder}]"):
+                text, kind = text.removesuffix(f" [{folder}]"), folder
+        return folders.inside(kind, text)
+
+    def check(inputs: Mapping[str, Any]) -> Mapping[str, str]:
+        try:
+            present = path_of(inputs["image"]).is_file()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the name, it names no file
+            return {"image": f"Invalid image file: {inputs['image']} ({error})"}
+        return {} if present else {"image": f"Invalid image file: {inputs['image']}"}
+
+    def fingerprint(inputs: Mapping[str, Any]) -> object:
+        try:
+            return hashlib.sha256(path_of(inputs["image"]).read_bytes()).hexdigest()
+        except OSError:
+            return None
+
+    def load(path: Path) -> tuple[Image.Image, Image.Image]:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+        mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", upright.size)
+        return upright.convert("RGB"), mask
+
+    async def run_it(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+        picture, mask = await run.in_thread(load, path_of(inputs["image"]))
+        return Result(((picture,), (mask,)))
+
+    return NodeType(
+        name="LoadImage",
+        display_name="Load Image",
+        run=run_it,
+        required={"image": choice(folders.input_files, image_upload=True)},
+        outputs=("IMAGE", "MASK"),
+        fingerprint=fingerprint,
+        check=check,
+        checked=frozenset({"image"}),
+    )
+
+
+async def _scale_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["image"]
+    width, height = inputs["width"], inputs["height"]
+    if not width or not height:
+        ratio = images[0].width / images[0].height
+        width, height = width or round(height * ratio) or images[0].width, height or round((width or 1) / ratio)
+    return await _resize(run, images, width, height, inputs["upscale_method"], inputs["crop"] == "center")
+
+
+async def _scale_image_by(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["image"]
+    width = max(1, round(images[0].width * inputs["scale_by"]))
+    height = max(1, round(images[0].height * inputs["scale_by"]))
+    return await _resize(run, images, width, height, inputs["upscale_method"], crop=False)
+
+
+async def _resize(run: NodeRun, images: Images, width: int, height: int, method: str, crop: bool) -> Result:
+    refuse_too_large(width, height, len(images))
+    scaled = []
+    for picture in images:
+        if crop:
+            fitted = await run.in_thread(ImageOps.fit, picture, (width, height), _RESAMPLING[method])
+        else:
+            fitted = await run.in_thread(picture.resize, (width, height), _RESAMPLING[method])
+        scaled.append(fitted)
+    return Result((tuple(scaled),))
+
+
+async def _invert_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((tuple([await run.in_thread(ImageOps.invert, picture) for picture in inputs["image"]]),))
+
+
+def image_node_types(folders: Folders) -> list[NodeType]:
+    """Return the node types of this module."""
+    methods = choice(list(_RESAMPLING))
+    side = integer(512, 0, 16384, step=1)
+    images = Input("IMAGE", {"tooltip": "The images to save."})
+    return [
+        NodeType(
+            name="EmptyImage",
+            run=_empty_image,
+            required={
+                "width": integer(512, 1, 16384, step=1),
+                "height": integer(512, 1, 16384, step=1),
+                "batch_size": integer(1, 1, 4096),
+                "color": integer(0, 0, 0xFFFFFF, step=1, display="color"),
+            },
+            outputs=("IMAGE",),
+        ),
+        NodeType(
+            name="SaveImage",
+            display_name="Save Image",
+            description="Saves the input images to your ComfyUI output directory.",
+            run=_save_image,
+            required={"images": images, "filename_prefix": prefix_input()},
+            hidden=SAVE_HIDDEN,
+            output_node=True,
+        ),
+        NodeType(
+            name="PreviewImage",
+            display_name="Preview Image",
+            description="Saves the input images to your ComfyUI output directory.",
+            run=_preview_image,
+            required={"images": Input("IMAGE")},
+            hidden=SAVE_HIDDEN,
+            output_node=True,
+        ),
+        NodeType(
+            name="SaveImageWebsocket",
+            category="api/image",
+            run=_save_image_websocket,
+            required={"images": Input("IMAGE")},
+            output_node=True,
+            fingerprint=lambda _: uuid.uuid4().hex,
+        ),
+        _load_image(folders),
+        NodeType(
+            name="ImageScale",
+            display_name="Upscale Image",
+            category="image/upscaling",
+            run=_scale_image,
+            required={
+                "image": Input("IMAGE"),
+                "upscale_method": methods,
+                "width": side,
+                "height": side,
+                "crop": choice(["disabled", "center"]),
+            },
+            outputs=("IMAGE",),
+        ),
+        NodeType(
+            name="ImageScaleBy",
+            display_name="Upscale Image By",
+            category="image/upscaling",
+            run=_scale_image_by,
+            required={
+                "image": Input("IMAGE"),
+                "upscale_method": methods,
+                "scale_by": decimal(1.0, 0.01, 8.0, step=0.01),
+            },
+            outputs=("IMAGE",),
+        ),
+        NodeType(
+            name="ImageInvert",
+            display_name="Invert Image",
+            run=_invert_image,
+            required={"image": Input("IMAGE")},
+            outputs=("IMAGE",),
+        ),
+    ]

@@ -1,0 +1,160 @@
+"""Node types whose outputs are no still pictures: animations, videos, sounds and text."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worker.standin import media
+from worker.standin.image_nodes import SAVE_HIDDEN, prefix_input
+from worker.standin.node_run import NodeRun
+from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer
+from worker.standin.values import Images, Sound
+
+
+async def _save_animated_webp(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["images"]
+    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
+    path = target.path(0, ".webp")
+    await run.in_thread(
+        media.write_animated_webp, path, images, inputs["fps"], inputs["lossless"], inputs["quality"]
+    )
+    return _one_file(run, path, target.subfolder, "images", {"animated": [len(images) != 1]})
+
+
+async def _save_webm(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["images"]
+    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
+    path = target.path(0, ".webm")
+    await run.in_thread(media.write_webm, path, images, inputs["fps"])
+    return _one_file(run, path, target.subfolder, "images", {"animated": [True]})
+
+
+async def _combine_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["images"]
+    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
+    container = str(inputs["format"]).rpartition("/")[2]
+    path = target.path(0, f".{container}")
+    if container == "webm":
+        await run.in_thread(media.write_webm, path, images, inputs["frame_rate"])
+    else:
+        await run.in_thread(media.write_gif, path, images, inputs["frame_rate"])
+    run.saved(target.subfolder, path.name)
+    shown = {
+        "filename": path.name,
+        "subfolder": target.subfolder,
+        "type": "output",
+        "format": inputs["format"],
+        "frame_rate": inputs["frame_rate"],
+    }
+    return Result(ui={"gifs": [shown]})
+
+
+async def _save_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    sound: Sound = inputs["audio"]
+    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", (0, 0))
+    path = target.path(0, ".flac")
+    await run.in_thread(media.write_flac, path, sound)
+    return _one_file(run, path, target.subfolder, "audio", {})
+
+
+def _one_file(run: NodeRun, path: Path, subfolder: str, key: str, more: Mapping[str, Any]) -> Result:
+    """Return the result of a node that wrote one file."""
+    run.saved(subfolder, path.name)
+    return Result(ui={key: [{"filename": path.name, "subfolder": subfolder, "type": "output"}], **more})
+
+
+async def _preview_any(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    source = inputs["source"]
+    text = source if isinstance(source, str) else _printed(source)
+    return Result(ui={"text": [text]})
+
+
+def _printed(value: Any) -> str:
+    """Return a value as text."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+async def _primitive(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((inputs["value"],))
+
+
+def media_node_types() -> list[NodeType]:
+    """Return the node types of this module."""
+    images = Input("IMAGE")
+    return [
+        NodeType(
+            name="SaveAnimatedWEBP",
+            category="image/animation",
+            run=_save_animated_webp,
+            required={
+                "images": images,
+                "filename_prefix": prefix_input(),
+                "fps": decimal(6.0, 0.01, 1000.0, step=0.01),
+                "lossless": Input("BOOLEAN", {"default": True}),
+                "quality": integer(80, 0, 100),
+                "method": choice(["default", "fastest", "slowest"]),
+            },
+            hidden=SAVE_HIDDEN,
+            output_node=True,
+        ),
+        NodeType(
+            name="SaveWEBM",
+            category="image/video",
+            run=_save_webm,
+            required={
+                "images": images,
+                "filename_prefix": prefix_input(),
+                "codec": choice(["vp8", "vp9", "av1"]),
+                "fps": decimal(24.0, 0.01, 1000.0, step=0.01),
+                "crf": decimal(32.0, 0.0, 63.0, step=1),
+            },
+            hidden=SAVE_HIDDEN,
+            output_node=True,
+        ),
+        NodeType(
+            name="VHS_VideoCombine",
+            display_name="Video Combine",
+            category="Video Helper Suite",
+            python_module="custom_nodes.comfyui-videohelpersuite",
+            run=_combine_video,
+            required={
+                "images": images,
+                "frame_rate": decimal(8.0, 1.0, 1000.0, step=1),
+                "loop_count": integer(0, 0, 100),
+                "filename_prefix": prefix_input("AnimateDiff"),
+                "format": choice(["image/gif", "video/webm"]),
+                "pingpong": Input("BOOLEAN", {"default": False}),
+                "save_output": Input("BOOLEAN", {"default": True}),
+            },
+            output_node=True,
+        ),
+        NodeType(
+            name="SaveAudio",
+            display_name="Save Audio (FLAC)",
+            category="audio",
+            run=_save_sound,
+            required={"audio": Input("AUDIO"), "filename_prefix": prefix_input("audio/ComfyUI")},
+            hidden=SAVE_HIDDEN,
+            output_node=True,
+        ),
+        NodeType(
+            name="PreviewAny",
+            display_name="Preview Any",
+            category="utils",
+            run=_preview_any,
+            required={"source": Input("*", {})},
+            output_node=True,
+        ),
+        NodeType(
+            name="PrimitiveStringMultiline",
+            display_name="String (Multiline)",
+            category="utils/primitive",
+            run=_primitive,
+            required={"value": Input("STRING", {"multiline": True})},
+            outputs=("STRING",),
+        ),
+    ]

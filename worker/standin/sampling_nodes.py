@@ -1,0 +1,323 @@
+"""Node types of text to image: loaders, encoders, sampler and decoder."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from PIL import Image
+
+from worker.standin import drawing, tones
+from worker.standin.image_nodes import refuse_too_large
+from worker.standin.node_run import NodeRun, preview_of
+from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer
+from worker.standin.options import StandinOptions
+from worker.standin.values import Conditioning, Latent, Model, Recipe
+
+SAMPLERS: Final = [
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "dpm_2",
+    "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm",
+    "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2",
+    "seeds_3", "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
+]  # fmt: skip
+
+SCHEDULERS: Final = [
+    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
+    "kl_optimal",
+]  # fmt: skip
+
+_PREVIEW_PIXELS: Final = 320
+"""Longest side at which the emerging picture is drawn for previews."""
+
+
+async def _load_checkpoint(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    if run.models.load_checkpoint(inputs["ckpt_name"]):
+        await run.take_time(run.options.model_load_seconds)
+    model = Model(inputs["ckpt_name"])
+    return Result((model, model, model))
+
+
+async def _load_vae(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((Model(inputs["vae_name"]),))
+
+
+async def _load_lora(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    if run.models.load_lora(inputs["lora_name"]):
+        await run.take_time(run.options.lora_load_seconds)
+    applied = []
+    for name, strength in (("model", inputs["strength_model"]), ("clip", inputs.get("strength_clip", 0))):
+        if name in inputs:
+            model: Model = inputs[name]
+            applied.append(Model(model.checkpoint, (*model.loras, (inputs["lora_name"], strength))))
+    return Result(tuple(applied))
+
+
+async def _skip_layers(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((inputs["clip"],))
+
+
+async def _encode_text(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((Conditioning(inputs["text"]),))
+
+
+async def _combine(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((Conditioning(f"{inputs['conditioning_1'].text}, {inputs['conditioning_2'].text}"),))
+
+
+async def _empty_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    width, height, batch_size = inputs["width"], inputs["height"], inputs["batch_size"]
+    refuse_too_large(width, height, batch_size)
+    return Result((Latent(width // 8 * 8, height // 8 * 8, batch_size),))
+
+
+async def _encode_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images = inputs["pixels"]
+    width, height = images[0].width // 8 * 8, images[0].height // 8 * 8
+    return Result((Latent(max(width, 8), max(height, 8), len(images), source=images),))
+
+
+async def _upscale_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    latent: Latent = inputs["samples"]
+    width = max(8, round(latent.width * inputs["scale_by"] / 8) * 8)
+    height = max(8, round(latent.height * inputs["scale_by"] / 8) * 8)
+    refuse_too_large(width, height, latent.batch_size)
+    return Result((Latent(width, height, latent.batch_size, latent.recipe, latent.source, latent.seconds),))
+
+
+async def _sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    latent: Latent = inputs["latent_image"]
+    model: Model = inputs["model"]
+    recipe = Recipe(
+        positive=inputs["positive"].text,
+        negative=inputs["negative"].text,
+        seed=inputs["seed"],
+        cfg=inputs["cfg"],
+        checkpoint=model.checkpoint,
+        loras=model.loras,
+        denoise=inputs["denoise"],
+    )
+    if latent.recipe is not None and recipe.denoise < 1:
+        recipe = latent.recipe
+    sampled = Latent(latent.width, latent.height, latent.batch_size, recipe, latent.source, latent.seconds)
+    steps = inputs["steps"]
+    megapixels = latent.width * latent.height * latent.batch_size / 1_000_000
+    step_seconds = run.options.step_seconds * megapixels / run.options.speed
+    show = run.options.previews and not latent.seconds
+    final = await run.in_thread(_small_version, sampled) if show else None
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    for step in range(1, steps + 1):
+        due += step_seconds
+        preview = await run.in_thread(_preview, final, step / steps, recipe.seed) if final is not None else None
+        await asyncio.sleep(max(0.0, due - loop.time()) if step_seconds else 0)
+        await run.progress(step, steps, preview)
+    return Result((sampled,))
+
+
+def _small_version(latent: Latent) -> Image.Image:
+    """Draw what is being sampled, small."""
+    scale = min(1.0, _PREVIEW_PIXELS / max(latent.width, latent.height))
+    size = (max(8, round(latent.width * scale)), max(8, round(latent.height * scale)))
+    return _decoded(latent, 0, size)
+
+
+def _preview(final: Image.Image, done: float, seed: int) -> bytes:
+    """Return the picture as it looks after this part of the steps."""
+    return preview_of(drawing.emerging(final, done, seed))
+
+
+async def _decode(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    latent: Latent = inputs["samples"]
+    size = (latent.width, latent.height)
+    pictures = [await run.in_thread(_decoded, latent, index, size) for index in range(latent.batch_size)]
+    return Result((tuple(pictures),))
+
+
+def _decoded(latent: Latent, index: int, size: tuple[int, int]) -> Image.Image:
+    """Return one picture of a latent batch."""
+    source = latent.source[index % len(latent.source)].resize(size) if latent.source else None
+    if latent.recipe is None:
+        return source if source is not None else Image.new("RGB", size, (127, 119, 110))
+    drawn = drawing.draw(latent.recipe, size, index)
+    if source is None or latent.recipe.denoise >= 1:
+        return drawn
+    return Image.blend(source, drawn, max(0.0, latent.recipe.denoise))
+
+
+async def _empty_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((Latent(64, 64, inputs["batch_size"], seconds=inputs["seconds"]),))
+
+
+async def _decode_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    latent: Latent = inputs["samples"]
+    recipe = latent.recipe or Recipe("")
+    return Result((await run.in_thread(tones.compose, recipe, latent.seconds or 1.0),))
+
+
+def sampling_node_types(options: StandinOptions) -> list[NodeType]:
+    """Return the node types of this module."""
+    side = {"step": 8, "tooltip": "The width or height of the latent images in pixels."}
+    strength = decimal(1.0, -100.0, 100.0, step=0.01)
+    model, clip, vae, latent = (Input(kind) for kind in ("MODEL", "CLIP", "VAE", "LATENT"))
+    conditioning = Input("CONDITIONING")
+    checkpoints = choice(list(options.checkpoints), tooltip="The name of the checkpoint (model) to load.")
+    loras = choice(list(options.loras), tooltip="The name of the LoRA.")
+    latent_side = {"width": integer(512, 16, 16384, **side), "height": integer(512, 16, 16384, **side)}
+    return [
+        NodeType(
+            name="CheckpointLoaderSimple",
+            display_name="Load Checkpoint",
+            category="loaders",
+            description="Loads a diffusion model checkpoint, diffusion models are used to denoise latents.",
+            run=_load_checkpoint,
+            required={"ckpt_name": checkpoints},
+            outputs=("MODEL", "CLIP", "VAE"),
+        ),
+        NodeType(
+            name="VAELoader",
+            display_name="Load VAE",
+            category="loaders",
+            run=_load_vae,
+            required={"vae_name": choice(list(options.vaes))},
+            outputs=("VAE",),
+        ),
+        NodeType(
+            name="LoraLoader",
+            display_name="Load LoRA",
+            category="loaders",
+            run=_load_lora,
+            required={
+                "model": model,
+                "clip": clip,
+                "lora_name": loras,
+                "strength_model": strength,
+                "strength_clip": strength,
+            },
+            outputs=("MODEL", "CLIP"),
+        ),
+        NodeType(
+            name="LoraLoaderModelOnly",
+            display_name="LoraLoaderModelOnly",
+            category="loaders",
+            run=_load_lora,
+            required={"model": model, "lora_name": loras, "strength_model": strength},
+            outputs=("MODEL",),
+        ),
+        NodeType(
+            name="CLIPSetLastLayer",
+            display_name="CLIP Set Last Layer",
+            category="conditioning",
+            run=_skip_layers,
+            required={"clip": clip, "stop_at_clip_layer": integer(-1, -24, -1, step=1)},
+            outputs=("CLIP",),
+        ),
+        NodeType(
+            name="CLIPTextEncode",
+            display_name="CLIP Text Encode (Prompt)",
+            category="conditioning",
+            run=_encode_text,
+            required={
+                "text": Input(
+                    "STRING", {"multiline": True, "dynamicPrompts": True, "tooltip": "The text to be encoded."}
+                ),
+                "clip": Input("CLIP", {"tooltip": "The CLIP model used for encoding the text."}),
+            },
+            outputs=("CONDITIONING",),
+        ),
+        NodeType(
+            name="ConditioningCombine",
+            display_name="Conditioning (Combine)",
+            category="conditioning",
+            run=_combine,
+            required={"conditioning_1": conditioning, "conditioning_2": conditioning},
+            outputs=("CONDITIONING",),
+        ),
+        NodeType(
+            name="EmptyLatentImage",
+            display_name="Empty Latent Image",
+            category="latent",
+            description="Create a new batch of empty latent images to be denoised via sampling.",
+            run=_empty_latent,
+            required={**latent_side, "batch_size": integer(1, 1, 4096)},
+            outputs=("LATENT",),
+        ),
+        NodeType(
+            name="EmptySD3LatentImage",
+            category="latent/sd3",
+            run=_empty_latent,
+            required={**latent_side, "batch_size": integer(1, 1, 4096)},
+            outputs=("LATENT",),
+        ),
+        NodeType(
+            name="LatentUpscaleBy",
+            display_name="Upscale Latent By",
+            category="latent",
+            run=_upscale_latent,
+            required={
+                "samples": latent,
+                "upscale_method": choice(["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]),
+                "scale_by": decimal(1.5, 0.01, 8.0, step=0.01),
+            },
+            outputs=("LATENT",),
+        ),
+        NodeType(
+            name="VAEEncode",
+            display_name="VAE Encode",
+            category="latent",
+            run=_encode_image,
+            required={"pixels": Input("IMAGE"), "vae": vae},
+            outputs=("LATENT",),
+        ),
+        NodeType(
+            name="VAEDecode",
+            display_name="VAE Decode",
+            category="latent",
+            description="Decodes latent images back into pixel space images.",
+            run=_decode,
+            required={"samples": latent, "vae": vae},
+            outputs=("IMAGE",),
+        ),
+        NodeType(
+            name="KSampler",
+            category="sampling",
+            description="Uses the provided model, positive and negative conditioning to denoise the latent image.",
+            run=_sample,
+            required={
+                "model": model,
+                "seed": integer(
+                    0,
+                    0,
+                    2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="The random seed used for creating the noise.",
+                ),
+                "steps": integer(20, 1, 10_000, tooltip="The number of steps used in the denoising process."),
+                "cfg": decimal(8.0, 0.0, 100.0, step=0.1, round=0.01),
+                "sampler_name": choice(SAMPLERS, tooltip="The algorithm used when sampling."),
+                "scheduler": choice(SCHEDULERS, tooltip="How noise is gradually removed to form the image."),
+                "positive": conditioning,
+                "negative": conditioning,
+                "latent_image": latent,
+                "denoise": decimal(1.0, 0.0, 1.0, step=0.01),
+            },
+            outputs=("LATENT",),
+        ),
+        NodeType(
+            name="EmptyLatentAudio",
+            display_name="Empty Latent Audio",
+            category="latent/audio",
+            run=_empty_sound,
+            required={"seconds": decimal(47.6, 1.0, 1000.0, step=0.1), "batch_size": integer(1, 1, 4096)},
+            outputs=("LATENT",),
+        ),
+        NodeType(
+            name="VAEDecodeAudio",
+            display_name="VAE Decode Audio",
+            category="latent/audio",
+            run=_decode_sound,
+            required={"samples": latent, "vae": vae},
+            outputs=("AUDIO",),
+        ),
+    ]

@@ -1,0 +1,142 @@
+"""One stand-in: everything it holds, and what can be done to it as a whole."""
+
+import asyncio
+import contextlib
+import logging
+from concurrent.futures import Executor as Threads
+from pathlib import Path
+
+from aiohttp import web
+
+from worker.standin.execution import Executor
+from worker.standin.execution_log import ExecutionLog
+from worker.standin.faults import IMMEDIATE, Fault, FaultKind, Faults
+from worker.standin.files import Folders
+from worker.standin.options import StandinOptions
+from worker.standin.prompt_queue import PromptQueue
+from worker.standin.registry import model_folders, node_types
+from worker.standin.sockets import Sockets, text_frame
+from worker.standin.versions import parse_version
+
+log = logging.getLogger(__name__)
+
+
+class Standin:
+    """The state of one server and its two tasks: the execution and the sender of frames."""
+
+    def __init__(self, options: StandinOptions, directory: Path, threads: Threads) -> None:
+        self.options = options
+        self.version = parse_version(options.version)
+        self.faults = Faults(options.faults)
+        self.log = ExecutionLog()
+        self.folders = Folders(directory)
+        self.types = node_types(options, self.folders)
+        self.models = model_folders(options)
+        self.crashed = asyncio.Event()
+        """Set when the process of a real server would have ended; nothing is answered any more."""
+        self.down = False
+        """Whether connections are cut at once, as while a server restarts."""
+        self._threads = threads
+        self._tasks: list[asyncio.Task[None]] = []
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._renew()
+
+    def start(self) -> None:
+        """Prepare the folders and start the tasks."""
+        self.folders.prepare()
+        self._tasks = [
+            asyncio.create_task(self.executor.run(), name="stand-in execution"),
+            asyncio.create_task(self.sockets.deliver(), name="stand-in sender"),
+        ]
+
+    async def stop(self) -> None:
+        """Cut the sockets and end the tasks."""
+        self.faults.clear()
+        self.sockets.abort()
+        self.executor.lose_running()
+        for task in [*self._tasks, *self._restarts]:
+            task.cancel()
+        for task in [*self._tasks, *self._restarts]:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._tasks.clear()
+
+    async def restart(self, down_seconds: float = 0.0) -> None:
+        """Forget queue, history, running prompt, models and numbers, as a restart does; output files stay."""
+        self.down = True
+        self.log.restarts += 1
+        waiting = self.faults.waiting()
+        restarting, self._restarts = self._restarts, set()
+        await self.stop()
+        self._restarts = restarting
+        for fault in waiting:
+            self.faults.add(fault)
+        if down_seconds > 0:
+            await asyncio.sleep(down_seconds)
+        self._renew()
+        self.start()
+        self.down = False
+
+    async def apply(self, fault: Fault) -> None:
+        """Carry out a fault that happens at once, or arm one that waits."""
+        if fault.kind not in IMMEDIATE:
+            self.faults.add(fault)
+        elif fault.kind is FaultKind.DEAD_THREAD:
+            await self._end_thread()
+        elif fault.kind is FaultKind.DEAF:
+            self.sockets.make_deaf(fault.client_id)
+        elif fault.kind is FaultKind.DROP_SOCKETS:
+            self.sockets.abort(fault.client_id)
+        elif fault.kind is FaultKind.SEND_FRAME:
+            self.sockets.send(fault.body, fault.client_id)
+        elif fault.kind is FaultKind.CRASH:
+            self.crash()
+        else:
+            task = asyncio.create_task(self.restart(fault.seconds), name="stand-in restart")
+            self._restarts.add(task)
+            task.add_done_callback(self._restarts.discard)
+            if not fault.seconds:
+                await asyncio.wait([task])
+
+    def crash(self) -> None:
+        """End as the process of a real server would."""
+        log.warning("The stand-in has crashed, as it was asked to")
+        self.sockets.abort()
+        self.executor.lose_running()
+        self.crashed.set()
+
+    def tell_queue(self) -> None:
+        """Send the length of the queue to everybody."""
+        self.sockets.send(text_frame("status", self.status()), kind="status")
+
+    def status(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return the data of a `status` frame."""
+        return {"status": {"exec_info": {"queue_remaining": self.queue.remaining}}}
+
+    async def _end_thread(self) -> None:
+        """Let the execution end here and now; what runs stays in the queue for ever."""
+        self.executor.dead = True
+        self.executor.lose_running()
+        execution = self._tasks[0]
+        execution.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await execution
+
+    def _renew(self) -> None:
+        """Begin with an empty queue and nothing loaded."""
+        self.sockets = Sockets(self.faults)
+        self.queue = PromptQueue(self.tell_queue, self.options.max_history)
+        self.executor = Executor(
+            options=self.options,
+            version=self.version,
+            types=self.types,
+            queue=self.queue,
+            sockets=self.sockets,
+            faults=self.faults,
+            folders=self.folders,
+            execution_log=self.log,
+            threads=self._threads,
+        )
+
+
+STANDIN = web.AppKey("STANDIN", Standin)

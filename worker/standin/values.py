@@ -1,0 +1,61 @@
+"""What flows along the links of a graph."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from array import array
+
+Images = tuple[Image.Image, ...]
+"""A batch, each of mode RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint with LoRAs applied; stands for MODEL, CLIP and VAE alike."""
+
+    checkpoint: str
+    loras: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """An encoded text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides how a sampled picture looks."""
+
+    positive: str
+    negative: str = ""
+    seed: int = 0
+    cfg: float = 7.0
+    checkpoint: str = ""
+    loras: tuple[tuple[str, float], ...] = ()
+    denoise: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """A latent image or sound: its size, and how it was sampled or what it was encoded from."""
+
+    width: int
+    height: int
+    batch_size: int
+    recipe: Recipe | None = None
+    source: Images = ()
+    seconds: float = 0.0
+    """Length, if it is a sound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A mono sound of 16-bit samples."""
+
+    samples: "array[int]" = field(repr=False)
+    rate: int = 44_100

@@ -1,0 +1,30 @@
+"""Since which version of ComfyUI a behaviour exists, as the project's measurements of the protocol list them."""
+
+from typing import Final
+
+Version = tuple[int, ...]
+
+OWN_PROMPT_ID: Final[Version] = (0, 3, 45)
+"""Before it a prompt_id in the body is ignored and the server makes its own."""
+
+PROGRESS_STATE: Final[Version] = (0, 3, 45)
+PARTIAL_TARGETS: Final[Version] = (0, 3, 48)
+
+TARGETED_INTERRUPT: Final[Version] = (0, 3, 57)
+"""Before it every interrupt stops whatever is running."""
+
+HISTORY_OFFSET: Final[Version] = (0, 3, 60)
+
+STRICT: Final[Version] = (0, 4)
+"""Canonical ids only, 409 for a duplicate, the routes below /api/jobs, no secrets in the queue."""
+
+
+def parse_version(text: str) -> Version:
+    """Return `text` as comparable numbers.
+
+    Raises
+    ------
+    ValueError
+        If a part of it is no number.
+    """
+    return tuple(int(part) for part in text.split("."))
