@@ -229,6 +229,10 @@ class BackendLost(AttemptFailed):
     error_class = ErrorClass.BACKEND_LOST
 
 
+class BackendForgot(BackendLost):
+    """The backend itself says that it does not know the prompt: it was deleted there, or the server restarted."""
+
+
 class AttemptTimeout(AttemptFailed):
     """The attempt took longer than the job's `timeout_seconds`."""
 

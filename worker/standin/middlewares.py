@@ -55,7 +55,8 @@ async def check_origin(request: web.Request, handler: Handler) -> web.StreamResp
     if "Origin" in request.headers and "Host" in request.headers:
         host = urlsplit(f"//{request.headers['Host'].lower()}")
         origin = urlsplit(request.headers["Origin"].lower())
-        if _is_loopback(host.hostname) and origin.netloc and (host.hostname, host.port) != (origin.hostname, origin.port):
+        same = (host.hostname, host.port) == (origin.hostname, origin.port)
+        if _is_loopback(host.hostname) and origin.netloc and not same:
             return web.Response(status=403)
     return await handler(request)
 

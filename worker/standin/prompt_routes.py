@@ -28,7 +28,7 @@ async def submit_prompt(request: web.Request) -> web.StreamResponse:
         number = float(body["number"])
     else:
         number = standin.queue.next_number()
-        if body.get("front") if isinstance(body, dict) else False:
+        if isinstance(body, dict) and body.get("front"):
             number = -number
     if "prompt" not in body:
         error = make_error("no_prompt", "No prompt provided", "No prompt provided")
@@ -86,12 +86,11 @@ async def show_queue(request: web.Request) -> web.StreamResponse:
 async def change_queue(request: web.Request) -> web.StreamResponse:
     """Clear the queue, or delete what waits."""
     queue = request.app[STANDIN].queue
-    body = await request.json()
-    if "clear" in body and body["clear"]:
+    clear, delete = _unwanted(await request.json())
+    if clear:
         queue.clear()
-    if "delete" in body:
-        for prompt_id in body["delete"]:
-            queue.delete(prompt_id)
+    for prompt_id in delete:
+        queue.delete(prompt_id)
     return web.Response()
 
 
@@ -133,13 +132,25 @@ async def show_history_entry(request: web.Request) -> web.StreamResponse:
 async def change_history(request: web.Request) -> web.StreamResponse:
     """Clear the history, or delete entries."""
     history = request.app[STANDIN].queue.history
-    body = await request.json()
-    if "clear" in body and body["clear"]:
+    clear, delete = _unwanted(await request.json())
+    if clear:
         history.clear()
-    if "delete" in body:
-        for prompt_id in body["delete"]:
-            history.pop(prompt_id, None)
+    for prompt_id in delete:
+        history.pop(prompt_id, None)
     return web.Response()
+
+
+def _unwanted(body: Any) -> tuple[bool, list[Any]]:
+    """Return whether everything is to go, and what else; as in ComfyUI a text is taken apart letter by letter.
+
+    Raises
+    ------
+    TypeError
+        If `delete` is nothing to go through, or the body nothing to look into.
+    """
+    if not isinstance(body, dict):
+        return "clear" in body and False, []
+    return bool(body.get("clear")), list(body.get("delete", []))
 
 
 async def free_memory(request: web.Request) -> web.StreamResponse:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from PIL import Image
@@ -29,7 +30,7 @@ SCHEDULERS: Final = [
 ]  # fmt: skip
 
 _PREVIEW_PIXELS: Final = 320
-"""Longest side at which the emerging picture is drawn for previews."""
+"""Longest side of the emerging picture before it is scaled up for a preview."""
 
 
 async def _load_checkpoint(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -105,7 +106,12 @@ async def _sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     megapixels = latent.width * latent.height * latent.batch_size / 1_000_000
     step_seconds = run.options.step_seconds * megapixels / run.options.speed
     show = run.options.previews and not latent.seconds
-    final = await run.in_thread(_small_version, sampled) if show else None
+    if show:
+        first = await run.in_thread(_decoded, sampled, 0)
+        sampled = replace(sampled, first=first)
+        final = await run.in_thread(_small_version, first)
+    else:
+        final = None
     loop = asyncio.get_running_loop()
     due = loop.time()
     for step in range(1, steps + 1):
@@ -116,11 +122,11 @@ async def _sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((sampled,))
 
 
-def _small_version(latent: Latent) -> Image.Image:
-    """Draw what is being sampled, small."""
-    scale = min(1.0, _PREVIEW_PIXELS / max(latent.width, latent.height))
-    size = (max(8, round(latent.width * scale)), max(8, round(latent.height * scale)))
-    return _decoded(latent, 0, size)
+def _small_version(picture: Image.Image) -> Image.Image:
+    """Return a picture scaled down for the previews."""
+    small = picture.copy()
+    small.thumbnail((_PREVIEW_PIXELS, _PREVIEW_PIXELS), Image.Resampling.BOX)
+    return small
 
 
 def _preview(final: Image.Image, done: float, seed: int) -> bytes:
@@ -130,13 +136,15 @@ def _preview(final: Image.Image, done: float, seed: int) -> bytes:
 
 async def _decode(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     latent: Latent = inputs["samples"]
-    size = (latent.width, latent.height)
-    pictures = [await run.in_thread(_decoded, latent, index, size) for index in range(latent.batch_size)]
+    pictures = [await run.in_thread(_decoded, latent, index) for index in range(latent.batch_size)]
     return Result((tuple(pictures),))
 
 
-def _decoded(latent: Latent, index: int, size: tuple[int, int]) -> Image.Image:
+def _decoded(latent: Latent, index: int) -> Image.Image:
     """Return one picture of a latent batch."""
+    if index == 0 and latent.first is not None:
+        return latent.first
+    size = (latent.width, latent.height)
     source = latent.source[index % len(latent.source)].resize(size) if latent.source else None
     if latent.recipe is None:
         return source if source is not None else Image.new("RGB", size, (127, 119, 110))

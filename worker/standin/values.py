@@ -51,6 +51,8 @@ class Latent:
     source: Images = ()
     seconds: float = 0.0
     """Length, if it is a sound."""
+    first: Image.Image | None = None
+    """The first picture of the batch, if it was drawn for the previews."""
 
 
 @dataclass(frozen=True, slots=True)

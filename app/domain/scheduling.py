@@ -1,0 +1,31 @@
+"""Who is next, and where: pure functions over plain data. The order of waiting jobs itself is the claim's ORDER BY."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True)
+class BackendLoad:
+    """What counts of a backend when a turn is given away."""
+
+    name: str
+    slots: int
+    used: int
+    foreign: int = 0
+    """Prompts in its queue that are not ours."""
+
+    @property
+    def free(self) -> int:
+        """How many prompts it takes at once beyond those that it has."""
+        return max(0, self.slots - self.used)
+
+
+def by_preference(backends: Iterable[BackendLoad]) -> list[str]:
+    """Return the names of the backends with a free slot, the one that would begin soonest first."""
+    free = [backend for backend in backends if backend.free]
+    return [backend.name for backend in sorted(free, key=lambda each: (each.used + each.foreign, each.name))]

@@ -1,0 +1,335 @@
+"""One attempt on its backend: submit the graph and follow the prompt, or take over where another worker left off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.errors import (
+    AttemptTimeout,
+    BackendForgot,
+    BackendLacksModel,
+    BackendLost,
+    DatabaseUnavailable,
+    InvalidTransition,
+    WorkflowRefused,
+)
+from app.domain.job import Phase
+from app.domain.progress import ProgressFold
+from app.domain.workflow import check_against, check_structure, lacks_model_or_node, with_own_prefix
+from app.services.submit import graph_of
+from app.storage.job_views import snapshot_of
+from worker.comfyui import Ending, Place, UnclearSubmission, read_ending
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from app.domain.job import Job, Output
+    from app.domain.message import Snapshot
+    from app.domain.workflow import Graph
+    from app.messaging.events import Events
+    from app.storage.jobs import Claim, JobStore
+    from worker.backends import Backend
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S: Final = 0.1
+"""Progress is told at most this often."""
+SUBMIT_TRIES: Final = 3
+STOP_AGAIN_S: Final = 1.0
+"""An interrupt that came in a gap is lost; it is sent again until ComfyUI confirms the end."""
+STOP_LIMIT_S: Final = 120.0
+_RUNNING: Final = (Phase.ASSIGNED, Phase.EXECUTING, Phase.CANCELLING)
+
+
+class Attempt:
+    """The part of an attempt that needs the backend. Frames come in by `feed`, which only touches memory."""
+
+    def __init__(
+        self, job: Job, claim: Claim, backend: Backend, store: JobStore, events: Events, poll_s: float
+    ) -> None:
+        self.job = job
+        self.claim = claim
+        self.backend = backend
+        self._store = store
+        self._events = events
+        self._poll_s = poll_s
+        self._prompt_id = job.prompt_id or ""
+        self._fold = ProgressFold({})
+        self._tick = 0
+        self._began = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._news = asyncio.Event()
+        self._cancel = asyncio.Event()
+        if job.phase is Phase.CANCELLING:
+            self._cancel.set()
+
+    @property
+    def percent(self) -> int:
+        """How far it is."""
+        return self._fold.percent
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether its cancellation was asked for."""
+        return self._cancel.is_set()
+
+    def request_cancel(self) -> None:
+        """Stop the prompt and confirm it, as soon as possible."""
+        self._cancel.set()
+        self._news.set()
+
+    def feed(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take a frame of this prompt."""
+        rose = False
+        match kind:
+            case "execution_cached":
+                rose = self._fold.cached(map(str, data.get("nodes") or ()))
+            case "executing" if data.get("node") is None:
+                # Only now is the history readable (COMFYUI, section 0, point 1).
+                self._ended.set()
+            case "executing":
+                rose = self._fold.began(str(data.get("display_node") or data.get("node")))
+            case "progress":
+                value, maximum = data.get("value"), data.get("max")
+                if isinstance(value, int | float) and isinstance(maximum, int | float):
+                    rose = self._fold.stepped(str(data.get("node")), value, maximum)
+            case "progress_state":
+                nodes = data.get("nodes")
+                if isinstance(nodes, dict):
+                    rose = self._fold.state({key: node for key, node in nodes.items() if isinstance(node, dict)})
+        if kind != "execution_success":
+            self._began.set()
+        if rose:
+            self._changed.set()
+        self._news.set()
+
+    def look(self) -> None:
+        """Frames may have been lost."""
+        self._news.set()
+
+    async def run(self, *, taken_over: bool) -> Ending:
+        """Submit and follow, to the end that ComfyUI's history proves.
+
+        Taken over, the prompt is looked up first, and submitted only if it probably never was. `Ending` without
+        outputs and failure: stopped, because its cancellation was asked for.
+
+        Raises
+        ------
+        AttemptFailed
+            There will be no ending, or none worth waiting for.
+        LostClaim
+            The attempt is somebody else's now.
+        """
+        graph = await self._graph()
+        self._fold = ProgressFold(graph)
+        with self.backend.following(self._prompt_id, self):
+            entry = None
+            if taken_over:
+                place, entry = await self.backend.comfyui.locate(self._prompt_id)
+                if place is Place.UNKNOWN and self._cancel.is_set():
+                    return Ending()
+                if place is Place.UNKNOWN and self.job.phase is not Phase.ASSIGNED:
+                    raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
+            if entry is None and not (taken_over and place is not Place.UNKNOWN):
+                if self._cancel.is_set():
+                    return Ending()
+                await self._submit(graph)
+            if entry is None:
+                entry = await self._follow()
+        return read_ending(entry) if entry is not None else Ending()
+
+    async def persist(self, write: Callable[[], Awaitable[Job]], reached: Phase, outputs: Sequence[Output] = ()) -> Job:
+        """Make a step to the phase `reached`, waiting while the database is away, and tell the watchers."""
+        delay_s = 0.1
+        while True:
+            try:
+                # A commit whose answer was lost has happened all the same.
+                done = await self._store.get(self.job.job_id) if delay_s > 0.1 else None
+                ours = done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1)
+                self.job = done if done is not None and ours else await write()
+            except DatabaseUnavailable as error:
+                log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
+                delay_s = min(delay_s * 2, 2.0)
+                await asyncio.sleep(delay_s)
+            else:
+                self._tick = 0
+                paths = [output.path for output in outputs]
+                await self._events.publish(replace(self._snapshot(), output_paths=paths))
+                return self.job
+
+    async def announce(self) -> None:
+        """Tell the watchers that it was claimed."""
+        await self._events.publish(self._snapshot())
+
+    async def complete(self, outputs: list[Output], notes: list[str]) -> None:
+        """Everything is durable: say so."""
+        await self.persist(lambda: self._store.complete(self.claim, outputs, notes), Phase.COMPLETED, outputs)
+
+    async def mark_cancelled(self) -> None:
+        """ComfyUI confirmed that the prompt runs no more."""
+        await self.persist(lambda: self._store.cancelled(self.claim), Phase.CANCELLED)
+
+    async def _graph(self) -> Graph:
+        """Return the graph to be sent, checked as COMFYUI section 9 demands, with a folder of this attempt's own."""
+        offered = self.backend.catalog
+        graph = self.job.workflow if self.job.workflow is not None else graph_of(self.job, offered)
+        if graph is None:
+            raise BackendLacksModel("The backend offers no checkpoint at all.")
+        faults = check_structure(graph)
+        if not faults and offered.nodes:
+            faults = check_against(graph, offered)
+        if faults:
+            said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
+            refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
+            raise refused(f"The backend cannot run this workflow. {said}")
+        return with_own_prefix(graph, f"genonaut/{self.job.job_id}/{self._prompt_id}")
+
+    async def _submit(self, graph: Graph) -> None:
+        """Send the prompt, its id and graph committed before; an unclear answer is resolved by looking it up."""
+        comfyui, prompt_id = self.backend.comfyui, self._prompt_id
+        await self._committed(graph, prompt_id)
+        extra = {"genonaut": {"job_id": self.job.job_id, "attempt": self.job.attempt}}
+        for number in range(1, SUBMIT_TRIES + 1):
+            try:
+                accepted = await comfyui.submit(
+                    graph, prompt_id=prompt_id, client_id=self.backend.client_id, extra=extra
+                )
+            except UnclearSubmission as error:
+                log.warning("job %s: unclear whether it was submitted: %s", self.job.job_id, error)
+                # Two looks: the server may still be busy with what it received.
+                for _ in range(2):
+                    await asyncio.sleep(0.3 * number)
+                    if (await comfyui.locate(prompt_id))[0] is not Place.UNKNOWN:
+                        return
+                if number == SUBMIT_TRIES:
+                    raise
+            else:
+                if accepted != prompt_id:
+                    # A server older than 0.3.45 gives an id of its own.
+                    self._prompt_id = accepted
+                    await self._committed(graph, accepted)
+                return
+
+    async def _committed(self, graph: Graph, prompt_id: str) -> None:
+        while True:
+            try:
+                await self._store.submitting(self.claim, prompt_id, graph)
+            except DatabaseUnavailable as error:
+                log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+    async def _follow(self) -> dict[str, Any] | None:
+        """Return the history entry once the prompt has ended; None when it was stopped and left none."""
+        telling = asyncio.create_task(self._tell_progress(), name=f"progress-{self.job.job_id}")
+        loop = asyncio.get_running_loop()
+        # Time in ComfyUI's own queue does not count, unless it lasts as long again.
+        deadline = loop.time() + 2 * self.job.timeout_seconds + 60
+        try:
+            while True:
+                self._news.clear()
+                if self._began.is_set() and self.job.phase is Phase.ASSIGNED and not self._cancel.is_set():
+                    deadline = loop.time() + self.job.timeout_seconds
+                    await self._mark_executing()
+                if self._ended.is_set():
+                    return await self._ending()
+                if self._cancel.is_set():
+                    return await self._stop()
+                timed_out = loop.time() >= deadline
+                if timed_out:
+                    entry = await self._stop()
+                    if entry is not None and read_ending(entry).failure is None:
+                        return entry
+                    raise AttemptTimeout(f"The run took longer than {self.job.timeout_seconds} s, and was stopped.")
+                wait_s = min(self._poll_s if self.backend.healthy else 1.0, deadline - loop.time())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, wait_s)):
+                        await self._news.wait()
+                        continue
+                entry = await self._look_up()
+                if entry is not None:
+                    return entry
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    async def _look_up(self) -> dict[str, Any] | None:
+        """Ask where the prompt is, because no frame told; raises `BackendLost` when it is nowhere."""
+        patience = 3
+        while True:
+            try:
+                place, entry = await self.backend.comfyui.locate(self._prompt_id)
+            except BackendLost:
+                patience -= 1
+                if not patience:
+                    raise
+                await asyncio.sleep(1)
+                continue
+            if place is Place.UNKNOWN:
+                raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
+            if place is Place.RUNNING:
+                self._began.set()
+            return entry
+
+    async def _ending(self) -> dict[str, Any]:
+        """Read the history, which is there when `executing null` has come."""
+        for number in range(20):
+            entry = await self.backend.comfyui.history(self._prompt_id)
+            if entry is not None:
+                return entry
+            await asyncio.sleep(0.02 * (number + 1))
+        raise BackendLost("The backend announced the end of the run, and has no history of it.")
+
+    async def _stop(self) -> dict[str, Any] | None:
+        """Delete or interrupt the prompt, again and again, until ComfyUI's own word says that it does not run.
+
+        Returns its history entry, or None if it was deleted before it began.
+        """
+        loop = asyncio.get_running_loop()
+        limit = loop.time() + STOP_LIMIT_S
+        while loop.time() < limit:
+            try:
+                await self.backend.comfyui.stop(self._prompt_id)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_AGAIN_S if self._began.is_set() else 0.1):
+                        await self._ended.wait()
+                place, entry = await self.backend.comfyui.locate(self._prompt_id)
+            except BackendLost as error:
+                log.warning("job %s: cannot be stopped yet: %s", self.job.job_id, error)
+                await asyncio.sleep(1)
+                continue
+            if place in (Place.FINISHED, Place.UNKNOWN):
+                return entry
+            if place is Place.RUNNING:
+                self._began.set()
+        raise BackendLost("The backend did not confirm that the run was stopped.")
+
+    async def _mark_executing(self) -> None:
+        try:
+            await self.persist(lambda: self._store.executing(self.claim), Phase.EXECUTING)
+        except InvalidTransition as error:
+            if error.phase != Phase.CANCELLING:
+                raise
+            # Its cancellation was asked for a moment ago, and the message about it is still on its way.
+            self._cancel.set()
+
+    async def _tell_progress(self) -> None:
+        """Publish the percentage when it rises, at most ten times a second."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self.job.phase is Phase.EXECUTING:
+                self._tick += 1
+                await self._events.publish(replace(self._snapshot(), tick=self._tick, at=datetime.now(UTC)))
+            await asyncio.sleep(PROGRESS_S)
+
+    def _snapshot(self) -> Snapshot:
+        told = snapshot_of(self.job)
+        return replace(told, progress=max(told.progress, self._fold.percent)) if told.phase in _RUNNING else told

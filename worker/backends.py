@@ -1,0 +1,247 @@
+"""The backends that this worker drives: for each one a socket, a state, slots, and who follows which prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import uuid4
+
+from app.domain.catalog import Catalog, read_catalog
+from app.domain.errors import BackendLost, Unavailable
+from app.domain.message import timestamp
+from app.domain.scheduling import BackendLoad, by_preference
+from worker.comfyui import read_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from app.messaging.registry import Registry
+    from worker.comfyui import ComfyUI
+
+log = logging.getLogger(__name__)
+
+CATALOG_AGE_S: Final = 120.0
+"""An idle backend is asked this often what it offers: models come and go while it runs."""
+STATS_AGE_S: Final = 30.0
+_MOST_DELAY_S: Final = 5.0
+
+
+class Follower(Protocol):
+    """Who follows a prompt."""
+
+    def feed(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take a frame of the prompt; must not wait."""
+
+    def look(self) -> None:
+        """Frames may have been lost: look at the queue and the history."""
+
+
+class Backend:
+    """One ComfyUI server as this worker sees it."""
+
+    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int, *, changed: Callable[[], None]) -> None:
+        self.name = name
+        self.url = url
+        self.comfyui = comfyui
+        self.slots = slots
+        self.used = 0
+        self.driven = False
+        self.healthy = False
+        self.reason: str | None = "not connected yet"
+        self.since = datetime.now(UTC)
+        self.client_id = ""
+        self.queue_remaining = 0
+        self.catalog = Catalog({})
+        self.digest: str | None = None
+        self.stats: dict[str, Any] = {}
+        self._catalog_at = self._stats_at = 0.0
+        self._followers: dict[str, Follower] = {}
+        self._changed = changed
+
+    @property
+    def load(self) -> BackendLoad:
+        """What the scheduler looks at."""
+        usable = self.slots if self.driven and self.healthy else 0
+        ours = len(self._followers)
+        return BackendLoad(self.name, usable, self.used, max(0, self.queue_remaining - ours))
+
+    @contextlib.contextmanager
+    def following(self, prompt_id: str, follower: Follower) -> Any:
+        """Hand the prompt's frames to the follower within the block."""
+        self._followers[prompt_id] = follower
+        try:
+            yield
+        finally:
+            if self._followers.get(prompt_id) is follower:
+                del self._followers[prompt_id]
+
+    def take_slot(self) -> None:
+        """Count one more prompt."""
+        self.used += 1
+
+    def free_slot(self) -> None:
+        """Count one prompt less, and tell who waits for it."""
+        self.used -= 1
+        self._changed()
+
+    def set_health(self, reason: str | None) -> None:
+        """Note that it is well (None), or what ails it."""
+        healthy = reason is None
+        if healthy != self.healthy:
+            self.since = datetime.now(UTC)
+            log.log(logging.INFO if healthy else logging.WARNING, "backend %s is %s", self.name, reason or "connected")
+        self.healthy, self.reason = healthy, reason
+        self._changed()
+
+    def state(self, worker_id: str) -> dict[str, Any]:
+        """Return what its heartbeat tells."""
+        devices: list[dict[str, Any]] = self.stats.get("devices") or []
+        device = devices[0] if devices else {}
+        return {
+            "url": self.url.rpartition("@")[2],
+            "driver": worker_id,
+            "healthy": self.healthy,
+            "reason": self.reason,
+            "since": timestamp(self.since),
+            "slots": self.slots,
+            "used": self.used,
+            "queue_remaining": self.queue_remaining,
+            "version": self.comfyui.version,
+            "checkpoints": len(self.catalog.checkpoints),
+            "device": device.get("name"),
+            "vram_total": device.get("vram_total"),
+            "vram_free": device.get("vram_free"),
+            "catalog": self.digest,
+        }
+
+    async def refresh(self, registry: Registry) -> None:
+        """Ask anew what the server offers and how it fares, when that is due and it is idle."""
+        now = time.monotonic()
+        if now - self._stats_at > STATS_AGE_S:
+            self._stats_at = now
+            self.stats = await self.comfyui.system_stats()
+        # object_info blocks the server's event loop (60 ms measured), so not while it works.
+        if now - self._catalog_at > CATALOG_AGE_S and not self.used:
+            self._catalog_at = now
+            raw = await self.comfyui.object_info()
+            self.catalog = read_catalog(json.loads(raw))
+            self.digest = await registry.put_catalog(raw)
+
+    async def serve(self, registry: Registry) -> None:
+        """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
+        self._catalog_at = self._stats_at = 0.0
+        await self.refresh(registry)
+        self.client_id = f"genonaut-{uuid4().hex}"
+        async with self.comfyui.socket(self.client_id) as ws:
+            self.set_health(None)
+            self._look_again()
+            async for message in ws:
+                # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
+                frame = read_frame(message)
+                if frame is not None:
+                    self._dispatch(*frame)
+        raise BackendLost(f"The backend closed its event socket (code {ws.close_code}).")
+
+    def disconnected(self, reason: str) -> None:
+        """Note the loss; whoever follows a prompt looks for it by other means."""
+        self.set_health(reason)
+        self._look_again()
+
+    def _dispatch(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "status":
+            status = data.get("status")
+            info = status.get("exec_info") if isinstance(status, dict) else None
+            remaining = info.get("queue_remaining") if isinstance(info, dict) else None
+            self.queue_remaining = remaining if isinstance(remaining, int) else self.queue_remaining
+            return
+        follower = self._followers.get(str(data.get("prompt_id")))
+        if follower is not None:
+            follower.feed(kind, data)
+
+    def _look_again(self) -> None:
+        for follower in list(self._followers.values()):
+            follower.look()
+
+
+class BackendPool:
+    """All backends of `COMFYUI_URLS`; those that no other worker drives are this one's."""
+
+    def __init__(self, backends: list[Backend], registry: Registry, worker_id: str, lease_s: float) -> None:
+        self.backends = {backend.name: backend for backend in backends}
+        self._registry = registry
+        self._worker_id = worker_id
+        self._lease_s = lease_s
+
+    @property
+    def driven(self) -> list[Backend]:
+        """The backends that are ours to drive now."""
+        return [backend for backend in self.backends.values() if backend.driven]
+
+    def free_slots(self) -> int:
+        """Return how many prompts could be submitted at once."""
+        return sum(backend.load.free for backend in self.backends.values())
+
+    def by_preference(self) -> list[Backend]:
+        """Return the backends with a free slot, the one that would begin soonest first."""
+        return [self.backends[name] for name in by_preference(each.load for each in self.backends.values())]
+
+    async def others(self, avoid: list[str]) -> list[Catalog]:
+        """Return what the live backends offer, of whichever worker, except those to avoid."""
+        digests = {
+            str(beat.state["catalog"])
+            for beat in await self._registry.backends()
+            if beat.live and beat.name not in avoid and beat.state.get("healthy") and beat.state.get("catalog")
+        }
+        found = [await self._registry.catalog(digest) for digest in digests]
+        return [catalog for catalog in found if catalog is not None]
+
+    async def renew(self) -> None:
+        """Take or renew the leases on driving; raises `QueueUnavailable`, and then nothing changes."""
+        for backend in self.backends.values():
+            held = await self._registry.drive(backend.name, self._worker_id, self._lease_s)
+            if held != backend.driven:
+                log.info("backend %s is %s driven by this worker", backend.name, "now" if held else "no longer")
+            backend.driven = held
+
+    async def let_go(self) -> None:
+        """Give the leases back, so that other workers can take the backends over at once."""
+        for backend in self.driven:
+            backend.driven = False
+            await self._registry.stop_driving(backend.name, self._worker_id)
+
+    async def run(self) -> None:
+        """Serve every backend until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for backend in self.backends.values():
+                group.create_task(self._serve_for_ever(backend), name=f"backend-{backend.name}")
+
+    async def _serve_for_ever(self, backend: Backend) -> None:
+        delay_s = 0.2
+        while True:
+            if not backend.driven:
+                await asyncio.sleep(0.2)
+                continue
+            serving = asyncio.create_task(backend.serve(self._registry), name=f"serve-{backend.name}")
+            try:
+                while not serving.done() and backend.driven:
+                    await asyncio.wait({serving}, timeout=1)
+                if serving.done():
+                    await serving
+            except (BackendLost, Unavailable) as error:
+                delay_s = 0.2 if backend.healthy else min(delay_s * 2, _MOST_DELAY_S)
+                backend.disconnected(str(error))
+                await asyncio.sleep(delay_s)
+            except Exception:
+                log.exception("backend %s: its driver stumbled, and begins again", backend.name)
+                backend.disconnected("an error in the worker; see its log")
+                await asyncio.sleep(_MOST_DELAY_S)
+            else:
+                backend.disconnected("driven by another worker")
+            finally:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)

@@ -1,0 +1,320 @@
+"""The one place that speaks to ComfyUI: its HTTP routes and its socket, as measured (COMFYUI) and not as hoped."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout, WSMsgType
+
+from app.domain.errors import (
+    AttemptFailed,
+    BackendLacksModel,
+    BackendLost,
+    Interrupted,
+    NodeFailed,
+    OutOfMemory,
+    OutputInvalid,
+    WorkflowRefused,
+)
+from app.domain.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from aiohttp import ClientResponse, ClientWebSocketResponse
+
+    from app.domain.workflow import Graph
+
+CHUNK_BYTES: Final = 256 * 1024
+_TARGETED_INTERRUPT: Final = (0, 3, 57)
+"""Older servers take every interrupt for a global one (COMFYUI, section 11)."""
+_MISSING: Final = ("value_not_in_list", "custom_validation_failed")
+
+
+class UnclearSubmission(BackendLost):
+    """The POST got no proper answer: the prompt may be queued all the same. Look it up before sending it again."""
+
+    code = "backend_unclear"
+
+
+class Place(StrEnum):
+    """Where a prompt is on a backend."""
+
+    RUNNING = "running"
+    PENDING = "pending"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file as ComfyUI's history names it, or a text that stands in the history itself."""
+
+    node_id: str
+    filename: str
+    subfolder: str = ""
+    folder: str = "output"
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a prompt ended, as its history entry proves it."""
+
+    outputs: list[OutputFile] = field(default_factory=list)
+    failure: AttemptFailed | None = None
+
+
+class ComfyUI:
+    """One server. Methods raise `BackendLost` when it is away or answers nonsense."""
+
+    def __init__(self, session: ClientSession, url: str, *, timeout_s: float, max_message_bytes: int) -> None:
+        self._session = session
+        self._url = url
+        self._timeout = ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, 10))
+        self._max_message_bytes = max_message_bytes
+        self.version = ""
+
+    async def system_stats(self) -> dict[str, Any]:
+        """Return the server's memory and version, and note the version."""
+        stats = await self._get_object("/system_stats")
+        system = stats.get("system")
+        self.version = str(system.get("comfyui_version", "")) if isinstance(system, dict) else ""
+        return stats
+
+    async def object_info(self) -> bytes:
+        """Return what the server offers, as it stands on the wire."""
+        async with self._request("GET", "/object_info") as response:
+            _expect_ok(response)
+            raw = await response.read()
+        try:
+            described = json.loads(raw)
+        except ValueError as error:
+            raise BackendLost("The backend describes its nodes in something that is no JSON.") from error
+        if not isinstance(described, dict) or not described:
+            raise BackendLost("The backend describes no nodes.")
+        return raw
+
+    async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> str:
+        """Queue a prompt and return the id under which the server has it: an old one gives it another.
+
+        Raises
+        ------
+        WorkflowRefused, BackendLacksModel
+            The server will not run the graph; one that it accepted in part is taken back.
+        UnclearSubmission
+            It may be queued or not.
+        """
+        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": dict(extra)}
+        try:
+            async with self._request("POST", "/prompt", json=body) as response:
+                raw = await response.read()
+                status = response.status
+        except BackendLost as error:
+            raise UnclearSubmission(str(error)) from error
+        answer = _object(raw)
+        if status == HTTPStatus.CONFLICT:
+            raise UnclearSubmission("The backend has a prompt of this id already.")
+        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+            raise _refusal(answer)
+        accepted = answer.get("prompt_id")
+        if status != HTTPStatus.OK or not isinstance(accepted, str):
+            raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
+        if answer.get("node_errors"):
+            # 200 all the same: outputs that do not validate are dropped, the rest would run (section 0, point 6).
+            await self.stop(accepted)
+            raise _refusal(answer)
+        return accepted
+
+    async def locate(self, prompt_id: str) -> tuple[Place, dict[str, Any] | None]:
+        """Return where the prompt is, and its history entry if it has finished.
+
+        The queue is read first: a job moves from there to history in one step, and in the other order a live job was
+        missing from both in half of all tries (section 0, point 2).
+        """
+        queue = await self._get_object("/queue")
+        for key, place in (("queue_running", Place.RUNNING), ("queue_pending", Place.PENDING)):
+            if any(isinstance(item, list) and len(item) > 1 and item[1] == prompt_id for item in queue.get(key) or ()):
+                return place, None
+        entry = await self.history(prompt_id)
+        return (Place.FINISHED, entry) if entry is not None else (Place.UNKNOWN, None)
+
+    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        """Return the history entry of a prompt that has ended, else None."""
+        found = (await self._get_object(f"/history/{prompt_id}")).get(prompt_id)
+        return found if isinstance(found, dict) else None
+
+    async def stop(self, prompt_id: str) -> None:
+        """Delete the prompt from the queue, then interrupt it where it runs; each alone can miss (point 9)."""
+        async with self._request("POST", "/queue", json={"delete": [prompt_id]}) as response:
+            _expect_ok(response)
+        if not self._interrupts_targeted() and (await self.locate(prompt_id))[0] is not Place.RUNNING:
+            return
+        async with self._request("POST", "/interrupt", json={"prompt_id": prompt_id}) as response:
+            _expect_ok(response)
+
+    async def download(self, file: OutputFile) -> AsyncIterator[bytes]:
+        """Yield the bytes of an output.
+
+        Raises
+        ------
+        OutputInvalid
+            The server has no such file.
+        BackendLost
+            It is away, or broke off in the middle.
+        """
+        if file.text is not None:
+            yield file.text.encode("utf-8", "replace")
+            return
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
+        # A whole video may take long; it is silence that tells of a server that is gone.
+        timeout = ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._timeout.total)
+        async with self._request("GET", "/view", params=query, timeout=timeout) as response:
+            if response.status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
+                raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
+            _expect_ok(response)
+            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
+
+    @asynccontextmanager
+    async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse]:
+        """Connect to the server's events under a client id that was never used before.
+
+        A second connection of the same id goes deaf when the first one closes (section 7). The server never pings, so
+        we do; and its frames can be larger than any default limit (point 13).
+        """
+        try:
+            async with self._session.ws_connect(
+                f"{self._url}/ws",
+                params={"clientId": client_id},
+                max_msg_size=self._max_message_bytes,
+                heartbeat=10,
+                timeout=ClientWSTimeout(ws_close=2),
+            ) as ws:
+                # Only the first message of a connection is heard.
+                await ws.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+                yield ws
+        except (ClientError, OSError, TimeoutError) as error:
+            raise BackendLost(f"The backend's event socket cannot be used: {_named(error)}.") from error
+
+    def _interrupts_targeted(self) -> bool:
+        numbers = self.version.split(".")
+        known = all(part.isdigit() for part in numbers[:3]) and len(numbers) >= 3
+        return not known or tuple(map(int, numbers[:3])) >= _TARGETED_INTERRUPT
+
+    async def _get_object(self, path: str) -> dict[str, Any]:
+        async with self._request("GET", path) as response:
+            _expect_ok(response)
+            raw = await response.read()
+        answer = _object(raw)
+        if not answer and raw.strip() != b"{}":
+            raise BackendLost(f"The backend answered {path.split('/')[1]} with something that is no JSON object.")
+        return answer
+
+    @asynccontextmanager
+    async def _request(self, method: str, path: str, **options: Any) -> AsyncIterator[ClientResponse]:
+        options.setdefault("timeout", self._timeout)
+        try:
+            async with self._session.request(method, f"{self._url}{path}", **options) as response:
+                yield response
+        except (ClientError, OSError, TimeoutError) as error:
+            raise BackendLost(f"The backend cannot be reached: {_named(error)}.") from error
+
+
+def read_frame(message: Any) -> tuple[str, dict[str, Any]] | None:
+    """Return (type, data) of a text frame; None for previews, other binary frames, and what is not understood."""
+    if message.type is not WSMsgType.TEXT:
+        return None
+    frame = _object(message.data)
+    kind, data = frame.get("type"), frame.get("data")
+    return (kind, data) if isinstance(kind, str) and isinstance(data, dict) else None
+
+
+def read_ending(entry: Mapping[str, Any]) -> Ending:
+    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10)."""
+    status = entry.get("status")
+    status = status if isinstance(status, dict) else {}
+    messages = [each for each in status.get("messages") or () if isinstance(each, list) and len(each) == 2]
+    kind, data = messages[-1] if messages else ("", {})
+    data = data if isinstance(data, dict) else {}
+    if kind == "execution_interrupted":
+        return Ending(
+            failure=Interrupted("The run was interrupted at the backend.", node_id=_text(data.get("node_id")))
+        )
+    if status.get("status_str") != "success" or kind == "execution_error":
+        return Ending(failure=_node_failure(data))
+    return Ending(outputs=_outputs(entry.get("outputs")))
+
+
+def _outputs(found: Any) -> list[OutputFile]:
+    """Return the files and texts of all nodes; previews only when nothing was saved."""
+    files, texts = [], []
+    for node_id, shown in found.items() if isinstance(found, dict) else ():
+        for key, items in shown.items() if isinstance(shown, dict) else ():
+            for item in items if isinstance(items, list) else ():
+                if isinstance(item, dict) and isinstance(item.get("filename"), str) and item["filename"]:
+                    folder = str(item.get("type") or "output")
+                    files.append(OutputFile(str(node_id), item["filename"], str(item.get("subfolder") or ""), folder))
+                elif key in ("text", "string") and isinstance(item, str):
+                    texts.append(OutputFile(str(node_id), "text.txt", text=item))
+    saved = [file for file in files if file.folder == "output"]
+    return (saved or files) + texts
+
+
+def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
+    kind = str(data.get("exception_type") or "")
+    message = clean(data.get("exception_message") or kind or "The backend reported an error without a text.")
+    node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
+    where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
+    failure = OutOfMemory if kind.endswith("OutOfMemoryError") else NodeFailed
+    return failure(f"{where}{message}", **node)
+
+
+def _refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
+    """Return the error for a 400. Its own details are empty when the fault is upstream: they stand in node_errors."""
+    error, node_errors = answer.get("error"), answer.get("node_errors")
+    kind = str(error.get("type")) if isinstance(error, dict) else ""
+    said, kinds = [], [kind] if kind != "prompt_outputs_failed_validation" else []
+    for node_id, found in node_errors.items() if isinstance(node_errors, dict) else ():
+        for each in found.get("errors") or () if isinstance(found, dict) else ():
+            kinds.append(str(each.get("type")))
+            details = f"{each.get('message')}: {each.get('details')}"
+            if kinds[-1].startswith("exception_during"):
+                details = str(each.get("message"))
+            said.append(f"{found.get('class_type')} (node {node_id}): {clean(details, 300)}")
+    if isinstance(error, dict) and not said:
+        said.append(clean(f"{error.get('message')} {error.get('details') or ''}", 500))
+    elif isinstance(error, str):
+        said.append(clean(error, 500))
+    text = "; ".join(said[:5]) or "no reason was given"
+    lacks = bool(kinds) and all(each in _MISSING for each in kinds)
+    lacks = lacks or (kind == "invalid_prompt" and "does not exist" in text)
+    refused = BackendLacksModel if lacks else WorkflowRefused
+    return refused(f"ComfyUI refused the workflow: {text}")
+
+
+def _object(raw: bytes | str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _expect_ok(response: ClientResponse) -> None:
+    if response.status != HTTPStatus.OK:
+        raise BackendLost(f"The backend answered {response.url.path} with status {response.status}.")
+
+
+def _named(error: BaseException) -> str:
+    # The text of a connection error shows the backend's address, which is not for users.
+    return "it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+
+
+def _text(value: Any) -> str | None:
+    return clean(value, 200) if value is not None else None

@@ -1,0 +1,258 @@
+"""Composition root of the worker: two arq workers on one event loop, backends, heartbeat, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from arq.worker import Worker, get_kwargs
+from redis.exceptions import RedisError
+
+from app.domain.errors import DatabaseUnavailable, QueueUnavailable, Unavailable
+from app.domain.message import timestamp
+from app.main import STALE_BEATS
+from app.messaging.channels import Names
+from app.messaging.connection import AWAY, close, make_listener, make_redis
+from app.messaging.events import Events
+from app.messaging.queue import JobQueue
+from app.messaging.registry import Registry
+from app.storage.database import Database, make_engine
+from app.storage.files import FileStore
+from app.storage.job_views import JobViews
+from app.storage.jobs import JobStore
+from app.web.openapi import package_version
+from worker.backends import Backend, BackendPool
+from worker.collect import Collector
+from worker.comfyui import ComfyUI
+from worker.reconcile import Reconciler
+from worker.runner import Runner
+from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
+from worker.turns import TurnWorker
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_FORCED_END_S: Final = 5.0
+
+
+class WorkerProcess:
+    """Everything that one worker consists of."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._names = Names(settings.redis_namespace)
+        self._started_at = datetime.now(UTC)
+        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._engine = make_engine(settings)
+        self._redis = make_redis(settings, patient=True)
+        self._quick_redis = make_redis(settings, patient=False)
+        self._listener = make_listener(settings)
+        self._session = ClientSession(cookie_jar=DummyCookieJar(), connector=TCPConnector(limit=0))
+        database = Database(self._engine)
+        self._database = database
+        views = JobViews(database)
+        queue, events = JobQueue(self._quick_redis, self._names), Events(self._quick_redis, self._names)
+        self._registry = Registry(self._quick_redis, self._names, settings.heartbeat_seconds * STALE_BEATS)
+        self._queue = queue
+        backends = [self._backend(name, url) for name, url in settings.backends.items()]
+        self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
+        self._collector = Collector(FileStore(settings.storage_path), settings.max_output_bytes)
+        self._runner = Runner(
+            self.worker_id, settings, JobStore(database), views, queue, events, self._pool, self._collector
+        )
+        self._turns = TurnWorker(
+            **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
+            queue_name=self._names.queue,
+            redis_pool=self._redis,
+            ctx={"runner": self._runner},
+            free_slots=self._free_slots,
+            health_check_key=f"{self._names.worker(self.worker_id)}:arq",
+        )
+        maintenance = {
+            "registry": self._registry,
+            "reconciler": Reconciler(database, views, queue),
+            "reconcile_seconds": settings.reconcile_seconds,
+        }
+        self._maintenance = Worker(
+            **get_kwargs(MaintenanceSettings),  # type: ignore[arg-type]
+            functions=[],
+            cron_jobs=periodic_tasks(settings.reconcile_seconds),
+            queue_name=f"{self._names.queue}:maintenance",
+            redis_pool=self._redis,
+            ctx=maintenance,
+            handle_signals=False,
+            health_check_key=f"{self._names.worker(self.worker_id)}:arq-maintenance",
+        )
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        """Work until SIGTERM or SIGINT, then hand over what runs, and return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        print(f"Genonaut worker {self.worker_id} ({self._settings.genonaut_env})", file=sys.stderr)  # noqa: T201
+        loops = {
+            "heartbeat": self._heartbeat_for_ever,
+            "backends": self._pool.run,
+            "listener": self._listen_for_ever,
+            "turns": lambda: self._arq_for_ever(self._turns),
+            "maintenance": lambda: self._arq_for_ever(self._maintenance),
+        }
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(run(), name=name) for name, run in loops.items()]
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            broken = [task for task in done if task is not stopping]
+            for task in broken:
+                log.error("%s ended, and so does the worker", task.get_name(), exc_info=task.exception())
+            return 1 if broken else 0
+        finally:
+            await self._end([*tasks, stopping])
+
+    def _backend(self, name: str, url: str) -> Backend:
+        settings = self._settings
+        comfyui = ComfyUI(
+            self._session,
+            url,
+            timeout_s=settings.comfyui_timeout_seconds,
+            max_message_bytes=settings.comfyui_max_message_bytes,
+        )
+        return Backend(name, url, comfyui, settings.backend_slots, changed=lambda: self._turns.wake())
+
+    def _free_slots(self) -> int:
+        return 0 if self._stopping.is_set() else self._pool.free_slots()
+
+    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Take no more, let what is being saved be saved, hand over the rest, and say goodbye."""
+        self._turns.allow_pick_jobs = False
+        await self._runner.drain(self._settings.shutdown_grace_seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for worker in (self._turns, self._maintenance):
+            for turn in worker.tasks.values():
+                turn.cancel()
+            # Cancelled turns go back into the queue, where other workers find them.
+            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+        with contextlib.suppress(QueueUnavailable, TimeoutError):
+            async with asyncio.timeout(_FORCED_END_S):
+                await self._pool.let_go()
+                await self._registry.leave(self.worker_id)
+        await self._session.close()
+        for client in (self._redis, self._quick_redis, self._listener):
+            with contextlib.suppress(*AWAY, RedisError):
+                await close(client)
+        await self._engine.dispose()
+
+    async def _arq_for_ever(self, worker: Worker) -> None:
+        """Run an arq worker; an outage of Redis must not end the process."""
+        while True:
+            try:
+                await worker.async_run()
+            except (*AWAY, RedisError, Unavailable) as error:
+                log.warning("arq stumbled over an outage, and begins again: %s", error)
+                await asyncio.sleep(1)
+
+    async def _heartbeat_for_ever(self) -> None:
+        """Every `HEARTBEAT_SECONDS`: leases on jobs, backends and turns, and the sign of life."""
+        while True:
+            began = asyncio.get_running_loop().time()
+            for beat in (self._renew_jobs, self._renew_backends, self._turns.renew_locks, self._tell):
+                try:
+                    await beat()
+                except (Unavailable, *AWAY, RedisError) as error:
+                    log.warning("heartbeat: %s", error)
+                except Exception:
+                    log.exception("the heartbeat stumbled")
+            spent = asyncio.get_running_loop().time() - began
+            await asyncio.sleep(max(0.05, self._settings.heartbeat_seconds - spent))
+
+    async def _renew_jobs(self) -> None:
+        await self._runner.renew()
+        await self._runner.take_over()
+
+    async def _renew_backends(self) -> None:
+        await self._pool.renew()
+        for backend in self._pool.driven:
+            if backend.healthy:
+                with contextlib.suppress(Unavailable):
+                    await self._refresh(backend)
+
+    async def _refresh(self, backend: Backend) -> None:
+        try:
+            await backend.refresh(self._registry)
+        except Exception as error:
+            if isinstance(error, Unavailable):
+                raise
+            log.warning("backend %s could not be asked how it fares: %s", backend.name, error)
+
+    async def _tell(self) -> None:
+        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        state = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": package_version(),
+            "started_at": timestamp(self._started_at),
+            "backends": [backend.name for backend in self._pool.driven],
+            "slots": sum(backend.slots for backend in self._pool.driven),
+            "running": self._runner.running,
+            "done": self._runner.done,
+            "failed": self._runner.failed,
+            # Kilobytes on Linux, bytes on macOS.
+            "memory_bytes": usage if sys.platform == "darwin" else usage * 1024,
+        }
+        told = {backend.name: backend.state(self.worker_id) for backend in self._pool.driven}
+        await self._registry.beat(self.worker_id, state, told)
+
+    async def _listen_for_ever(self) -> None:
+        """Be woken for turns and told of cancels; both have a poll behind them."""
+        delay_s = 0.1
+        while True:
+            try:
+                async with self._listener.pubsub() as pubsub:
+                    await pubsub.subscribe(self._names.wake, self._names.cancels)
+                    delay_s = 0.1
+                    # Something may have been said while nobody listened.
+                    self._turns.wake()
+                    while True:
+                        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+                        if message is None:
+                            await pubsub.check_health()
+                        elif message["channel"].decode() == self._names.wake:
+                            self._turns.wake(int(message["data"]))
+                        else:
+                            self._runner.request_cancel(int(message["data"]))
+            except (*AWAY, RedisError) as error:
+                log.warning("not listening to Redis, polling until it is back: %s", error)
+            except Exception:
+                log.exception("the listener stumbled")
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 2.0)
+
+
+async def wait_for_schema(settings: Settings, help_command: str) -> None:
+    """Return when the database can be reached and its schema is at head; raises `SchemaNotAtHead`."""
+    engine = make_engine(settings)
+    try:
+        while True:
+            try:
+                await Database(engine).check_schema(help_command)
+            except DatabaseUnavailable as error:
+                log.warning("waiting for the database: %s", error)
+                await asyncio.sleep(2)
+            else:
+                return
+    finally:
+        await engine.dispose()

@@ -1,0 +1,125 @@
+"""What a file really is, whatever its name says, and a thumbnail of it. Blocking: run in threads."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import filetype
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from app.domain.errors import OutputInvalid
+from app.domain.text import clean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+THUMBNAIL_PX: Final = 512
+"""The longer side of a thumbnail."""
+MOST_PIXELS: Final = 512 * 2**20
+"""A picture of more is refused: decoding it would take more memory than a worker should need."""
+
+_IMAGE_TYPES: Final = {
+    "PNG": ("image/png", "png"),
+    "JPEG": ("image/jpeg", "jpg"),
+    "WEBP": ("image/webp", "webp"),
+    "GIF": ("image/gif", "gif"),
+    "TIFF": ("image/tiff", "tiff"),
+    "BMP": ("image/bmp", "bmp"),
+    "AVIF": ("image/avif", "avif"),
+}
+_MEDIA_ENDINGS: Final = frozenset(
+    ("png jpg jpeg webp gif tif tiff bmp avif apng mp4 webm mkv mov avi m4v wav flac mp3 ogg opus m4a aac").split()
+)
+"""A file of such a name that is nothing of the kind is broken."""
+_TEXT_ENDINGS: Final = frozenset("txt json csv md srt vtt log yaml yml xml".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What a file is."""
+
+    kind: str
+    content_type: str
+    extension: str
+    width: int | None = None
+    height: int | None = None
+    thumbnail: bytes | None = None
+    """WebP; None where there is nothing to be seen."""
+    warning: str | None = None
+
+
+def inspect(path: Path, filename: str) -> Media:
+    """Look into a file, decode it if it is a picture, and make its thumbnail.
+
+    Raises
+    ------
+    OutputInvalid
+        It is empty, cut off, or not what its name claims.
+    """
+    shown = clean(filename, 100)
+    if path.stat().st_size == 0:
+        raise OutputInvalid(f"The output {shown} is empty.")
+    picture = _picture(path, shown)
+    if picture is not None:
+        return picture
+    ending = filename.rpartition(".")[2].lower()
+    guessed = filetype.guess(str(path))
+    if guessed is not None and guessed.mime.partition("/")[0] in ("video", "audio"):
+        kind = guessed.mime.partition("/")[0]
+        return Media(kind, str(guessed.mime), str(guessed.extension))
+    if ending in _MEDIA_ENDINGS:
+        raise OutputInvalid(f"The output {shown} is not the picture, video or sound that its name claims.")
+    if ending in _TEXT_ENDINGS and _is_text(path):
+        return Media("text", "text/plain", ending)
+    safe = ending if ending.isascii() and ending.isalnum() and len(ending) <= 16 else "bin"
+    return Media("file", "application/octet-stream", safe)
+
+
+def _picture(path: Path, shown: str) -> Media | None:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures; ours have a bound of their own.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    except OSError as error:
+        raise OutputInvalid(f"The output {shown} cannot be read as a picture.") from error
+    with image:
+        if image.format not in _IMAGE_TYPES:
+            return None
+        if image.width * image.height > MOST_PIXELS:
+            raise OutputInvalid(f"The output {shown} has {image.width} × {image.height} pixels: too many.")
+        try:
+            image.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise OutputInvalid(f"The output {shown} is a damaged picture.") from error
+        content_type, extension = _IMAGE_TYPES[image.format]
+        thumbnail, warning = _thumbnail(image)
+        return Media("image", content_type, extension, image.width, image.height, thumbnail, warning)
+
+
+def _thumbnail(image: Image.Image) -> tuple[bytes | None, str | None]:
+    try:
+        small = ImageOps.exif_transpose(image)
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+        if small.mode not in ("RGB", "RGBA"):
+            small = small.convert("RGBA" if "transparency" in small.info or small.mode in ("LA", "PA") else "RGB")
+        file = io.BytesIO()
+        small.save(file, "WEBP", quality=80, method=4)
+    except (OSError, ValueError) as error:
+        return None, f"A thumbnail could not be made: {clean(error, 100)}."
+    return file.getvalue(), None
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            while file.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True

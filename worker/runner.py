@@ -1,0 +1,293 @@
+"""Runs attempts: gives each turn a job and a slot, decides what follows a failure, and keeps what runs alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from app.domain.errors import (
+    AttemptFailed,
+    BackendForgot,
+    BackendLacksModel,
+    BackendLost,
+    DatabaseUnavailable,
+    ErrorClass,
+    InvalidTransition,
+    JobNotFound,
+    LostClaim,
+    QueueUnavailable,
+)
+from app.domain.job import STATUS_OF, Job, JobStatus, Phase, after_failure, retry_delay
+from app.domain.workflow import check_against
+from app.services.submit import graph_of
+from app.storage.jobs import Claim
+from worker.attempt import Attempt
+
+if TYPE_CHECKING:
+    from app.messaging.events import Events
+    from app.messaging.queue import JobQueue
+    from app.settings import Settings
+    from app.storage.job_views import JobViews
+    from app.storage.jobs import JobStore
+    from worker.backends import Backend, BackendPool
+    from worker.collect import Collector
+    from worker.comfyui import Ending
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """What this worker runs."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        settings: Settings,
+        store: JobStore,
+        views: JobViews,
+        queue: JobQueue,
+        events: Events,
+        pool: BackendPool,
+        collector: Collector,
+    ) -> None:
+        self.worker_id = worker_id
+        self.done = 0
+        self.failed = 0
+        self._settings = settings
+        self._store = store
+        self._views = views
+        self._queue = queue
+        self._events = events
+        self._pool = pool
+        self._collector = collector
+        self._running: dict[int, Attempt] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._saving: set[asyncio.Task[None]] = set()
+
+    @property
+    def running(self) -> list[int]:
+        """Ids of the jobs that this worker holds, those being saved included."""
+        return sorted(self._running)
+
+    async def take_turn(self, job_id: int) -> float | None:
+        """Run the job whose turn it is, until its slot is free again.
+
+        Returns None when the turn is spent, or the seconds after which it is to be tried again because the job that
+        earned it still waits.
+        """
+        for backend in self._pool.by_preference():
+            backend.take_slot()
+            try:
+                prompt_id = str(uuid4())
+                job = await self._store.claim(self.worker_id, backend.name, prompt_id, self._settings.lease_seconds)
+                if job is not None:
+                    await self._run(job, backend, taken_over=False)
+                    return None
+            except DatabaseUnavailable as error:
+                log.warning("no turns while the database is away: %s", error)
+                return 1.0
+            finally:
+                backend.free_slot()
+        return await self._wait_s(job_id)
+
+    async def take_over(self) -> None:
+        """Take attempts that nobody looks after any more, on backends that this worker drives."""
+        names = [backend.name for backend in self._pool.driven if backend.healthy]
+        if not names:
+            return
+        for job in await self._store.take_over(self.worker_id, names, self._settings.lease_seconds, limit=20):
+            log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
+            task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
+
+    def request_cancel(self, job_id: int) -> None:
+        """Cancel a job if it runs here."""
+        if attempt := self._running.get(job_id):
+            attempt.request_cancel()
+
+    async def renew(self) -> None:
+        """Renew the leases of all that runs; what was given to somebody else is let go, what is to be cancelled told.
+
+        Raises
+        ------
+        DatabaseUnavailable
+        """
+        held = {attempt.claim: attempt.percent for attempt in self._running.values()}
+        if not held:
+            return
+        phases = await self._store.renew_leases(self.worker_id, held, self._settings.lease_seconds)
+        for claim in held:
+            attempt = self._running.get(claim.job_id)
+            if attempt is None or attempt.claim != claim:
+                continue
+            if phases.get(claim.job_id) is Phase.CANCELLING:
+                attempt.request_cancel()
+            elif claim.job_id not in phases and (task := self._tasks.get(claim.job_id)):
+                # Ended a moment ago, or taken away; its own next write would find out, but may be long in coming.
+                current = await self._store.get(claim.job_id)
+                if current.worker_id != self.worker_id and STATUS_OF[current.phase] is JobStatus.RUNNING:
+                    log.warning("job %s: attempt %s was taken away", claim.job_id, claim.attempt)
+                    task.cancel("taken away")
+
+    async def drain(self, grace_s: float) -> None:
+        """Wait for what is being saved, at most so long, then let everything go: others take it over."""
+        if self._saving:
+            await asyncio.wait(self._saving, timeout=grace_s)
+        for task in (*self._saving, *self._tasks.values()):
+            task.cancel("shutdown")
+        await asyncio.gather(*self._saving, *self._tasks.values(), return_exceptions=True)
+        self._collector.close()
+
+    async def _wait_s(self, job_id: int) -> float | None:
+        """Return in how many seconds the turn's own job may be tried again; None when it needs no turn."""
+        try:
+            job = await self._store.get(job_id)
+        except JobNotFound:
+            return None
+        except DatabaseUnavailable:
+            return 1.0
+        if job.status is not JobStatus.PENDING:
+            return None
+        ahead_s = (job.available_at - job.updated_at).total_seconds()
+        return max(0.2, min(1.0, ahead_s)) if ahead_s > 0 else 0.5
+
+    async def _resume(self, job: Job) -> None:
+        backend = self._pool.backends[job.backend_name or ""]
+        backend.take_slot()
+        try:
+            await self._run(job, backend, taken_over=True)
+        finally:
+            backend.free_slot()
+
+    async def _run(self, job: Job, backend: Backend, *, taken_over: bool) -> None:
+        """Run one attempt as far as it needs the backend, and hand what it left to be saved."""
+        claim = Claim(job.job_id, job.attempt, self.worker_id)
+        attempt = Attempt(job, claim, backend, self._store, self._events, self._settings.comfyui_poll_seconds)
+        self._running[job.job_id] = attempt
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in a task
+        self._tasks[job.job_id] = task
+        keep = False
+        try:
+            if not taken_over:
+                await attempt.announce()
+            ending = await attempt.run(taken_over=taken_over)
+            if ending.outputs and ending.failure is None:
+                keep = True
+                self._save(attempt, ending)
+            else:
+                await self._end(attempt, ending.failure)
+        except LostClaim as error:
+            log.warning("%s", error)
+        except AttemptFailed as error:
+            await self._end(attempt, error)
+        except asyncio.CancelledError:
+            await self._let_go(claim)
+            raise
+        except Exception:
+            log.exception("job %s: attempt %s stumbled over a bug", job.job_id, job.attempt)
+            await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
+        finally:
+            self._tasks.pop(job.job_id, None)
+            if not keep:
+                self._running.pop(job.job_id, None)
+
+    def _save(self, attempt: Attempt, ending: Ending) -> None:
+        """Save in a task of its own: the slot is free for the next prompt meanwhile."""
+        task = asyncio.create_task(self._saved(attempt, ending), name=f"save-{attempt.job.job_id}")
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
+
+    async def _saved(self, attempt: Attempt, ending: Ending) -> None:
+        claim, comfyui = attempt.claim, attempt.backend.comfyui
+        try:
+            if attempt.job.phase is not Phase.SAVING:
+                await attempt.persist(lambda: self._store.saving(claim), Phase.SAVING)
+            outputs, notes = await self._collector.collect(attempt.job, comfyui, ending.outputs)
+            await attempt.complete(outputs, notes)
+            self.done += 1
+        except (LostClaim, InvalidTransition) as error:
+            log.warning("job %s: %s", claim.job_id, error)
+        except AttemptFailed as error:
+            await self._end(attempt, error)
+        except asyncio.CancelledError:
+            await self._let_go(claim)
+            raise
+        except Exception:
+            log.exception("job %s: saving stumbled over a bug", claim.job_id)
+            await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
+        finally:
+            self._running.pop(claim.job_id, None)
+
+    async def _end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
+        """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
+        claim = attempt.claim
+        try:
+            if attempt.cancelling:
+                if isinstance(failure, BackendLost) and not isinstance(failure, BackendForgot):
+                    # Not confirmed: it stays `cancelling`, and is taken over when the backend can be asked.
+                    await self._let_go(claim)
+                    return
+                # Whatever it ended with, it runs no more, and nobody wants another attempt.
+                await attempt.mark_cancelled()
+                return
+            failure = failure or AttemptFailed("The run ended without a word.")
+            job = attempt.job
+            avoid = await self._others_offer(job, attempt.backend, failure)
+            attempts = await self._views.attempts(job.job_id)
+            verdict = after_failure(
+                failure.error_class,
+                attempts_left=job.attempt_limit - job.attempt,
+                out_of_memory_before=any(each.error_code == "out_of_memory" for each in attempts),
+                offered_elsewhere=bool(avoid),
+                delay_s=retry_delay(
+                    max(1, sum(each.outcome == "retried" for each in attempts) + 1),
+                    base_s=self._settings.retry_base_seconds,
+                    cap_s=self._settings.retry_max_seconds,
+                ),
+            )
+            log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
+            if not verdict.retry:
+                self.failed += 1
+                await attempt.persist(lambda: self._store.fail(claim, failure), Phase.FAILED)
+                return
+            avoid = avoid if verdict.elsewhere else []
+            waiting = await attempt.persist(
+                lambda: self._store.requeue(claim, failure, verdict.delay_s, avoid), Phase.RETRYING
+            )
+            with contextlib.suppress(QueueUnavailable):
+                # The reconciler gives it its turn, if Redis is away now.
+                await self._queue.enqueue(waiting.job_id, waiting.attempt, waiting.available_at)
+        except (LostClaim, JobNotFound) as error:
+            log.warning("job %s: %s", claim.job_id, error)
+        except InvalidTransition as error:
+            if error.phase != Phase.CANCELLING:
+                raise
+            # Asked for while we were about to end it otherwise.
+            await attempt.mark_cancelled()
+
+    async def _others_offer(self, job: Job, backend: Backend, failure: AttemptFailed) -> list[str]:
+        """Return the backends that the next attempt should avoid: those that failed it, if another can run it."""
+        avoid = sorted({*job.refused_by, backend.name})
+        if failure.error_class is ErrorClass.INVALID and not isinstance(failure, BackendLacksModel):
+            return []
+        if job.backend is not None:
+            return []
+        try:
+            others = await self._pool.others(avoid)
+        except QueueUnavailable:
+            return []
+        for other in others:
+            graph = job.workflow if job.workflow is not None else graph_of(job, other)
+            if graph is not None and not check_against(graph, other):
+                return avoid
+        return []
+
+    async def _let_go(self, claim: Claim) -> None:
+        """The worker stops: the prompt runs on in ComfyUI, and another worker takes it over at once."""
+        with contextlib.suppress(DatabaseUnavailable):
+            await asyncio.shield(self._store.release(claim))

@@ -1,0 +1,294 @@
+"""One execution of one prompt: order of nodes, frames, results, and the history entry."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from worker.standin.caching import CachedResult, is_link, signatures_of
+from worker.standin.execution_log import Execution, Outcome
+from worker.standin.failures import InterruptedPromptError, describe_failure
+from worker.standin.faults import FaultKind
+from worker.standin.node_run import NodeRun
+from worker.standin.nodes import (
+    Blocked,
+    NodeError,
+    NodeOutOfMemoryError,
+    NodeType,
+    Result,
+    ThreadDiedError,
+)
+from worker.standin.prompt_queue import QueueItem
+from worker.standin.sockets import described_preview_frame, preview_frame, text_frame
+from worker.standin.versions import PROGRESS_STATE
+
+if TYPE_CHECKING:
+    from worker.standin.execution import Executor
+
+log = logging.getLogger(__name__)
+
+
+class PromptRun:
+    """One execution of one prompt."""
+
+    def __init__(self, executor: "Executor", item: QueueItem, client_id: object, execution: Execution) -> None:
+        _, self._prompt_id, self._graph, self._extra, self._targets = item
+        self._executor = executor
+        self._client_id = client_id
+        self._execution = execution
+        self._states: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, CachedResult] = {}
+        self._outputs: dict[str, Any] = {}
+        self._executed: list[str] = []
+        self._messages: list[list[Any]] = []
+
+    async def execute(self) -> Outcome:
+        """Run the prompt to its end, whichever it is."""
+        self._message("execution_start")
+        if self._executor.faults.take(FaultKind.DEAD_THREAD_AT_START, prompt_id=self._prompt_id):
+            raise ThreadDiedError("as asked for")
+        signatures = self._signatures()
+        cache = self._executor.cache
+        cache.begin(signatures)
+        cached = {node_id: result for node_id in self._graph if (result := cache.get(signatures[node_id])) is not None}
+        self._results.update(cached)
+        self._execution.cached = list(cached)
+        self._message("execution_cached", {"nodes": list(cached)}, first=True)
+        waiting = self._needed(cached)
+        node_id = ""
+        try:
+            while waiting:
+                node_id = self._next(waiting, cached)
+                waiting.remove(node_id)
+                if node_id in cached:
+                    self._show_cached(node_id, cached[node_id])
+                    continue
+                result = await self._run_node(node_id)
+                self._results[node_id] = result
+                cache.store(signatures[node_id], result)
+        except InterruptedPromptError:
+            self._message("execution_interrupted", self._failed_node(node_id), everybody=True)
+            return Outcome.INTERRUPTED
+        except Exception as error:  # a node may raise whatever it likes, as in ComfyUI
+            if isinstance(error, ThreadDiedError):
+                raise
+            log.info("Node %s failed", node_id, exc_info=not isinstance(error, NodeError))
+            if isinstance(error, NodeOutOfMemoryError):
+                self._executor.models.unload()
+            failure = describe_failure(error, self._inputs(node_id), self._current_outputs(node_id))
+            self._message("execution_error", self._failed_node(node_id) | failure)
+            return Outcome.ERROR
+        self._message("execution_success")
+        return Outcome.SUCCESS
+
+    def history_entry(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what the history keeps besides the queue item."""
+        success = outcome is Outcome.SUCCESS
+        meta = {
+            node_id: {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
+            for node_id in self._outputs
+        }
+        word = "success" if success else "error"
+        status = {"status_str": word, "completed": success, "messages": self._messages}
+        return {"outputs": self._outputs, "status": status, "meta": meta}
+
+    def progress(self, node_id: str, value: int, maximum: int, preview: bytes | None, image_format: str) -> None:
+        """Send the frames of one step."""
+        self._states[node_id] |= {"value": value, "max": maximum}
+        self._send_states()
+        described = self._executor.sockets.describes_previews(self._client_id)
+        if preview is not None and described:
+            metadata = self._identity(node_id) | {"image_type": f"image/{image_format.lower()}"}
+            self.send_binary(described_preview_frame(preview, metadata))
+        step = {"value": value, "max": maximum, "prompt_id": self._prompt_id, "node": node_id}
+        self._executor.sockets.send(text_frame("progress", step), self._client_id, "progress")
+        if preview is not None and not described:
+            self.send_binary(preview_frame(preview, image_format))
+
+    def count_as(self, node_id: str, value: int) -> None:
+        """Set the value that the node's last state shows."""
+        self._states[node_id] |= {"value": value, "max": value}
+
+    def send_binary(self, frame: bytes) -> None:
+        """Send a binary frame to the owner; without one, to everybody."""
+        self._executor.sockets.send(frame, self._client_id, "binary")
+
+    def stop_if_interrupted(self) -> None:
+        """Raise if the prompt was interrupted."""
+        if self._executor.interrupted:
+            self._executor.interrupted = False
+            raise InterruptedPromptError
+
+    def _signatures(self) -> dict[str, str]:
+        """Return the signature of every node, also of those that nothing depends on."""
+
+        def fingerprint(node_id: str, inputs: Any) -> object:
+            node_type = self._executor.types[self._graph[node_id]["class_type"]]
+            return node_type.fingerprint(inputs) if node_type.fingerprint is not None else None
+
+        try:
+            return signatures_of(self._graph, fingerprint)
+        except (KeyError, AttributeError, TypeError) as error:
+            raise ThreadDiedError("a node has no inputs") from error
+
+    def _needed(self, cached: Mapping[str, CachedResult]) -> list[str]:
+        """Return the nodes to visit: the outputs, and what they depend on down to cached nodes."""
+        found: dict[str, None] = {}
+        stack = list(self._targets)
+        while stack:
+            node_id = stack.pop()
+            if node_id not in found and (node_id not in cached or node_id in self._targets):
+                found[node_id] = None
+                if node_id not in cached:
+                    stack += self._above(node_id)
+        return list(found)
+
+    def _above(self, node_id: str) -> list[str]:
+        """Return the nodes that a node's known inputs link to."""
+        known = self._known_inputs(node_id)
+        return [value[0] for value in known.values() if is_link(value, self._graph)]
+
+    def _known_inputs(self, node_id: str) -> dict[str, Any]:
+        """Return the inputs of a node that its type has."""
+        node_type = self._executor.types[self._graph[node_id]["class_type"]]
+        names = {**node_type.required, **node_type.optional}
+        return {name: value for name, value in self._graph[node_id]["inputs"].items() if name in names}
+
+    def _next(self, waiting: list[str], cached: Mapping[str, CachedResult]) -> str:
+        """Return the node to run next: one with all it needs, an output if there is one."""
+        ready = [
+            node_id
+            for node_id in waiting
+            if node_id in cached or all(above in self._results for above in self._above(node_id))
+        ]
+        types = self._executor.types
+        outputs = [node_id for node_id in ready if types[self._graph[node_id]["class_type"]].output_node]
+        return (outputs or ready)[0]
+
+    def _show_cached(self, node_id: str, result: CachedResult) -> None:
+        """Send the frames of an output node that need not run."""
+        if result.ui is not None:
+            self._outputs[node_id] = result.ui
+        self._send_executed(node_id, result.ui)
+        self._states[node_id] = {"value": 1, "max": 1, "state": "finished"} | self._identity(node_id)
+        self._send_states()
+
+    async def _run_node(self, node_id: str) -> CachedResult:
+        """Run one node with its frames."""
+        state = {"value": 0.0, "max": 1.0, "state": "running"}
+        self._states[node_id] = state | self._identity(node_id)
+        self._send_states()
+        self._executor.current_node = node_id
+        self._to_owner("executing", {"node": node_id, "display_node": node_id, "prompt_id": self._prompt_id})
+        inputs = self._inputs(node_id)
+        node_type = self._executor.types[self._graph[node_id]["class_type"]]
+        blocker = next((value for value in inputs.values() if isinstance(value, Blocked)), None)
+        if blocker is None:
+            self.stop_if_interrupted()
+            result = await self._call(node_id, node_type, inputs)
+        else:
+            result = Result(tuple(Blocked(None) for _ in node_type.outputs))
+            if blocker.message is not None:
+                self._send_blocked(node_id, blocker.message)
+        self._executed.append(node_id)
+        self._execution.nodes.append(node_id)
+        if result.ui is not None:
+            self._outputs[node_id] = result.ui
+            self._send_executed(node_id, result.ui)
+        self._states[node_id] |= {"value": self._states[node_id]["max"], "state": "finished"}
+        self._send_states()
+        return CachedResult(result.outputs, result.ui)
+
+    async def _call(self, node_id: str, node_type: NodeType, inputs: dict[str, Any]) -> Result:
+        """Call the node's coroutine, after the faults that wait for it."""
+        executor = self._executor
+        run = NodeRun(
+            node_id=node_id,
+            graph=self._graph,
+            extra_data=self._extra,
+            reporter=self,
+            options=executor.options,
+            faults=executor.faults,
+            folders=executor.folders,
+            models=executor.models,
+            threads=executor.threads,
+            execution=self._execution,
+        )
+        occasion = run.occasion
+        if fault := executor.faults.take(FaultKind.HANG, **occasion):
+            if fault.seconds:
+                await asyncio.sleep(fault.seconds)
+            else:
+                await fault.released.wait()
+        if fault := executor.faults.take(FaultKind.NODE_ERROR, **occasion):
+            raise NodeError(fault.message or "The stand-in was asked to fail", fault.exception_type)
+        if fault := executor.faults.take(FaultKind.OUT_OF_MEMORY, **occasion):
+            raise NodeOutOfMemoryError(fault.message or "CUDA out of memory. Tried to allocate 2.00 GiB")
+        return await node_type.run(run, inputs)
+
+    def _inputs(self, node_id: str) -> dict[str, Any]:
+        """Return the values for a node's inputs, links followed."""
+        inputs = {}
+        for name, value in self._known_inputs(node_id).items():
+            if is_link(value, self._graph) and value[0] in self._results:
+                inputs[name] = self._results[value[0]].outputs[value[1]]
+            else:
+                inputs[name] = value
+        return inputs
+
+    def _failed_node(self, node_id: str) -> dict[str, Any]:
+        """Return what the frames of a failure and of an interrupt share."""
+        node_type = self._graph[node_id]["class_type"]
+        return {"node_id": node_id, "node_type": node_type, "executed": list(self._executed)}
+
+    def _current_outputs(self, node_id: str) -> list[str]:
+        """Return the nodes known so far, also some that did not run: as little to be relied upon as ComfyUI's."""
+        return [*self._needed({}), *([] if node_id in self._graph else [node_id])]
+
+    def _send_blocked(self, node_id: str, message: str) -> None:
+        """Report a blocked output; the history keeps no trace of it."""
+        failure = {
+            "exception_message": f"Execution Blocked: {message}",
+            "exception_type": "ExecutionBlocked",
+            "traceback": [],
+            "current_inputs": [],
+            "current_outputs": [],
+        }
+        self._to_owner("execution_error", {"prompt_id": self._prompt_id} | self._failed_node(node_id) | failure)
+
+    def _send_executed(self, node_id: str, ui: dict[str, Any] | None) -> None:
+        data = {"node": node_id, "display_node": node_id, "output": ui, "prompt_id": self._prompt_id}
+        self._to_owner("executed", data)
+
+    def _identity(self, node_id: str) -> dict[str, Any]:
+        """Return a node's ids as `progress_state` and previews carry them."""
+        return {
+            "node_id": node_id,
+            "prompt_id": self._prompt_id,
+            "display_node_id": node_id,
+            "parent_node_id": None,
+            "real_node_id": node_id,
+        }
+
+    def _send_states(self) -> None:
+        """Send the state of every node that has started."""
+        if self._executor.version >= PROGRESS_STATE:
+            frame = text_frame("progress_state", {"prompt_id": self._prompt_id, "nodes": self._states})
+            self._executor.sockets.send(frame, self._client_id, "progress_state")
+
+    def _to_owner(self, kind: str, data: dict[str, Any]) -> None:
+        """Send a frame to the owner; without one, to nobody."""
+        if self._client_id is not None:
+            self._executor.sockets.send(text_frame(kind, data), self._client_id, kind)
+
+    def _message(
+        self, kind: str, data: dict[str, Any] | None = None, *, everybody: bool = False, first: bool = False
+    ) -> None:
+        """Send a frame that the history keeps."""
+        now = {"timestamp": int(time.time() * 1000)}
+        prompt = {"prompt_id": self._prompt_id}
+        whole = {**(data or {}), **prompt, **now} if first else {**prompt, **(data or {}), **now}
+        self._messages.append([kind, whole])
+        if everybody or self._client_id is not None:
+            self._executor.sockets.send(text_frame(kind, whole), self._client_id, kind)

@@ -1,0 +1,96 @@
+"""What arq runs: turns on one queue, periodic tasks on another, so that busy slots never hold up the clockwork."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from arq import cron, func
+from arq.worker import Retry
+
+from app.domain.errors import Unavailable
+from app.domain.message import timestamp
+from app.messaging.connection import EXPIRES_MS, deserialize, serialize
+from app.messaging.queue import TURN_FUNCTION
+
+if TYPE_CHECKING:
+    from arq.cron import CronJob
+    from arq.worker import Function
+
+    from app.messaging.registry import Registry
+    from worker.reconcile import Reconciler
+    from worker.runner import Runner
+
+log = logging.getLogger(__name__)
+
+MOST_TRIES: Final = 1_000_000
+"""arq counts restarts and full backends as tries; how often a job is tried is PostgreSQL's to say."""
+
+
+async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
+    """Run the job whose turn it is; `job_id` names the one that earned the turn."""
+    runner: Runner = ctx["runner"]
+    again_s = await runner.take_turn(job_id)
+    if again_s is not None:
+        raise Retry(defer=again_s)
+
+
+async def reconcile(ctx: dict[str, Any]) -> str:
+    """Put right what fell between PostgreSQL and Redis, and note that it was done."""
+    registry: Registry = ctx["registry"]
+    reconciler: Reconciler = ctx["reconciler"]
+    began = time.monotonic()
+    try:
+        result = await reconciler.run()
+    except Unavailable as error:
+        log.warning("the reconciler could not do its work: %s", error)
+        return str(error)
+    every_s: int = ctx["reconcile_seconds"]
+    now = datetime.now(UTC)
+    run = {
+        "schedule": f"every {every_s} s",
+        "last_run": timestamp(now),
+        "next_run": timestamp(now + timedelta(seconds=every_s)),
+        "result": result,
+        "duration_ms": round((time.monotonic() - began) * 1000),
+    }
+    await registry.note_cron("reconcile", run)
+    return result
+
+
+class WorkerSettings:
+    """arq's settings of the queue of turns; the queue's name and the connection come from ours."""
+
+    functions: ClassVar[list[Function]] = [
+        # No time limit of arq's: the attempt has its own, which ComfyUI's word ends, and not a cancellation.
+        func(take_turn, name=TURN_FUNCTION, timeout=10**9, max_tries=MOST_TRIES, keep_result=0)
+    ]
+    job_serializer = staticmethod(serialize)
+    job_deserializer = staticmethod(deserialize)
+    expires_extra_ms = EXPIRES_MS
+    keep_result = 0
+    log_results = False
+    retry_jobs = True
+    allow_abort_jobs = False
+    timezone = UTC
+
+
+class MaintenanceSettings:
+    """arq's settings of the queue of periodic tasks."""
+
+    job_serializer = staticmethod(serialize)
+    job_deserializer = staticmethod(deserialize)
+    keep_result = 0
+    log_results = False
+    max_jobs = 4
+    poll_delay = 1.0
+    job_timeout = 60
+    timezone = UTC
+
+
+def periodic_tasks(reconcile_seconds: int) -> list[CronJob]:
+    """Return the periodic tasks: arq's cron counts in calendar seconds, so the period is one that divides a minute."""
+    seconds = set(range(0, 60, reconcile_seconds))
+    return [cron(reconcile, name="reconcile", second=seconds, run_at_startup=True, max_tries=1, keep_result=0)]
