@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STALE_BEATS: Final = 3
-"""A worker that missed so many heartbeats counts as lost."""
 _SHUTDOWN_S: Final = 5.0
 
 
@@ -113,7 +111,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     database = Database(engine)
     store, views = JobStore(database), JobViews(database)
     queue, events, files = JobQueue(redis, names), Events(redis, names), FileStore(settings.storage_path)
-    registry = Registry(redis, names, settings.heartbeat_seconds * STALE_BEATS)
+    registry = Registry(redis, names, settings.stale_seconds)
     snapshots = Snapshots(views, events)
     app[keys.SETTINGS] = settings
     app[keys.DATABASE] = database

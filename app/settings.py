@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -156,6 +157,11 @@ class Settings(BaseSettings):
         return urlunsplit(url._replace(path=f"/{self.redis_db}"))
 
     @property
+    def stale_seconds(self) -> float:
+        """The age at which a heartbeat means that its writer is gone: three were missed."""
+        return self.heartbeat_seconds * 3
+
+    @property
     def backends(self) -> dict[str, str]:
         """Backend name → base URL."""
         return parse_backends(self.comfyui_urls)
@@ -209,6 +215,14 @@ def load_settings(environment: str | None = None, **overrides: Any) -> Settings:
             faults.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}" if name else fault["msg"])
         listed = "; ".join(text.removeprefix("Value error, ") for text in faults)
         raise WrongSettings(f"Settings that make no sense: {listed}.") from None
+
+
+def package_version() -> str:
+    """Return this version of Genonaut."""
+    try:
+        return version("genonaut")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _is_loopback(host: str) -> bool:

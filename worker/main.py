@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
@@ -20,17 +21,16 @@ from redis.exceptions import RedisError
 
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable, Unavailable
 from app.domain.message import timestamp
-from app.main import STALE_BEATS
 from app.messaging.channels import Names
 from app.messaging.connection import AWAY, close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.settings import package_version
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
-from app.web.openapi import package_version
 from worker.backends import Backend, BackendPool
 from worker.collect import Collector
 from worker.comfyui import ComfyUI
@@ -40,6 +40,8 @@ from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
 from worker.turns import TurnWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class WorkerProcess:
         self._database = database
         views = JobViews(database)
         queue, events = JobQueue(self._quick_redis, self._names), Events(self._quick_redis, self._names)
-        self._registry = Registry(self._quick_redis, self._names, settings.heartbeat_seconds * STALE_BEATS)
+        self._registry = Registry(self._quick_redis, self._names, settings.stale_seconds)
         self._queue = queue
         backends = [self._backend(name, url) for name, url in settings.backends.items()]
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
@@ -101,14 +103,22 @@ class WorkerProcess:
         """Work until SIGTERM or SIGINT, then hand over what runs, and return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self.stop)
+        return await self.work()
+
+    def stop(self) -> None:
+        """Begin the orderly end."""
+        self._stopping.set()
+
+    async def work(self) -> int:
+        """Work until `stop`, and return the exit code."""
         print(f"Genonaut worker {self.worker_id} ({self._settings.genonaut_env})", file=sys.stderr)  # noqa: T201
-        loops = {
+        loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "heartbeat": self._heartbeat_for_ever,
             "backends": self._pool.run,
             "listener": self._listen_for_ever,
-            "turns": lambda: self._arq_for_ever(self._turns),
-            "maintenance": lambda: self._arq_for_ever(self._maintenance),
+            "turns": partial(self._arq_for_ever, self._turns),
+            "maintenance": partial(self._arq_for_ever, self._maintenance),
         }
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(run(), name=name) for name, run in loops.items()]
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")

@@ -1,10 +1,40 @@
-"""The monitor page's sub-application."""
+"""The monitor page's sub-application: its routes, templates, static files and guard, put together."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
+import aiohttp_jinja2
 from aiohttp import web
+from jinja2 import FileSystemLoader, StrictUndefined
+
+from app.monitor import actions, pages
+from app.monitor.assets import ASSETS, Assets, send_asset
+from app.monitor.guard import add_security_headers, errors_as_pages
+from app.monitor.words import FILTERS
+
+FOLDER: Final = Path(__file__).parent
 
 
 def create_monitor() -> web.Application:
-    """Return the sub-application of the page."""
-    return web.Application()
+    """Return the sub-application of the page, to be mounted at `/monitor`."""
+    app = web.Application(middlewares=[errors_as_pages])
+    app[ASSETS] = Assets(FOLDER / "static")
+    environment = aiohttp_jinja2.setup(
+        app,
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        default_helpers=False,
+        filters=FILTERS,
+    )
+    environment.globals["asset"] = app[ASSETS].address
+    app.on_response_prepare.append(add_security_headers)
+    app.cleanup_ctx.append(actions.unfinished_cancels)
+    app.add_routes(pages.routes)
+    app.add_routes(actions.routes)
+    app.router.add_get("/static/{name}", send_asset)
+    return app

@@ -169,14 +169,14 @@ class JobViews:
         waiting = JobRow.status == JobStatus.PENDING
         async with self._database.transaction() as session:
             live = select(JobRow.status, func.count()).where(JobRow.status.in_(["pending", "running"]))
-            by_status = dict(await session.execute(live.group_by(JobRow.status)))
+            by_status = dict((await session.execute(live.group_by(JobRow.status))).all())
             age = func.extract("epoch", func.now() - func.min(JobRow.created_at))
             oldest = await session.scalar(select(age).where(waiting))
             priorities = select(JobRow.priority, func.count()).where(waiting).group_by(JobRow.priority)
-            by_priority = dict(await session.execute(priorities))
+            by_priority = dict((await session.execute(priorities)).all())
             model = func.coalesce(JobRow.checkpoint_model, "")
             models = select(model, func.count()).where(waiting).group_by(model)
-            by_model = dict(await session.execute(models))
+            by_model = dict((await session.execute(models)).all())
         oldest_s = float(oldest) if oldest is not None else None
         return QueueStats(by_status=by_status, oldest_wait_s=oldest_s, by_priority=by_priority, by_model=by_model)
 
@@ -184,7 +184,7 @@ class JobViews:
         """Return how many jobs ended in each way since then."""
         statement = select(JobRow.status, func.count()).where(JobRow.completed_at >= since).group_by(JobRow.status)
         async with self._database.transaction() as session:
-            return dict(await session.execute(statement))
+            return dict((await session.execute(statement)).all())
 
     async def waiting_turns(self, limit: int) -> list[Job]:
         """Return waiting jobs that are due or will be, the next one first."""
@@ -207,6 +207,11 @@ class JobViews:
                 return None
             outputs = select(OutputRow).where(OutputRow.content_id == content_id).order_by(OutputRow.index)
             return row.job_id, row.created_at, [_output(each) for each in await session.scalars(outputs)]
+
+    def cursor_at(self, sort: Sort, job: Job) -> str:
+        """Return the cursor that leads on from this job; with the opposite sort it leads back."""
+        key = _KEYS[sort.lstrip("-")].key
+        return _write_cursor(sort, job.job_id if key == "id" else getattr(job, key), job.job_id)
 
 
 def snapshot_of(job: Job, output_paths: list[str] | None = None) -> Snapshot:

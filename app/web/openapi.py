@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic.json_schema import models_json_schema
 
+from app.settings import package_version
 from app.web import payloads
 from app.web.problems import RETRY_HELPS
 
@@ -89,14 +89,6 @@ OPERATIONS: Final = (
         problems=(),
     ),
 )
-
-
-def package_version() -> str:
-    """Return this version of Genonaut."""
-    try:
-        return version("genonaut")
-    except PackageNotFoundError:
-        return "0"
 
 
 @cache

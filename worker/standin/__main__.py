@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from worker.standin.faults import parse_fault
 from worker.standin.main import STANDIN, StandinOptions, create_app
 
 log = logging.getLogger("worker.standin")
@@ -30,6 +32,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", action="append", metavar="NAME", help="may be repeated; replaces the defaults")
     parser.add_argument("--lora", action="append", metavar="NAME", help="may be repeated; replaces the defaults")
     parser.add_argument("--cache", default=defaults.cache, help="classic, none or how many results are kept")
+    parser.add_argument("--fault", action="append", default=[], type=json.loads, metavar="JSON", help="may be repeated")
     parser.add_argument("--no-previews", action="store_true")
     parser.add_argument("--disable-metadata", action="store_true")
     return parser.parse_args()
@@ -50,6 +53,7 @@ def _options(arguments: argparse.Namespace) -> StandinOptions:
         previews=not arguments.no_previews,
         metadata=not arguments.disable_metadata,
         cache=arguments.cache,
+        faults=tuple(parse_fault(fault) for fault in arguments.fault),
     )
 
 
@@ -83,7 +87,7 @@ def main() -> int:
     try:
         options = _options(arguments)
         return asyncio.run(_serve(options, arguments.host, arguments.port))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         log.error("Cannot start: %s", error)
         return 1
 

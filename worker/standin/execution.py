@@ -16,6 +16,7 @@ from worker.standin.nodes import (
 )
 from worker.standin.options import StandinOptions
 from worker.standin.prompt_queue import PromptQueue, QueueItem
+from worker.standin.prompt_run import PromptRun
 from worker.standin.sockets import Sockets, text_frame
 from worker.standin.versions import Version
 

@@ -17,6 +17,7 @@ class FaultKind(StrEnum):
     HISTORY_LOST = "history_lost"
     SLOW_HTTP = "slow_http"
     REFUSE = "refuse"
+    REFUSE_PROMPT = "refuse_prompt"
     NONSENSE = "nonsense"
     DROP_CONNECTION = "drop_connection"
     LOSE_ANSWER = "lose_answer"
@@ -73,7 +74,7 @@ class Fault:
     message: str = ""
     exception_type: str = "RuntimeError"
     route: str | None = None
-    """Path without `/api`, as a beginning: `/history` also covers `/history/{id}`."""
+    """Path without `/api`, as a beginning: `/history` also covers `/history/{id}`. None means every one."""
     method: str | None = None
     status: int = 500
     body: str = ""

@@ -65,15 +65,21 @@ async def _preview_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 async def _save(run: NodeRun, images: Images, prefix: str, kind: str) -> Result:
     """Write a batch as PNG files and name them."""
-    chunks = run.text_chunks()
-    target = await run.in_thread(run.folders.target, prefix, kind, images[0].size)
-    saved = []
-    for index, picture in enumerate(images):
-        path = target.path(index, ".png")
-        await run.in_thread(_write_png, picture, path, chunks)
-        run.saved(target.subfolder, path.name)
-        saved.append({"filename": path.name, "subfolder": target.subfolder, "type": kind})
-    return Result(ui={"images": saved})
+    subfolder, names = await run.in_thread(_write_batch, run.folders, images, prefix, kind, run.text_chunks())
+    for name in names:
+        run.saved(subfolder, name)
+    return Result(ui={"images": [{"filename": name, "subfolder": subfolder, "type": kind} for name in names]})
+
+
+def _write_batch(
+    folders: Folders, images: Images, prefix: str, kind: str, chunks: Mapping[str, Any]
+) -> tuple[str, list[str]]:
+    """Write the files of a batch; return their subfolder and names."""
+    target = folders.target(prefix, kind, images[0].size)
+    paths = [target.path(index, ".png") for index in range(len(images))]
+    for picture, path in zip(images, paths, strict=True):
+        _write_png(picture, path, chunks)
+    return target.subfolder, [path.name for path in paths]
 
 
 def _write_png(picture: Image.Image, path: Path, chunks: Mapping[str, Any]) -> None:

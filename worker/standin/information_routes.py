@@ -87,3 +87,21 @@ async def show_model_metadata(request: web.Request) -> web.StreamResponse:
 async def show_embeddings(request: web.Request) -> web.StreamResponse:
     """Answer the names of the embeddings."""
     return web.json_response(list(request.app[STANDIN].options.embeddings))
+
+
+async def show_experimental_models(request: web.Request) -> web.StreamResponse:
+    """Answer the model folders in the form of the experimental route."""
+    models = request.app[STANDIN].models
+    return web.json_response([{"name": name, "folders": [f"models/{name}"]} for name in models])
+
+
+async def show_folder_paths(request: web.Request) -> web.StreamResponse:
+    """Answer where model files lie."""
+    return web.json_response({name: [f"models/{name}"] for name in request.app[STANDIN].models})
+
+
+async def show_logs(request: web.Request) -> web.StreamResponse:
+    """Answer the log as one text."""
+    executions = request.app[STANDIN].log.executions
+    lines = [f"{one.prompt_id} {one.outcome} {len(one.nodes)} nodes" for one in executions]
+    return web.json_response("\n".join(lines))

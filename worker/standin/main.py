@@ -14,6 +14,7 @@ from worker.standin import (
     control_routes,
     file_routes,
     information_routes,
+    job_routes,
     middlewares,
     prompt_routes,
     websocket,
@@ -21,6 +22,7 @@ from worker.standin import (
 from worker.standin.options import StandinOptions
 from worker.standin.server import STANDIN, Standin
 from worker.standin.sockets import MAX_UPLOAD_BYTES
+from worker.standin.versions import STRICT, Version, parse_version
 
 __all__ = ["STANDIN", "Standin", "StandinOptions", "create_app"]
 
@@ -41,6 +43,9 @@ _GET: Final[dict[str, Handler]] = {
     "/embeddings": information_routes.show_embeddings,
     "/system_stats": information_routes.show_system,
     "/features": information_routes.show_features,
+    "/experiment/models": information_routes.show_experimental_models,
+    "/internal/logs": information_routes.show_logs,
+    "/internal/folder_paths": information_routes.show_folder_paths,
 }
 
 _POST: Final[dict[str, Handler]] = {
@@ -78,7 +83,7 @@ def create_app(options: StandinOptions | None = None) -> web.Application:
 
     app.cleanup_ctx.append(standin)
     app.on_shutdown.append(_cut_sockets)
-    app.add_routes(_routes())
+    app.add_routes(_routes(parse_version(chosen.version)))
     return app
 
 
@@ -87,7 +92,7 @@ async def _cut_sockets(app: web.Application) -> None:
     app[STANDIN].sockets.abort()
 
 
-def _routes() -> list[web.RouteDef]:
+def _routes(version: Version) -> list[web.RouteDef]:
     """Return all routes, those of ComfyUI also below /api."""
     routes = [
         web.get("/", information_routes.show_front_page),
@@ -96,6 +101,13 @@ def _routes() -> list[web.RouteDef]:
         web.delete("/standin/faults", control_routes.clear_faults),
         web.get("/standin/log", control_routes.show_log),
     ]
+    if version >= STRICT:
+        routes += [
+            web.get("/api/jobs", job_routes.list_jobs),
+            web.get("/api/jobs/{job_id}", job_routes.show_job),
+            web.post("/api/jobs/cancel", job_routes.cancel_jobs),
+            web.post("/api/jobs/{job_id}/cancel", job_routes.cancel_job),
+        ]
     for prefix in ("", "/api"):
         routes += [web.get(prefix + path, handler) for path, handler in _GET.items()]
         routes += [web.post(prefix + path, handler) for path, handler in _POST.items()]

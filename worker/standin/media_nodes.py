@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker.standin import media
 from worker.standin.image_nodes import SAVE_HIDDEN, prefix_input
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer
-from worker.standin.values import Images, Sound
+
+if TYPE_CHECKING:
+    from worker.standin.values import Images, Sound
 
 
 async def _save_animated_webp(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -56,6 +58,19 @@ async def _save_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     path = target.path(0, ".flac")
     await run.in_thread(media.write_flac, path, sound)
     return _one_file(run, path, target.subfolder, "audio", {})
+
+
+async def _create_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result(((inputs["images"], inputs["fps"]),))
+
+
+async def _save_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    """Write WebM, for want of an H.264 encoder; ComfyUI writes MP4."""
+    images, fps = inputs["video"]
+    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
+    path = target.path(0, ".webm")
+    await run.in_thread(media.write_webm, path, images, fps)
+    return _one_file(run, path, target.subfolder, "images", {"animated": [True]})
 
 
 def _one_file(run: NodeRun, path: Path, subfolder: str, key: str, more: Mapping[str, Any]) -> Result:
@@ -130,6 +145,29 @@ def media_node_types() -> list[NodeType]:
                 "pingpong": Input("BOOLEAN", {"default": False}),
                 "save_output": Input("BOOLEAN", {"default": True}),
             },
+            output_node=True,
+        ),
+        NodeType(
+            name="CreateVideo",
+            display_name="Create Video",
+            category="image/video",
+            run=_create_video,
+            required={"images": images, "fps": decimal(30.0, 1.0, 120.0, step=1.0)},
+            optional={"audio": Input("AUDIO")},
+            outputs=("VIDEO",),
+        ),
+        NodeType(
+            name="SaveVideo",
+            display_name="Save Video",
+            category="image/video",
+            run=_save_video,
+            required={
+                "video": Input("VIDEO"),
+                "filename_prefix": prefix_input("video/ComfyUI"),
+                "format": choice(["auto", "mp4"], default="auto"),
+                "codec": choice(["auto", "h264"], default="auto"),
+            },
+            hidden=SAVE_HIDDEN,
             output_node=True,
         ),
         NodeType(

@@ -40,8 +40,12 @@ async def disturb(request: web.Request, handler: Handler) -> web.StreamResponse:
     slow = standin.faults.take(FaultKind.SLOW_HTTP, **occasion)
     if delay := standin.options.latency_seconds + (slow.seconds if slow else 0.0):
         await asyncio.sleep(delay)
-    if fault := standin.faults.take(FaultKind.REFUSE, **occasion):
-        return web.Response(status=fault.status, text=fault.body, content_type="text/plain")
+    fault = standin.faults.take(FaultKind.REFUSE, **occasion)
+    if fault is None and request.method == "POST" and route == "/prompt":
+        fault = standin.faults.take(FaultKind.REFUSE_PROMPT)
+    if fault is not None:
+        content_type = "application/json" if fault.body.startswith("{") else "text/plain"
+        return web.Response(status=fault.status, text=fault.body, content_type=content_type)
     if fault := standin.faults.take(FaultKind.NONSENSE, **occasion):
         body = fault.body or "<!doctype html><title>Welcome</title><p>It works!"
         return web.Response(text=body, content_type=fault.content_type)

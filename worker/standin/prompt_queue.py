@@ -71,12 +71,10 @@ class PromptQueue:
         """Move the running prompt to the history, in one step; None means it leaves no trace."""
         if self.running is None:
             return
-        number, prompt_id, prompt, extra, targets = self.running
-        if isinstance(extra, dict):
-            extra = {key: value for key, value in extra.items() if key not in SENSITIVE}
         if entry is not None:
+            prompt_id = self.running[1]
             self.history.pop(prompt_id, None)
-            self.history[prompt_id] = {"prompt": [number, prompt_id, prompt, extra, targets], **entry}
+            self.history[prompt_id] = {"prompt": list(without_secrets(self.running)), **entry}
             while len(self.history) > self._max_history:
                 del self.history[next(iter(self.history))]
         self.running = None
@@ -104,3 +102,11 @@ class PromptQueue:
         else:
             self.idle.set()
         self._on_change()
+
+
+def without_secrets(item: QueueItem) -> QueueItem:
+    """Return an item whose extra_data lacks credentials."""
+    number, prompt_id, prompt, extra, targets = item
+    if isinstance(extra, dict):
+        extra = {key: value for key, value in extra.items() if key not in SENSITIVE}
+    return number, prompt_id, prompt, extra, targets

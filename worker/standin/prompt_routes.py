@@ -1,12 +1,14 @@
 """Handlers of prompts, queue and history."""
 
 import re
+import time
 import uuid
 from typing import Any, Final
 
 from aiohttp import web
 
 from worker.standin.faults import FaultKind
+from worker.standin.prompt_queue import without_secrets
 from worker.standin.server import STANDIN, Standin
 from worker.standin.validation import make_error, validate_prompt
 from worker.standin.versions import (
@@ -37,10 +39,13 @@ async def submit_prompt(request: web.Request) -> web.StreamResponse:
     if refusal is not None:
         return refusal
     targets = body.get("partial_execution_targets") if standin.version >= PARTIAL_TARGETS else None
-    verdict = validate_prompt(body["prompt"], standin.types, targets)
+    strict = standin.version >= STRICT
+    verdict = validate_prompt(body["prompt"], standin.types, targets, strict=strict)
     extra = body.get("extra_data", {})
     if "client_id" in body:
         extra["client_id"] = body["client_id"]
+    if strict and isinstance(extra, dict):
+        extra["create_time"] = int(time.time() * 1000)
     if verdict.error is not None:
         return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
     standin.log.accepted.append(prompt_id)
@@ -80,7 +85,10 @@ async def show_queue(request: web.Request) -> web.StreamResponse:
     """Answer what runs and what waits, the latter in the order of the heap."""
     queue = request.app[STANDIN].queue
     running = [queue.running] if queue.running is not None else []
-    return web.json_response({"queue_running": running, "queue_pending": queue.pending})
+    pending = queue.pending
+    if request.app[STANDIN].version >= STRICT:
+        running, pending = [without_secrets(item) for item in running], [without_secrets(item) for item in pending]
+    return web.json_response({"queue_running": running, "queue_pending": pending})
 
 
 async def change_queue(request: web.Request) -> web.StreamResponse:

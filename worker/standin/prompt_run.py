@@ -70,13 +70,13 @@ class PromptRun:
         except InterruptedPromptError:
             self._message("execution_interrupted", self._failed_node(node_id), everybody=True)
             return Outcome.INTERRUPTED
-        except Exception as error:  # a node may raise whatever it likes, as in ComfyUI
-            if isinstance(error, ThreadDiedError):
-                raise
-            log.info("Node %s failed", node_id, exc_info=not isinstance(error, NodeError))
+        except ThreadDiedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a node may raise whatever it likes, and only its prompt fails
+            log.info("Node %s failed: %s", node_id, error if isinstance(error, NodeError) else repr(error))
             if isinstance(error, NodeOutOfMemoryError):
                 self._executor.models.unload()
-            failure = describe_failure(error, self._inputs(node_id), self._current_outputs(node_id))
+            failure = describe_failure(error, self._inputs(node_id), self._needed({}))
             self._message("execution_error", self._failed_node(node_id) | failure)
             return Outcome.ERROR
         self._message("execution_success")
@@ -241,10 +241,6 @@ class PromptRun:
         """Return what the frames of a failure and of an interrupt share."""
         node_type = self._graph[node_id]["class_type"]
         return {"node_id": node_id, "node_type": node_type, "executed": list(self._executed)}
-
-    def _current_outputs(self, node_id: str) -> list[str]:
-        """Return the nodes known so far, also some that did not run: as little to be relied upon as ComfyUI's."""
-        return [*self._needed({}), *([] if node_id in self._graph else [node_id])]
 
     def _send_blocked(self, node_id: str, message: str) -> None:
         """Report a blocked output; the history keeps no trace of it."""

@@ -51,26 +51,13 @@ class Standin:
 
     async def stop(self) -> None:
         """Cut the sockets and end the tasks."""
-        self.faults.clear()
-        self.sockets.abort()
-        self.executor.lose_running()
-        for task in [*self._tasks, *self._restarts]:
-            task.cancel()
-        for task in [*self._tasks, *self._restarts]:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        self._tasks.clear()
+        await self._end_tasks([*self._restarts, *self._tasks])
 
     async def restart(self, down_seconds: float = 0.0) -> None:
         """Forget queue, history, running prompt, models and numbers, as a restart does; output files stay."""
         self.down = True
         self.log.restarts += 1
-        waiting = self.faults.waiting()
-        restarting, self._restarts = self._restarts, set()
-        await self.stop()
-        self._restarts = restarting
-        for fault in waiting:
-            self.faults.add(fault)
+        await self._end_tasks(self._tasks)
         if down_seconds > 0:
             await asyncio.sleep(down_seconds)
         self._renew()
@@ -112,6 +99,14 @@ class Standin:
     def status(self) -> dict[str, dict[str, dict[str, int]]]:
         """Return the data of a `status` frame."""
         return {"status": {"exec_info": {"queue_remaining": self.queue.remaining}}}
+
+    async def _end_tasks(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Cut the sockets, and end these tasks and what they run."""
+        self.sockets.abort()
+        self.executor.lose_running()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _end_thread(self) -> None:
         """Let the execution end here and now; what runs stays in the queue for ever."""

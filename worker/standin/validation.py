@@ -29,8 +29,10 @@ def make_error(kind: str, message: str, details: str = "") -> dict[str, Any]:
     return {"type": kind, "message": message, "details": details, "extra_info": {}}
 
 
-def validate_prompt(graph: Graph, types: Mapping[str, NodeType], targets: list[str] | None = None) -> Verdict:
-    """Check a prompt and coerce the values of its nodes in place.
+def validate_prompt(
+    graph: Graph, types: Mapping[str, NodeType], targets: list[str] | None = None, *, strict: bool = False
+) -> Verdict:
+    """Check a prompt and coerce the values of its nodes in place; later versions of ComfyUI name a cycle as such.
 
     Raises
     ------
@@ -49,6 +51,9 @@ def validate_prompt(graph: Graph, types: Mapping[str, NodeType], targets: list[s
         wanted = [node_id for node_id in wanted if node_id in targets]
     if not wanted:
         return Verdict(make_error("prompt_no_outputs", "Prompt has no outputs"))
+    if _has_cycle(graph, wanted):
+        kind = "dependency_cycle" if strict else "prompt_outputs_failed_validation"
+        return Verdict(make_error(kind, "Prompt outputs failed validation"))
     return _Validation(graph, types).outputs(wanted)
 
 
@@ -62,8 +67,6 @@ class _Validation:
 
     def outputs(self, wanted: list[str]) -> Verdict:
         """Check the outputs and what they depend on."""
-        if _has_cycle(self._graph, wanted):
-            return Verdict(make_error("prompt_outputs_failed_validation", "Prompt outputs failed validation"))
         good: list[str] = []
         details: list[str] = []
         node_errors: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from worker.standin.drawing import noise
 from worker.standin.drawing.noise import Size
-from worker.standin.drawing.palettes import Color, Theme, mix
+from worker.standin.drawing.palettes import Theme, mix
 from worker.standin.drawing.sky import draw_sky
 from worker.standin.drawing.things import draw_castle, draw_things
 from worker.standin.drawing.water import draw_water
@@ -18,7 +18,7 @@ def draw_hills(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
     width, height = size
     lake = "water" in theme.things or chance.random() < 0.35
     horizon = height * chance.uniform(0.56, 0.66)
-    picture, sun_x, sun_y = draw_sky(size, theme, chance, horizon)
+    picture, sun_x, _ = draw_sky(size, theme, chance, horizon)
     layers = chance.randint(3, 4) if lake else chance.randint(5, 6)
     for layer in range(layers):
         part = layer / max(1, layers - 1)
@@ -37,9 +37,9 @@ def draw_hills(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
 
 def draw_sea(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
     """Draw a sea with a distant coast, and what stands on the near one."""
-    width, height = size
+    height = size[1]
     horizon = height * chance.uniform(0.52, 0.6)
-    picture, sun_x, sun_y = draw_sky(size, theme, chance, horizon)
+    picture, sun_x, _ = draw_sky(size, theme, chance, horizon)
     for part in (0.1, 0.4):
         if chance.random() < 0.75:
             _draw_ridge(picture, theme, chance, horizon - height * 0.03 * (1 - part), part, bottom=horizon, swell=0.5)
@@ -52,7 +52,7 @@ def draw_sea(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
 
 def draw_forest(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
     """Draw rows of conifers in the mist."""
-    width, height = size
+    height = size[1]
     horizon = height * chance.uniform(0.5, 0.6)
     picture, sun_x, sun_y = draw_sky(size, theme, chance, horizon)
     _draw_ridge(picture, theme, chance, horizon - height * 0.1, 0.05, bottom=height)
@@ -62,7 +62,7 @@ def draw_forest(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
         base = horizon + height * (part**1.5 * 0.46 - 0.06)
         _draw_trees(picture, theme, chance, base, part)
     if not theme.palette.night:
-        rays = noise.light_rays(size, (sun_x, sun_y), chance, 26).filter(ImageFilter.GaussianBlur(width / 80))
+        rays = noise.light_rays(size, (sun_x, sun_y), chance, 26).filter(ImageFilter.GaussianBlur(size[0] / 80))
         fading = noise.gradient(size, ((255, 255, 255), (150, 150, 150), (0, 0, 0))).convert("L")
         noise.add_light(picture, ImageChops.multiply(rays, fading).point(lambda v: v // 2), (0, 0), theme.palette.light)
     return picture
@@ -72,7 +72,7 @@ def draw_dunes(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
     """Draw dunes with a lit and a shaded side."""
     width, height = size
     horizon = height * chance.uniform(0.5, 0.58)
-    picture, sun_x, sun_y = draw_sky(size, theme, chance, horizon)
+    picture, _, _ = draw_sky(size, theme, chance, horizon)
     layers = 6
     for layer in range(layers):
         part = layer / (layers - 1)
@@ -112,8 +112,8 @@ def _draw_ridge(
     start = max(0, round(top - amplitude * 1.6))
     reach = max(2, round(amplitude * 4.2))
     body.paste(noise.gradient((width, reach), (color, mix(color, haze, 0.4), haze)), (0, start))
-    if 0.0 < part:
-        _roughen(body, chance, color, part)
+    if part > 0:
+        noise.roughen(body, chance, color, part)
     picture.paste(body, (0, 0), mask)
     if "snow" in theme.things and part < 0.95:
         melt = noise.ridge_line(chance, len(points), 0.62, 9)
@@ -123,13 +123,6 @@ def _draw_ridge(
             cap.append((x, y + amplitude * tall * max(0.05, 0.55 + 0.3 * value)))
         snow = ImageChops.multiply(noise.polygon_mask(picture.size, [*points, *reversed(cap)]), mask)
         picture.paste(mix((248, 250, 255), palette.sky[-1], 0.2 + 0.3 * (1 - part)), (0, 0), snow)
-
-
-def _roughen(body: Image.Image, chance: random.Random, color: Color, part: float) -> None:
-    """Give a slope some texture."""
-    size = body.size
-    field = noise.cloud_field(chance, size, (7, 12), 4)
-    body.paste(mix(color, (0, 0, 0), 0.45), (0, 0), field.point(noise.ramp(0.45, 0.95, 0.30 * part)))
 
 
 def _draw_trees(picture: Image.Image, theme: Theme, chance: random.Random, base: float, part: float) -> None:

@@ -126,3 +126,10 @@ def light_rays(size: Size, source: tuple[float, float], chance: random.Random, c
         ends = [(source[0] + reach * math.cos(a), source[1] + reach * math.sin(a)) for a in (angle, angle + width)]
         pen.polygon([source, *ends], fill=chance.randint(30, 90))
     return mask
+
+
+def roughen(body: Image.Image, chance: random.Random, color: Color, part: float) -> None:
+    """Give a slope some texture."""
+    size = body.size
+    field = cloud_field(chance, size, (7, 12), 4)
+    body.paste(mix(color, (0, 0, 0), 0.45), (0, 0), field.point(ramp(0.45, 0.95, 0.30 * part)))

@@ -33,7 +33,8 @@ def draw_flowers(size: Size, theme: Theme, chance: random.Random) -> Image.Image
     width, height = size
     palette = theme.palette
     leaf = mix((64, 112, 70), palette.far, 0.4)
-    picture = noise.gradient(size, (mix(palette.sky[0], leaf, 0.35), palette.sky[-1], leaf, mix(leaf, palette.near, 0.6)))
+    shades = (mix(palette.sky[0], leaf, 0.35), palette.sky[-1], leaf, mix(leaf, palette.near, 0.6))
+    picture = noise.gradient(size, shades)
     field = noise.cloud_field(chance, size, (3, 3 * height / width), 4)
     picture.paste(mix(leaf, (10, 30, 20), 0.5), (0, 0), field.point(noise.ramp(0.45, 0.85, 0.7)))
     _draw_bokeh(picture, theme, chance, 22)
@@ -55,7 +56,8 @@ def draw_abstract(size: Size, theme: Theme, chance: random.Random) -> Image.Imag
     """Draw lines that follow a field of directions, over soft colours."""
     width, height = size
     palette = theme.palette
-    picture = noise.gradient(size, (mix(palette.near, palette.sky[0], 0.5), palette.near, mix(palette.near, palette.far, 0.4)))
+    shades = (mix(palette.near, palette.sky[0], 0.5), palette.near, mix(palette.near, palette.far, 0.4))
+    picture = noise.gradient(size, shades)
     for color in (palette.far, palette.accent, palette.sky[len(palette.sky) // 2]):
         field = noise.cloud_field(chance, size, (1.6, 1.6 * height / width), 3)
         noise.add_light(picture, field.point(noise.ramp(0.5, 1.0, 0.45)), (0, 0), color)
@@ -112,7 +114,7 @@ def _draw_figure(
     picture: Image.Image, theme: Theme, chance: random.Random, x: float, y: float, unit: float
 ) -> None:
     """Draw head, hair and shoulders as one dark shape with a lit edge."""
-    width, height = picture.size
+    height = picture.height
     head = unit * 0.125
     turn = chance.choice((-1, 1))
     face = [
@@ -137,7 +139,8 @@ def _draw_figure(
     dark = mix(theme.palette.near, (0, 0, 0), 0.2)
     body = noise.gradient(picture.size, (mix(dark, theme.palette.far, 0.25), dark, mix(dark, (0, 0, 0), 0.4)))
     picture.paste(body, (0, 0), mask)
-    edge = ImageChops.subtract(mask, ImageChops.offset(mask, -turn * max(1, round(unit / 130)), max(1, round(unit / 200))))
+    shifted = ImageChops.offset(mask, -turn * max(1, round(unit / 130)), max(1, round(unit / 200)))
+    edge = ImageChops.subtract(mask, shifted)
     rim = edge.filter(ImageFilter.GaussianBlur(unit / 300))
     noise.add_light(picture, rim, (0, 0), mix(theme.palette.light, theme.palette.accent, 0.4))
 

@@ -67,7 +67,7 @@ def _draw_lighthouse(
         outline.append((x + away * half, base + height * 0.012 + drop - value * rough))
     mask = noise.polygon_mask(picture.size, [*outline, (x + half, height), (x - half, height)])
     stone = noise.gradient(picture.size, (mix(dark, theme.palette.far, 0.5), mix(dark, theme.palette.far, 0.3), dark))
-    _roughen(stone, chance, dark, 1.0)
+    noise.roughen(stone, chance, dark, 1.0)
     picture.paste(stone, (0, 0), mask)
     foot, head = tall * 0.105, tall * 0.06
     body = [(x - foot, base + height * 0.02), (x - head, base - tall * 0.86), (x + head, base - tall * 0.86),
@@ -95,7 +95,8 @@ def _draw_boat(picture: Image.Image, x: float, y: float, size: float, dark: Colo
             (x - size * 0.4, y + size * 0.1)]  # fmt: skip
     main = [(x + size * 0.02, y - size * 1.2), (x + size * 0.02, y - size * 0.16), (x + size * 0.5, y - size * 0.16)]
     fore = [(x - size * 0.03, y - size * 1.1), (x - size * 0.03, y - size * 0.16), (x - size * 0.45, y - size * 0.16)]
-    for outline, color in ((hull, dark), (main, mix(dark, (255, 250, 240), 0.78)), (fore, mix(dark, (255, 250, 240), 0.6))):
+    bright, grey = mix(dark, (255, 250, 240), 0.78), mix(dark, (255, 250, 240), 0.6)
+    for outline, color in ((hull, dark), (main, bright), (fore, grey)):
         picture.paste(color, (0, 0), noise.polygon_mask(picture.size, outline))
         shadow = [(px, y + size * 0.12 + (y - py) * 0.55) for px, py in outline]
         mask = noise.polygon_mask(picture.size, shadow).filter(ImageFilter.GaussianBlur(size / 14))
@@ -107,7 +108,8 @@ def draw_castle(
 ) -> None:
     """Draw towers with lit windows."""
     pen = ImageDraw.Draw(picture)
-    for offset, tall, half in ((-0.5, 0.6, 0.1), (-0.22, 0.95, 0.1), (0.0, 0.7, 0.2), (0.25, 1.15, 0.09), (0.5, 0.55, 0.11)):
+    towers = ((-0.5, 0.6, 0.1), (-0.22, 0.95, 0.1), (0.0, 0.7, 0.2), (0.25, 1.15, 0.09), (0.5, 0.55, 0.11))
+    for offset, tall, half in towers:
         cx, top = x + offset * size, y - tall * size
         pen.rectangle((cx - half * size, top, cx + half * size, y + size), fill=dark)
         pen.polygon([(cx - half * size * 1.25, top), (cx, top - size * 0.3), (cx + half * size * 1.25, top)], fill=dark)

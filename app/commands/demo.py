@@ -1,0 +1,52 @@
+"""The newcomer's command: everything is started, a sample job runs, and its image is shown to be there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from app.commands.interruption import signalled
+from app.commands.sample_job import SampleJob
+from app.commands.terminal import Terminal, amount
+from app.commands.whole_service import whole_service
+from app.settings import ROOT
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+PORT: Final = 8001
+"""The port that the README's examples speak to; the demo environment's own, 8002, is that of `make api-demo`."""
+LOCAL_SETTINGS: Final = ROOT / "env" / ".env.local"
+
+
+async def demo(settings: Settings) -> int:
+    """Run everything and a sample job, then go on until Ctrl-C."""
+    return await _demo(settings, once=False)
+
+
+async def demo_once(settings: Settings) -> int:
+    """Run everything and a sample job, and end; what fails raises, so 0 means that the image is there."""
+    return await _demo(settings, once=True)
+
+
+async def _demo(settings: Settings, *, once: bool) -> int:
+    terminal = Terminal()
+    if not _port_is_chosen():
+        settings = settings.model_copy(update={"api_port": PORT})
+    async with whole_service(settings, terminal) as service:
+        image = await service.unless_one_ends(SampleJob(service, terminal).run())
+        terminal.line("")
+        terminal.line(f"  image  {image.path}  ({image.width} × {image.height}, {amount(image.size_bytes)})")
+        terminal.line(f"  URL    {image.url}")
+        terminal.line(f"  page   {service.url}/monitor/")
+        terminal.line("")
+        if not once:
+            terminal.line("Everything goes on running; Ctrl-C stops it.")
+            await service.unless_one_ends(signalled())
+    return 0
+
+
+def _port_is_chosen() -> bool:
+    """Whether the person set `API_PORT`, in the environment or in a file of their own."""
+    from_process = load_names(os_environ())
+    return from_process

@@ -1,0 +1,26 @@
+"""Runs a module as `python -m` does, until its standard input ends: `python -m app.commands.leash MODULE ARGUMENTS`.
+
+The input is a pipe that whoever started it holds. The system closes it however that process ends, killed ones too, so
+that no server of a killed `make up-dev` stays behind and keeps its port.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import threading
+
+
+def _end_with_input() -> None:
+    # Not by sys.stdin: the lock of its buffer, held here, would be a fatal error when the interpreter ends.
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_input, name="leash", daemon=True).start()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

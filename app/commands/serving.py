@@ -1,0 +1,66 @@
+"""The commands that are one process: the server, the page alone, and a Redis of our own in the foreground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.commands.interruption import signalled
+from app.commands.redis_database import without_password
+from app.commands.watching import embedded_servers_live, unless_it_raises
+from app.embedded import Wanted, embedded_services
+from app.embedded.ports import free_port, is_free
+from app.environment import REDIS_CONFIG, say, with_servers
+from app.main import PortBusy, create_app, create_monitor_app, run
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+
+async def serve(settings: Settings) -> int:
+    """Run the server: REST, WebSocket, and the page below /monitor/."""
+    require_free(settings.api_port, "API_PORT")
+    async with with_servers(settings) as complete:
+        return await run(create_app(complete), complete, complete.api_port, _migrate_command(complete))
+
+
+async def monitor(settings: Settings) -> int:
+    """Run the page alone."""
+    require_free(settings.monitor_port, "MONITOR_PORT")
+    async with with_servers(settings) as complete:
+        return await run(create_monitor_app(complete), complete, complete.monitor_port, _migrate_command(complete))
+
+
+async def redis_start(settings: Settings) -> int:
+    """Run the embedded Redis, with env/redis.conf if there is one, until Ctrl-C; `REDIS_URL` does not matter."""
+    if not REDIS_CONFIG.is_file():
+        say(
+            "There is no env/redis.conf, so this Redis has no password: copy env/redis.conf.example to it "
+            "and put a real password in, to have one."
+        )
+    wanted = Wanted(
+        data_dir=settings.data_path,
+        redis=True,
+        redis_port=None if settings.redis_port == 6379 else settings.redis_port,
+        redis_config=REDIS_CONFIG if REDIS_CONFIG.is_file() else None,
+    )
+    async with embedded_services(wanted, say) as running:
+        url = without_password(running.redis_url or "")
+        say(
+            f"Redis runs at {url}, its log is {settings.data_path / 'redis' / 'log'}. "
+            f"REDIS_URL={url} in env/.env.local makes every environment use it. Ctrl-C stops it."
+        )
+        await unless_it_raises(signalled(), embedded_servers_live(settings.data_path, ["redis"]))
+    return 0
+
+
+def require_free(port: int, variable: str) -> None:
+    """Raise `PortBusy`, naming the setting that helps, when something listens on the port."""
+    if not is_free(port):
+        raise PortBusy(
+            f"Port {port} is in use by another program: end that, or set {variable} to a free port, "
+            f"for example {variable}={free_port()}."
+        )
+
+
+def _migrate_command(settings: Settings) -> str:
+    return f"make migrate-{settings.genonaut_env}"

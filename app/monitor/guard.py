@@ -1,0 +1,129 @@
+"""What stands between a browser and the handlers: headers of every answer, errors as pages, and who may act."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import secrets
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from app.domain.errors import GenonautError, NotFound, Unavailable
+from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, render
+from app.web.problems import REQUEST_ID, STATUS_OF
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+SECURITY_HEADERS: Final = {
+    # Everything from this server and nothing inline; pictures, sound and events are this server's too.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    # With no-referrer browsers would send `Origin: null` along with our own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_SAFE_METHODS: Final = ("GET", "HEAD")
+
+
+class Forbidden(GenonautError):
+    """The request may not come from our own page."""
+
+    code = "forbidden"
+
+
+async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the headers on an answer, whoever made it."""
+    del request
+    response.headers.update(SECURITY_HEADERS)
+
+
+@web.middleware
+async def errors_as_pages(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Let only our own page change things, give every browser its token, and answer errors as pages."""
+    given = request.cookies.get(CSRF_COOKIE, "")
+    known = re.fullmatch(r"[\w-]{43}", given) is not None
+    request[CSRF_TOKEN] = given if known else secrets.token_urlsafe(32)
+    try:
+        if request.method not in _SAFE_METHODS and request.match_info.http_exception is None:
+            await _check_own_page(request, given if known else "")
+        response = await handler(request)
+    except GenonautError as error:
+        response = await _of_error(request, error)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        response = await _of_http(request, error)
+    except Exception:
+        log.exception("request %s: %s %s", request.get(REQUEST_ID), request.method, request.path)
+        response = await _broken(request)
+    return response
+
+
+async def _check_own_page(request: web.Request, cookie: str) -> None:
+    """Raise `Forbidden` unless the form is one that we gave to this very browser.
+
+    Twice, for neither is everywhere: where the browser says the request comes from, and a token that another origin
+    can neither read nor set, in a cookie and in the form.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        own = site in ("same-origin", "none")
+    else:
+        own = origin is None or urlsplit(origin).netloc == request.host
+    if not own:
+        raise Forbidden("The request comes from another site's page, so nothing was done.")
+    field = (await request.post()).get(CSRF_FIELD, "")
+    if not cookie or not isinstance(field, str) or not hmac.compare_digest(field.encode(), cookie.encode()):
+        raise Forbidden("The form is not from this page, or it is out of date. Go back, reload the page, and try again.")
+
+
+async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
+    if isinstance(error, Forbidden):
+        return await _page(request, HTTPStatus.FORBIDDEN, "Not allowed", str(error))
+    if isinstance(error, Unavailable):
+        detail = f"{error} Nothing was lost. This page tries again by itself."
+        response = await _page(request, HTTPStatus.SERVICE_UNAVAILABLE, "One moment", detail)
+        response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
+    if isinstance(error, NotFound):
+        return await _page(request, HTTPStatus.NOT_FOUND, "Not here", str(error))
+    status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), None)
+    if status is None:
+        log.error("request %s: unexpected %s", request.get(REQUEST_ID), type(error).__name__, exc_info=error)
+        return await _broken(request)
+    return await _page(request, status, "That did not work", str(error))
+
+
+async def _of_http(request: web.Request, error: web.HTTPException) -> web.Response:
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            title, detail = "Not here", f"There is nothing at {request.path}."
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            title = "Not like this"
+            detail = f"{request.path} takes {error.headers.get('Allow', '')}, not {request.method}."
+        case _:
+            title, detail = HTTPStatus(error.status).phrase, error.text or error.reason
+    response = await _page(request, HTTPStatus(error.status), title, detail)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+async def _broken(request: web.Request) -> web.Response:
+    detail = f"Something went wrong here. The server's log knows it as request {request.get(REQUEST_ID, '')}."
+    return await _page(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Our fault", detail)
+
+
+async def _page(request: web.Request, status: HTTPStatus, title: str, detail: str) -> web.Response:
+    return await render(request, "message.html", {"title": title, "detail": detail}, status=status)

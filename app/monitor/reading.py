@@ -1,0 +1,118 @@
+"""What the pages show beyond one job: figures of the queue, workers and backends, and what cannot be reached."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.errors import Unavailable
+from app.domain.job import JobStatus
+from app.keys import DATABASE, EVENTS, HUB, REGISTRY, VIEWS
+from app.storage.job_views import snapshot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aiohttp import web
+
+    from app.domain.message import Snapshot
+    from app.messaging.registry import Beat
+    from app.storage.job_views import JobView, QueueStats
+
+PATIENCE_S: Final = 2.0
+"""A page that waits longer for one of its figures shows it as unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The service at one moment. What is None is not known: what would tell it is away."""
+
+    stats: QueueStats | None
+    finished: Mapping[str, int] | None
+    """How many jobs ended in each way within the last hour."""
+    workers: Sequence[Beat] | None
+    backends: Sequence[Beat] | None
+    events: bool
+    """Whether changes arrive by push."""
+
+    @property
+    def waiting(self) -> int | None:
+        """How many jobs wait."""
+        return self.stats.by_status.get(JobStatus.PENDING, 0) if self.stats else None
+
+    @property
+    def running(self) -> int | None:
+        """How many jobs run."""
+        return self.stats.by_status.get(JobStatus.RUNNING, 0) if self.stats else None
+
+    @property
+    def slots(self) -> int | None:
+        """How many jobs the live workers can hold; None when no worker says."""
+        told = [number(beat.state, "slots") for beat in self.workers or () if beat.live]
+        known = [int(slots) for slots in told if slots is not None]
+        return sum(known) if known else None
+
+    @property
+    def workers_live(self) -> int | None:
+        """How many workers are alive."""
+        return sum(beat.live for beat in self.workers) if self.workers is not None else None
+
+    @property
+    def workers_lost(self) -> int:
+        """How many workers went silent within the last day."""
+        return sum(not beat.live for beat in self.workers or ())
+
+    def ended(self, status: str) -> int | None:
+        """How many jobs ended so within the last hour."""
+        return self.finished.get(status, 0) if self.finished is not None else None
+
+    @property
+    def failed_share(self) -> float | None:
+        """Failed ones in per cent of all that were completed or failed within the last hour; None without any."""
+        failed, done = self.ended("failed"), self.ended("completed")
+        return 100 * failed / (failed + done) if failed is not None and done is not None and failed + done else None
+
+
+async def read_health(request: web.Request) -> Health:
+    """Read the figures; never raises, and takes no longer than `PATIENCE_S`, whatever is away."""
+    (stats, finished), (workers, backends) = await asyncio.gather(_figures(request), _beats(request))
+    return Health(stats, finished, workers, backends, request.config_dict[HUB].connected)
+
+
+async def read_snapshots(request: web.Request, views: Sequence[JobView]) -> list[Snapshot]:
+    """Return the jobs' snapshots, with the last progress if Redis tells it in time."""
+    snapshots = [snapshot_of(view.job) for view in views]
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await request.config_dict[EVENTS].with_live(snapshots)
+    except TimeoutError:
+        return snapshots
+
+
+def number(state: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a heartbeat; None when it is absent, or none."""
+    value = state.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+async def _figures(request: web.Request) -> tuple[QueueStats | None, Mapping[str, int] | None]:
+    views = request.config_dict[VIEWS]
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            # The ping first: a pool whose connections all died gives each statement another.
+            await request.config_dict[DATABASE].ping()
+            stats = await views.stats()
+            return stats, await views.finished_since(datetime.now(UTC) - timedelta(hours=1))
+    except (Unavailable, TimeoutError):
+        return None, None
+
+
+async def _beats(request: web.Request) -> tuple[list[Beat] | None, list[Beat] | None]:
+    registry = request.config_dict[REGISTRY]
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await registry.workers(), await registry.backends()
+    except (Unavailable, TimeoutError):
+        return None, None

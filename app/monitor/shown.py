@@ -1,0 +1,77 @@
+"""A job as the page shows it: the API's own answer, and what follows from it for a reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.domain.job import Phase
+from app.monitor.words import WORDS, Allowed, allowed
+from app.web.answers import job_answer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from app.domain.message import Snapshot
+    from app.storage.job_views import JobView
+    from app.web.payloads import JobAnswer, OutputAnswer
+
+_TITLE_CHARACTERS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time: over, with `seconds`, or still going on, `since` then. Neither: not known."""
+
+    seconds: float | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownJob:
+    """A job on the page."""
+
+    answer: JobAnswer
+    title: str
+    """The prompt's beginning, or what the job is instead of one."""
+    word: str
+    allowed: Allowed
+    picture: OutputAnswer | None
+    """The first output that has a thumbnail."""
+    waited: Span
+    """Before its first attempt; a later one's wait is not known."""
+    ran: Span
+
+
+def show(view: JobView, snapshot: Snapshot) -> ShownJob:
+    """Return the job for the templates; `snapshot` brings the last progress."""
+    answer = job_answer(view, snapshot)
+    picture = next((output for output in answer.outputs if output.thumbnail_url), None)
+    return ShownJob(
+        answer, _title(answer), WORDS[answer.phase], allowed(answer.phase), picture, _waited(view), _ran(view)
+    )
+
+
+def _title(answer: JobAnswer) -> str:
+    text = " ".join((answer.prompt or "").split())
+    if not text:
+        return f"{answer.job_type} workflow of {len(answer.workflow or {})} nodes"
+    return text if len(text) <= _TITLE_CHARACTERS else text[:_TITLE_CHARACTERS].rstrip() + "…"
+
+
+def _waited(view: JobView) -> Span:
+    job = view.job
+    if job.phase in (Phase.QUEUED, Phase.RETRYING):
+        return Span(since=job.created_at if job.attempt == 1 else job.updated_at)
+    if job.attempt > 1:
+        return Span()
+    end = view.attempts[0].claimed_at if view.attempts else job.completed_at
+    return Span(seconds=(end - job.created_at).total_seconds()) if end else Span()
+
+
+def _ran(view: JobView) -> Span:
+    last = view.attempts[-1] if view.attempts else None
+    if last is None or last.number != view.job.attempt:
+        return Span()
+    end = last.ended_at or view.job.completed_at
+    return Span(seconds=(end - last.claimed_at).total_seconds()) if end else Span(since=last.claimed_at)

@@ -1,0 +1,90 @@
+"""How things are said on the page: words and marks of phases, lengths of time, sizes, and what may be done to a job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, JobEvent, Phase
+from app.domain.message import timestamp
+
+WORDS: Final[Mapping[Phase, str]] = {phase: phase.value for phase in Phase} | {
+    Phase.QUEUED: "pending",
+    Phase.EXECUTING: "running",
+}
+"""Where these differ from the phase they say what clients know as the status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What may be done to a job in a phase; the store decides again when it is asked to."""
+
+    cancel: bool
+    retry: bool
+    delete: bool
+
+
+def allowed(phase: Phase) -> Allowed:
+    """Return what the table of transitions lets happen to a job in this phase."""
+    cancels = TRANSITIONS[JobEvent.WITHDRAWN].sources | TRANSITIONS[JobEvent.CANCEL_REQUESTED].sources
+    retries = TRANSITIONS[JobEvent.RETRIED].sources
+    return Allowed(phase in cancels, phase in retries, STATUS_OF[phase] in FINISHED)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a length of time, as exact as a reader needs it; nothing for None."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    for limit, unit_s, unit in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{int(seconds / unit_s)} {unit}"
+    return f"{int(seconds / 86400)} d"
+
+
+def ago(at: datetime) -> str:
+    """Return how long ago that was, on this machine's clock."""
+    return f"{duration(max(0.0, (datetime.now(UTC) - at).total_seconds()))} ago"
+
+
+def stamp(at: datetime | None) -> str:
+    """Return a time for people: UTC to the second; nothing for None."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if at else ""
+
+
+def size(count: float | None) -> str:
+    """Return a number of bytes in the largest unit that leaves a whole; nothing for None."""
+    if count is None:
+        return ""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def plain(value: Any) -> str:
+    """Return a value digit for digit, a text as it is and anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def pretty(value: Any) -> str:
+    """Return JSON over several lines."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+FILTERS: Final[dict[str, Callable[..., str]]] = {
+    "duration": duration,
+    "ago": ago,
+    "stamp": stamp,
+    "iso": timestamp,
+    "size": size,
+    "plain": plain,
+    "pretty": pretty,
+    "word": lambda phase: WORDS[phase],
+}
+"""Filters of the templates."""

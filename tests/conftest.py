@@ -1,0 +1,169 @@
+"""Real servers for every test: one PostgreSQL and one Redis a session, a database, a namespace and a store a test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from alembic import command
+from harness import Service, StandinServer
+from pydantic import SecretStr
+from redis import Redis
+
+from app.embedded.services import Running, Wanted, start
+from app.embedded.temporary import temporary_data_dir
+from app.main import create_app
+from app.settings import Settings, load_settings
+from app.storage.database import Database, alembic_config, make_engine
+from worker.main import WorkerProcess
+from worker.standin.main import STANDIN
+from worker.standin.main import create_app as create_standin
+from worker.standin.options import StandinOptions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from aiohttp.test_utils import TestClient
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Running]:
+    """PostgreSQL and Redis for the session, on ports that the system chose."""
+    with temporary_data_dir() as folder:
+        services = start(Wanted(data_dir=folder, postgres=True, redis=True, redis_port=0, durable=False))
+        yield services.running
+        services.stop()
+
+
+@pytest.fixture(scope="session")
+def template(servers: Running) -> str:
+    """Name of a migrated database, of which each test gets a copy."""
+    assert servers.database_url is not None
+    asyncio.run(_execute(servers.database_url, "CREATE DATABASE template_of_tests"))
+    url = _on_database(servers.database_url, "template_of_tests").replace("postgresql:", "postgresql+asyncpg:")
+    command.upgrade(alembic_config(url), "head")
+    return "template_of_tests"
+
+
+@pytest.fixture
+async def empty_database_url(servers: Running) -> AsyncIterator[str]:
+    """URL of a database without a schema."""
+    async for url in _copy(servers, "template0"):
+        yield url
+
+
+@pytest.fixture
+async def database_url(servers: Running, template: str) -> AsyncIterator[str]:
+    """URL of a migrated database of this test's own."""
+    async for url in _copy(servers, template):
+        yield url
+
+
+@pytest.fixture
+def settings(servers: Running, database_url: str, tmp_path: Path) -> Settings:
+    """Settings of the test environment with this test's own database, namespace and store, and short times."""
+    assert servers.redis_url is not None
+    with Redis.from_url(servers.redis_url, db=3) as redis:
+        redis.flushdb()
+    return load_settings(
+        "test",
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(servers.redis_url),
+        redis_namespace=f"test_{next(_numbers)}",
+        data_dir=tmp_path / "data",
+        storage_dir=tmp_path / "storage",
+        comfyui_urls="",
+        default_checkpoint="",
+        heartbeat_seconds=0.3,
+        lease_seconds=1.5,
+        retry_base_seconds=0.05,
+        comfyui_poll_seconds=0.3,
+        ws_linger_seconds=0.3,
+        shutdown_grace_seconds=2,
+    )
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """The test's database."""
+    engine = make_engine(settings)
+    yield Database(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+async def client(settings: Settings, aiohttp_client: Any) -> TestClient[Any, Any]:
+    """A client of the whole server."""
+    return await aiohttp_client(create_app(settings))
+
+
+@pytest.fixture
+async def start_standin(aiohttp_server: Any) -> Callable[..., Awaitable[StandinServer]]:
+    """Start a ComfyUI stand-in that loses no time, with the options given."""
+
+    async def start_one(**options: Any) -> StandinServer:
+        quick = {"model_load_seconds": 0, "lora_load_seconds": 0, "step_seconds": 0}
+        app = create_standin(StandinOptions(**(quick | options)))
+        server = await aiohttp_server(app)
+        return StandinServer(str(server.make_url("")).rstrip("/"), app[STANDIN])
+
+    return start_one
+
+
+@pytest.fixture
+async def start_worker(settings: Settings) -> AsyncIterator[Callable[..., Awaitable[WorkerProcess]]]:
+    """Start a worker for the backends of the given settings, or of `comfyui_urls`; it is stopped at the end."""
+    running: list[tuple[WorkerProcess, asyncio.Task[int]]] = []
+
+    async def start_one(comfyui_urls: str, **changes: Any) -> WorkerProcess:
+        worker = WorkerProcess(settings.model_copy(update={"comfyui_urls": comfyui_urls, **changes}))
+        running.append((worker, asyncio.create_task(worker.work(), name="worker")))
+        return worker
+
+    yield start_one
+    for worker, task in running:
+        worker.stop()
+        assert await task == 0
+
+
+@pytest.fixture
+async def service(
+    client: TestClient[Any, Any],
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> Service:
+    """Server, worker and stand-in together, ready to run jobs."""
+    standin = await start_standin()
+    worker = await start_worker(f"standin={standin.url}")
+    found = Service(client, standin, worker)
+    await found.backend_online()
+    return found
+
+
+async def _copy(servers: Running, template: str) -> AsyncIterator[str]:
+    assert servers.database_url is not None
+    name = f"test_{next(_numbers)}"
+    await _execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _on_database(servers.database_url, name)
+    with suppress(asyncpg.PostgresError):
+        await _execute(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _on_database(url: str, name: str) -> str:
+    return re.sub(r"/[^/]*$", f"/{name}", url)
