@@ -31,6 +31,10 @@ STATS_AGE_S: Final = 30.0
 _MOST_DELAY_S: Final = 5.0
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Follower(Protocol):
     """Who follows a prompt."""
 
@@ -44,7 +48,7 @@ class Follower(Protocol):
 class Backend:
     """One ComfyUI server as this worker sees it."""
 
-    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int, *, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int) -> None:
         self.name = name
         self.url = url
         self.comfyui = comfyui
@@ -61,7 +65,10 @@ class Backend:
         self.stats: dict[str, Any] = {}
         self._catalog_at = self._stats_at = 0.0
         self._followers: dict[str, Follower] = {}
-        self._changed = changed
+        self.on_slot: Callable[[], None] = _nothing
+        """Called when it may take another prompt."""
+        self.on_health: Callable[[], None] = _nothing
+        """Called when it fell ill or recovered."""
 
     @property
     def load(self) -> BackendLoad:
@@ -87,7 +94,7 @@ class Backend:
     def free_slot(self) -> None:
         """Count one prompt less, and tell who waits for it."""
         self.used -= 1
-        self._changed()
+        self.on_slot()
 
     def set_health(self, reason: str | None) -> None:
         """Note that it is well (None), or what ails it."""
@@ -95,8 +102,10 @@ class Backend:
         if healthy != self.healthy:
             self.since = datetime.now(UTC)
             log.log(logging.INFO if healthy else logging.WARNING, "backend %s is %s", self.name, reason or "connected")
-        self.healthy, self.reason = healthy, reason
-        self._changed()
+        changed, self.healthy, self.reason = healthy != self.healthy, healthy, reason
+        if changed:
+            self.on_health()
+            self.on_slot()
 
     def state(self, worker_id: str) -> dict[str, Any]:
         """Return what its heartbeat tells."""

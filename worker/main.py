@@ -57,6 +57,8 @@ class WorkerProcess:
         self._names = Names(settings.redis_namespace)
         self._started_at = datetime.now(UTC)
         self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self._stopping = asyncio.Event()
+        self._beat_now = asyncio.Event()
         self._engine = make_engine(settings)
         self._redis = make_redis(settings, patient=True)
         self._quick_redis = make_redis(settings, patient=False)
@@ -97,7 +99,6 @@ class WorkerProcess:
             handle_signals=False,
             health_check_key=f"{self._names.worker(self.worker_id)}:arq-maintenance",
         )
-        self._stopping = asyncio.Event()
 
     async def run(self) -> int:
         """Work until SIGTERM or SIGINT, then hand over what runs, and return the exit code."""
@@ -139,7 +140,13 @@ class WorkerProcess:
             timeout_s=settings.comfyui_timeout_seconds,
             max_message_bytes=settings.comfyui_max_message_bytes,
         )
-        return Backend(name, url, comfyui, settings.backend_slots, changed=lambda: self._turns.wake())
+        backend = Backend(name, url, comfyui, settings.backend_slots)
+        backend.on_slot = self._wake
+        backend.on_health = self._beat_now.set
+        return backend
+
+    def _wake(self) -> None:
+        self._turns.wake()
 
     def _free_slots(self) -> int:
         return 0 if self._stopping.is_set() else self._pool.free_slots()
@@ -179,6 +186,7 @@ class WorkerProcess:
         """Every `HEARTBEAT_SECONDS`: leases on jobs, backends and turns, and the sign of life."""
         while True:
             began = asyncio.get_running_loop().time()
+            self._beat_now.clear()
             for beat in (self._renew_jobs, self._renew_backends, self._turns.renew_locks, self._tell):
                 try:
                     await beat()
@@ -187,7 +195,10 @@ class WorkerProcess:
                 except Exception:
                     log.exception("the heartbeat stumbled")
             spent = asyncio.get_running_loop().time() - began
-            await asyncio.sleep(max(0.05, self._settings.heartbeat_seconds - spent))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.05, self._settings.heartbeat_seconds - spent)):
+                    # A backend that fell ill or recovered is news.
+                    await self._beat_now.wait()
 
     async def _renew_jobs(self) -> None:
         await self._runner.renew()
