@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from alembic import command
-from harness import Service, StandinServer
 from pydantic import SecretStr
 from redis import Redis
 
@@ -20,6 +19,7 @@ from app.embedded.temporary import temporary_data_dir
 from app.main import create_app
 from app.settings import Settings, load_settings
 from app.storage.database import Database, alembic_config, make_engine
+from harness import Service, StandinServer
 from worker.main import WorkerProcess
 from worker.standin.main import STANDIN
 from worker.standin.main import create_app as create_standin

@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import BackendLost, NoOutput
+from app.domain.errors import BackendLost
 from app.domain.job import Job, Output
 from app.storage.files import output_path
 from worker.media import Media, inspect
@@ -38,11 +38,9 @@ class Collector:
 
         Raises
         ------
-        NoOutput, OutputInvalid, StorageFailed, BackendLost
+        OutputInvalid, StorageFailed, BackendLost
             Nothing of this attempt is left in the store then.
         """
-        if not found:
-            raise NoOutput("The workflow ended without leaving an output.")
         outputs: list[Output] = []
         notes: list[str] = []
         try:

@@ -17,6 +17,7 @@ from app.domain.errors import (
     BackendLost,
     Interrupted,
     NodeFailed,
+    NoOutput,
     OutOfMemory,
     OutputInvalid,
     WorkflowRefused,
@@ -248,7 +249,11 @@ def read_ending(entry: Mapping[str, Any]) -> Ending:
         )
     if status.get("status_str") != "success" or kind == "execution_error":
         return Ending(failure=_node_failure(data))
-    return Ending(outputs=_outputs(entry.get("outputs")))
+    outputs = _outputs(entry.get("outputs"))
+    if not outputs:
+        # "success" is also said of a run whose output a node blocked (section 3).
+        return Ending(failure=NoOutput("The workflow ended without leaving an output."))
+    return Ending(outputs=outputs)
 
 
 def _outputs(found: Any) -> list[OutputFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -66,10 +67,9 @@ def inspect(path: Path, filename: str) -> Media:
     if picture is not None:
         return picture
     ending = filename.rpartition(".")[2].lower()
-    guessed = filetype.guess(str(path))
-    if guessed is not None and guessed.mime.partition("/")[0] in ("video", "audio"):
-        kind = guessed.mime.partition("/")[0]
-        return Media(kind, str(guessed.mime), str(guessed.extension))
+    film_or_sound = _film_or_sound(path)
+    if film_or_sound is not None:
+        return film_or_sound
     if ending in _MEDIA_ENDINGS:
         raise OutputInvalid(f"The output {shown} is not the picture, video or sound that its name claims.")
     if ending in _TEXT_ENDINGS and _is_text(path):
@@ -100,6 +100,18 @@ def _picture(path: Path, shown: str) -> Media | None:
         content_type, extension = _IMAGE_TYPES[image.format]
         thumbnail, warning = _thumbnail(image)
         return Media("image", content_type, extension, image.width, image.height, thumbnail, warning)
+
+
+def _film_or_sound(path: Path) -> Media | None:
+    with path.open("rb") as file:
+        head = file.read(8192)
+    # The library knows only one of the ways in which EBML may write the length of a document's type.
+    if match := re.match(rb"\x1a\x45\xdf\xa3.{0,64}?\x42\x82.{1,8}?(webm|matroska)", head, re.DOTALL):
+        is_webm = match[1] == b"webm"
+        return Media("video", "video/webm" if is_webm else "video/x-matroska", "webm" if is_webm else "mkv")
+    guessed = filetype.guess(head)
+    kind = guessed.mime.partition("/")[0] if guessed is not None else ""
+    return Media(kind, str(guessed.mime), str(guessed.extension)) if kind in ("video", "audio") else None
 
 
 def _thumbnail(image: Image.Image) -> tuple[bytes | None, str | None]:

@@ -6,8 +6,9 @@ import asyncio
 import io
 from typing import TYPE_CHECKING
 
-from harness import FOUNDING_BODY
 from PIL import Image
+
+from harness import FOUNDING_BODY
 
 if TYPE_CHECKING:
     from harness import Service

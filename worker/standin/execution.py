@@ -62,13 +62,17 @@ class Executor:
     async def run(self) -> None:
         """Execute prompts for ever, or until the thread dies."""
         while not self.dead:
-            self._apply_free()
+            self.apply_free()
             item = await self.queue.take()
             try:
                 await self._execute(item)
             except ThreadDiedError as error:
                 self.dead = True
                 log.warning("The execution thread has ended: %s", error)
+                self.lose_running()
+            except Exception:
+                self.dead = True
+                log.exception("The execution has failed on prompt %s", item[1])
                 self.lose_running()
 
     def interrupt(self) -> None:
@@ -80,7 +84,7 @@ class Executor:
         if self._execution is not None:
             self._execution.end(Outcome.LOST)
 
-    def _apply_free(self) -> None:
+    def apply_free(self) -> None:
         """Do what `/free` asked for, which waits until nothing runs."""
         if self.unload_models or self.free_memory:
             self.models.unload()

@@ -14,10 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 from worker.standin.files import Folders
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import Input, NodeOutOfMemoryError, NodeType, Result, choice, decimal, integer
+from worker.standin.options import StandinOptions
 from worker.standin.values import Images
 
 MOST_PIXELS: Final = 256 * 1024 * 1024
 """Larger batches are answered with "out of memory", as on a real card."""
+
+_UPSCALE_FACTOR: Final = 4
+"""By how much the known upscale models enlarge."""
 
 SAVE_HIDDEN: Final = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
@@ -177,11 +181,22 @@ async def _resize(run: NodeRun, images: Images, width: int, height: int, method:
     return Result((tuple(scaled),))
 
 
+async def _load_upscaler(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((inputs["model_name"],))
+
+
+async def _upscale_with_model(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["image"]
+    width, height = images[0].width * _UPSCALE_FACTOR, images[0].height * _UPSCALE_FACTOR
+    await run.progress(1, 1)
+    return await _resize(run, images, width, height, "lanczos", crop=False)
+
+
 async def _invert_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((tuple([await run.in_thread(ImageOps.invert, picture) for picture in inputs["image"]]),))
 
 
-def image_node_types(folders: Folders) -> list[NodeType]:
+def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType]:
     """Return the node types of this module."""
     methods = choice(list(_RESAMPLING))
     side = integer(512, 0, 16384, step=1)
@@ -249,6 +264,22 @@ def image_node_types(folders: Folders) -> list[NodeType]:
                 "upscale_method": methods,
                 "scale_by": decimal(1.0, 0.01, 8.0, step=0.01),
             },
+            outputs=("IMAGE",),
+        ),
+        NodeType(
+            name="UpscaleModelLoader",
+            display_name="Load Upscale Model",
+            category="loaders",
+            run=_load_upscaler,
+            required={"model_name": choice(list(options.upscale_models))},
+            outputs=("UPSCALE_MODEL",),
+        ),
+        NodeType(
+            name="ImageUpscaleWithModel",
+            display_name="Upscale Image (using Model)",
+            category="image/upscaling",
+            run=_upscale_with_model,
+            required={"upscale_model": Input("UPSCALE_MODEL"), "image": Input("IMAGE")},
             outputs=("IMAGE",),
         ),
         NodeType(

@@ -70,7 +70,7 @@ async def answer_trouble(request: web.Request, handler: Handler) -> web.StreamRe
     """Answer 500 where ComfyUI does not foresee what it is sent, and close the connection."""
     try:
         return await handler(request)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError, RecursionError) as error:
         log.info("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
     response = web.Response(status=500, text="500 Internal Server Error\n\nServer got itself in trouble")
     response.force_close()

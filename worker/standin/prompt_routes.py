@@ -167,4 +167,6 @@ async def free_memory(request: web.Request) -> web.StreamResponse:
     body = await request.json()
     executor.unload_models = executor.unload_models or bool(body.get("unload_models", False))
     executor.free_memory = executor.free_memory or bool(body.get("free_memory", False))
+    if request.app[STANDIN].queue.running is None:
+        executor.apply_free()
     return web.Response()

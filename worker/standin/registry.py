@@ -15,7 +15,7 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
     """Return name → node type."""
     types = [
         *sampling_node_types(options),
-        *image_node_types(folders),
+        *image_node_types(options, folders),
         *media_node_types(),
         *acceptance_node_types(),
     ]

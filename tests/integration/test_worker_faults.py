@@ -1,0 +1,315 @@
+"""What a worker makes of a ComfyUI that fails: retries, re-attachment, clear ends, and never two runs of one prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness import eventually
+from worker.standin.faults import Fault, FaultKind, ViewFault
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from app.settings import Settings
+    from harness import Service, StandinServer
+    from worker.main import WorkerProcess
+
+
+def slow_graph(seconds: float = 30, steps: int = 300) -> dict[str, Any]:
+    """A graph that runs so long, in steps between which it can be interrupted."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 3368601}},
+        "3": {
+            "class_type": "SlowProgress",
+            "inputs": {"image": ["1", 0], "steps": steps, "seconds_per_step": seconds / steps},
+        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "mine"}},
+    }
+
+
+def running_for(seconds: float) -> dict[str, Any]:
+    """Fields of a job whose prompt runs so long."""
+    return {"job_type": "workflow", "workflow": slow_graph(seconds)}
+
+
+async def executing(service: Service, job_id: int) -> dict[str, Any]:
+    """Wait until ComfyUI works on the job."""
+
+    async def begun() -> dict[str, Any] | None:
+        job = await service.job(job_id)
+        return job if job["phase"] == "executing" else None
+
+    return dict(await eventually(begun))
+
+
+def runs(service: Service) -> Counter[str]:
+    """How often each prompt was executed."""
+    return Counter(each.prompt_id for each in service.standin.state.log.executions)
+
+
+async def test_a_node_that_raises_fails_the_job_at_once_and_names_the_node(service: Service) -> None:
+    fault = Fault(kind=FaultKind.NODE_ERROR, node="KSampler", message="boom in /srv/models/secret/file.py\n")
+    await service.standin.state.apply(fault)
+    job = await service.run()
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "node_failed", 1)
+    assert job["error_message"].startswith("KSampler (node sampler): boom in …/file.py")
+    assert "/srv/models" not in str(job)
+
+
+async def test_out_of_memory_gets_one_more_try(service: Service) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY, times=1))
+    job = await service.run()
+    assert (job["status"], job["attempt"]) == ("completed", 2)
+    assert [each["outcome"] for each in job["attempts"]] == ["retried", "completed"]
+    assert job["attempts"][0]["error_code"] == "out_of_memory"
+
+
+async def test_out_of_memory_twice_fails(service: Service) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY, times=None))
+    job = await service.run()
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "out_of_memory", 2)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_an_unclear_refusal_is_looked_up_and_sent_again(service: Service, status: int) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.REFUSE_PROMPT, status=status, times=1))
+    job = await service.run()
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+    assert set(runs(service).values()) == {1}
+
+
+async def test_a_lost_answer_to_the_submission_runs_the_prompt_once(service: Service) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.LOSE_ANSWER, times=1))
+    job = await service.run(**running_for(0.5))
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+    assert runs(service) == {job["comfyui_prompt_id"]: 1}
+
+
+async def test_nonsense_for_an_answer_is_survived(service: Service) -> None:
+    fault = Fault(kind=FaultKind.NONSENSE, route="/prompt", method="POST", body="<h1>welcome</h1>", status=200, times=1)
+    await service.standin.state.apply(fault)
+    job = await service.run()
+    assert job["status"] == "completed"
+    assert set(runs(service).values()) == {1}
+
+
+async def test_a_backend_that_refuses_every_prompt_uses_up_the_attempts(service: Service) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.REFUSE_PROMPT, status=503, times=None))
+    job = await service.run(max_attempts=2)
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "backend_unclear", 2)
+
+
+async def test_a_picture_that_is_none_fails_the_job_and_leaves_no_file(service: Service, settings: Settings) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=ViewFault.NOT_AN_IMAGE, times=None))
+    job = await service.run(max_attempts=2)
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "output_invalid", 2)
+    assert job["output_paths"] == []
+    assert [path for path in settings.storage_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("how", [ViewFault.ERROR, ViewFault.TRUNCATED])
+async def test_a_disturbed_download_is_repeated_and_not_the_run(service: Service, how: ViewFault) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=how, times=2))
+    job = await service.run()
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+    assert set(runs(service).values()) == {1}
+
+
+@pytest.mark.parametrize("how", [ViewFault.MISSING, ViewFault.EMPTY])
+async def test_a_file_that_is_not_there_costs_another_attempt(service: Service, how: ViewFault) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=how, times=1))
+    job = await service.run()
+    assert (job["status"], job["attempt"]) == ("completed", 2)
+
+
+async def test_history_that_comes_late_is_waited_for(service: Service) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.HISTORY_LATE, seconds=0.4, times=1))
+    job = await service.run()
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+
+
+async def test_a_deaf_socket_is_made_up_for_by_polling(service: Service) -> None:
+    job = await service.submit(**running_for(1.0))
+    await executing(service, job["job_id"])
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAF))
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+
+
+async def test_dropped_sockets_come_back_and_the_run_goes_on(service: Service) -> None:
+    job = await service.submit(**running_for(1.5))
+    await executing(service, job["job_id"])
+    await service.standin.state.apply(Fault(kind=FaultKind.DROP_SOCKETS))
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+    assert runs(service) == {done["comfyui_prompt_id"]: 1}
+
+
+async def test_a_restarted_backend_gets_the_job_again(service: Service) -> None:
+    job = await service.submit(**running_for(1.5))
+    await executing(service, job["job_id"])
+    await service.standin.state.apply(Fault(kind=FaultKind.RESTART))
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 2)
+    assert [each["error_code"] for each in done["attempts"]] == ["backend_lost", None]
+
+
+async def test_a_job_waits_for_a_backend_that_is_away(
+    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+) -> None:
+    service.worker.stop()
+    await start_worker("gone=http://127.0.0.1:9")
+    job = await service.submit()
+
+    async def told() -> bool:
+        ready = await (await service.client.get("/health/ready")).json()
+        return any(each["name"] == "gone" and "cannot be reached" in str(each["reason"]) for each in ready["backends"])
+
+    await eventually(told)
+    assert (await service.job(job["job_id"]))["status"] == "pending"
+
+
+async def test_a_job_longer_than_its_limit_is_stopped_at_the_backend(service: Service) -> None:
+    job = await service.run(**running_for(30), timeout_seconds=1, max_attempts=1)
+    assert (job["status"], job["error_code"]) == ("failed", "timeout")
+    assert [str(each.outcome) for each in service.standin.state.log.executions] == ["interrupted"]
+
+
+async def test_a_running_job_is_cancelled_on_the_backends_own_word(service: Service) -> None:
+    job = await service.submit(**running_for(30))
+    await executing(service, job["job_id"])
+    answer = await service.client.post(f"/api/v1/generation-jobs/{job['job_id']}/cancel", json={"reason": "enough"})
+    told = await answer.json()
+    assert (answer.status, told["status"], told["cancel_reason"]) == (200, "cancelled", "enough")
+    assert [str(each.outcome) for each in service.standin.state.log.executions] == ["interrupted"]
+
+
+async def test_a_cancelled_job_behind_the_running_one_never_runs(service: Service) -> None:
+    first = await service.submit(**running_for(1.5))
+    await executing(service, first["job_id"])
+    second = await service.submit(**running_for(30))
+
+    async def assigned() -> bool:
+        return bool((await service.job(second["job_id"]))["comfyui_prompt_id"])
+
+    await eventually(assigned)
+    answer = await service.client.post(f"/api/v1/generation-jobs/{second['job_id']}/cancel")
+    assert (answer.status, (await answer.json())["status"]) == (200, "cancelled")
+    done = await service.finished(first["job_id"])
+    assert done["status"] == "completed"
+    assert runs(service) == {done["comfyui_prompt_id"]: 1}
+
+
+async def test_a_worker_that_stops_hands_its_run_over(
+    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+) -> None:
+    job = await service.submit(**running_for(3))
+    await executing(service, job["job_id"])
+    await start_worker(f"standin={service.standin.url}")
+    service.worker.stop()
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+    assert runs(service) == {done["comfyui_prompt_id"]: 1}
+
+
+async def test_a_missing_model_is_looked_for_on_another_backend(
+    service: Service,
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> None:
+    other = await start_standin(checkpoints=("rare.safetensors",))
+    await start_worker(f"other={other.url}")
+    await service.backend_online(2)
+    job = await service.run(checkpoint_model="rare.safetensors")
+    assert (job["status"], job["backend_name"]) == ("completed", "other")
+
+
+async def test_the_graph_of_a_client_is_run_with_its_overrides_under_a_folder_of_its_own(service: Service) -> None:
+    overrides = {"1.width": 128, "3.steps": 2}
+    job = await service.run(job_type="workflow", workflow=slow_graph(0.1, 1), overrides=overrides)
+    assert (job["status"], job["outputs"][0]["width"]) == ("completed", 128)
+    graph = await (await service.client.get(f"/api/v1/generation-jobs/{job['job_id']}/workflow")).json()
+    assert graph["3"]["inputs"]["steps"] == 2
+    prefix = graph["2"]["inputs"]["filename_prefix"]
+    assert prefix == f"genonaut/{job['job_id']}/{job['comfyui_prompt_id']}/mine"
+
+
+IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 4, "color": 255}}
+WEBM = {"images": ["1", 0], "filename_prefix": "film", "codec": "vp9", "fps": 8.0, "crf": 32.0}
+FILM = {"images": ["1", 0], "fps": 8.0}
+KINDS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "webm": ({"1": IMAGE, "2": {"class_type": "SaveWEBM", "inputs": WEBM}}, "video", "video/webm"),
+    "video": (
+        {
+            "1": IMAGE,
+            "2": {"class_type": "CreateVideo", "inputs": FILM},
+            "3": {
+                "class_type": "SaveVideo",
+                "inputs": {"video": ["2", 0], "filename_prefix": "film", "format": "mp4", "codec": "h264"},
+            },
+        },
+        "video",
+        "video/webm",  # the stand-in has no H.264 encoder
+    ),
+    "flac": (
+        {
+            "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd_xl_base_1.0.safetensors"}},
+            "2": {"class_type": "EmptyLatentAudio", "inputs": {"seconds": 1.0, "batch_size": 1}},
+            "3": {"class_type": "VAEDecodeAudio", "inputs": {"samples": ["2", 0], "vae": ["1", 2]}},
+            "4": {"class_type": "SaveAudio", "inputs": {"audio": ["3", 0], "filename_prefix": "sound"}},
+        },
+        "audio",
+        "audio/x-flac",
+    ),
+    "text": (
+        {
+            "1": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a text – ünï"}},
+            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+        },
+        "text",
+        "text/plain",
+    ),
+    "animation": (
+        {
+            "1": IMAGE,
+            "2": {
+                "class_type": "SaveAnimatedWEBP",
+                "inputs": {
+                    "images": ["1", 0],
+                    "filename_prefix": "film",
+                    "fps": 6.0,
+                    "lossless": True,
+                    "quality": 80,
+                    "method": "default",
+                },
+            },
+        },
+        "image",
+        "image/webp",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+async def test_outputs_of_every_kind_are_kept_and_served(service: Service, name: str) -> None:
+    graph, kind, content_type = KINDS[name]
+    job = await service.run(job_type="workflow", workflow=graph)
+    assert job["status"] == "completed", job["error_message"]
+    (output,) = job["outputs"]
+    assert (output["kind"], output["content_type"]) == (kind, content_type)
+    answer = await service.client.get(output["url"])
+    data = await answer.read()
+    assert (answer.status, answer.content_type, len(data)) == (200, content_type, output["size_bytes"])
+    assert hashlib.sha256(data).hexdigest() == output["sha256"]
+
+
+async def test_a_graph_that_ends_without_an_output_fails(service: Service) -> None:
+    graph = slow_graph(0.1, 1)
+    graph["2"] = {"class_type": "BlockOutput", "inputs": {"image": ["3", 0], "message": ""}}
+    graph["4"] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}}
+    job = await service.run(job_type="workflow", workflow=graph)
+    assert (job["status"], job["error_code"]) == ("failed", "no_output")
