@@ -5,52 +5,58 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from app.commands import demo, migration, presence, redis_database, serving, whole_service
+from app.commands.interruption import Interrupted, until_signalled
 from app.domain.errors import GenonautError
 from app.embedded.errors import EmbeddedError
-from app.environment import set_up_logging, with_servers
-from app.main import create_app, create_monitor_app, run
+from app.environment import set_up_logging
 from app.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
     from app.settings import Settings
 
-
-async def serve(settings: Settings) -> int:
-    """Run the server."""
-    async with with_servers(settings) as complete:
-        return await run(create_app(complete), complete, complete.api_port, _migrate_command(complete))
-
-
-async def monitor(settings: Settings) -> int:
-    """Run the page alone."""
-    async with with_servers(settings) as complete:
-        return await run(create_monitor_app(complete), complete, complete.monitor_port, _migrate_command(complete))
-
-
-COMMANDS = {"serve": serve, "monitor": monitor}
+COMMANDS: Final[Mapping[str, Callable[[Settings], Coroutine[None, None, int]]]] = {
+    "serve": serving.serve,
+    "monitor": serving.monitor,
+    "up": whole_service.up,
+    "demo": demo.demo,
+    "migrate": migration.migrate_schema,
+    "redis-start": serving.redis_start,
+    "redis-keys": redis_database.redis_keys,
+    "redis-info": redis_database.redis_info,
+    "redis-flush": redis_database.redis_flush,
+    "workers": presence.workers,
+    "cron-status": presence.cron_status,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; what goes wrong is one clear sentence."""
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
-    parser.add_argument("command", choices=sorted(COMMANDS))
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--env", choices=("dev", "demo", "test"), help="the environment; default GENONAUT_ENV or dev")
+    parser.add_argument("--once", action="store_true", help="of demo: end when the image is there")
     chosen = parser.parse_args(arguments)
+    command = COMMANDS[chosen.command]
+    if chosen.once:
+        if command is not demo.demo:
+            parser.error("--once belongs to demo")
+        command = demo.demo_once
     try:
         settings = load_settings(chosen.env)
         set_up_logging(settings)
-        return asyncio.run(COMMANDS[chosen.command](settings))
+        return asyncio.run(until_signalled(command(settings)))
     except (GenonautError, EmbeddedError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
+    except Interrupted as interrupted:
+        return interrupted.exit_code
     except KeyboardInterrupt:
         return 130
-
-
-def _migrate_command(settings: Settings) -> str:
-    return f"make migrate-{settings.genonaut_env}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr
 
+from app.embedded.errors import EmbeddedError
+from app.embedded.ports import free_port, is_free
 from app.embedded.services import Wanted, embedded_services
+from app.embedded.shared import State
 from app.settings import ROOT
 from app.storage.database import migrate
 
@@ -25,12 +28,12 @@ REDIS_CONFIG: Final = ROOT / "env" / "redis.conf"
 
 @asynccontextmanager
 async def with_servers(
-    settings: Settings, *, postgres: bool = True, redis: bool = True, comfyui: bool = False
+    settings: Settings, *, postgres: bool = True, redis: bool = True, comfyui: bool = False, migrated: bool = True
 ) -> AsyncIterator[Settings]:
     """Have the servers that are asked for running, and yield the settings with their URLs.
 
     A URL that is set is taken as it is. Otherwise a server of our own is started, or shared with the other processes
-    of this environment; an embedded PostgreSQL is migrated by itself.
+    of this environment; an embedded PostgreSQL is migrated by itself, unless `migrated` is False.
 
     Raises
     ------
@@ -45,6 +48,7 @@ async def with_servers(
         redis_port=None if settings.redis_port == 6379 else settings.redis_port,
         redis_config=REDIS_CONFIG if REDIS_CONFIG.is_file() else None,
     )
+    _require_ports(wanted)
     async with embedded_services(wanted, say) as running:
         found: dict[str, object] = {}
         if running.database_url:
@@ -54,9 +58,24 @@ async def with_servers(
         if running.standin_url:
             found["comfyui_urls"] = f"standin={running.standin_url}"
         completed = settings.model_copy(update=found)
-        if running.database_url:
+        if running.database_url and migrated:
             await migrate(completed)
         yield completed
+
+
+def _require_ports(wanted: Wanted) -> None:
+    """Raise `EmbeddedError`, naming the setting that helps, when a stranger has a port that a server must have."""
+    redis_port = wanted.redis_port if wanted.redis else None
+    ports = (("standin", wanted.standin_port, "STANDIN_PORT"), ("redis", redis_port, "REDIS_PORT"))
+    for kind, port, setting in ports:
+        if not port:
+            continue
+        ours = State.read(wanted.data_dir.resolve() / kind / "state.json").process
+        if not (ours and ours.is_alive()) and not is_free(port):
+            raise EmbeddedError(
+                f"Port {port} is in use by another program: end that, or set {setting} to a free port, "
+                f"for example {setting}={free_port()}."
+            )
 
 
 def say(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from app import keys
+from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable, GenonautError, SchemaNotAtHead
 from app.messaging.channels import Names
 from app.messaging.connection import close, make_listener, make_redis
@@ -95,8 +96,7 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
         print(f"Genonaut serves http://{settings.api_host}:{port} ({settings.genonaut_env})", file=sys.stderr)  # noqa: T201
         watching = asyncio.create_task(_watch_schema(app[keys.DATABASE], help_command, stopping), name="schema")
         await stopping.wait()
-        watching.cancel()
-        fault = (await asyncio.gather(watching, return_exceptions=True))[0]
+        (fault,) = await end_tasks([watching])
         if isinstance(fault, SchemaNotAtHead):
             raise fault
     finally:
@@ -142,8 +142,7 @@ async def _fan_out(app: web.Application) -> AsyncIterator[None]:
     """Run the hub as long as the server runs."""
     task = asyncio.create_task(app[keys.HUB].run(), name="hub")
     yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await end_tasks([task])
 
 
 async def _close_sockets(app: web.Application) -> None:

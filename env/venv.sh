@@ -24,7 +24,8 @@ fail() {
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
-        found=$("$PYTHON" -c "$version" 2>/dev/null) ||
+        found=$("$PYTHON" -c "$version" 2>/dev/null)
+        [ -n "$found" ] ||
             fail "PYTHON=$PYTHON is no Python that runs here; Genonaut needs Python $oldest or newer."
         "$PYTHON" -c "$new_enough" ||
             fail "PYTHON=$PYTHON is Python $found; Genonaut needs Python $oldest or newer."
@@ -34,7 +35,8 @@ find_python() {
     old=''
     for python in python3 python3.13 python3.12 python3.11 python3.14; do
         # Also asked when it is on PATH: pyenv has commands for versions that it then says are not installed.
-        found=$("$python" -c "$version" 2>/dev/null) || continue
+        found=$("$python" -c "$version" 2>/dev/null)
+        [ -n "$found" ] || continue
         "$python" -c "$new_enough" && return
         old=$found
     done

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from app.cancellation import end_tasks
 from app.domain.errors import (
     AttemptTimeout,
     BackendForgot,
@@ -257,8 +258,8 @@ class Attempt:
                 if entry is not None:
                     return entry
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            # A slot waits for this.
+            await end_tasks([telling], again_s=0.02)
 
     async def _look_up(self) -> dict[str, Any] | None:
         """Ask where the prompt is, because no frame told; raises `BackendLost` when it is nowhere."""

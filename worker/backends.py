@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
+from app.cancellation import end_tasks
 from app.domain.catalog import Catalog, read_catalog
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 CATALOG_AGE_S: Final = 120.0
 """An idle backend is asked this often what it offers: models come and go while it runs."""
 STATS_AGE_S: Final = 30.0
+REFRESH_S: Final = 5.0
+"""How often it is looked whether one of these is due."""
 _MOST_DELAY_S: Final = 5.0
 
 
@@ -149,12 +152,25 @@ class Backend:
         async with self.comfyui.socket(self.client_id) as ws:
             self.set_health(None)
             self._look_again()
-            async for message in ws:
-                # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
-                frame = read_frame(message)
-                if frame is not None:
-                    self._dispatch(*frame)
+            refreshing = asyncio.create_task(self._refresh_for_ever(registry), name=f"refresh-{self.name}")
+            try:
+                async for message in ws:
+                    # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
+                    frame = read_frame(message)
+                    if frame is not None:
+                        self._dispatch(*frame)
+            finally:
+                await end_tasks([refreshing])
         raise BackendLost(f"The backend closed its event socket (code {ws.close_code}).")
+
+    async def _refresh_for_ever(self, registry: Registry) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self.refresh(registry)
+            except (BackendLost, Unavailable) as error:
+                # Busy perhaps; whether it is gone is for the socket to say.
+                log.info("backend %s did not say how it fares: %s", self.name, error)
 
     def disconnected(self, reason: str) -> None:
         """Note the loss; whoever follows a prompt looks for it by other means."""
@@ -252,5 +268,4 @@ class BackendPool:
             else:
                 backend.disconnected("driven by another worker")
             finally:
-                serving.cancel()
-                await asyncio.gather(serving, return_exceptions=True)
+                await end_tasks([serving])

@@ -39,7 +39,8 @@ class Collector:
         Raises
         ------
         OutputInvalid, StorageFailed, BackendLost
-            Nothing of this attempt is left in the store then.
+            Nothing of this attempt is left in the store then. A cancellation leaves what is there: another worker,
+            which took the attempt over, may be writing the very same files.
         """
         outputs: list[Output] = []
         notes: list[str] = []
@@ -48,7 +49,7 @@ class Collector:
                 output, note = await self._one(job, comfyui, file, index)
                 outputs.append(output)
                 notes += [note] if note else []
-        except BaseException:
+        except Exception:
             await self._files.delete(
                 path for output in outputs for path in (output.path, output.thumbnail_path) if path
             )

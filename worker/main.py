@@ -19,6 +19,7 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from arq.worker import Worker, get_kwargs
 from redis.exceptions import RedisError
 
+from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable, Unavailable
 from app.domain.message import timestamp
 from app.messaging.channels import Names
@@ -40,7 +41,7 @@ from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
 from worker.turns import TurnWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from app.settings import Settings
 
@@ -115,7 +116,8 @@ class WorkerProcess:
         """Work until `stop`, and return the exit code."""
         print(f"Genonaut worker {self.worker_id} ({self._settings.genonaut_env})", file=sys.stderr)  # noqa: T201
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "heartbeat": self._heartbeat_for_ever,
+            "leases": self._leases_for_ever,
+            "presence": self._presence_for_ever,
             "backends": self._pool.run,
             "listener": self._listen_for_ever,
             "turns": partial(self._arq_for_ever, self._turns),
@@ -155,14 +157,10 @@ class WorkerProcess:
         """Take no more, let what is being saved be saved, hand over the rest, and say goodbye."""
         self._turns.allow_pick_jobs = False
         await self._runner.drain(self._settings.shutdown_grace_seconds)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         for worker in (self._turns, self._maintenance):
-            for turn in worker.tasks.values():
-                turn.cancel()
             # Cancelled turns go back into the queue, where other workers find them.
-            await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+            await end_tasks(worker.tasks.values())
         with contextlib.suppress(QueueUnavailable, TimeoutError):
             async with asyncio.timeout(_FORCED_END_S):
                 await self._pool.let_go()
@@ -182,42 +180,35 @@ class WorkerProcess:
                 log.warning("arq stumbled over an outage, and begins again: %s", error)
                 await asyncio.sleep(1)
 
-    async def _heartbeat_for_ever(self) -> None:
-        """Every `HEARTBEAT_SECONDS`: leases on jobs, backends and turns, and the sign of life."""
+    async def _leases_for_ever(self) -> None:
+        """Every `HEARTBEAT_SECONDS` renew the leases on jobs, and take over what nobody looks after."""
         while True:
             began = asyncio.get_running_loop().time()
-            self._beat_now.clear()
-            for beat in (self._renew_jobs, self._renew_backends, self._turns.renew_locks, self._tell):
-                try:
-                    await beat()
-                except (Unavailable, *AWAY, RedisError) as error:
-                    log.warning("heartbeat: %s", error)
-                except Exception:
-                    log.exception("the heartbeat stumbled")
+            for beat in (self._runner.renew, self._runner.take_over):
+                await self._survive(beat)
             spent = asyncio.get_running_loop().time() - began
+            await asyncio.sleep(max(0.05, self._settings.heartbeat_seconds - spent))
+
+    async def _presence_for_ever(self) -> None:
+        """Every `HEARTBEAT_SECONDS`, and when a backend's health changes: the signs of life in Redis.
+
+        A loop of its own: a Redis that hangs must not cost the leases in PostgreSQL.
+        """
+        while True:
+            self._beat_now.clear()
+            for beat in (self._pool.renew, self._turns.renew_locks, self._tell):
+                await self._survive(beat)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.05, self._settings.heartbeat_seconds - spent)):
-                    # A backend that fell ill or recovered is news.
+                async with asyncio.timeout(self._settings.heartbeat_seconds):
                     await self._beat_now.wait()
 
-    async def _renew_jobs(self) -> None:
-        await self._runner.renew()
-        await self._runner.take_over()
-
-    async def _renew_backends(self) -> None:
-        await self._pool.renew()
-        for backend in self._pool.driven:
-            if backend.healthy:
-                with contextlib.suppress(Unavailable):
-                    await self._refresh(backend)
-
-    async def _refresh(self, backend: Backend) -> None:
+    async def _survive(self, beat: Callable[[], Awaitable[None]]) -> None:
         try:
-            await backend.refresh(self._registry)
-        except Exception as error:
-            if isinstance(error, Unavailable):
-                raise
-            log.warning("backend %s could not be asked how it fares: %s", backend.name, error)
+            await beat()
+        except (Unavailable, *AWAY, RedisError) as error:
+            log.warning("heartbeat: %s", error)
+        except Exception:
+            log.exception("the heartbeat stumbled")
 
     async def _tell(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,6 +10,8 @@ from sqlalchemy import text
 from app.domain.job import task_id
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
     from app.messaging.queue import JobQueue
     from app.storage.database import Database
     from app.storage.job_views import JobViews
@@ -40,12 +42,12 @@ class Reconciler:
             # Held until the end of this transaction; whoever comes meanwhile has nothing to do.
             if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _LOCK}):
                 return "another worker is at it"
-            enqueued = await self._enqueue_lost()
+            enqueued = await self._enqueue_lost(session)
         return f"enqueued {enqueued} waiting jobs again" if enqueued else "nothing to do"
 
-    async def _enqueue_lost(self) -> int:
+    async def _enqueue_lost(self, session: AsyncSession) -> int:
         """Give waiting jobs a turn that have none: Redis was emptied, or away when they were accepted."""
-        waiting = await self._views.waiting_turns(BATCH)
+        waiting = await self._views.waiting_turns(session, BATCH)
         turns = {task_id(job.job_id, job.attempt): job for job in waiting}
         lost = await self._queue.missing(list(turns))
         for turn in lost:

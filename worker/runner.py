@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from app.cancellation import end_tasks
 from app.domain.errors import (
     AttemptFailed,
     BackendForgot,
@@ -137,9 +138,7 @@ class Runner:
         """Wait for what is being saved, at most so long, then let everything go: others take it over."""
         if self._saving:
             await asyncio.wait(self._saving, timeout=grace_s)
-        for task in (*self._saving, *self._tasks.values()):
-            task.cancel("shutdown")
-        await asyncio.gather(*self._saving, *self._tasks.values(), return_exceptions=True)
+        await end_tasks([*self._saving, *self._tasks.values()])
         self._collector.close()
 
     async def _wait_s(self, job_id: int) -> float | None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MOST_TRIES: Final = 1_000_000
 """arq counts restarts and full backends as tries; how often a job is tried is PostgreSQL's to say."""
+MOST_WAIT_S: Final = 5.0
 
 
 async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
@@ -34,7 +35,8 @@ async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
     runner: Runner = ctx["runner"]
     again_s = await runner.take_turn(job_id)
     if again_s is not None:
-        raise Retry(defer=again_s)
+        # Ever more seldom: a thousand jobs for a backend that is away must not keep Redis busy.
+        raise Retry(defer=min(again_s * ctx["job_try"], MOST_WAIT_S))
 
 
 async def reconcile(ctx: dict[str, Any]) -> str:

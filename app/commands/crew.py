@@ -61,7 +61,9 @@ class Crew:
         for member in reversed(self._members):
             await self._stop(member, hurry)
 
-    async def start(self, name: str, module: str, *arguments: str, settings: Mapping[str, str], patience_s: float) -> None:
+    async def start(
+        self, name: str, module: str, *arguments: str, settings: Mapping[str, str], patience_s: float
+    ) -> None:
         """Start `python -m module arguments` with these settings over those of our own environment."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app.commands.leash", module, *arguments),

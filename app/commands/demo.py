@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -48,5 +49,6 @@ async def _demo(settings: Settings, *, once: bool) -> int:
 
 def _port_is_chosen() -> bool:
     """Whether the person set `API_PORT`, in the environment or in a file of their own."""
-    from_process = load_names(os_environ())
-    return from_process
+    local = LOCAL_SETTINGS.read_text(encoding="utf-8") if LOCAL_SETTINGS.is_file() else ""
+    in_file = re.search(r"^\s*(export\s+)?API_PORT\s*=", local, re.MULTILINE | re.IGNORECASE)
+    return "API_PORT" in map(str.upper, os.environ) or in_file is not None

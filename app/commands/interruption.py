@@ -13,7 +13,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the wish of a program, and a terminal that was closed."""
 
 
-class Interrupted(Exception):  # noqa: N818  # it is named for what happened
+class Interrupted(Exception):
     """A signal asked the command to end, and it has."""
 
     def __init__(self, number: signal.Signals) -> None:

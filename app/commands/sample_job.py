@@ -69,8 +69,135 @@ class SampleJob:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
             await self._wait_until_ready(session)
             job = await self._submit(session)
-            self._terminal.line(
-                f"Job {job['job_id']}: “{job['prompt']}”, {job['width']} × {job['height']}, as any client would ask for it"
-            )
+            self._terminal.line(f'Job {job["job_id"]}: "{job["prompt"]}", {job["width"]} × {job["height"]}')
             frame = await self._follow(session, job["job_id"])
             return await self._look_at_image(session, job, frame)
+
+    async def _wait_until_ready(self, session: aiohttp.ClientSession) -> None:
+        """Wait until the server answers, a worker lives, and it has a ComfyUI that can be used."""
+        deadline = time.monotonic() + READY_S
+        checks: dict[str, Any] = {}
+        while not _all_there(checks):
+            if time.monotonic() > deadline:
+                raise SampleJobFailed(self._what_is_missing(checks))
+            await asyncio.sleep(POLL_S)
+            try:
+                async with session.get(f"{self._url}/health/ready") as answer:
+                    checks = (await answer.json()).get("checks", {})
+            except (aiohttp.ClientError, TimeoutError, ValueError):
+                checks = {}
+
+    def _what_is_missing(self, checks: dict[str, Any]) -> str:
+        states = {name: check.get("status") for name, check in checks.items()}
+        if not states:
+            name, what = "app", f"The server does not answer at {self._url}"
+        elif states.get("workers") != "ok":
+            name, what = "worker", "The worker did not come up"
+        elif states.get("backends") != "ok":
+            where = self._service.settings.comfyui_urls
+            name, what = "worker", f"The worker found no ComfyUI that can be used (COMFYUI_URLS: {where})"
+        else:
+            name, what = "app", f"The server is not ready ({states})"
+        lines = "\n".join(f"  {line}" for line in self._service.crew.last_lines(name)) or "  (nothing)"
+        return f"{what} within {READY_S:.0f} s. The last that the {name} said:\n{lines}"
+
+    async def _submit(self, session: aiohttp.ClientSession) -> dict[str, Any]:
+        try:
+            async with session.post(f"{self._url}/api/v1/generation-jobs/", json=BODY) as answer:
+                text = await answer.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise SampleJobFailed(f"The sample job could not be submitted: {error}") from error
+        if answer.status != 201:
+            raise SampleJobFailed(f"The server refused the sample job with {answer.status}: {text}")
+        job: dict[str, Any] = json.loads(text)
+        return job
+
+    async def _follow(self, session: aiohttp.ClientSession, job_id: int) -> dict[str, Any]:
+        """Show the job's progress, and return the frame that told of its end in `completed`.
+
+        A connection that breaks is made anew: it begins with the job's present state.
+        """
+        frame: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(FINISHED_S):
+                while frame.get("status") not in ENDS:
+                    try:
+                        frame = await self._follow_once(session, job_id)
+                    except aiohttp.ClientError:
+                        await asyncio.sleep(POLL_S)
+        except TimeoutError as error:
+            raise SampleJobFailed(f"Job {job_id} has not finished in {FINISHED_S / 60:.0f} min") from error
+        finally:
+            self._terminal.end_progress()
+        if frame["status"] != "completed":
+            raise SampleJobFailed(f"Job {job_id} has {frame['status']}: {frame.get('error')}")
+        return frame
+
+    async def _follow_once(self, session: aiohttp.ClientSession, job_id: int) -> dict[str, Any]:
+        """Follow the job by one connection, to its end or that of the connection; return the last frame."""
+        frame: dict[str, Any] = {}
+        async with session.ws_connect(f"{self._url}/ws/jobs/{job_id}", heartbeat=30) as ws:
+            while frame.get("status") not in ENDS:
+                # Once it runs it may be silent for long: a model is being loaded.
+                waits = frame.get("status", "pending") == "pending"
+                try:
+                    message = await ws.receive(timeout=TAKEN_S if waits else None)
+                except TimeoutError as error:
+                    raise SampleJobFailed(
+                        f"No worker took job {job_id} within {TAKEN_S:.0f} s; others may be before it: "
+                        f"{self._url}/api/v1/generation-jobs/queue/stats"
+                    ) from error
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    break
+                frame = json.loads(message.data)
+                self._show(frame)
+        return frame
+
+    def _show(self, frame: dict[str, Any]) -> None:
+        match frame["status"]:
+            case "pending" if frame.get("reason"):
+                self._terminal.line(f"Attempt {frame['attempt']} is needed: {frame['reason']}")
+            case "pending":
+                self._terminal.progress(0, "waiting")
+            case "started":
+                self._terminal.progress(0, f"started on {frame.get('backend')}")
+            case status:
+                self._terminal.progress(int(frame.get("progress") or 0), str(status))
+
+    async def _look_at_image(
+        self, session: aiohttp.ClientSession, job: dict[str, Any], frame: dict[str, Any]
+    ) -> StoredImage:
+        """Return the image that a completed job left, or raise if it is not what was asked for."""
+        paths = frame.get("output_paths") or []
+        if not paths:
+            raise SampleJobFailed(f"Job {job['job_id']} has completed, but left no file")
+        path = FileStore(self._service.settings.storage_path).absolute(paths[0])
+        url = f"{self._url}/api/v1/contents/{frame['content_id']}/outputs/0"
+        try:
+            stored = await asyncio.to_thread(path.read_bytes)
+            width, height = await asyncio.to_thread(_size, stored)
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNG files
+            raise SampleJobFailed(f"The file {path} is no image that can be read: {error}") from error
+        wanted = job["width"], job["height"]
+        if (width, height) != wanted:
+            raise SampleJobFailed(f"The image {path} is {width} × {height} pixels, not {wanted[0]} × {wanted[1]}")
+        try:
+            async with session.get(url) as answer:
+                served = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise SampleJobFailed(f"The image could not be fetched from {url}: {error}") from error
+        if served != stored:
+            raise SampleJobFailed(f"{url} answers {answer.status} with other bytes than those of {path}")
+        return StoredImage(path, url, width, height, len(stored))
+
+
+def _all_there(checks: dict[str, Any]) -> bool:
+    wanted = ("postgresql", "redis", "events", "workers", "backends")
+    return all(checks.get(name, {}).get("status") == "ok" for name in wanted)
+
+
+def _size(image: bytes) -> tuple[int, int]:
+    """Decode the whole image, and return its width and height."""
+    with Image.open(BytesIO(image)) as opened:
+        opened.load()
+        return opened.size

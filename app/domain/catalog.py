@@ -28,10 +28,10 @@ class InputSpec:
 
     def accepts_type(self, given: str) -> bool:
         """Whether an output of type `given` may be linked here. `*` fits everything; a comma separates alternatives."""
-        if self.choices is not None or self.type == "COMBO" or given == "COMBO":
+        if self.choices is not None:
             return True
         ours, theirs = set(self.type.split(",")), set(given.split(","))
-        return "*" in ours or "*" in theirs or bool(ours & theirs)
+        return bool(ours & theirs) or any(_fits_all(each) for each in ours | theirs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class NodeClass:
 
     name: str
     inputs: Mapping[str, InputSpec]
-    outputs: tuple[str, ...]
+    outputs: tuple[str, ...] | None
+    """None when it does not say."""
     is_output: bool
 
 
@@ -98,8 +99,13 @@ def _node(name: str, raw: Mapping[str, Any]) -> NodeClass:
             inputs[key] = _input(key, spec, required=section == "required")
     outputs = raw.get("output")
     # An output's type may itself be a list of choices.
-    types = tuple(each if isinstance(each, str) else "COMBO" for each in outputs) if isinstance(outputs, list) else ()
+    types = tuple(each if isinstance(each, str) else "COMBO" for each in outputs) if isinstance(outputs, list) else None
     return NodeClass(name, inputs, types, bool(raw.get("output_node")))
+
+
+def _fits_all(kind: str) -> bool:
+    # Which type a COMFY_… stands for (COMFY_MATCHTYPE_V3) is settled by the other links of its node.
+    return kind in ("*", "COMBO") or kind.startswith("COMFY_")
 
 
 def _input(name: str, spec: Any, *, required: bool) -> InputSpec:

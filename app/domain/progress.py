@@ -45,7 +45,7 @@ class ProgressFold:
     def stepped(self, node_id: str, value: float, maximum: float) -> bool:
         """A node's own bar stands at `value` of `maximum`."""
         if maximum > 0:
-            self._set(node_id, value / maximum)
+            self._set(node_id, _share(value, maximum))
         return self._update()
 
     def state(self, nodes: Mapping[str, Any]) -> bool:
@@ -59,7 +59,7 @@ class ProgressFold:
                 value, maximum = node.get("value"), node.get("max")
                 if isinstance(value, int | float) and isinstance(maximum, int | float) and maximum > 0:
                     # A node that has only begun stands at 0 of 1; one at its maximum is not finished yet.
-                    self._set(node_id, min(value / maximum, 0.99))
+                    self._set(node_id, min(_share(value, maximum), 0.99))
         return self._update()
 
     def _set(self, node_id: str, share: float) -> None:
@@ -73,6 +73,11 @@ class ProgressFold:
         rose = percent > self.percent
         self.percent = max(self.percent, percent)
         return rose
+
+
+def _share(value: float, maximum: float) -> float:
+    # Cut before the division: JSON's integers have no bound, and their quotient may have no float.
+    return max(0, min(value, maximum)) / maximum
 
 
 def _weight(node: Mapping[str, Any]) -> float:

@@ -7,7 +7,14 @@ from typing import Final
 
 MAX_CHARS: Final = 2000
 
-_PATH: Final = re.compile(r"(?:\b[A-Za-z]:)?(?<![\w:/.])[/\\](?:[^\s/\\:'\"]+[/\\])+([^\s/\\:'\"]*)")
+_QUOTED_PATH: Final = re.compile(r"(?<=['\"])(?:[A-Za-z]:)?(?:/|\\{1,2})[^'\"\n]*[/\\]([^'\"/\\\n]*)(?=['\"])")
+"""Between quotes a folder's name may have spaces."""
+_PATH: Final = re.compile(
+    # A path begins anew, so neither `and/or/both` nor the path of a URL is one …
+    r"(?<![\w/\\.])(?:file://)?(?:[A-Za-z]:)?(?:/|\\{1,2})"
+    # … and has a folder at least; in a `repr` a backslash stands twice.
+    r"(?:[^\s/\\:'\"]+[/\\]+)+([^\s/\\:'\"]*)"
+)
 
 
 def clean(text: object, limit: int = MAX_CHARS) -> str:
@@ -17,5 +24,5 @@ def clean(text: object, limit: int = MAX_CHARS) -> str:
     """
     # Cut first: a replacement over megabytes would block the event loop.
     plain = str(text)[: limit * 2].replace("\0", "").encode("utf-8", "replace").decode()
-    plain = _PATH.sub(r"…/\1", plain).strip()
+    plain = _PATH.sub(r"…/\1", _QUOTED_PATH.sub(r"…/\1", plain)).strip()
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.catalog import nearest
@@ -20,6 +21,8 @@ Graph = dict[str, Any]
 
 MAX_NODES: Final = 2_000
 MAX_DEPTH: Final = 32
+MAX_FAULTS: Final = 50
+"""So many are named; a graph with more is wrong as a whole, and looking for what was meant takes its time."""
 _SHOWN: Final = 20
 """As many allowed values stand in a fault; the nearest one is named besides."""
 
@@ -136,7 +139,8 @@ def check_structure(graph: Any, pointer: str = "/workflow") -> list[Fault]:
         return [Fault(pointer, "no_output", "The workflow is empty.")]
     if len(graph) > MAX_NODES:
         return [Fault(pointer, "too_large", f"The workflow has {len(graph)} nodes; at most {MAX_NODES} are taken.")]
-    faults = [fault for key, node in graph.items() for fault in _check_node(graph, key, node, pointer)]
+    found = (_check_node(graph, key, node, pointer) for key, node in graph.items())
+    faults = list(islice(chain.from_iterable(found), MAX_FAULTS))
     if not faults and (cycle := _find_cycle(graph)):
         detail = f"The nodes {' → '.join(cycle)} form a cycle."
         faults.append(Fault(f"{pointer}/{_escape(cycle[0])}", "cycle", detail))
@@ -149,23 +153,20 @@ def check_against(graph: Graph, catalog: Catalog, pointer: str = "/workflow") ->
     As ComfyUI itself does it: every node's class must exist, but only the inputs of nodes that an output depends on
     are checked.
     """
-    faults = []
-    for key, node in graph.items():
-        if node["class_type"] not in catalog.nodes:
-            where, name = f"{pointer}/{_escape(key)}/class_type", node["class_type"]
-            detail = f"No backend that may take this job offers a node of class {name!r}."
-            faults.append(Fault(where, "unknown_node_class", detail, suggestion=nearest(name, catalog.nodes)))
+    faults: list[Fault] = []
+    unknown = ((key, node["class_type"]) for key, node in graph.items() if node["class_type"] not in catalog.nodes)
+    for key, name in islice(unknown, MAX_FAULTS):
+        where = f"{pointer}/{_escape(key)}/class_type"
+        detail = f"No backend that may take this job offers a node of class {name[:200]!r}."
+        faults.append(Fault(where, "unknown_node_class", detail, suggestion=nearest(name[:200], catalog.nodes)))
     if faults:
         return faults
     ends = [key for key, node in graph.items() if catalog.nodes[node["class_type"]].is_output]
     if not ends:
         return [Fault(pointer, "no_output", "The workflow has no output node, such as SaveImage.")]
-    for key in sorted(_needed(graph, ends), key=list(graph).index):
-        node_class = catalog.nodes[graph[key]["class_type"]]
-        for name, spec in node_class.inputs.items():
-            where = f"{pointer}/{_escape(key)}/inputs/{_escape(name)}"
-            faults += _check_input(graph, catalog, node_class, spec, graph[key]["inputs"], name, where)
-    return faults
+    needed = _needed(graph, ends)
+    found = (_check_inputs(graph, catalog, key, pointer) for key in graph if key in needed)
+    return list(islice(chain.from_iterable(found), MAX_FAULTS))
 
 
 def lacks_model_or_node(faults: Sequence[Fault]) -> bool:
@@ -208,18 +209,25 @@ def _check_node(graph: Graph, key: str, node: Any, pointer: str) -> Iterator[Fau
             yield Fault(at, "bad_link", "A link is [node id, output index], the index an integer.")
         elif _is_link(value) and value[0] not in graph:
             detail = f"The link leads to node {value[0]!r}, which the workflow has not."
-            yield Fault(at, "bad_link", detail, suggestion=nearest(value[0], graph))
-        elif not _is_finite(value):
-            yield Fault(at, "not_finite", "NaN and infinite numbers cannot be sent.")
+            yield Fault(at, "bad_link", detail, suggestion=nearest(value[0][:200], graph))
+        elif wrong := _unsendable(value):
+            yield Fault(at, *wrong)
+    # Whatever else the node has is sent and kept as well, such as the title in its _meta.
+    for name in node.keys() - {"class_type", "inputs"}:
+        if wrong := _unsendable(node[name]):
+            yield Fault(f"{where}/{_escape(name)}", *wrong)
 
 
-def _is_finite(value: Any, depth: int = 0) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
+def _unsendable(value: Any, depth: int = 0) -> tuple[str, str] | None:
+    """Return (code, detail) of what JSON, a JSONB column or a later copy of the value cannot bear."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not_finite", "NaN and infinite numbers cannot be sent."
     if isinstance(value, list | dict):
+        if depth >= MAX_DEPTH:
+            return "too_deep", f"A value nests deeper than {MAX_DEPTH} levels."
         inside = value.values() if isinstance(value, dict) else value
-        return depth < MAX_DEPTH and all(_is_finite(each, depth + 1) for each in inside)
-    return True
+        return next(filter(None, (_unsendable(each, depth + 1) for each in inside)), None)
+    return None
 
 
 def _find_cycle(graph: Graph) -> list[str]:
@@ -255,6 +263,13 @@ def _needed(graph: Graph, ends: Sequence[str]) -> set[str]:
     return needed
 
 
+def _check_inputs(graph: Graph, catalog: Catalog, key: str, pointer: str) -> Iterator[Fault]:
+    node_class = catalog.nodes[graph[key]["class_type"]]
+    for name, spec in node_class.inputs.items():
+        where = f"{pointer}/{_escape(key)}/inputs/{_escape(name)}"
+        yield from _check_input(graph, catalog, node_class, spec, graph[key]["inputs"], name, where)
+
+
 def _check_input(
     graph: Graph,
     catalog: Catalog,
@@ -271,6 +286,8 @@ def _check_input(
     value = inputs[name]
     if _is_link(value):
         outputs = catalog.nodes[graph[value[0]]["class_type"]].outputs
+        if outputs is None:
+            return
         if not -len(outputs) <= value[1] < len(outputs):
             detail = f"Node {value[0]!r} has {len(outputs)} outputs; there is none with index {value[1]}."
             yield Fault(where, "bad_link", detail)

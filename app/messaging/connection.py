@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,9 +81,10 @@ def _rebuilt(value: dict[str, Any]) -> Any:
     name = value.get("__exception__")
     if not isinstance(name, str):
         return value
-    if name == "CancelledError":
-        return asyncio.CancelledError(*value["args"])
-    kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        return kind(*value["args"])
-    return RuntimeError(f"{name}: {', '.join(value['args'])}")
+    arguments = [str(each) for each in value.get("args") or ()]
+    kind = asyncio.CancelledError if name == "CancelledError" else getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception | asyncio.CancelledError):
+        # Some take no texts, such as UnicodeDecodeError.
+        with contextlib.suppress(TypeError):
+            return kind(*arguments)
+    return RuntimeError(f"{name}: {', '.join(arguments)}")

@@ -44,7 +44,13 @@ class Events:
                     event = {"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | told
                     pipe.publish(self._names.events, json.dumps(event))
                     if STATUS_OF[snapshot.phase] is JobStatus.RUNNING and snapshot.tick:
-                        live = [snapshot.seq, snapshot.tick, snapshot.progress, timestamp(snapshot.at)]
+                        live = [
+                            snapshot.attempt,
+                            snapshot.seq,
+                            snapshot.tick,
+                            snapshot.progress,
+                            timestamp(snapshot.at),
+                        ]
                         pipe.set(self._names.live(snapshot.job_id), json.dumps(live), ex=LIVE_TTL_S)
                     elif snapshot.finished:
                         pipe.delete(self._names.live(snapshot.job_id))
@@ -80,8 +86,8 @@ class Events:
 
 
 def _merged(snapshot: Snapshot, raw: bytes) -> Snapshot:
-    seq, tick, progress, at = json.loads(raw)
-    if seq != snapshot.seq:
+    attempt, seq, tick, progress, at = json.loads(raw)
+    if attempt != snapshot.attempt:
         return snapshot
-    progress = max(snapshot.progress, progress)
-    return replace(snapshot, tick=tick, progress=progress, at=datetime.fromisoformat(at))
+    told = replace(snapshot, progress=max(snapshot.progress, progress))
+    return replace(told, tick=tick, at=datetime.fromisoformat(at)) if seq == snapshot.seq else told

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.exceptions import RedisError
 
+from app.cancellation import end_tasks
 from app.domain.errors import Unavailable
 from app.domain.message import Snapshot, frame
 from app.messaging.connection import AWAY
@@ -118,8 +119,7 @@ class Hub:
                 self._pubsub = None
                 await asyncio.sleep(delay_s)
         finally:
-            healing.cancel()
-            await asyncio.gather(healing, return_exceptions=True)
+            await end_tasks([healing])
 
     async def _subscribe(self, channels: list[str]) -> None:
         async with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -53,7 +54,8 @@ class JobQueue:
     async def enqueue(self, job_id: int, attempt: int, due: datetime | None = None) -> bool:
         """Give a job's attempt its turn, due now or at `due`, and wake the workers; False when it had it already."""
         turn, now_ms = task_id(job_id, attempt), int(time.time() * 1000)
-        score = max(now_ms, int(due.timestamp() * 1000)) if due is not None else now_ms
+        # Rounded up: a turn that comes a part of a millisecond too early finds its job not yet to be had.
+        score = max(now_ms, math.ceil(due.timestamp() * 1000)) if due is not None else now_ms
         payload = serialize_job(TURN_FUNCTION, (job_id,), {}, None, now_ms, serializer=serialize)
         try:
             added = await self._enqueue(

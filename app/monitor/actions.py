@@ -39,15 +39,16 @@ _SAID: Final = {
 }
 """What is said of a cancellation, by the phase in which the job then is."""
 
-UNFINISHED: Final = web.AppKey("UNFINISHED", set[asyncio.Task[None]])
+UNFINISHED: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("UNFINISHED", set)
 
 
 @asynccontextmanager
 async def unfinished_cancels(app: web.Application) -> AsyncIterator[None]:
     """Keep hold of the cancellations that go on after their page was answered."""
-    app[UNFINISHED] = set()
+    unfinished: set[asyncio.Task[None]] = set()
+    app[UNFINISHED] = unfinished
     yield
-    tasks = list(app[UNFINISHED])
+    tasks = list(unfinished)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

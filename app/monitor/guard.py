@@ -85,15 +85,18 @@ async def _check_own_page(request: web.Request, cookie: str) -> None:
         raise Forbidden("The request comes from another site's page, so nothing was done.")
     field = (await request.post()).get(CSRF_FIELD, "")
     if not cookie or not isinstance(field, str) or not hmac.compare_digest(field.encode(), cookie.encode()):
-        raise Forbidden("The form is not from this page, or it is out of date. Go back, reload the page, and try again.")
+        raise Forbidden(
+            "The form is not from this page, or it is out of date. Go back, reload the page, and try again."
+        )
 
 
 async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
     if isinstance(error, Forbidden):
         return await _page(request, HTTPStatus.FORBIDDEN, "Not allowed", str(error))
     if isinstance(error, Unavailable):
-        detail = f"{error} Nothing was lost. This page tries again by itself."
-        response = await _page(request, HTTPStatus.SERVICE_UNAVAILABLE, "One moment", detail)
+        again = request.method in _SAFE_METHODS
+        detail = f"{error} {'This page tries again by itself.' if again else 'Please try again in a moment.'}"
+        response = await _page(request, HTTPStatus.SERVICE_UNAVAILABLE, "One moment", detail, again=again)
         response.headers["Retry-After"] = str(error.retry_after_s)
         return response
     if isinstance(error, NotFound):
@@ -125,5 +128,8 @@ async def _broken(request: web.Request) -> web.Response:
     return await _page(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Our fault", detail)
 
 
-async def _page(request: web.Request, status: HTTPStatus, title: str, detail: str) -> web.Response:
-    return await render(request, "message.html", {"title": title, "detail": detail}, status=status)
+async def _page(
+    request: web.Request, status: HTTPStatus, title: str, detail: str, *, again: bool = False
+) -> web.Response:
+    """Return a page that says what is the matter; `again`: it looks from time to time whether that is over."""
+    return await render(request, "message.html", {"title": title, "detail": detail, "again": again}, status=status)

@@ -24,6 +24,14 @@ routes: Final = web.RouteTableDef()
 
 JOB: Final = r"/jobs/{job_id:\d+}"
 _API_JOB: Final = "/api/v1/generation-jobs/{job_id}"
+_SAMPLER: Final = {
+    "seed": "Seed",
+    "steps": "Steps",
+    "cfg": "CFG",
+    "sampler_name": "Sampler",
+    "scheduler": "Scheduler",
+    "denoise": "Denoise",
+}
 _EXCERPT_BYTES: Final = 4096
 _EXCERPTS: Final = 4
 """So many outputs of text are shown on a job's page; the others are linked."""
@@ -103,8 +111,9 @@ def _inputs(answer: JobAnswer) -> list[tuple[str, Any]]:
     for lora in answer.lora_models:
         strengths = f"{lora.get('strength_model')} / {lora.get('strength_clip')}"
         asked.append(("LoRA", f"{lora.get('name')} (model / CLIP {strengths})"))
-    asked += [("Size", f"{answer.width} × {answer.height}"), ("Pictures", answer.batch_size)]
-    asked += [(name.replace("_", " ").capitalize(), value) for name, value in answer.sampler_params.items()]
+    if answer.workflow is None:
+        asked += [("Size", f"{answer.width} × {answer.height}"), ("Pictures", answer.batch_size)]
+    asked += [(label, answer.sampler_params.get(name)) for name, label in _SAMPLER.items()]
     asked += [("Backend asked for", answer.backend), ("Priority", answer.priority)]
     asked += [("Not before", answer.not_before and f"{answer.not_before:%Y-%m-%d %H:%M:%S} UTC")]
     asked += [("Attempts at most", answer.max_attempts), ("Time limit", f"{answer.timeout_seconds} s")]

@@ -84,6 +84,8 @@ async def read_health(request: web.Request) -> Health:
 async def read_snapshots(request: web.Request, views: Sequence[JobView]) -> list[Snapshot]:
     """Return the jobs' snapshots, with the last progress if Redis tells it in time."""
     snapshots = [snapshot_of(view.job) for view in views]
+    if not request.config_dict[HUB].connected:
+        return snapshots
     try:
         async with asyncio.timeout(PATIENCE_S):
             return await request.config_dict[EVENTS].with_live(snapshots)

@@ -50,7 +50,7 @@ async def render(
         request,
         {
             "layout": "fragment.html" if fragment else "page.html",
-            "health": await read_health(request),
+            "health": context.get("health") or await read_health(request),
             "environment": settings.genonaut_env,
             "api_address": f"http://localhost:{settings.api_port}",
             "csrf": request[CSRF_TOKEN],

@@ -39,8 +39,9 @@ class ShownJob:
     picture: OutputAnswer | None
     """The first output that has a thumbnail."""
     waited: Span
-    """Before its first attempt; a later one's wait is not known."""
+    """Until ComfyUI began with its first attempt; a later one's wait is not known once it is over."""
     ran: Span
+    """Its last attempt, from when ComfyUI began with it."""
 
 
 def show(view: JobView, snapshot: Snapshot) -> ShownJob:
@@ -55,7 +56,7 @@ def show(view: JobView, snapshot: Snapshot) -> ShownJob:
 def _title(answer: JobAnswer) -> str:
     text = " ".join((answer.prompt or "").split())
     if not text:
-        return f"{answer.job_type} workflow of {len(answer.workflow or {})} nodes"
+        return f"a workflow of {len(answer.workflow or {})} nodes"
     return text if len(text) <= _TITLE_CHARACTERS else text[:_TITLE_CHARACTERS].rstrip() + "…"
 
 
@@ -65,13 +66,15 @@ def _waited(view: JobView) -> Span:
         return Span(since=job.created_at if job.attempt == 1 else job.updated_at)
     if job.attempt > 1:
         return Span()
-    end = view.attempts[0].claimed_at if view.attempts else job.completed_at
-    return Span(seconds=(end - job.created_at).total_seconds()) if end else Span()
+    # A job that a worker has taken may still wait in ComfyUI's own queue.
+    first = view.attempts[0] if view.attempts else None
+    end = (first and first.executing_at) or job.completed_at
+    return Span(seconds=(end - job.created_at).total_seconds()) if end else Span(since=job.created_at)
 
 
 def _ran(view: JobView) -> Span:
     last = view.attempts[-1] if view.attempts else None
-    if last is None or last.number != view.job.attempt:
+    if last is None or last.number != view.job.attempt or last.executing_at is None:
         return Span()
     end = last.ended_at or view.job.completed_at
-    return Span(seconds=(end - last.claimed_at).total_seconds()) if end else Span(since=last.claimed_at)
+    return Span(seconds=(end - last.executing_at).total_seconds()) if end else Span(since=last.executing_at)

@@ -1,4 +1,4 @@
-"""Workers and backends as the page shows them, from heartbeats of which any part may be absent or of an older version."""
+"""Workers and backends as the page shows them, from heartbeats of which any part may be absent."""
 
 from __future__ import annotations
 

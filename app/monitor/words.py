@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, JobEvent, Phase
 from app.domain.message import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 WORDS: Final[Mapping[Phase, str]] = {phase: phase.value for phase in Phase} | {
     Phase.QUEUED: "pending",
@@ -56,6 +58,11 @@ def stamp(at: datetime | None) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if at else ""
 
 
+def after(at: datetime | None, start: datetime) -> str:
+    """Return how long after `start` that was; a dash for None."""
+    return f"+{duration((at - start).total_seconds())}" if at else "–"
+
+
 def size(count: float | None) -> str:
     """Return a number of bytes in the largest unit that leaves a whole; nothing for None."""
     if count is None:
@@ -81,6 +88,7 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
     "duration": duration,
     "ago": ago,
     "stamp": stamp,
+    "after": after,
     "iso": timestamp,
     "size": size,
     "plain": plain,

@@ -59,6 +59,7 @@ class Control:
             await self._events.publish(snapshot_of(job))
             return job
         await self._events.ask_to_cancel(job_id)
+        await self._events.publish(*await self._events.with_live([snapshot_of(job)]))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._cancel_wait_s):
                 while job.status not in FINISHED:

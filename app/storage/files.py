@@ -79,6 +79,9 @@ class FileStore:
         except OSError as error:
             await self.discard(temporary)
             raise StorageFailed(f"An output could not be stored: {error.strerror or error}.") from error
+        except BaseException:
+            await self.discard(temporary)
+            raise
 
     async def write(self, path: str, data: bytes) -> Stored:
         """Store a small file."""
@@ -99,11 +102,10 @@ class FileStore:
 
     def _keep(self, temporary: Path, path: str) -> Stored:
         target = self.absolute(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = temporary.stat().st_size
-        temporary.replace(target)
+        _move(temporary, target)
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             # The name is durable only when the folder is.
@@ -128,6 +130,19 @@ class FileStore:
 def output_path(created_at: datetime, job_id: int, attempt: int, index: int, extension: str) -> str:
     """Return where an output is kept: `{yyyy}/{mm}/{dd}/{job_id}/{attempt}_{index}.{ext}`, by the job's own day."""
     return f"{created_at:%Y/%m/%d}/{job_id}/{attempt}_{index}.{extension}"
+
+
+def _move(temporary: Path, target: Path) -> None:
+    for tries_left in (2, 1, 0):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(target)
+        except FileNotFoundError:
+            # A deletion next door may have taken the folder, empty for a moment, away again.
+            if not tries_left or not temporary.exists():
+                raise
+        else:
+            return
 
 
 def _sync(file: IO[bytes]) -> None:

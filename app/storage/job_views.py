@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
@@ -14,7 +14,7 @@ from app.domain.errors import Fault, InvalidRequest, JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase
 from app.domain.message import Snapshot
 from app.storage.jobs import to_domain
-from app.storage.schema import AttemptRow, ContentRow, EventRow, JobRow, OutputRow
+from app.storage.schema import IS_WAITING, AttemptRow, ContentRow, EventRow, JobRow, OutputRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute
 
     from app.storage.database import Database
+
+SOON: Final = timedelta(hours=1)
+"""Who is due later needs no turn yet, and must not be in the way of those who do."""
 
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]
 
@@ -166,16 +169,15 @@ class JobViews:
 
     async def stats(self) -> QueueStats:
         """Return the figures of the queue: exact for what waits and runs."""
-        waiting = JobRow.status == JobStatus.PENDING
         async with self._database.transaction() as session:
             live = select(JobRow.status, func.count()).where(JobRow.status.in_(["pending", "running"]))
             by_status = dict((await session.execute(live.group_by(JobRow.status))).all())
             age = func.extract("epoch", func.now() - func.min(JobRow.created_at))
-            oldest = await session.scalar(select(age).where(waiting))
-            priorities = select(JobRow.priority, func.count()).where(waiting).group_by(JobRow.priority)
+            oldest = await session.scalar(select(age).where(IS_WAITING))
+            priorities = select(JobRow.priority, func.count()).where(IS_WAITING).group_by(JobRow.priority)
             by_priority = dict((await session.execute(priorities)).all())
             model = func.coalesce(JobRow.checkpoint_model, "")
-            models = select(model, func.count()).where(waiting).group_by(model)
+            models = select(model, func.count()).where(IS_WAITING).group_by(model)
             by_model = dict((await session.execute(models)).all())
         oldest_s = float(oldest) if oldest is not None else None
         return QueueStats(by_status=by_status, oldest_wait_s=oldest_s, by_priority=by_priority, by_model=by_model)
@@ -186,12 +188,11 @@ class JobViews:
         async with self._database.transaction() as session:
             return dict((await session.execute(statement)).all())
 
-    async def waiting_turns(self, limit: int) -> list[Job]:
-        """Return waiting jobs that are due or will be, the next one first."""
-        statement = select(JobRow).where(JobRow.status == JobStatus.PENDING)
+    async def waiting_turns(self, session: AsyncSession, limit: int) -> list[Job]:
+        """Return waiting jobs that are due or will be `SOON`, the next one first; in the caller's transaction."""
+        statement = select(JobRow).where(IS_WAITING, JobRow.available_at <= func.now() + SOON)
         statement = statement.order_by(JobRow.priority.desc(), JobRow.available_at, JobRow.id).limit(limit)
-        async with self._database.transaction() as session:
-            return [to_domain(row) for row in await session.scalars(statement)]
+        return [to_domain(row) for row in await session.scalars(statement)]
 
     async def output(self, content_id: int, index: int) -> Output | None:
         """Return one output, or None."""
@@ -284,7 +285,7 @@ async def _position(session: AsyncSession, row: JobRow) -> int | None:
         return None
     same = and_(JobRow.priority == row.priority, tuple_(JobRow.available_at, JobRow.id) < (row.available_at, row.id))
     before = or_(JobRow.priority > row.priority, same)
-    statement = select(func.count()).select_from(JobRow).where(JobRow.status == JobStatus.PENDING, before)
+    statement = select(func.count()).select_from(JobRow).where(IS_WAITING, before)
     return 1 + (await session.scalar(statement) or 0)
 
 
@@ -301,11 +302,12 @@ def _read_cursor(cursor: str, sort: str) -> tuple[Any, int]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         written_for, value, job_id = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-        place = datetime.fromisoformat(value) if isinstance(value, str) else int(value)
+        # Of a time without a zone, or none in UTC, the driver would make an error of its own.
+        place = datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else int(value)
         by_time = sort.lstrip("-") == "updated_at"
         fits = written_for == sort and isinstance(place, datetime) == by_time and 0 <= int(job_id) < 2**63
         fits = fits and (by_time or place == int(job_id))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         fits = False
     if not fits:
         detail = "Take next_cursor of the page before, with the same sort, or leave the cursor out."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import ColumnElement, and_, any_, delete, func, insert, literal, or_, select, text, update
 
@@ -19,7 +19,7 @@ from app.domain.errors import (
 )
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Output, Phase
 from app.domain.workflow import with_seed
-from app.storage.schema import AttemptRow, ContentRow, EventRow, JobRow, OutputRow
+from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, ContentRow, EventRow, JobRow, OutputRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ class JobStore:
         avoided = and_(literal(backend) == any_(JobRow.refused_by), JobRow.available_at > func.now() - AVOID_FOR)
         turn = (
             select(JobRow.id)
-            .where(text("status = 'pending'"), JobRow.available_at <= func.now(), fits, ~avoided)
+            .where(IS_WAITING, JobRow.available_at <= func.now(), fits, ~avoided)
             .order_by(JobRow.priority.desc(), JobRow.available_at, JobRow.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -151,6 +151,8 @@ class JobStore:
     async def complete(self, claim: Claim, outputs: Sequence[Output], warnings: Sequence[str] = ()) -> Job:
         """All files are in the store: commit content, outputs and `completed` together."""
         async with self._database.transaction() as session:
+            # The fence comes first: whoever is late finds out by it, and not by a constraint of `contents`.
+            await _hold(session, claim, JobEvent.COMPLETED)
             content = await session.scalar(insert(ContentRow).values(job_id=claim.job_id).returning(ContentRow.id))
             rows = [_output_columns(output) | {"content_id": content} for output in outputs]
             await session.execute(insert(OutputRow), rows)
@@ -241,7 +243,8 @@ class JobStore:
             data = {"seed": "new"} if seed is not None else {}
             moved = await _move(session, JobEvent.RETRIED, same, actor, values=values, data=data)
             if moved is None:
-                raise JobNotRetryable(f"Job {job_id} is {row.status}; only a failed or cancelled job can be retried.")
+                now = await _require(session, job_id)
+                raise JobNotRetryable(f"Job {job_id} is {now.status}; only a failed or cancelled job can be retried.")
             return to_domain(moved)
 
     async def delete(self, job_id: int) -> list[str]:
@@ -300,7 +303,7 @@ class JobStore:
         """
         abandoned = (
             select(JobRow.id)
-            .where(JobRow.status == "running", JobRow.lease_expires_at < func.now(), JobRow.backend_name.in_(backends))
+            .where(IS_RUNNING, JobRow.lease_expires_at < func.now(), JobRow.backend_name.in_(backends))
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
@@ -385,11 +388,23 @@ async def _move_fenced(
 ) -> JobRow:
     row = await _move(session, event, _fence(claim), claim.worker_id, values=values, data=data)
     if row is None:
-        found = await _require(session, claim.job_id)
-        if (found.attempt, found.worker_id) != (claim.attempt, claim.worker_id):
-            raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
-        raise InvalidTransition(found.phase, event)
+        await _refuse(session, event, claim)
     return row
+
+
+async def _hold(session: AsyncSession, claim: Claim, event: JobEvent) -> None:
+    """Lock the job's row until the end of the transaction; raises like `_move_fenced`."""
+    sources = sorted(TRANSITIONS[event].sources)
+    held = select(JobRow.id).where(*_fence(claim), JobRow.phase.in_(sources)).with_for_update(key_share=True)
+    if await session.scalar(held) is None:
+        await _refuse(session, event, claim)
+
+
+async def _refuse(session: AsyncSession, event: JobEvent, claim: Claim) -> NoReturn:
+    found = await _require(session, claim.job_id)
+    if (found.attempt, found.worker_id) != (claim.attempt, claim.worker_id):
+        raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
+    raise InvalidTransition(found.phase, event)
 
 
 async def _log(session: AsyncSession, row: JobRow, event: JobEvent, actor: str, data: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -127,6 +127,11 @@ class JobRow(Base):
         Index("ix_generation_jobs_updated_at", "updated_at"),
         Index("ix_generation_jobs_completed_at", "completed_at"),
     )
+
+
+IS_WAITING: Final = text("generation_jobs.status = 'pending'")
+IS_RUNNING: Final = text("generation_jobs.status = 'running'")
+"""With the status as a literal: of a parameter PostgreSQL cannot know that the partial indexes above serve it."""
 
 
 class AttemptRow(Base):

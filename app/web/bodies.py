@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from aiohttp import web
@@ -28,14 +30,17 @@ async def read_object(request: web.Request, *, optional: bool = False) -> dict[s
     """
     if request.content_length is not None and request.content_length > request.client_max_size:
         raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=request.content_length)
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise MalformedJson("The body broke off, or is not what its Content-Encoding says.") from error
     if optional and not raw.strip():
         return {}
     kind = request.content_type
     if kind not in _JSON_TYPES and not kind.endswith("+json"):
         raise UnsupportedBody(f"The body is to be application/json, not {kind}.")
     try:
-        value = json.loads(raw, parse_constant=_no_number)
+        value = json.loads(raw, parse_constant=_no_number, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise MalformedJson("The body is not UTF-8.") from error
     except json.JSONDecodeError as error:
@@ -63,7 +68,8 @@ def read_query(query: MultiMapping[str], *, repeatable: tuple[str, ...] = ()) ->
         else:
             values[name] = query[name]
     if faults := check_texts(values):
-        raise InvalidRequest("The query holds characters that cannot be searched for.", faults)
+        named = [replace(fault, pointer=fault.pointer.removeprefix("/")) for fault in faults]
+        raise InvalidRequest("The query holds characters that cannot be searched for.", named)
     return values
 
 
@@ -86,6 +92,15 @@ def number_of(request: web.Request, name: str) -> int:
 def _digits(text: str) -> int | None:
     # int() refuses more than 4300 digits with an error of its own, and takes digits of every script.
     return int(text) if text.isascii() and len(text) < 20 and int(text) <= MAX_ID else None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        # Which of the two is meant nobody can know; in a workflow the other node would silently be lost.
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise MalformedJson(f"The body is no JSON that can be read: it has the name {twice[:100]!r} twice.")
+    return value
 
 
 def _no_number(text: str) -> NoReturn:

@@ -9,16 +9,19 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 
+from app.domain.catalog import nearest
 from app.domain.errors import Fault, InvalidRequest, MalformedJson
 from app.domain.job import JobStatus, NewJob, Phase
 from app.domain.message import timestamp
@@ -28,11 +31,32 @@ from app.storage.job_views import JobFilter, Sort
 MAX_SEED: Final = 2**64 - 1
 MAX_PARAMS_BYTES: Final = 64 * 1024
 MAX_JSON_DEPTH: Final = 64
+MAX_FAULTS: Final = 100
+"""So many are named; a body with more is wrong as a whole, and the answer stays one that can be read."""
+_SHOWN_CHARS: Final = 200
 TEMPLATED_TYPES: Final = ("image", "image_generation")
 """Job types that have a workflow template; the others bring their workflow."""
 
 T = TypeVar("T", bound=BaseModel)
 Time = Annotated[datetime, PlainSerializer(timestamp, return_type=str, when_used="json")]
+
+
+def _time_text(value: Any) -> Any:
+    # pydantic would also take a number of seconds.
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d", value, re.ASCII):
+        raise ValueError("must be an RFC 3339 time, such as 2026-11-23T12:00:00Z")
+    return value
+
+
+def _storable(value: datetime) -> datetime:
+    # At the ends of the calendar an offset leads out of it.
+    if not datetime(1970, 1, 1, tzinfo=UTC) <= value < datetime(9000, 1, 1, tzinfo=UTC):
+        raise ValueError("must lie between the years 1970 and 9000")
+    return value
+
+
+GivenTime = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time_text), AfterValidator(_storable)]
+"""A time that a client sends."""
 
 
 class RequestModel(BaseModel):
@@ -65,7 +89,15 @@ class JobRequest(RequestModel):
 
     user_id: str = Field(min_length=1, max_length=255)
     job_type: Literal["image", "image_generation", "video", "audio", "workflow"]
-    prompt: str | None = Field(None, min_length=1, max_length=10_000, description="Optional when a workflow is given.")
+    workflow: dict[str, Any] | None = Field(None, validate_default=True, description="A graph in ComfyUI's API format.")
+    overrides: dict[str, Any] = Field({}, description='"<node>.<input>": value, set in the workflow.')
+    prompt: str | None = Field(
+        None,
+        min_length=1,
+        max_length=10_000,
+        validate_default=True,
+        description="Optional when a workflow is given.",
+    )
     negative_prompt: str = Field("", max_length=20_000)
     checkpoint_model: str | None = Field(None, min_length=1, max_length=255)
     lora_models: list[LoraChoice] = Field([], max_length=32)
@@ -73,35 +105,36 @@ class JobRequest(RequestModel):
     height: int = Field(1216, ge=64, le=2048, description="Pixels; rounded down to a multiple of 8.")
     batch_size: int = Field(1, ge=1, le=8)
     sampler_params: SamplerParams = Field(default_factory=lambda: SamplerParams.model_construct(**_SAMPLER_DEFAULTS))
-    workflow: dict[str, Any] | None = Field(None, description="A graph in ComfyUI's API format.")
-    overrides: dict[str, Any] = Field({}, description='"<node>.<input>": value, set in the workflow.')
     backend: str | None = Field(None, min_length=1, max_length=255)
     priority: int = Field(0, ge=-100, le=100, description="Larger first.")
-    not_before: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    not_before: GivenTime | None = None
     max_attempts: int = Field(4, ge=1, le=10)
     timeout_seconds: int = Field(900, ge=1, le=7200)
     metadata: dict[str, str] = Field({}, max_length=16)
     params: dict[str, Any] = {}
 
-    @field_validator("user_id", "prompt")
+    @field_validator("workflow")
     @classmethod
-    def _not_blank(cls, value: str | None) -> str | None:
+    def _brought_where_needed(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        job_type = info.data.get("job_type", TEMPLATED_TYPES[0])
+        if value is None and job_type not in TEMPLATED_TYPES:
+            raise ValueError(f"a job of type {job_type} brings its workflow")
+        return value
+
+    @field_validator("overrides")
+    @classmethod
+    def _of_a_workflow(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value and info.data.get("workflow", {}) is None:
+            raise ValueError("are for a workflow, and none is given")
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _said(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("workflow", {}) is None:
+            raise ValueError("is needed unless a workflow is given")
         if value is not None and not value.strip():
             raise ValueError("must not be blank")
-        return value
-
-    @field_validator("not_before", mode="before")
-    @classmethod
-    def _time_is_text(cls, value: Any) -> Any:
-        if value is not None and not isinstance(value, str):
-            raise ValueError("must be an RFC 3339 time, such as 2026-11-23T12:00:00Z")
-        return value
-
-    @field_validator("not_before")
-    @classmethod
-    def _time_is_storable(cls, value: datetime | None) -> datetime | None:
-        if value is not None and not datetime(1970, 1, 1, tzinfo=UTC) <= value < datetime(9000, 1, 1, tzinfo=UTC):
-            raise ValueError("must lie between the years 1970 and 9000")
         return value
 
     @field_validator("metadata")
@@ -117,17 +150,6 @@ class JobRequest(RequestModel):
         if _json_size(value) > MAX_PARAMS_BYTES:
             raise ValueError(f"must be at most {MAX_PARAMS_BYTES} bytes of JSON")
         return value
-
-    @model_validator(mode="after")
-    def _complete(self) -> JobRequest:
-        if self.workflow is None:
-            if self.job_type not in TEMPLATED_TYPES:
-                raise ValueError(f"workflow: a job of type {self.job_type} brings its workflow")
-            if self.prompt is None:
-                raise ValueError("prompt: is needed unless a workflow is given")
-            if self.overrides:
-                raise ValueError("overrides: are for a workflow, and none is given")
-        return self
 
     def to_new_job(self) -> NewJob:
         """Return the job that is asked for: sizes rounded, the seed drawn, what was changed said in `warnings`."""
@@ -187,8 +209,8 @@ class ListQuery(BaseModel):
     job_type: str | None = Field(None, max_length=32)
     checkpoint_model: str | None = Field(None, max_length=255)
     backend: str | None = Field(None, max_length=255)
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: GivenTime | None = None
+    created_before: GivenTime | None = None
     q: str | None = Field(None, max_length=1000, description="A text that the prompt contains.")
     sort: Sort = "-created_at"
     limit: int = Field(100, ge=1, le=1000)
@@ -395,54 +417,73 @@ def check(model: type[T], data: Any, *, pointer: str = "/") -> T:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = [_fault(each, pointer) for each in error.errors(include_url=False)]
+        found = error.errors(include_url=False, include_input=False)
+        faults = [_fault(each, pointer, model) for each in found[:MAX_FAULTS]]
         listed = "; ".join(f"{fault.pointer or 'body'}: {fault.detail}" for fault in faults[:3])
-        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise InvalidRequest(f"The request is not valid. {listed}{more}", faults) from error
 
 
-def check_texts(value: Any, pointer: str = "", depth: int = 0) -> list[Fault]:
+def check_texts(value: Any) -> list[Fault]:
     """Return where a value holds what neither PostgreSQL nor ComfyUI can take: NUL and lone surrogates in texts.
 
     Numbers without a JSON form are found too, for those who parse JSON loosely.
+
+    Raises
+    ------
+    MalformedJson
+        It is nested too deep.
     """
+    faults: list[Fault] = []
+    _look_into(value, "", 0, faults)
+    return faults
+
+
+def _look_into(value: Any, pointer: str, depth: int, faults: list[Fault]) -> None:
     if depth > MAX_JSON_DEPTH:
         raise MalformedJson(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")
+    if len(faults) >= MAX_FAULTS:
+        return
     if isinstance(value, str):
-        return _text_faults(value, pointer)
-    if isinstance(value, float) and not math.isfinite(value):
-        return [Fault(pointer, "not_finite", "NaN and infinite numbers are no JSON.")]
-    faults = []
-    if isinstance(value, dict):
+        faults += _text_faults(value, pointer)
+    elif isinstance(value, float) and not math.isfinite(value):
+        faults.append(Fault(pointer, "not_finite", "NaN and infinite numbers are no JSON."))
+    elif isinstance(value, dict):
         for key, each in value.items():
-            named = key.encode("utf-8", "replace").decode().replace("\0", "?").replace("~", "~0").replace("/", "~1")
-            faults += _text_faults(key, f"{pointer}/{named}") + check_texts(each, f"{pointer}/{named}", depth + 1)
+            below = f"{pointer}/{_token(key)}"
+            faults += _text_faults(key, below)
+            _look_into(each, below, depth + 1, faults)
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            faults += check_texts(each, f"{pointer}/{index}", depth + 1)
-    return faults
+            _look_into(each, f"{pointer}/{index}", depth + 1, faults)
 
 
 def _text_faults(text: str, pointer: str) -> list[Fault]:
     if "\0" in text:
         return [Fault(pointer, "nul_character", "A text must not contain the NUL character.")]
-    if re.search("[\ud800-\udfff]", text):
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
         return [Fault(pointer, "lone_surrogate", "A text must not contain a lone surrogate: it is no Unicode.")]
     return []
 
 
-def _fault(error: Any, pointer: str) -> Fault:
+def _token(key: str) -> str:
+    """Return a key as a part of a pointer that can be shown: of reasonable length, and Unicode."""
+    shown = key if len(key) <= _SHOWN_CHARS else f"{key[:_SHOWN_CHARS]}…"
+    return shown.encode("utf-8", "replace").decode().replace("\0", "?").replace("~", "~0").replace("/", "~1")
+
+
+def _fault(error: Any, pointer: str, model: type[BaseModel]) -> Fault:
     location = [str(part) for part in error["loc"]]
     detail = error["msg"].removeprefix("Value error, ")
-    if not location and (match := re.match(r"^(\w+): (.*)$", detail)):
-        location, detail = [match[1]], match[2]
-    where = pointer + "/".join(part.replace("~", "~0").replace("/", "~1") for part in location)
-    code = "unknown_field" if error["type"] == "extra_forbidden" else error["type"]
-    if code == "unknown_field":
-        detail = "There is no such field."
+    code, suggestion = error["type"], None
+    if code == "extra_forbidden":
+        code, detail = "unknown_field", "There is no such field."
+        if len(location) == 1:
+            suggestion = nearest(location[0][:_SHOWN_CHARS], model.model_fields)
     expected = error.get("ctx", {}).get("expected", "") if code in ("literal_error", "enum") else ""
     allowed = re.findall(r"'([^']*)'", expected)
-    return Fault(where.rstrip("/") if location else "", code, detail, tuple(allowed))
+    where = pointer + "/".join(map(_token, location)) if location else ""
+    return Fault(where, code, detail, tuple(allowed), suggestion)
 
 
 def _json_size(value: Any) -> int:

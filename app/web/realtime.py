@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from app.cancellation import end_tasks
 from app.domain.errors import BadParameter, Fault, JobNotFound
 from app.domain.message import frame
 from app.keys import CLOSING, HUB, SETTINGS, SNAPSHOTS
@@ -88,9 +89,7 @@ class Connection:
                     async with asyncio.timeout(2):
                         await self._ws.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too slow")
         finally:
-            for task in (sending, lagging, lingering):
-                task.cancel()
-            await asyncio.gather(sending, lagging, lingering, return_exceptions=True)
+            await end_tasks([sending, lagging, lingering])
 
     async def _send_for_ever(self) -> None:
         with contextlib.suppress(ConnectionError):
@@ -178,9 +177,7 @@ async def _serve(request: web.Request, ws: web.WebSocketResponse, connection: Co
         if closing.done():
             await ws.close(code=WSCloseCode.GOING_AWAY, message=b"the server is going away, come back")
     finally:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
+        for result in await end_tasks(tasks):
             if isinstance(result, Exception):
                 log.error("a WebSocket ended with an error", exc_info=result)
 

@@ -195,6 +195,4 @@ def _meets(fault: Fault, occasion: dict[str, str]) -> bool:
         return False
     if fault.frames and occasion.get("frame") not in fault.frames:
         return False
-    return all(
-        getattr(fault, name) in (None, occasion.get(name)) for name in ("method", "client_id", "prompt_id")
-    )
+    return all(getattr(fault, name) in (None, occasion.get(name)) for name in ("method", "client_id", "prompt_id"))

@@ -1,4 +1,4 @@
-"""Node types that make, load, change and save pictures."""
+"""Node types that make, load and save pictures."""
 
 import hashlib
 import io
@@ -13,25 +13,20 @@ from PIL.PngImagePlugin import PngInfo
 
 from worker.standin.files import Folders
 from worker.standin.node_run import NodeRun
-from worker.standin.nodes import Input, NodeOutOfMemoryError, NodeType, Result, choice, decimal, integer
-from worker.standin.options import StandinOptions
+from worker.standin.nodes import (
+    Input,
+    NodeOutOfMemoryError,
+    NodeType,
+    Result,
+    choice,
+    integer,
+)
 from worker.standin.values import Images
 
 MOST_PIXELS: Final = 256 * 1024 * 1024
 """Larger batches are answered with "out of memory", as on a real card."""
 
-_UPSCALE_FACTOR: Final = 4
-"""By how much the known upscale models enlarge."""
-
 SAVE_HIDDEN: Final = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
-
-_RESAMPLING: Final = {
-    "nearest-exact": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "area": Image.Resampling.BOX,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 _PREFIX_HELP: Final = (
     "The prefix for the file to save. This may include formatting information such as %date:yyyy-MM-dd% or "
@@ -153,53 +148,8 @@ def _load_image(folders: Folders) -> NodeType:
     )
 
 
-async def _scale_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    images: Images = inputs["image"]
-    width, height = inputs["width"], inputs["height"]
-    if not width or not height:
-        ratio = images[0].width / images[0].height
-        width, height = width or round(height * ratio) or images[0].width, height or round((width or 1) / ratio)
-    return await _resize(run, images, width, height, inputs["upscale_method"], inputs["crop"] == "center")
-
-
-async def _scale_image_by(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    images: Images = inputs["image"]
-    width = max(1, round(images[0].width * inputs["scale_by"]))
-    height = max(1, round(images[0].height * inputs["scale_by"]))
-    return await _resize(run, images, width, height, inputs["upscale_method"], crop=False)
-
-
-async def _resize(run: NodeRun, images: Images, width: int, height: int, method: str, crop: bool) -> Result:
-    refuse_too_large(width, height, len(images))
-    scaled = []
-    for picture in images:
-        if crop:
-            fitted = await run.in_thread(ImageOps.fit, picture, (width, height), _RESAMPLING[method])
-        else:
-            fitted = await run.in_thread(picture.resize, (width, height), _RESAMPLING[method])
-        scaled.append(fitted)
-    return Result((tuple(scaled),))
-
-
-async def _load_upscaler(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((inputs["model_name"],))
-
-
-async def _upscale_with_model(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    images: Images = inputs["image"]
-    width, height = images[0].width * _UPSCALE_FACTOR, images[0].height * _UPSCALE_FACTOR
-    await run.progress(1, 1)
-    return await _resize(run, images, width, height, "lanczos", crop=False)
-
-
-async def _invert_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((tuple([await run.in_thread(ImageOps.invert, picture) for picture in inputs["image"]]),))
-
-
-def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType]:
+def image_node_types(folders: Folders) -> list[NodeType]:
     """Return the node types of this module."""
-    methods = choice(list(_RESAMPLING))
-    side = integer(512, 0, 16384, step=1)
     images = Input("IMAGE", {"tooltip": "The images to save."})
     return [
         NodeType(
@@ -233,6 +183,7 @@ def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType
         ),
         NodeType(
             name="SaveImageWebsocket",
+            python_module="custom_nodes.websocket_image_save",
             category="api/image",
             run=_save_image_websocket,
             required={"images": Input("IMAGE")},
@@ -240,53 +191,4 @@ def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType
             fingerprint=lambda _: uuid.uuid4().hex,
         ),
         _load_image(folders),
-        NodeType(
-            name="ImageScale",
-            display_name="Upscale Image",
-            category="image/upscaling",
-            run=_scale_image,
-            required={
-                "image": Input("IMAGE"),
-                "upscale_method": methods,
-                "width": side,
-                "height": side,
-                "crop": choice(["disabled", "center"]),
-            },
-            outputs=("IMAGE",),
-        ),
-        NodeType(
-            name="ImageScaleBy",
-            display_name="Upscale Image By",
-            category="image/upscaling",
-            run=_scale_image_by,
-            required={
-                "image": Input("IMAGE"),
-                "upscale_method": methods,
-                "scale_by": decimal(1.0, 0.01, 8.0, step=0.01),
-            },
-            outputs=("IMAGE",),
-        ),
-        NodeType(
-            name="UpscaleModelLoader",
-            display_name="Load Upscale Model",
-            category="loaders",
-            run=_load_upscaler,
-            required={"model_name": choice(list(options.upscale_models))},
-            outputs=("UPSCALE_MODEL",),
-        ),
-        NodeType(
-            name="ImageUpscaleWithModel",
-            display_name="Upscale Image (using Model)",
-            category="image/upscaling",
-            run=_upscale_with_model,
-            required={"upscale_model": Input("UPSCALE_MODEL"), "image": Input("IMAGE")},
-            outputs=("IMAGE",),
-        ),
-        NodeType(
-            name="ImageInvert",
-            display_name="Invert Image",
-            run=_invert_image,
-            required={"image": Input("IMAGE")},
-            outputs=("IMAGE",),
-        ),
     ]

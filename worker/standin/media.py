@@ -29,9 +29,7 @@ def write_animated_webp(path: Path, images: Images, fps: float, lossless: bool, 
 
 def write_gif(path: Path, images: Images, fps: float) -> None:
     """Write the pictures as one animation."""
-    images[0].save(
-        path, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0
-    )
+    images[0].save(path, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0)
 
 
 def write_webm(path: Path, images: Images, fps: float) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from worker.standin import media
 from worker.standin.image_nodes import SAVE_HIDDEN, prefix_input
 from worker.standin.node_run import NodeRun
-from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer
+from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer, modern_choice
 
 if TYPE_CHECKING:
     from worker.standin.values import Images, Sound
@@ -18,9 +18,7 @@ async def _save_animated_webp(run: NodeRun, inputs: Mapping[str, Any]) -> Result
     images: Images = inputs["images"]
     target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
     path = target.path(0, ".webp")
-    await run.in_thread(
-        media.write_animated_webp, path, images, inputs["fps"], inputs["lossless"], inputs["quality"]
-    )
+    await run.in_thread(media.write_animated_webp, path, images, inputs["fps"], inputs["lossless"], inputs["quality"])
     return _one_file(run, path, target.subfolder, "images", {"animated": [len(images) != 1]})
 
 
@@ -103,6 +101,7 @@ def media_node_types() -> list[NodeType]:
     return [
         NodeType(
             name="SaveAnimatedWEBP",
+            python_module="comfy_extras.nodes_images",
             category="image/animation",
             run=_save_animated_webp,
             required={
@@ -119,11 +118,13 @@ def media_node_types() -> list[NodeType]:
         NodeType(
             name="SaveWEBM",
             category="image/video",
+            python_module="comfy_extras.nodes_video",
+            modern=True,
             run=_save_webm,
             required={
                 "images": images,
                 "filename_prefix": prefix_input(),
-                "codec": choice(["vp8", "vp9", "av1"]),
+                "codec": modern_choice(["vp9", "av1"]),
                 "fps": decimal(24.0, 0.01, 1000.0, step=0.01),
                 "crf": decimal(32.0, 0.0, 63.0, step=1),
             },
@@ -151,6 +152,8 @@ def media_node_types() -> list[NodeType]:
             name="CreateVideo",
             display_name="Create Video",
             category="image/video",
+            python_module="comfy_extras.nodes_video",
+            modern=True,
             run=_create_video,
             required={"images": images, "fps": decimal(30.0, 1.0, 120.0, step=1.0)},
             optional={"audio": Input("AUDIO")},
@@ -160,18 +163,21 @@ def media_node_types() -> list[NodeType]:
             name="SaveVideo",
             display_name="Save Video",
             category="image/video",
+            python_module="comfy_extras.nodes_video",
+            modern=True,
             run=_save_video,
             required={
                 "video": Input("VIDEO"),
                 "filename_prefix": prefix_input("video/ComfyUI"),
-                "format": choice(["auto", "mp4"], default="auto"),
-                "codec": choice(["auto", "h264"], default="auto"),
+                "format": modern_choice(["auto", "mp4"], default="auto"),
+                "codec": modern_choice(["auto", "h264"], default="auto"),
             },
             hidden=SAVE_HIDDEN,
             output_node=True,
         ),
         NodeType(
             name="SaveAudio",
+            python_module="comfy_extras.nodes_audio",
             display_name="Save Audio (FLAC)",
             category="audio",
             run=_save_sound,
@@ -181,6 +187,7 @@ def media_node_types() -> list[NodeType]:
         ),
         NodeType(
             name="PreviewAny",
+            python_module="comfy_extras.nodes_preview_any",
             display_name="Preview Any",
             category="utils",
             run=_preview_any,
@@ -191,6 +198,8 @@ def media_node_types() -> list[NodeType]:
             name="PrimitiveStringMultiline",
             display_name="String (Multiline)",
             category="utils/primitive",
+            python_module="comfy_extras.nodes_primitive",
+            modern=True,
             run=_primitive,
             required={"value": Input("STRING", {"multiline": True})},
             outputs=("STRING",),

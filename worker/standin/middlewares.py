@@ -35,6 +35,8 @@ async def disturb(request: web.Request, handler: Handler) -> web.StreamResponse:
     route = request.path.removeprefix("/api") or "/"
     occasion = {"route": route, "method": request.method}
     standin.log.requests[f"{request.method} {route}"] += 1
+    if request.method == "OPTIONS":
+        return web.Response()
     if standin.down or standin.crashed.is_set() or standin.faults.take(FaultKind.DROP_CONNECTION, **occasion):
         return _cut(request)
     slow = standin.faults.take(FaultKind.SLOW_HTTP, **occasion)
@@ -70,7 +72,7 @@ async def answer_trouble(request: web.Request, handler: Handler) -> web.StreamRe
     """Answer 500 where ComfyUI does not foresee what it is sent, and close the connection."""
     try:
         return await handler(request)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, OverflowError, RecursionError) as error:
         log.info("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
     response = web.Response(status=500, text="500 Internal Server Error\n\nServer got itself in trouble")
     response.force_close()

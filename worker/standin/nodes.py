@@ -77,6 +77,8 @@ class NodeType:
     description: str = ""
     category: str = "image"
     python_module: str = "nodes"
+    modern: bool = False
+    """Whether it is described in the newer form, which has more keys and puts the choices elsewhere."""
     fingerprint: Callable[[Mapping[str, Any]], object] | None = None
     """What else than its inputs decides whether the node must run again."""
     check: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
@@ -93,7 +95,8 @@ class NodeType:
             if members or group == "required"
         }
         if self.hidden:
-            inputs["hidden"] = dict(self.hidden)
+            inputs["hidden"] = {name: [kind] if self.modern else kind for name, kind in self.hidden.items()}
+        modern = {"output_tooltips": [None] * len(self.outputs), "deprecated": False, "experimental": False}
         return {
             "input": inputs,
             "input_order": {group: list(members) for group, members in inputs.items()},
@@ -101,11 +104,12 @@ class NodeType:
             "output_is_list": [False] * len(self.outputs),
             "output_name": list(self.output_names or self.outputs),
             "name": self.name,
-            "display_name": self.display_name or self.name,
+            "display_name": self.display_name or (None if self.modern else self.name),
             "description": self.description,
             "python_module": self.python_module,
             "category": self.category,
             "output_node": self.output_node,
+            **(modern | {"api_node": False} if self.modern else {}),
         }
 
 
@@ -117,6 +121,11 @@ def integer(default: int, least: int, most: int, **more: Any) -> Input:
 def decimal(default: float, least: float, most: float, **more: Any) -> Input:
     """Return a number input."""
     return Input("FLOAT", {"default": default, "min": least, "max": most, **more})
+
+
+def modern_choice(choices: list[str], **config: Any) -> Input:
+    """Return a choice in the newer form: its values stand in the config, and ComfyUI 0.3.64 does not check them."""
+    return Input("COMBO", {**config, "multiselect": False, "options": choices})
 
 
 def choice(choices: list[str] | Choices, **config: Any) -> Input:

@@ -157,7 +157,9 @@ def _unwanted(body: Any) -> tuple[bool, list[Any]]:
         If `delete` is nothing to go through, or the body nothing to look into.
     """
     if not isinstance(body, dict):
-        return "clear" in body and False, []
+        if "clear" in body or "delete" in body:
+            raise TypeError("a list or text that names a wish holds none")
+        return False, []
     return bool(body.get("clear")), list(body.get("delete", []))
 
 

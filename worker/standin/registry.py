@@ -5,17 +5,21 @@ from collections.abc import Mapping
 from worker.standin.acceptance_nodes import acceptance_node_types
 from worker.standin.files import Folders
 from worker.standin.image_nodes import image_node_types
+from worker.standin.loader_nodes import loader_node_types
 from worker.standin.media_nodes import media_node_types
 from worker.standin.nodes import NodeType
 from worker.standin.options import StandinOptions
 from worker.standin.sampling_nodes import sampling_node_types
+from worker.standin.scaling_nodes import scaling_node_types
 
 
 def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]:
     """Return name → node type."""
     types = [
-        *sampling_node_types(options),
-        *image_node_types(options, folders),
+        *loader_node_types(options),
+        *sampling_node_types(),
+        *image_node_types(folders),
+        *scaling_node_types(options),
         *media_node_types(),
         *acceptance_node_types(),
     ]

@@ -1,4 +1,4 @@
-"""Node types of text to image: loaders, encoders, sampler and decoder."""
+"""Node types of sampling: latents, sampler, decoder."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,8 +11,7 @@ from worker.standin import drawing, tones
 from worker.standin.image_nodes import refuse_too_large
 from worker.standin.node_run import NodeRun, preview_of
 from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer
-from worker.standin.options import StandinOptions
-from worker.standin.values import Conditioning, Latent, Model, Recipe
+from worker.standin.values import Latent, Model, Recipe
 
 SAMPLERS: Final = [
     "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "dpm_2",
@@ -31,40 +30,6 @@ SCHEDULERS: Final = [
 
 _PREVIEW_PIXELS: Final = 320
 """Longest side of the emerging picture before it is scaled up for a preview."""
-
-
-async def _load_checkpoint(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    if run.models.load_checkpoint(inputs["ckpt_name"]):
-        await run.take_time(run.options.model_load_seconds)
-    model = Model(inputs["ckpt_name"])
-    return Result((model, model, model))
-
-
-async def _load_vae(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((Model(inputs["vae_name"]),))
-
-
-async def _load_lora(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    if run.models.load_lora(inputs["lora_name"]):
-        await run.take_time(run.options.lora_load_seconds)
-    applied = []
-    for name, strength in (("model", inputs["strength_model"]), ("clip", inputs.get("strength_clip", 0))):
-        if name in inputs:
-            model: Model = inputs[name]
-            applied.append(Model(model.checkpoint, (*model.loras, (inputs["lora_name"], strength))))
-    return Result(tuple(applied))
-
-
-async def _skip_layers(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((inputs["clip"],))
-
-
-async def _encode_text(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((Conditioning(inputs["text"]),))
-
-
-async def _combine(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((Conditioning(f"{inputs['conditioning_1'].text}, {inputs['conditioning_2'].text}"),))
 
 
 async def _empty_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -164,84 +129,15 @@ async def _decode_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((await run.in_thread(tones.compose, recipe, latent.seconds or 1.0),))
 
 
-def sampling_node_types(options: StandinOptions) -> list[NodeType]:
+def sampling_node_types() -> list[NodeType]:
     """Return the node types of this module."""
-    side = {"step": 8, "tooltip": "The width or height of the latent images in pixels."}
-    strength = decimal(1.0, -100.0, 100.0, step=0.01)
-    model, clip, vae, latent = (Input(kind) for kind in ("MODEL", "CLIP", "VAE", "LATENT"))
-    conditioning = Input("CONDITIONING")
-    checkpoints = choice(list(options.checkpoints), tooltip="The name of the checkpoint (model) to load.")
-    loras = choice(list(options.loras), tooltip="The name of the LoRA.")
+    side = {"step": 8, "tooltip": "Size of the latent images in pixels."}
+    model = Input("MODEL", {"tooltip": "The diffusion model."})
+    vae = Input("VAE", {"tooltip": "The autoencoder."})
+    latent = Input("LATENT", {"tooltip": "The latent images."})
+    conditioning = Input("CONDITIONING", {"tooltip": "What to show, or what not."})
     latent_side = {"width": integer(512, 16, 16384, **side), "height": integer(512, 16, 16384, **side)}
     return [
-        NodeType(
-            name="CheckpointLoaderSimple",
-            display_name="Load Checkpoint",
-            category="loaders",
-            description="Loads a diffusion model checkpoint, diffusion models are used to denoise latents.",
-            run=_load_checkpoint,
-            required={"ckpt_name": checkpoints},
-            outputs=("MODEL", "CLIP", "VAE"),
-        ),
-        NodeType(
-            name="VAELoader",
-            display_name="Load VAE",
-            category="loaders",
-            run=_load_vae,
-            required={"vae_name": choice(list(options.vaes))},
-            outputs=("VAE",),
-        ),
-        NodeType(
-            name="LoraLoader",
-            display_name="Load LoRA",
-            category="loaders",
-            run=_load_lora,
-            required={
-                "model": model,
-                "clip": clip,
-                "lora_name": loras,
-                "strength_model": strength,
-                "strength_clip": strength,
-            },
-            outputs=("MODEL", "CLIP"),
-        ),
-        NodeType(
-            name="LoraLoaderModelOnly",
-            display_name="LoraLoaderModelOnly",
-            category="loaders",
-            run=_load_lora,
-            required={"model": model, "lora_name": loras, "strength_model": strength},
-            outputs=("MODEL",),
-        ),
-        NodeType(
-            name="CLIPSetLastLayer",
-            display_name="CLIP Set Last Layer",
-            category="conditioning",
-            run=_skip_layers,
-            required={"clip": clip, "stop_at_clip_layer": integer(-1, -24, -1, step=1)},
-            outputs=("CLIP",),
-        ),
-        NodeType(
-            name="CLIPTextEncode",
-            display_name="CLIP Text Encode (Prompt)",
-            category="conditioning",
-            run=_encode_text,
-            required={
-                "text": Input(
-                    "STRING", {"multiline": True, "dynamicPrompts": True, "tooltip": "The text to be encoded."}
-                ),
-                "clip": Input("CLIP", {"tooltip": "The CLIP model used for encoding the text."}),
-            },
-            outputs=("CONDITIONING",),
-        ),
-        NodeType(
-            name="ConditioningCombine",
-            display_name="Conditioning (Combine)",
-            category="conditioning",
-            run=_combine,
-            required={"conditioning_1": conditioning, "conditioning_2": conditioning},
-            outputs=("CONDITIONING",),
-        ),
         NodeType(
             name="EmptyLatentImage",
             display_name="Empty Latent Image",
@@ -253,6 +149,8 @@ def sampling_node_types(options: StandinOptions) -> list[NodeType]:
         ),
         NodeType(
             name="EmptySD3LatentImage",
+            python_module="comfy_extras.nodes_sd3",
+            modern=True,
             category="latent/sd3",
             run=_empty_latent,
             required={**latent_side, "batch_size": integer(1, 1, 4096)},
@@ -314,6 +212,7 @@ def sampling_node_types(options: StandinOptions) -> list[NodeType]:
         ),
         NodeType(
             name="EmptyLatentAudio",
+            python_module="comfy_extras.nodes_audio",
             display_name="Empty Latent Audio",
             category="latent/audio",
             run=_empty_sound,
@@ -322,6 +221,7 @@ def sampling_node_types(options: StandinOptions) -> list[NodeType]:
         ),
         NodeType(
             name="VAEDecodeAudio",
+            python_module="comfy_extras.nodes_audio",
             display_name="VAE Decode Audio",
             category="latent/audio",
             run=_decode_sound,

@@ -125,13 +125,8 @@ class _Validation:
                 self._value(name, one, node_type, values, reasons)
         if node_type.check is not None and not reasons:
             for name, fault in node_type.check(values).items():
-                given = node_type.required[name]
-                reasons.append(
-                    _input_reason(
-                        "custom_validation_failed", "Custom validation failed for node", f"{name} - {fault}",
-                        name, given, values[name],
-                    )
-                )  # fmt: skip
+                message, details = "Custom validation failed for node", f"{name} - {fault}"
+                reasons.append(_reason("custom_validation_failed", message, details, input_name=name))
         self._done[node_id] = valid and not reasons, reasons
         return self._done[node_id]
 
@@ -166,9 +161,7 @@ class _Validation:
             self._done[link[0]] = False, [reason]
             return False
 
-    def _value(
-        self, name: str, one: Input, node_type: NodeType, values: dict[str, Any], reasons: Reasons
-    ) -> None:
+    def _value(self, name: str, one: Input, node_type: NodeType, values: dict[str, Any], reasons: Reasons) -> None:
         """Coerce a value and check it against limits and choices."""
         value = values[name]
         if isinstance(value, dict) and "__value__" in value:

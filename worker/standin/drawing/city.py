@@ -24,9 +24,7 @@ def draw_city(size: Size, theme: Theme, chance: random.Random) -> Image.Image:
     return picture
 
 
-def _draw_buildings(
-    picture: Image.Image, theme: Theme, chance: random.Random, horizon: float, part: float
-) -> None:
+def _draw_buildings(picture: Image.Image, theme: Theme, chance: random.Random, horizon: float, part: float) -> None:
     """Draw one row of buildings; `part` is how near it is."""
     width, height = picture.size
     palette = theme.palette

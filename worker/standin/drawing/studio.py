@@ -110,9 +110,7 @@ def _draw_halo(picture: Image.Image, theme: Theme, center: tuple[float, float], 
     picture.paste(warm, (0, 0), disc.point(lambda value: round(value * 0.85)))
 
 
-def _draw_figure(
-    picture: Image.Image, theme: Theme, chance: random.Random, x: float, y: float, unit: float
-) -> None:
+def _draw_figure(picture: Image.Image, theme: Theme, chance: random.Random, x: float, y: float, unit: float) -> None:
     """Draw head, hair and shoulders as one dark shape with a lit edge."""
     height = picture.height
     head = unit * 0.125

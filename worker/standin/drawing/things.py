@@ -36,9 +36,7 @@ def draw_things(picture: Image.Image, theme: Theme, chance: random.Random, horiz
         noise.add_light(picture, rain, (0, 0), theme.palette.light)
 
 
-def _draw_lighthouse(
-    picture: Image.Image, theme: Theme, chance: random.Random, horizon: float, dark: Color
-) -> None:
+def _draw_lighthouse(picture: Image.Image, theme: Theme, chance: random.Random, horizon: float, dark: Color) -> None:
     """Draw a lighthouse on a rock with its beam."""
     width, height = picture.size
     x = width * (0.24 if chance.random() < 0.5 else 0.76)

@@ -1,0 +1,93 @@
+"""Who is there: tables of workers, and of periodic tasks with their last and next runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from app.commands.redis_database import open_redis
+from app.commands.terminal import duration, table
+from app.messaging.channels import Names
+from app.messaging.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app.messaging.registry import Beat
+    from app.settings import Settings
+
+
+async def workers(settings: Settings) -> int:
+    """Show the workers of the last day, live and lost."""
+    async with open_redis(settings) as (redis, complete):
+        registry = Registry(redis, Names(complete.redis_namespace), complete.stale_seconds)
+        beats = await registry.workers()
+    if beats:
+        header = ("WORKER", "STATE", "HOST:PID", "STARTED", "HEARTBEAT", "BACKENDS", "RUNNING")
+        _say(table(header, [_worker_row(beat) for beat in beats]))
+    else:
+        environment = settings.genonaut_env
+        _say(f"No worker of {environment} was seen within a day; make worker-{environment} starts one.")
+    return 0
+
+
+async def cron_status(settings: Settings) -> int:
+    """Show the periodic tasks, which the workers run."""
+    async with open_redis(settings) as (redis, complete):
+        registry = Registry(redis, Names(complete.redis_namespace), complete.stale_seconds)
+        crons = await registry.crons()
+    if crons:
+        header = ("TASK", "SCHEDULE", "LAST RUN", "RESULT", "TOOK", "NEXT RUN")
+        _say(table(header, [_cron_row(name, run) for name, run in sorted(crons.items())]))
+    else:
+        environment = settings.genonaut_env
+        _say(f"No periodic task of {environment} has run yet; a worker runs them: make worker-{environment}.")
+    return 0
+
+
+def _worker_row(beat: Beat) -> tuple[object, ...]:
+    state = beat.state
+    return (
+        beat.name,
+        "live" if beat.live else "lost",
+        f"{state.get('host', '?')}:{state.get('pid', '?')}",
+        _at(state.get("started_at")),
+        f"{duration(beat.age_s)} ago",
+        _listed(state.get("backends")) or "none",
+        _listed(state.get("running")) or "nothing",
+    )
+
+
+def _cron_row(name: str, run: Mapping[str, Any]) -> tuple[object, ...]:
+    took_ms = run.get("duration_ms")
+    return (
+        name,
+        run.get("schedule") or "unknown",
+        _at(run.get("last_run")),
+        run.get("result") or "none",
+        f"{took_ms:.0f} ms" if isinstance(took_ms, int | float) else "unknown",
+        _at(run.get("next_run"), past="overdue by {}"),
+    )
+
+
+def _at(text: Any, past: str = "{} ago") -> str:
+    """Return a time as a table shows it: UTC, and how far away; `past` says that of a time that is over."""
+    try:
+        at = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return "never" if text is None else str(text)
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    away_s = (datetime.now(UTC) - at).total_seconds()
+    told = past.format(duration(away_s)) if away_s >= 0 else f"in {duration(-away_s)}"
+    return f"{at:%Y-%m-%d %H:%M:%S}Z ({told})"
+
+
+def _listed(value: Any) -> str:
+    """Return what a heartbeat says of several things: a list, a mapping's keys, or a number."""
+    if isinstance(value, (list, tuple, dict)):
+        return ", ".join(map(str, value))
+    return str(value) if value else ""
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201  # it is what the command is for

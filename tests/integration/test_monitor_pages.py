@@ -1,0 +1,281 @@
+"""What the pages of the monitor show: the list, one job, workers, and what they say when something is away."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from integration.monitor_fixtures import WORKER, Document, Life, read
+from pydantic import SecretStr
+from sqlalchemy import text
+
+import app.monitor
+from app import keys
+from app.main import create_app, create_monitor_app
+from app.storage.jobs import Claim
+from harness import eventually
+
+if TYPE_CHECKING:
+    from aiohttp.test_utils import TestClient
+
+    from app.settings import Settings
+    from app.storage.database import Database
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture
+def life(client: TestClient[Any, Any], database: Database) -> Life:
+    return Life(client, database)
+
+
+async def test_an_empty_list_says_what_to_do(client):
+    page = await read(client, "/monitor/")
+    assert "No jobs yet" in page.text
+    assert "curl -X POST http://localhost:8099/api/v1/generation-jobs/" in page.text
+    assert '"prompt": "a beautiful sunset over mountains"' in page.text
+
+
+async def test_a_row_shows_what_is_known_of_its_job(client, life):
+    done = await life.execute(prompt="a lighthouse at dusk", user_id="ann", checkpoint_model="sdxl.safetensors")
+    await life.complete(done, "image", "image", "image")
+    running = await life.execute()
+    await life.progress(running, 42)
+    page = await read(client, "/monitor/")
+    assert page.jobs == [running.job_id, done.job_id]
+    assert page.phases == {running.job_id: "executing", done.job_id: "completed"}
+    for shown in ("a lighthouse at dusk", "ann", "sdxl.safetensors", "gpu-a", "completed", "running", "42 %", "+2"):
+        assert shown in page.text
+    assert [bar["value"] for bar in page.all("progress")] == ["42"]
+    (picture,) = page.all("img")
+    answer = await client.get(picture["src"])
+    assert (answer.status, answer.content_type) == (200, "image/webp")
+
+
+async def test_the_tiles_count_what_waits_runs_and_ended(client, life):
+    await life.complete(await life.execute())
+    await life.fail(await life.execute())
+    await life.execute()
+    await life.submit()
+    page = await read(client, "/monitor/")
+    words = " ".join(page.text.split())
+    assert "(1 running, 1 waiting) Jobs" in words
+    assert "Waiting 1" in words
+    assert "Done in 1 h 1" in words
+    assert "Failed in 1 h 1 50.0 %" in words
+
+
+async def test_filters_combine_and_stay_in_the_address(client, life):
+    fox = await life.submit(prompt="a Red Fox 100% red", user_id="ann")
+    await life.submit(prompt="a red fox", user_id="bob")
+    await life.submit(prompt="a bridge", user_id="ann")
+    page = await read(client, "/monitor/?q=red+fox&user=ann&status=pending&model=&backend=")
+    assert page.jobs == [fox]
+    assert page.all("input", name="q")[0]["value"] == "red fox"
+    assert page.all("input", type="hidden", name="status")[0]["value"] == "pending"
+    assert page.all("a", href="/monitor/?status=failed&q=red+fox&user=ann")
+    assert (await read(client, "/monitor/?q=100%25")).jobs == [fox]
+    nothing = await read(client, "/monitor/?q=red+fox&user=ann&status=failed")
+    assert nothing.jobs == []
+    assert "No job fits" in nothing.text
+
+
+@pytest.mark.parametrize(
+    "query", ["status=nonsense", "q=%00", "older=nonsense", "newer=%FF", "user=a&user=b", f"q={'x' * 1001}"]
+)
+async def test_an_address_that_makes_no_sense_is_answered_with_a_page(client, query):
+    page = await read(client, f"/monitor/?{query}", status=422)
+    assert "That did not work" in page.text
+
+
+async def test_paging_shows_each_old_job_once_while_new_ones_arrive(client, life):
+    old = [await life.submit() for _ in range(120)]
+    seen: list[int] = []
+    page = await read(client, "/monitor/")
+    while True:
+        seen += page.jobs
+        await life.submit()
+        links = page.all("a", rel="next")
+        if not links:
+            break
+        page = await read(client, links[0]["href"])
+    assert seen == old[::-1]
+    back = [page.jobs]
+    while links := page.all("a", rel="prev"):
+        page = await read(client, links[0]["href"])
+        back.append(page.jobs)
+    together = [job_id for each in reversed(back) for job_id in each]
+    assert together[0] == old[-1] + 3  # the top holds the jobs that came meanwhile
+    assert set(old) <= set(together)
+
+
+async def test_a_job_is_shown_whole(client, life):
+    seed = 2**64 - 1
+    claim = await life.execute(
+        prompt="first line\nsecond line",
+        sampler_params={"seed": seed},
+        lora_models=[{"name": "ink.safetensors"}],
+        metadata={"project": "posters"},
+    )
+    await life.complete(claim, "image", "video", "audio", "text", "file")
+    page = await read(client, f"/monitor/jobs/{claim.job_id}")
+    for shown in (str(seed), "first line\nsecond line", "ink.safetensors", "posters", "words & <words>", WORKER):
+        assert shown in page.text
+    for event in ("submitted", "claimed", "executing", "saving", "completed"):
+        assert event in page.text
+    assert [len(page.all(tag)) for tag in ("img", "video", "audio")] == [1, 1, 1]
+    for address in page.addresses:
+        assert (await client.get(address)).status == 200, address
+
+
+async def test_a_failed_job_shows_its_error_and_every_attempt(client, life):
+    first = await life.execute()
+    await life.fail(first, "VAEDecode: out of <memory>")
+    await life.store.retry(first.job_id, None, "test")
+    job = await life.store.claim(WORKER, "gpu-b", "0" * 36, 60)
+    await life.fail(Claim(job.job_id, job.attempt, WORKER), "again")
+    page = await read(client, f"/monitor/jobs/{first.job_id}")
+    assert page.all("tr", id="attempt-1")
+    assert page.all("tr", id="attempt-2")
+    for shown in ("node_failed", "VAEDecode: out of <memory>", "again", "gpu-a", "gpu-b", "attempt 2"):
+        assert shown in page.text
+
+
+@pytest.mark.parametrize("path", ["jobs/1", f"jobs/{2**63}", f"jobs/{'9' * 5000}", "jobs/٣", "jobs/x", "nowhere"])
+async def test_what_is_not_there_is_a_friendly_page(client, path):
+    page = await read(client, f"/monitor/{path}", status=404)
+    assert "Not here" in page.text
+    assert page.all("a", href="/monitor/")
+
+
+async def test_a_fragment_is_the_page_without_what_is_around_it(client, life):
+    await life.submit(prompt="a bridge")
+    whole, part = await read(client, "/monitor/"), await read(client, "/monitor/", **{"X-Fragment": "1"})
+    assert part.jobs == whole.jobs
+    assert part.all("main")[0].keys() == whole.all("main")[0].keys()
+    assert not part.all("script")
+    assert not part.all("link")
+
+
+async def test_workers_and_backends_are_shown_with_what_they_tell(client, life):
+    claim = await life.execute()
+    registry = client.app[keys.REGISTRY]
+    worker = {
+        "host": "box", "pid": 42, "version": "1.2", "started_at": "2026-11-23T12:00:00Z", "slots": 2,
+        "running": [claim.job_id], "done": 7, "failed": 1, "memory_bytes": 100 * 2**20, "backends": ["gpu-a"],
+    }  # fmt: skip
+    backend = {
+        "url": "http://gpu-a:8188", "driver": "box:42:x", "healthy": False, "reason": "It <refuses> connections.",
+        "since": "2026-11-23T12:00:00Z", "slots": 2, "used": 1, "queue_remaining": 3, "version": "0.3.64",
+        "checkpoints": 5, "vram_total": 24 * 2**30, "vram_free": 6 * 2**30, "catalog": "",
+    }  # fmt: skip
+    await registry.beat("box:42:x", worker, {"gpu-a": backend})
+    page = await read(client, "/monitor/workers")
+    for shown in (
+        "box:42",
+        "live",
+        "version 1.2",
+        "1 of 2",
+        "2",
+        "7",
+        "100 MiB",
+        "unhealthy",
+        "It <refuses> connections.",
+    ):
+        assert shown in page.text
+    assert "6.0 GiB of 24.0 GiB" in page.text
+    assert page.all("a", href=f"/monitor/jobs/{claim.job_id}")
+
+
+async def test_heartbeats_that_tell_little_or_nonsense_are_borne(client):
+    registry = client.app[keys.REGISTRY]
+    nonsense = {"slots": "many", "running": "all", "started_at": 5, "pid": None, "memory_bytes": True, "backends": 3}
+    await registry.beat("bare", {}, {"bare": {}})
+    await registry.beat("odd", nonsense, {"odd": nonsense | {"since": "yesterday", "healthy": None}})
+    page = await read(client, "/monitor/workers")
+    for shown in ("bare", "odd", "unknown"):
+        assert shown in page.text
+
+
+async def test_a_worker_without_heartbeat_is_lost_and_not_idle(client):
+    await client.app[keys.REGISTRY].beat("gone", {"host": "gone", "pid": 1}, {"gpu-z": {"healthy": True}})
+
+    async def lost() -> bool:
+        page = await read(client, "/monitor/workers")
+        return "1 lost within the last day" in page.text and "healthy" not in page.text
+
+    await eventually(lost)
+    assert "Workers none, 1 lost" in (await read(client, "/monitor/")).text
+
+
+async def test_without_redis_the_page_works_and_says_that_workers_are_unknown(settings, database, aiohttp_client):
+    away = settings.model_copy(update={"redis_url": SecretStr(f"redis://{NOWHERE}")})
+    client = await aiohttp_client(create_app(away))
+    life = Life(client, database)
+    claim = await life.execute()
+    page = await read(client, "/monitor/")
+    assert page.jobs == [claim.job_id]
+    assert "Redis away" in page.text
+    assert page.all("ul", id="health")[0]["data-events"] == "off"
+    assert "Unknown" in (await read(client, "/monitor/workers")).text
+    assert page.all("form", action=f"/monitor/jobs/{claim.job_id}/cancel")
+
+
+async def test_without_postgresql_the_answer_is_503_in_clear_words(settings, aiohttp_client):
+    url = SecretStr(f"postgresql://nobody@{NOWHERE}/none")
+    client = await aiohttp_client(create_app(settings.model_copy(update={"database_url": url})))
+    for path in ("/monitor/", "/monitor/jobs/1"):
+        answer = await client.get(path)
+        page = Document(await answer.text())
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "The database cannot be reached" in page.text
+        assert "PostgreSQL away" in page.text
+        assert page.all("main")[0]["data-poll"] == "5"
+
+
+async def test_history_outlives_a_flush_of_redis(client, life):
+    done = await life.complete(await life.execute())
+    failed = await life.fail(await life.execute())
+    paths = ("/monitor/", f"/monitor/jobs/{done.job_id}", f"/monitor/jobs/{failed.job_id}")
+    before = [(page.phases, page.all("img"), page.all("tr")) for page in [await read(client, path) for path in paths]]
+    await client.app[keys.QUEUE]._redis.flushdb()
+    after = [(page.phases, page.all("img"), page.all("tr")) for page in [await read(client, path) for path in paths]]
+    assert before == after
+
+
+async def test_the_page_serves_alone(settings: Settings, database, aiohttp_client):
+    client = await aiohttp_client(create_monitor_app(settings))
+    life = Life(client, database)
+    job = await life.complete(await life.execute())
+    assert (await client.get("/")).url.path == "/monitor/"
+    page = await read(client, f"/monitor/jobs/{job.job_id}")
+    for address in page.addresses:
+        assert (await client.get(address)).status == 200, address
+
+
+async def test_static_files_are_kept_for_ever_by_their_content_and_asked_for_again_without(client):
+    page = await read(client, "/monitor/")
+    address = page.all("script")[0]["src"]
+    answer = await client.get(address)
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    again = await client.get(address, headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status, await again.read()) == (304, b"")
+    assert (await client.get(address.partition("?")[0])).headers["Cache-Control"] == "no-cache"
+    assert (await client.get("/monitor/static/../routes.py")).status == 404
+
+
+def test_style_and_script_weigh_at_most_30_kb_together():
+    folder = Path(app.monitor.__file__).parent / "static"
+    assert sum(len(gzip.compress((folder / name).read_bytes())) for name in ("monitor.css", "monitor.js")) <= 30_000
+
+
+async def test_a_broken_page_tells_no_secrets(client, life, database):
+    job_id = await life.submit()
+    async with database.transaction() as session:
+        await session.execute(text("DROP TABLE job_events"))
+    page = await read(client, f"/monitor/jobs/{job_id}", status=500)
+    assert "Our fault" in page.text
+    assert "job_events" not in page.text

@@ -1,0 +1,93 @@
+"""Things that tests of the lower layers are made of: jobs, outputs, and what a stand-in says that it offers."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+from aiohttp.test_utils import TestClient, TestServer
+
+from app.domain.catalog import Catalog, read_catalog
+from app.domain.job import NewJob, Output
+from app.domain.workflow import Graph, build_graph
+from worker.standin.main import create_app
+from worker.standin.options import StandinOptions
+
+SAMPLER = {
+    "seed": 2**64 - 1,
+    "steps": 28,
+    "cfg": 5.5,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "denoise": 1.0,
+}
+
+
+def new_job(**changes: Any) -> NewJob:
+    """Return what a client asked for, with these fields changed."""
+    usual: dict[str, Any] = {
+        "user_id": "someone",
+        "job_type": "image",
+        "prompt": "a quiet harbour",
+        "negative_prompt": "",
+        "checkpoint_model": None,
+        "lora_models": [],
+        "width": 64,
+        "height": 64,
+        "batch_size": 1,
+        "sampler_params": dict(SAMPLER),
+        "workflow": None,
+        "backend": None,
+        "priority": 0,
+        "not_before": None,
+        "max_attempts": 4,
+        "timeout_seconds": 900,
+        "metadata": {},
+        "params": {},
+        "warnings": [],
+    }
+    return NewJob(**usual | changes)
+
+
+def output(index: int = 0, **changes: Any) -> Output:
+    """Return a stored output, with these fields changed."""
+    usual: dict[str, Any] = {
+        "index": index,
+        "node_id": "save",
+        "kind": "image",
+        "content_type": "image/png",
+        "size_bytes": 2**40,
+        "width": 64,
+        "height": 48,
+        "sha256": "0" * 64,
+        "path": f"2026/11/23/1/1_{index}.png",
+        "thumbnail_path": f"2026/11/23/1/1_{index}.thumb.webp",
+    }
+    return Output(**usual | changes)
+
+
+def text_to_image(**changes: Any) -> Graph:
+    """Return the graph of the simple fields for what the stand-in offers, with these fields changed."""
+    usual: dict[str, Any] = {
+        "checkpoint": "sd_xl_base_1.0.safetensors",
+        "loras": [],
+        "prompt": "a quiet harbour",
+        "negative_prompt": "people",
+        "width": 832,
+        "height": 1216,
+        "batch_size": 1,
+        "sampler": dict(SAMPLER),
+    }
+    return build_graph(**usual | changes)
+
+
+@functools.cache
+def standin_catalog() -> Catalog:
+    """Return what a stand-in offers, by its own `GET /object_info`; for tests that are no coroutines."""
+
+    async def ask() -> dict[str, Any]:
+        async with TestClient(TestServer(create_app(StandinOptions()))) as client:
+            return dict(await (await client.get("/object_info")).json())
+
+    return read_catalog(asyncio.run(ask()))

@@ -1,0 +1,155 @@
+"""The table of transitions against an independent statement of DESIGN section 3, and what follows a failure."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.errors import ErrorClass, InvalidTransition
+from app.domain.job import (
+    STATUS_OF,
+    TRANSITIONS,
+    JobEvent,
+    JobStatus,
+    Phase,
+    Verdict,
+    after_failure,
+    apply,
+    retry_delay,
+    task_id,
+)
+
+# The diagram, written down a second time: what may happen in each phase, and where it leads. Nothing else may.
+LIFE: dict[str, dict[str, str]] = {
+    "queued": {"claimed": "assigned", "withdrawn": "cancelled"},
+    "retrying": {"claimed": "assigned", "withdrawn": "cancelled"},
+    "assigned": {
+        "executing": "executing",
+        "saving": "saving",
+        "failed": "failed",
+        "requeued": "retrying",
+        "cancel_requested": "cancelling",
+    },
+    "executing": {
+        "saving": "saving",
+        "failed": "failed",
+        "requeued": "retrying",
+        "cancel_requested": "cancelling",
+    },
+    "saving": {"completed": "completed", "failed": "failed", "requeued": "retrying"},
+    "cancelling": {"cancelled": "cancelled", "saving": "saving", "failed": "failed"},
+    "completed": {},
+    "failed": {"retried": "queued"},
+    "cancelled": {"retried": "queued"},
+}
+FINISHED = {"completed", "failed", "cancelled"}
+"""The API's promise, not the table's."""
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("event", JobEvent)
+def test_an_event_leads_where_the_diagram_says_and_nowhere_else(phase: Phase, event: JobEvent) -> None:
+    target = LIFE[phase].get(event)
+    if target is not None:
+        assert apply(phase, event) == target
+        return
+    with pytest.raises(InvalidTransition) as refused:
+        apply(phase, event)
+    assert (refused.value.phase, refused.value.event) == (phase, event)
+
+
+def test_the_diagram_names_every_phase_and_every_event_but_the_birth() -> None:
+    assert set(LIFE) == set(Phase)
+    assert {event for moves in LIFE.values() for event in moves} == set(JobEvent) - {"submitted"} == set(TRANSITIONS)
+
+
+def test_every_phase_can_be_reached_from_the_birth() -> None:
+    reached, todo = set(), ["queued"]
+    while todo:
+        phase = todo.pop()
+        if phase not in reached:
+            reached.add(phase)
+            todo += [apply(Phase(phase), event) for event, move in TRANSITIONS.items() if phase in move.sources]
+    assert reached == set(Phase)
+
+
+@given(st.lists(st.sampled_from(JobEvent)))
+def test_a_finished_job_changes_only_by_a_retry_and_a_completed_one_never(events: list[JobEvent]) -> None:
+    phase = Phase.QUEUED
+    for event in events:
+        before = phase
+        with contextlib.suppress(InvalidTransition):
+            phase = apply(phase, event)
+            assert before != "completed"
+            assert before not in FINISHED or event == "retried"
+
+
+def test_each_phase_belongs_to_one_status() -> None:
+    words = {status.value: {phase.value for phase in Phase if STATUS_OF[phase] is status} for status in JobStatus}
+    assert words == {
+        "pending": {"queued", "retrying"},
+        "running": {"assigned", "executing", "saving", "cancelling"},
+        "completed": {"completed"},
+        "failed": {"failed"},
+        "cancelled": {"cancelled"},
+    }
+
+
+def test_a_turn_is_named_for_job_and_attempt() -> None:
+    assert task_id(17, 3) == "17:3"
+
+
+def verdict(error_class: ErrorClass, **facts: bool | int) -> Verdict:
+    usual = {"attempts_left": 3, "out_of_memory_before": False, "offered_elsewhere": False}
+    return after_failure(error_class, **usual | facts, delay_s=2.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error_class", "expected"),
+    [
+        (ErrorClass.INVALID, Verdict(retry=False, elsewhere=True)),
+        (ErrorClass.EXECUTION, Verdict(retry=False)),
+        (ErrorClass.OUT_OF_MEMORY, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
+        (ErrorClass.INTERRUPTED, Verdict(retry=True, delay_s=2.0)),
+        (ErrorClass.BACKEND_LOST, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
+        (ErrorClass.TIMEOUT, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
+        (ErrorClass.STORAGE, Verdict(retry=True, delay_s=2.0)),
+        (ErrorClass.BUG, Verdict(retry=False)),
+    ],
+)
+def test_the_class_of_an_error_decides(error_class: ErrorClass, expected: Verdict) -> None:
+    assert verdict(error_class) == expected
+
+
+@pytest.mark.parametrize("error_class", ErrorClass)
+@pytest.mark.parametrize("left", [0, -1])
+def test_without_attempts_left_there_is_no_other(error_class: ErrorClass, left: int) -> None:
+    assert not verdict(error_class, attempts_left=left, offered_elsewhere=True).retry
+
+
+def test_what_a_backend_lacks_is_tried_at_once_where_it_is_offered() -> None:
+    found = verdict(ErrorClass.INVALID, offered_elsewhere=True)
+    assert (found.retry, found.delay_s, found.elsewhere) == (True, 0.0, True)
+
+
+def test_memory_that_ran_out_twice_will_not_suffice_a_third_time() -> None:
+    assert not verdict(ErrorClass.OUT_OF_MEMORY, out_of_memory_before=True).retry
+
+
+@given(st.integers(1, 10_000), st.floats(0, 3600), st.floats(0, 86400), st.floats(0, 1))
+def test_a_retry_waits_never_longer_than_the_cap(failures: int, base_s: float, cap_s: float, jitter: float) -> None:
+    assert 0 <= retry_delay(failures, base_s=base_s, cap_s=cap_s, jitter=jitter) <= cap_s
+
+
+def test_retries_wait_2_4_8_seconds_and_so_on_to_ten_minutes() -> None:
+    exact = [retry_delay(failures, jitter=0) for failures in range(1, 12)]
+    assert exact == [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
+
+
+def test_the_jitter_spreads_by_a_fifth_to_both_sides() -> None:
+    delays = [retry_delay(3) for _ in range(500)]
+    assert all(8 * 0.8 <= delay <= 8 * 1.2 for delay in delays)
+    assert min(delays) < 7 < 9 < max(delays)

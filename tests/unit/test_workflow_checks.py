@@ -1,0 +1,293 @@
+"""Graphs checked before POST: what damages a ComfyUI (COMFYUI, section 9), and what a backend would refuse."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import standin_catalog, text_to_image
+
+from app.domain.catalog import read_catalog
+from app.domain.errors import Fault
+from app.domain.workflow import (
+    MAX_DEPTH,
+    MAX_FAULTS,
+    MAX_NODES,
+    Graph,
+    check_against,
+    check_structure,
+    lacks_model_or_node,
+)
+
+
+def node(**inputs: Any) -> dict[str, Any]:
+    return {"class_type": "X", "inputs": inputs}
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def told(faults: list[Fault]) -> list[tuple[str, str]]:
+    return [(fault.pointer, fault.code) for fault in faults]
+
+
+# Structure.
+
+
+@pytest.mark.parametrize("graph", [None, 1, "text", True, [], [{"1": node()}], 1.5])
+def test_a_workflow_is_an_object(graph: Any) -> None:
+    assert told(check_structure(graph)) == [("/workflow", "invalid_type")]
+
+
+@pytest.mark.parametrize(
+    ("graph", "code"),
+    [
+        ({}, "no_output"),
+        ({"nodes": [{"id": 1, "type": "SaveImage"}], "links": [], "version": 0.4}, "ui_format"),
+        ({"prompt": {"1": node()}}, "wrapped_graph"),
+        ({"prompt": {"1": node()}, "client_id": "x", "extra_data": {}}, "wrapped_graph"),
+        ({str(number): node() for number in range(MAX_NODES + 1)}, "too_large"),
+    ],
+)
+def test_what_is_no_graph_in_api_format_is_named(graph: Any, code: str) -> None:
+    (fault,) = check_structure(graph)
+    assert (fault.pointer, fault.code) == ("/workflow", code)
+
+
+def test_the_ui_format_fault_says_how_to_export() -> None:
+    assert "API" in check_structure({"nodes": []})[0].detail
+
+
+def test_the_greatest_graph_is_still_taken() -> None:
+    assert check_structure({str(number): node() for number in range(MAX_NODES)}) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        (5, [("/workflow/1", "invalid_type")]),
+        (None, [("/workflow/1", "invalid_type")]),
+        ({"inputs": {}}, [("/workflow/1/class_type", "missing")]),
+        ({"class_type": "", "inputs": {}}, [("/workflow/1/class_type", "missing")]),
+        ({"class_type": 7, "inputs": {}}, [("/workflow/1/class_type", "missing")]),
+        # The one that ends the server's execution thread for good, though nothing depends on the node.
+        ({"class_type": "X"}, [("/workflow/1/inputs", "missing")]),
+        ({"class_type": "X", "inputs": None}, [("/workflow/1/inputs", "missing")]),
+        ({"class_type": "X", "inputs": []}, [("/workflow/1/inputs", "missing")]),
+        ({}, [("/workflow/1/class_type", "missing"), ("/workflow/1/inputs", "missing")]),
+        (node(a=float("nan")), [("/workflow/1/inputs/a", "not_finite")]),
+        (node(a=[1, {"b": float("-inf")}]), [("/workflow/1/inputs/a", "not_finite")]),
+        (node(a=nested(MAX_DEPTH + 1)), [("/workflow/1/inputs/a", "too_deep")]),
+        (node() | {"_meta": {"title": float("inf")}}, [("/workflow/1/_meta", "not_finite")]),
+        (node() | {"_meta": nested(100_000)}, [("/workflow/1/_meta", "too_deep")]),
+        (node(a=["2", 0]), [("/workflow/1/inputs/a", "bad_link")]),
+        (node(a=["1", "0"]), [("/workflow/1/inputs/a", "bad_link")]),
+        (node(a=["1", 0.5]), [("/workflow/1/inputs/a", "bad_link")]),
+        (node(a=["1", True]), [("/workflow/1/inputs/a", "bad_link")]),
+        (node(a=["1", None]), [("/workflow/1/inputs/a", "bad_link")]),
+        (node(**{"a/b~c": ["2", 0]}), [("/workflow/1/inputs/a~1b~0c", "bad_link")]),
+    ],
+)
+def test_each_trap_is_named_where_it_stands(broken: Any, expected: list[tuple[str, str]]) -> None:
+    assert told(check_structure({"1": broken, "0": node()})) == expected
+
+
+def test_a_link_to_a_node_that_is_not_there_suggests_the_nearest() -> None:
+    (fault,) = check_structure({"sampler": node(a=["sampleer", 0])})
+    assert fault.suggestion == "sampler"
+
+
+def test_a_node_id_with_slashes_and_tildes_is_escaped_in_the_pointer() -> None:
+    assert check_structure({"a/b~c": 1})[0].pointer == "/workflow/a~1b~0c"
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 50, MAX_NODES])
+def test_a_cycle_of_any_length_is_found(length: int) -> None:
+    graph = {str(number): node(a=[str((number + 1) % length), 0]) for number in range(length)}
+    (fault,) = check_structure(graph)
+    assert (fault.code, fault.pointer) == ("cycle", "/workflow/0")
+
+
+def test_a_cycle_is_found_beside_a_sound_part_and_named_in_its_order() -> None:
+    graph = {
+        "end": node(a=["mid", 0]),
+        "mid": node(a=["start", 0], b=["x", 0]),
+        "start": node(),
+        "x": node(a=["y", 0]),
+        "y": node(a=["z", 0], b=["start", 0]),
+        "z": node(a=["y", 0]),
+    }
+    (fault,) = check_structure(graph)
+    assert fault.pointer == "/workflow/y"
+    assert "y → z → y" in fault.detail
+
+
+def test_a_diamond_is_no_cycle() -> None:
+    graph = {"a": node(x=["b", 0], y=["c", 0]), "b": node(x=["d", 0]), "c": node(x=["d", 0]), "d": node()}
+    assert check_structure(graph) == []
+
+
+def test_a_long_chain_does_not_exhaust_the_stack() -> None:
+    graph = {str(number): node(a=[str(number + 1), 0]) for number in range(MAX_NODES - 1)}
+    assert check_structure(graph | {str(MAX_NODES - 1): node()}) == []
+
+
+def test_a_graph_that_is_wrong_everywhere_is_answered_quickly_and_briefly() -> None:
+    graph = {f"a_node_{number}": node(**{f"i{n}": [f"a_mode_{n}", 0] for n in range(50)}) for number in range(MAX_NODES)}
+    began = time.monotonic()
+    assert len(check_structure(graph)) == MAX_FAULTS
+    unknown = {key: {"class_type": f"KSampler{key}", "inputs": {}} for key in graph}
+    assert len(check_against(unknown, standin_catalog())) == MAX_FAULTS
+    assert time.monotonic() - began < 5
+
+
+# Against a backend.
+
+
+def changed(node_id: str, **inputs: Any) -> Graph:
+    graph = text_to_image()
+    graph[node_id]["inputs"].update(inputs)
+    return graph
+
+
+def without(node_id: str, name: str) -> Graph:
+    graph = text_to_image()
+    del graph[node_id]["inputs"][name]
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("graph", "pointer", "code"),
+    [
+        (without("sampler", "steps"), "sampler/inputs/steps", "required_input_missing"),
+        (changed("sampler", steps=0), "sampler/inputs/steps", "value_smaller_than_min"),
+        (changed("sampler", steps=10**9), "sampler/inputs/steps", "value_bigger_than_max"),
+        (changed("sampler", seed=2**64), "sampler/inputs/seed", "value_bigger_than_max"),
+        (changed("sampler", seed=-1), "sampler/inputs/seed", "value_smaller_than_min"),
+        (changed("sampler", steps="many"), "sampler/inputs/steps", "invalid_input_type"),
+        (changed("sampler", steps=None), "sampler/inputs/steps", "invalid_input_type"),
+        (changed("sampler", cfg=[1, 2, 3]), "sampler/inputs/cfg", "invalid_input_type"),
+        (changed("sampler", cfg={}), "sampler/inputs/cfg", "invalid_input_type"),
+        (changed("sampler", sampler_name="euller"), "sampler/inputs/sampler_name", "value_not_in_list"),
+        (changed("sampler", model=["checkpoint", 1]), "sampler/inputs/model", "return_type_mismatch"),
+        (changed("sampler", model=["checkpoint", 3]), "sampler/inputs/model", "bad_link"),
+        (changed("sampler", model=["checkpoint", -4]), "sampler/inputs/model", "bad_link"),
+        (changed("decode", samples=["save", 0]), "decode/inputs/samples", "bad_link"),
+    ],
+)
+def test_each_fault_has_its_code_and_pointer(graph: Graph, pointer: str, code: str) -> None:
+    if graph["decode"]["inputs"]["samples"] == ["save", 0]:
+        graph["save"]["inputs"]["images"] = ["decode", 0]
+    assert told(check_against(graph, standin_catalog())) == [(f"/workflow/{pointer}", code)]
+
+
+def test_a_value_that_is_not_offered_comes_with_what_is_and_the_nearest() -> None:
+    (fault,) = check_against(changed("checkpoint", ckpt_name="dreamshaper_9.safetensors"), standin_catalog())
+    assert fault.suggestion == "dreamshaper_8.safetensors"
+    assert fault.allowed == standin_catalog().checkpoints
+    assert "dreamshaper_9.safetensors" in fault.detail
+
+
+def test_an_unknown_class_comes_with_the_nearest_and_before_all_else() -> None:
+    graph = changed("sampler", steps=0)
+    graph["save"]["class_type"] = "SaveImag"
+    (fault,) = check_against(graph, standin_catalog())
+    assert (fault.pointer, fault.code) == ("/workflow/save/class_type", "unknown_node_class")
+    assert fault.suggestion == "SaveImage"
+
+
+def test_a_graph_without_an_output_node_is_refused() -> None:
+    graph = text_to_image()
+    del graph["save"]
+    assert told(check_against(graph, standin_catalog())) == [("/workflow", "no_output")]
+
+
+def test_inputs_of_nodes_that_no_output_needs_are_not_checked_as_in_comfyui() -> None:
+    graph = text_to_image()
+    graph["loose"] = {"class_type": "KSampler", "inputs": {"steps": -5}}
+    assert check_against(graph, standin_catalog()) == []
+
+
+def test_faults_stand_in_the_order_of_the_graph() -> None:
+    graph = changed("sampler", steps=0)
+    graph["latent"]["inputs"]["width"] = 1
+    graph["checkpoint"]["inputs"]["ckpt_name"] = "x"
+    found = [fault.pointer.split("/")[2] for fault in check_against(graph, standin_catalog())]
+    assert found == ["checkpoint", "latent", "sampler"]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        changed("sampler", steps="20", cfg="7.5"),
+        changed("sampler", steps=20.7),
+        changed("sampler", steps=True),
+        changed("sampler", model=["checkpoint", -3]),
+        changed("decode", vae=["checkpoint", -1]),
+        changed("sampler", unknown="ignored and kept"),
+        changed("sampler", seed=2**64 - 1),
+    ],
+)
+def test_what_comfyui_takes_is_not_refused(graph: Graph) -> None:
+    assert check_against(graph, standin_catalog()) == []
+
+
+def test_an_uploaded_image_may_be_newer_than_the_list() -> None:
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "uploaded a second ago.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    assert check_against(graph, standin_catalog()) == []
+
+
+def test_a_missing_model_or_class_may_be_had_elsewhere_and_nothing_else() -> None:
+    absent, wrong = Fault("", "value_not_in_list", ""), Fault("", "bad_link", "")
+    assert lacks_model_or_node([absent, Fault("", "unknown_node_class", "")])
+    assert not lacks_model_or_node([absent, wrong])
+    assert not lacks_model_or_node([])
+
+
+# Whatever comes.
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=8), inside, max_size=4),
+    max_leaves=20,
+)
+IDS = st.sampled_from(["1", "2", "3"])
+VALUES = JSON | st.tuples(IDS, st.integers(-5, 5)).map(list)
+CLASSES = st.sampled_from([*standin_catalog().nodes, "Unknown"])
+NODES = st.fixed_dictionaries(
+    {
+        "class_type": CLASSES,
+        "inputs": st.dictionaries(
+            st.sampled_from(sorted({name for each in standin_catalog().nodes.values() for name in each.inputs})), VALUES
+        ),
+    }
+)
+
+
+@given(JSON | st.dictionaries(IDS, JSON))
+def test_the_structure_check_never_raises(graph: Any) -> None:
+    assert all(isinstance(fault, Fault) for fault in check_structure(graph))
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(IDS, NODES | JSON, min_size=1))
+def test_what_passes_the_structure_check_can_be_checked_against_a_backend(graph: Any) -> None:
+    if not check_structure(graph):
+        assert all(fault.pointer.startswith("/workflow") for fault in check_against(graph, standin_catalog()))
+
+
+@given(st.dictionaries(st.text(max_size=4), JSON))
+def test_whatever_a_backend_says_that_it_offers_can_be_read_and_checked_against(object_info: dict[str, Any]) -> None:
+    catalog = read_catalog(object_info)
+    for name in catalog.nodes:
+        check_against({"1": {"class_type": name, "inputs": {key: 1 for key in catalog.nodes[name].inputs}}}, catalog)
