@@ -313,3 +313,43 @@ async def test_a_graph_that_ends_without_an_output_fails(service: Service) -> No
     graph["4"] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}}
     job = await service.run(job_type="workflow", workflow=graph)
     assert (job["status"], job["error_code"]) == ("failed", "no_output")
+
+
+async def test_a_backend_that_stands_still_is_left_and_said_to_be_sick(
+    service: Service,
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> None:
+    service.worker.stop()
+    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
+    await service.backend_online()
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
+    jobs = [await service.submit() for _ in range(2)]
+
+    async def said() -> bool:
+        ready = await (await service.client.get("/health/ready")).json()
+        return any("stands still" in str(each.get("reason")) for each in ready["backends"])
+
+    await eventually(said)
+    other = await start_standin()
+    await start_worker(f"other={other.url}")
+    done = [await service.finished(job["job_id"]) for job in jobs]
+    assert [(job["status"], job["backend_name"]) for job in done] == [("completed", "other")] * 2
+    assert done[0]["attempts"][0]["error_code"] == "backend_stalled"
+
+
+async def test_a_stuck_backend_is_used_again_when_it_was_restarted(
+    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+) -> None:
+    service.worker.stop()
+    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
+    job = await service.submit()
+
+    async def moved() -> bool:
+        return bool((await service.job(job["job_id"]))["attempt"] == 2)
+
+    await eventually(moved)
+    await service.standin.state.apply(Fault(kind=FaultKind.RESTART))
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 2)

@@ -1,0 +1,88 @@
+"""Everything in one terminal: whatever ends it, nothing of it stays behind."""
+
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from acceptance.commands import Background, Place, eventually, temporary_place
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with temporary_place() as found:
+        yield found
+
+
+@contextmanager
+def everything(place: Place) -> Iterator[Background]:
+    """Have all of it up in the block, and see that nothing is left after it."""
+    with place.running("up", "--env", "test") as up:
+        up.says("[worker] Genonaut worker")
+        up.says("[app] Genonaut serves")
+        yield up
+    eventually(place.is_quiet, "everything has ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_everything(place, number):
+    with everything(place) as up:
+        with urllib.request.urlopen(f"http://127.0.0.1:{place.api_port}/health/live") as answer:
+            assert answer.status == 200
+        assert up.ends(number) == 0
+        assert place.left_behind() == []
+    assert "Traceback" not in up.output
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(place):
+    with place.running("up", "--env", "test") as up:
+        up.says("starting PostgreSQL")
+        assert up.ends(signal.SIGINT) == 130
+        assert place.left_behind() == []
+    assert "Traceback" not in up.output
+
+
+@needs_proc
+@pytest.mark.parametrize("module", ["app", "worker"])
+def test_when_one_process_dies_everything_is_stopped(place, module):
+    with everything(place) as up:
+        os.kill(up.children()[module], signal.SIGKILL)
+        assert up.ends() == 1
+    assert f"The {module} has ended by itself, by SIGKILL; everything is stopped.\n" in up.output
+
+
+@pytest.mark.parametrize(("kind", "name"), [("redis", "Redis"), ("standin", "ComfyUI stand-in")])
+def test_when_an_embedded_server_dies_everything_is_stopped(place, kind, name):
+    with everything(place) as up:
+        os.kill(place.server(kind).process.pid, signal.SIGKILL)
+        assert up.ends() == 1
+    assert f"{name} has ended by itself; everything is stopped. Its log: {place.data_dir / kind / 'log'}\n" in up.output
+
+
+def test_a_killed_one_takes_everything_with_it(place):
+    with everything(place) as up:
+        assert up.ends(signal.SIGKILL) == -signal.SIGKILL
+
+
+@needs_proc
+def test_a_second_ctrl_c_kills_what_does_not_end(place):
+    with everything(place) as up:
+        worker = up.children()["worker"]
+        os.kill(worker, signal.SIGSTOP)
+        up.process.send_signal(signal.SIGINT)
+        up.says("Stopping everything")
+        assert up.ends(signal.SIGINT) == 0
+        assert "The worker has not ended; it is killed." in up.output
+
+
+def test_a_process_that_cannot_start_is_named(place):
+    # The app refuses to serve a database whose schema is not at head, when it is not the embedded one.
+    with place.running("up", "--env", "test", COMFYUI_URLS="http://127.0.0.1:9", DATABASE_POOL_SIZE="0") as up:
+        assert up.ends() == 1
+    assert "DATABASE_POOL_SIZE" in up.output
+    assert place.is_quiet()
