@@ -48,7 +48,7 @@ async def with_servers(
         redis_port=None if settings.redis_port == 6379 else settings.redis_port,
         redis_config=REDIS_CONFIG if REDIS_CONFIG.is_file() else None,
     )
-    _require_ports(wanted)
+    require_ports(wanted)
     async with embedded_services(wanted, say) as running:
         found: dict[str, object] = {}
         if running.database_url:
@@ -63,7 +63,7 @@ async def with_servers(
         yield completed
 
 
-def _require_ports(wanted: Wanted) -> None:
+def require_ports(wanted: Wanted) -> None:
     """Raise `EmbeddedError`, naming the setting that helps, when a stranger has a port that a server must have."""
     redis_port = wanted.redis_port if wanted.redis else None
     ports = (("standin", wanted.standin_port, "STANDIN_PORT"), ("redis", redis_port, "REDIS_PORT"))

@@ -10,7 +10,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from app import keys
 from app.cancellation import end_tasks
@@ -67,8 +67,9 @@ def create_monitor_app(settings: Settings) -> web.Application:
         raise web.HTTPFound("/monitor/")
 
     app.router.add_get("/", to_page)
-    # What the page itself asks for: pictures and events.
-    for table in (contents.routes, system.routes, realtime.routes):
+    # What the page itself asks for, pictures and events, and what it links to: reading, and nothing that changes a job.
+    reading = [route for route in jobs.routes if isinstance(route, web.RouteDef) and route.method == hdrs.METH_GET]
+    for table in (reading, contents.routes, system.routes, realtime.routes):
         _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     backend_slots: int = Field(2, ge=1, le=16)
     comfyui_timeout_seconds: float = Field(30, gt=0, le=600)
     comfyui_poll_seconds: float = Field(5, gt=0, le=600)
+    comfyui_stall_seconds: float = Field(600, gt=0, le=86400)
     comfyui_max_message_bytes: int = Field(256 * 2**20, ge=2**20)
     max_output_bytes: int = Field(2 * 2**30, ge=1024)
 
@@ -126,7 +127,7 @@ class Settings(BaseSettings):
             )
         if self.retry_base_seconds > self.retry_max_seconds:
             raise ValueError("RETRY_BASE_SECONDS must not be greater than RETRY_MAX_SECONDS")
-        if not _is_loopback(self.api_host):
+        if not is_loopback(self.api_host):
             raise ValueError(
                 f"API_HOST {self.api_host} is not a loopback address. This version has no keys, so anybody who reaches "
                 "the port could run jobs: it serves 127.0.0.1 only. Put a proxy that asks for a password in front"
@@ -225,7 +226,8 @@ def package_version() -> str:
         return "unknown"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine is meant."""
     if host == "localhost":
         return True
     try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from app.cancellation import end_tasks
 from app.domain.errors import (
@@ -15,6 +16,7 @@ from app.domain.errors import (
     BackendForgot,
     BackendLacksModel,
     BackendLost,
+    BackendStalled,
     DatabaseUnavailable,
     InvalidTransition,
     WorkflowRefused,
@@ -51,7 +53,15 @@ class Attempt:
     """The part of an attempt that needs the backend. Frames come in by `feed`, which only touches memory."""
 
     def __init__(
-        self, job: Job, claim: Claim, backend: Backend, store: JobStore, events: Events, poll_s: float
+        self,
+        job: Job,
+        claim: Claim,
+        backend: Backend,
+        store: JobStore,
+        events: Events,
+        *,
+        poll_s: float,
+        stall_s: float,
     ) -> None:
         self.job = job
         self.claim = claim
@@ -59,6 +69,8 @@ class Attempt:
         self._store = store
         self._events = events
         self._poll_s = poll_s
+        self._stall_s = stall_s
+        self._heard_at = time.monotonic()
         self._prompt_id = job.prompt_id or ""
         self._fold = ProgressFold({})
         self._tick = 0
@@ -88,6 +100,7 @@ class Attempt:
     def feed(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take a frame of this prompt."""
         rose = False
+        self._heard_at = time.monotonic()
         match kind:
             case "execution_cached":
                 rose = self._fold.cached(map(str, data.get("nodes") or ()))
@@ -243,6 +256,8 @@ class Attempt:
                     return await self._ending()
                 if self._cancel.is_set():
                     return await self._stop()
+                if self.backend.stuck_prompt is not None:
+                    await self._leave_stuck()
                 timed_out = loop.time() >= deadline
                 if timed_out:
                     entry = await self._stop()
@@ -277,7 +292,15 @@ class Attempt:
                 raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
             if place is Place.RUNNING:
                 self._began.set()
+                if time.monotonic() - self._heard_at > self._stall_s:
+                    self.backend.set_stuck(self._prompt_id)
             return entry
+
+    async def _leave_stuck(self) -> NoReturn:
+        """Leave a backend that stands still; what waits in its queue is taken out, for the day on which it goes on."""
+        with contextlib.suppress(BackendLost):
+            await self.backend.comfyui.stop(self._prompt_id)
+        raise BackendStalled("The backend stopped making progress; the job moves on.")
 
     async def _ending(self) -> dict[str, Any]:
         """Read the history, which is there when `executing null` has come."""

@@ -16,7 +16,7 @@ from app.domain.catalog import Catalog, read_catalog
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
 from app.domain.scheduling import BackendLoad, by_preference
-from worker.comfyui import read_frame
+from worker.comfyui import Place, read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +65,8 @@ class Backend:
         self.queue_remaining = 0
         self.catalog = Catalog({})
         self.digest: str | None = None
+        self.stuck_prompt: str | None = None
+        """The prompt at which its execution stands still; while there is one, it is given no more."""
         self.stats: dict[str, Any] = {}
         self._catalog_at = self._stats_at = 0.0
         self._followers: dict[str, Follower] = {}
@@ -76,7 +78,7 @@ class Backend:
     @property
     def load(self) -> BackendLoad:
         """What the scheduler looks at."""
-        usable = self.slots if self.driven and self.healthy else 0
+        usable = self.slots if self.driven and self.healthy and not self.stuck_prompt else 0
         ours = len(self._followers)
         return BackendLoad(self.name, usable, self.used, max(0, self.queue_remaining - ours))
 
@@ -110,6 +112,15 @@ class Backend:
             self.on_health()
             self.on_slot()
 
+    def set_stuck(self, prompt_id: str) -> None:
+        """Note that its execution stands still at this prompt; those who wait behind it move elsewhere."""
+        if self.stuck_prompt is None:
+            log.error("backend %s stands still at prompt %s: restart it", self.name, prompt_id)
+            self.stuck_prompt = prompt_id
+            self.since = datetime.now(UTC)
+            self.on_health()
+            self._look_again()
+
     def state(self, worker_id: str) -> dict[str, Any]:
         """Return what its heartbeat tells."""
         devices: list[dict[str, Any]] = self.stats.get("devices") or []
@@ -117,8 +128,8 @@ class Backend:
         return {
             "url": self.url.rpartition("@")[2],
             "driver": worker_id,
-            "healthy": self.healthy,
-            "reason": self.reason,
+            "healthy": self.healthy and not self.stuck_prompt,
+            "reason": "its execution stands still: restart it" if self.stuck_prompt else self.reason,
             "since": timestamp(self.since),
             "slots": self.slots,
             "used": self.used,
@@ -147,6 +158,7 @@ class Backend:
     async def serve(self, registry: Registry) -> None:
         """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
         self._catalog_at = self._stats_at = 0.0
+        await self._look_after_stuck()
         await self.refresh(registry)
         self.client_id = f"genonaut-{uuid4().hex}"
         async with self.comfyui.socket(self.client_id) as ws:
@@ -167,10 +179,19 @@ class Backend:
         while True:
             await asyncio.sleep(REFRESH_S)
             try:
+                await self._look_after_stuck()
                 await self.refresh(registry)
             except (BackendLost, Unavailable) as error:
                 # Busy perhaps; whether it is gone is for the socket to say.
                 log.info("backend %s did not say how it fares: %s", self.name, error)
+
+    async def _look_after_stuck(self) -> None:
+        """See whether what stood still has moved on, or was restarted."""
+        if self.stuck_prompt and (await self.comfyui.locate(self.stuck_prompt))[0] is not Place.RUNNING:
+            log.info("backend %s works again", self.name)
+            self.stuck_prompt = None
+            self.on_health()
+            self.on_slot()
 
     def disconnected(self, reason: str) -> None:
         """Note the loss; whoever follows a prompt looks for it by other means."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -67,6 +68,7 @@ class Runner:
         self._running: dict[int, Attempt] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._saving: set[asyncio.Task[None]] = set()
+        self._renewed_at = time.monotonic()
 
     @property
     def running(self) -> list[int]:
@@ -118,9 +120,14 @@ class Runner:
         DatabaseUnavailable
         """
         held = {attempt.claim: attempt.percent for attempt in self._running.values()}
-        if not held:
-            return
-        phases = await self._store.renew_leases(self.worker_id, held, self._settings.lease_seconds)
+        asked_at = time.monotonic()
+        try:
+            phases = await self._store.renew_leases(self.worker_id, held, self._settings.lease_seconds) if held else {}
+        except DatabaseUnavailable:
+            if time.monotonic() - self._renewed_at > self._settings.lease_seconds:
+                self._give_up()
+            raise
+        self._renewed_at = asked_at
         for claim in held:
             attempt = self._running.get(claim.job_id)
             if attempt is None or attempt.claim != claim:
@@ -133,6 +140,16 @@ class Runner:
                 if current.worker_id != self.worker_id and STATUS_OF[current.phase] is JobStatus.RUNNING:
                     log.warning("job %s: attempt %s was taken away", claim.job_id, claim.attempt)
                     task.cancel("taken away")
+
+    def _give_up(self) -> None:
+        """The leases have run out while PostgreSQL was away: others may have what runs here, so let it go.
+
+        The prompts run on in ComfyUI, and whoever can reach PostgreSQL first takes them over, perhaps this very worker.
+        """
+        if self._tasks:
+            log.warning("cut off from the database for longer than a lease: giving up jobs %s", sorted(self._tasks))
+        for task in self._tasks.values():
+            task.cancel("cut off")
 
     async def drain(self, grace_s: float) -> None:
         """Wait for what is being saved, at most so long, then let everything go: others take it over."""
@@ -165,7 +182,15 @@ class Runner:
     async def _run(self, job: Job, backend: Backend, *, taken_over: bool) -> None:
         """Run one attempt as far as it needs the backend, and hand what it left to be saved."""
         claim = Claim(job.job_id, job.attempt, self.worker_id)
-        attempt = Attempt(job, claim, backend, self._store, self._events, self._settings.comfyui_poll_seconds)
+        attempt = Attempt(
+            job,
+            claim,
+            backend,
+            self._store,
+            self._events,
+            poll_s=self._settings.comfyui_poll_seconds,
+            stall_s=self._settings.comfyui_stall_seconds,
+        )
         self._running[job.job_id] = attempt
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in a task
@@ -191,13 +216,14 @@ class Runner:
             log.exception("job %s: attempt %s stumbled over a bug", job.job_id, job.attempt)
             await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
         finally:
-            self._tasks.pop(job.job_id, None)
             if not keep:
+                self._tasks.pop(job.job_id, None)
                 self._running.pop(job.job_id, None)
 
     def _save(self, attempt: Attempt, ending: Ending) -> None:
         """Save in a task of its own: the slot is free for the next prompt meanwhile."""
         task = asyncio.create_task(self._saved(attempt, ending), name=f"save-{attempt.job.job_id}")
+        self._tasks[attempt.job.job_id] = task
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
 
@@ -220,6 +246,7 @@ class Runner:
             log.exception("job %s: saving stumbled over a bug", claim.job_id)
             await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
         finally:
+            self._tasks.pop(claim.job_id, None)
             self._running.pop(claim.job_id, None)
 
     async def _end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
+from app.cancellation import end_tasks
 from app.commands.interruption import on_signal
 from app.commands.watching import ProcessEnded
 from app.settings import ROOT
@@ -57,7 +58,7 @@ class Crew:
         hurry = asyncio.Event()
         on_signal(hurry.set)
         self._terminal.end_progress()
-        self._terminal.line("Stopping; Ctrl-C kills what takes too long.")
+        self._terminal.line("Stopping everything; Ctrl-C kills what takes too long.")
         for member in reversed(self._members):
             await self._stop(member, hurry)
 
@@ -107,8 +108,7 @@ class Crew:
                 process.terminate()
             ends = [asyncio.create_task(process.wait()), asyncio.create_task(hurry.wait())]
             await asyncio.wait(ends, timeout=member.patience_s, return_when=asyncio.FIRST_COMPLETED)
-            for task in ends:
-                task.cancel()
+            await end_tasks(ends)
             if process.returncode is None:
                 self._terminal.line(f"The {member.name} has not ended; it is killed.")
                 with contextlib.suppress(ProcessLookupError):
@@ -121,7 +121,7 @@ async def _finished(member: Member) -> None:
     """Wait for the output that is still on its way."""
     if member.reading is not None:
         await asyncio.wait({member.reading}, timeout=OUTPUT_S)
-        member.reading.cancel()
+        await end_tasks([member.reading])
 
 
 async def _split(stream: asyncio.StreamReader, show: Callable[[bytes], None]) -> None:

@@ -32,7 +32,7 @@ async def demo_once(settings: Settings) -> int:
 
 async def _demo(settings: Settings, *, once: bool) -> int:
     terminal = Terminal()
-    if not _port_is_chosen():
+    if not port_is_chosen():
         settings = settings.model_copy(update={"api_port": PORT})
     async with whole_service(settings, terminal) as service:
         image = await service.unless_one_ends(SampleJob(service, terminal).run())
@@ -47,7 +47,7 @@ async def _demo(settings: Settings, *, once: bool) -> int:
     return 0
 
 
-def _port_is_chosen() -> bool:
+def port_is_chosen() -> bool:
     """Whether the person set `API_PORT`, in the environment or in a file of their own."""
     local = LOCAL_SETTINGS.read_text(encoding="utf-8") if LOCAL_SETTINGS.is_file() else ""
     in_file = re.search(r"^\s*(export\s+)?API_PORT\s*=", local, re.MULTILINE | re.IGNORECASE)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.commands.interruption import signalled
 from app.commands.redis_database import without_password
 from app.commands.watching import embedded_servers_live, unless_it_raises
 from app.embedded import Wanted, embedded_services
 from app.embedded.ports import free_port, is_free
-from app.environment import REDIS_CONFIG, say, with_servers
+from app.embedded.redis_server import read_config
+from app.environment import REDIS_CONFIG, require_ports, say, with_servers
 from app.main import PortBusy, create_app, create_monitor_app, run
 
 if TYPE_CHECKING:
     from app.settings import Settings
+
+TEMPLATE_PASSWORD: Final = "change-me"  # noqa: S105  # that it is none is the point
+"""What env/redis.conf.example has."""
 
 
 async def serve(settings: Settings) -> int:
@@ -32,17 +36,21 @@ async def monitor(settings: Settings) -> int:
 
 async def redis_start(settings: Settings) -> int:
     """Run the embedded Redis, with env/redis.conf if there is one, until Ctrl-C; `REDIS_URL` does not matter."""
-    if not REDIS_CONFIG.is_file():
+    config = REDIS_CONFIG if REDIS_CONFIG.is_file() else None
+    if config is None:
         say(
             "There is no env/redis.conf, so this Redis has no password: copy env/redis.conf.example to it "
             "and put a real password in, to have one."
         )
+    elif read_config(config).get("requirepass") == TEMPLATE_PASSWORD:
+        say("The password in env/redis.conf is still the template's: put a real one in.")
     wanted = Wanted(
         data_dir=settings.data_path,
         redis=True,
         redis_port=None if settings.redis_port == 6379 else settings.redis_port,
-        redis_config=REDIS_CONFIG if REDIS_CONFIG.is_file() else None,
+        redis_config=config,
     )
+    require_ports(wanted)
     async with embedded_services(wanted, say) as running:
         url = without_password(running.redis_url or "")
         say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -31,8 +32,11 @@ class Terminal:
     def progress(self, percent: int, text: str) -> None:
         """Show how far something is."""
         percent = max(0, min(100, percent))
-        full = BAR_WIDTH * percent // 100
-        bar = f"  {self._full * full}{self._empty * (BAR_WIDTH - full)} {percent:3d} %  {text}"
+        # A bar that is wider than the window would not be redrawn in place.
+        columns = shutil.get_terminal_size().columns if self._redraws else 120
+        width = max(10, min(BAR_WIDTH, columns - 30))
+        full = width * percent // 100
+        bar = f"  {self._full * full}{self._empty * (width - full)} {percent:3d} %  {text}"[: columns - 1]
         if self._redraws:
             self._bar = bar
             self._write(f"{_CLEAR_LINE}{bar}")

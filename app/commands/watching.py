@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from app.cancellation import end_tasks
 from app.domain.errors import GenonautError
 from app.embedded.shared import State
 
@@ -39,9 +40,7 @@ async def unless_it_raises(work: Coroutine[None, None, T], *watches: Coroutine[N
                 watch.result()
         return await working
     finally:
-        for task in (working, *watching):
-            task.cancel()
-        await asyncio.gather(working, *watching, return_exceptions=True)
+        await end_tasks([working, *watching])
 
 
 async def embedded_servers_live(data_dir: Path, kinds: Sequence[str]) -> NoReturn:

@@ -67,6 +67,12 @@ class UnsupportedBody(GenonautError):
     code = "unsupported_media_type"
 
 
+class ForeignOrigin(GenonautError):
+    """A page of another site tries to use the visitor's access."""
+
+    code = "foreign_origin"
+
+
 class NotFound(GenonautError):
     """What the address names does not exist."""
 
@@ -231,6 +237,12 @@ class BackendLost(AttemptFailed):
 
 class BackendForgot(BackendLost):
     """The backend itself says that it does not know the prompt: it was deleted there, or the server restarted."""
+
+
+class BackendStalled(BackendLost):
+    """The backend answers, but its execution stands still: probably its execution thread has died."""
+
+    code = "backend_stalled"
 
 
 class AttemptTimeout(AttemptFailed):

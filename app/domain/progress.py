@@ -76,8 +76,11 @@ class ProgressFold:
 
 
 def _share(value: float, maximum: float) -> float:
-    # Cut before the division: JSON's integers have no bound, and their quotient may have no float.
-    return max(0, min(value, maximum)) / maximum
+    try:
+        return value / maximum
+    except OverflowError:
+        # JSON's integers have no bound, and their quotient may have no float.
+        return 0.0
 
 
 def _weight(node: Mapping[str, Any]) -> float:

@@ -86,7 +86,11 @@ class Events:
 
 
 def _merged(snapshot: Snapshot, raw: bytes) -> Snapshot:
-    attempt, seq, tick, progress, at = json.loads(raw)
+    try:
+        attempt, seq, tick, progress, at = json.loads(raw)
+    except ValueError:
+        # Written by a worker of another version, in the middle of a deployment.
+        return snapshot
     if attempt != snapshot.attempt:
         return snapshot
     told = replace(snapshot, progress=max(snapshot.progress, progress))

@@ -30,6 +30,8 @@ CONFIRM_S: Final = 2.0
 HEAL_S: Final = 10.0
 """Watched jobs are read again this often, in case an event was lost on the way."""
 HEAL_WITHOUT_REDIS_S: Final = 1.0
+HELLO: Final = '{"type": "hello"}'
+"""Tells those who watch everything to look at everything anew, because an event may have been lost."""
 _FIRST_DELAY_S: Final = 0.1
 
 
@@ -190,6 +192,8 @@ class Hub:
 
     async def _resync(self) -> None:
         """Offer every watcher the present state of what it watches; those who know it already drop it."""
+        for watcher in list(self._everything):
+            watcher.offer_event(HELLO)
         job_ids = list(self._watchers)
         for start in range(0, len(job_ids), 500):
             try:

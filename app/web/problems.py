@@ -23,6 +23,7 @@ STATUS_OF: Final[dict[type[errors.GenonautError], HTTPStatus]] = {
     errors.BadParameter: HTTPStatus.BAD_REQUEST,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnsupportedBody: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.ForeignOrigin: HTTPStatus.FORBIDDEN,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.JobAlreadyFinished: HTTPStatus.CONFLICT,
     errors.JobNotFinished: HTTPStatus.CONFLICT,
@@ -39,6 +40,7 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "invalid_workflow": False,
     "unsupported_media_type": False,
     "body_too_large": False,
+    "foreign_origin": False,
     "not_found": False,
     "job_not_found": False,
     "content_not_found": False,
@@ -62,7 +64,7 @@ async def errors_as_problems(
 ) -> web.StreamResponse:
     """Answer every error as problem JSON, 404 and 500 included, and put `X-Request-Id` on every answer."""
     given = request.headers.get("X-Request-Id", "")
-    request[REQUEST_ID] = given if re.fullmatch(r"[\w.-]{1,64}", given) else uuid4().hex
+    request[REQUEST_ID] = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid4().hex
     try:
         response = await handler(request)
     except errors.GenonautError as error:
