@@ -12,7 +12,7 @@ AGAIN_S: Final = 1.0
 
 
 async def end_tasks(tasks: Iterable[asyncio.Future[Any]], again_s: float = AGAIN_S) -> list[Any]:
-    """Cancel tasks, again if they have not ended after `again_s` seconds, wait for their end, and return their results or exceptions.
+    """Cancel tasks, again if they have not ended after `again_s` seconds, and return their results or exceptions.
 
     One `cancel()` is not enough: the `wait_for` of Python 3.11, which redis-py uses for every command, swallows a
     cancellation that comes in the moment in which what it waits for ends (python/cpython#86296).

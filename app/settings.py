@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(5, ge=0.1, le=1200)
     retry_base_seconds: float = Field(2, ge=0, le=3600)
     retry_max_seconds: float = Field(600, ge=0, le=86400)
+    orphan_seconds: float = Field(3600, ge=1, le=86400)
     shutdown_grace_seconds: float = Field(10, ge=0, le=3600)
     reconcile_seconds: int = Field(15, ge=1, le=60)
 

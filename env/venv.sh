@@ -81,7 +81,8 @@ make_venv() {
 }
 
 last_error() {
-    said=$(grep -iE '^ *(error|[a-z.]*error:)' "$log" | tail -n 1)
+    # These two say only that something was said above them.
+    said=$(grep -iE '^ *(error|[a-z.]*error:)' "$log" | grep -vE 'exited-with-error|ResolutionImpossible' | tail -n 1)
     [ -n "$said" ] || said=$(grep -v '^ *$' "$log" | tail -n 1)
     printf '%s' "$said" | cut -c 1-300 | sed 's/^ *//; s/^[Ee][Rr][Rr][Oo][Rr]: *//; s/[. ]*$//'
 }

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MARK: Final = "genonaut"
+"""Key in a prompt's `extra_data` by which we know our own."""
 PROGRESS_S: Final = 0.1
 """Progress is told at most this often."""
 SUBMIT_TRIES: Final = 3
@@ -208,7 +210,7 @@ class Attempt:
         """Send the prompt, its id and graph committed before; an unclear answer is resolved by looking it up."""
         comfyui, prompt_id = self.backend.comfyui, self._prompt_id
         await self._committed(graph, prompt_id)
-        extra = {"genonaut": {"job_id": self.job.job_id, "attempt": self.job.attempt}}
+        extra = {MARK: {"job_id": self.job.job_id, "attempt": self.job.attempt}}
         for number in range(1, SUBMIT_TRIES + 1):
             try:
                 accepted = await comfyui.submit(

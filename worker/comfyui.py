@@ -145,6 +145,13 @@ class ComfyUI:
         entry = await self.history(prompt_id)
         return (Place.FINISHED, entry) if entry is not None else (Place.UNKNOWN, None)
 
+    async def marked_prompts(self, mark: str) -> list[str]:
+        """Return the ids of queued and running prompts that carry this key in their `extra_data`."""
+        queue = await self._get_object("/queue")
+        items = [*(queue.get("queue_running") or ()), *(queue.get("queue_pending") or ())]
+        whole = [item for item in items if isinstance(item, list) and len(item) > 3 and isinstance(item[3], dict)]
+        return [str(item[1]) for item in whole if mark in item[3]]
+
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the history entry of a prompt that has ended, else None."""
         found = (await self._get_object(f"/history/{prompt_id}")).get(prompt_id)

@@ -73,10 +73,9 @@ class WorkerProcess:
         self._queue = queue
         backends = [self._backend(name, url) for name, url in settings.backends.items()]
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
-        self._collector = Collector(FileStore(settings.storage_path), settings.max_output_bytes)
-        self._runner = Runner(
-            self.worker_id, settings, JobStore(database), views, queue, events, self._pool, self._collector
-        )
+        store, files = JobStore(database), FileStore(settings.storage_path)
+        self._collector = Collector(files, settings.max_output_bytes)
+        self._runner = Runner(self.worker_id, settings, store, views, queue, events, self._pool, self._collector)
         self._turns = TurnWorker(
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
             queue_name=self._names.queue,
@@ -87,7 +86,17 @@ class WorkerProcess:
         )
         maintenance = {
             "registry": self._registry,
-            "reconciler": Reconciler(database, views, queue),
+            "reconciler": Reconciler(
+                database,
+                store,
+                views,
+                queue,
+                events,
+                self._registry,
+                files,
+                lease_s=settings.lease_seconds,
+                orphan_s=settings.orphan_seconds,
+            ),
             "reconcile_seconds": settings.reconcile_seconds,
         }
         self._maintenance = Worker(
@@ -184,7 +193,7 @@ class WorkerProcess:
         """Every `HEARTBEAT_SECONDS` renew the leases on jobs, and take over what nobody looks after."""
         while True:
             began = asyncio.get_running_loop().time()
-            for beat in (self._runner.renew, self._runner.take_over):
+            for beat in (self._runner.renew, self._runner.take_over, self._runner.stop_stale):
                 await self._survive(beat)
             spent = asyncio.get_running_loop().time() - began
             await asyncio.sleep(max(0.05, self._settings.heartbeat_seconds - spent))

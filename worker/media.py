@@ -117,6 +117,9 @@ def _thumbnail(image: Image.Image) -> tuple[bytes | None, str | None]:
     try:
         small = ImageOps.exif_transpose(image)
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+        if small.mode.startswith("I;16"):
+            # Converted as they are, all but the darkest of its greys would be white.
+            small = small.convert("I").point(lambda value: value / 257).convert("L")
         if small.mode not in ("RGB", "RGBA"):
             small = small.convert("RGBA" if "transparency" in small.info or small.mode in ("LA", "PA") else "RGB")
         file = io.BytesIO()

@@ -26,7 +26,7 @@ from app.domain.job import STATUS_OF, Job, JobStatus, Phase, after_failure, retr
 from app.domain.workflow import check_against
 from app.services.submit import graph_of
 from app.storage.jobs import Claim
-from worker.attempt import Attempt
+from worker.attempt import MARK, Attempt
 
 if TYPE_CHECKING:
     from app.messaging.events import Events
@@ -106,6 +106,18 @@ class Runner:
             task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
+
+    async def stop_stale(self) -> None:
+        """Stop prompts of ours that nobody waits for any more: a backend that was given up on came back with them."""
+        for backend in self._pool.driven:
+            if not (backend.healthy and backend.load.foreign):
+                continue
+            with contextlib.suppress(BackendLost):
+                held = {attempt.job.prompt_id for attempt in self._running.values()}
+                marked = [each for each in await backend.comfyui.marked_prompts(MARK) if each not in held]
+                for prompt_id in await self._store.stale_prompts(marked) if marked else ():
+                    log.warning("backend %s: prompt %s is nobody's any more, and is stopped", backend.name, prompt_id)
+                    await backend.comfyui.stop(prompt_id)
 
     def request_cancel(self, job_id: int) -> None:
         """Cancel a job if it runs here."""

@@ -16,11 +16,12 @@ from app.messaging.connection import EXPIRES_MS, deserialize, serialize
 from app.messaging.queue import TURN_FUNCTION
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from arq.cron import CronJob
     from arq.worker import Function
 
     from app.messaging.registry import Registry
-    from worker.reconcile import Reconciler
     from worker.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 MOST_TRIES: Final = 1_000_000
 """arq counts restarts and full backends as tries; how often a job is tried is PostgreSQL's to say."""
 MOST_WAIT_S: Final = 5.0
+SWEEP_EVERY: Final = timedelta(hours=1)
 
 
 async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
@@ -40,25 +42,33 @@ async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
 
 
 async def reconcile(ctx: dict[str, Any]) -> str:
-    """Put right what fell between PostgreSQL and Redis, and note that it was done."""
+    """Put right what fell between PostgreSQL, Redis and the backends."""
+    every = timedelta(seconds=ctx["reconcile_seconds"])
+    return await _noted(ctx, "reconcile", every, ctx["reconciler"].run)
+
+
+async def sweep(ctx: dict[str, Any]) -> str:
+    """Delete what nobody needs any more."""
+    return await _noted(ctx, "sweep", SWEEP_EVERY, ctx["reconciler"].sweep)
+
+
+async def _noted(ctx: dict[str, Any], name: str, every: timedelta, work: Callable[[], Awaitable[str]]) -> str:
+    """Do the work of a periodic task, and note how it went."""
     registry: Registry = ctx["registry"]
-    reconciler: Reconciler = ctx["reconciler"]
-    began = time.monotonic()
+    began, now = time.monotonic(), datetime.now(UTC)
     try:
-        result = await reconciler.run()
+        result = await work()
+        run = {
+            "schedule": f"every {every.total_seconds():.0f} s",
+            "last_run": timestamp(now),
+            "next_run": timestamp(now + every),
+            "result": result,
+            "duration_ms": round((time.monotonic() - began) * 1000),
+        }
+        await registry.note_cron(name, run)
     except Unavailable as error:
-        log.warning("the reconciler could not do its work: %s", error)
+        log.warning("%s could not do its work: %s", name, error)
         return str(error)
-    every_s: int = ctx["reconcile_seconds"]
-    now = datetime.now(UTC)
-    run = {
-        "schedule": f"every {every_s} s",
-        "last_run": timestamp(now),
-        "next_run": timestamp(now + timedelta(seconds=every_s)),
-        "result": result,
-        "duration_ms": round((time.monotonic() - began) * 1000),
-    }
-    await registry.note_cron("reconcile", run)
     return result
 
 
@@ -95,4 +105,7 @@ class MaintenanceSettings:
 def periodic_tasks(reconcile_seconds: int) -> list[CronJob]:
     """Return the periodic tasks: arq's cron counts in calendar seconds, so the period is one that divides a minute."""
     seconds = set(range(0, 60, reconcile_seconds))
-    return [cron(reconcile, name="reconcile", second=seconds, run_at_startup=True, max_tries=1, keep_result=0)]
+    return [
+        cron(reconcile, name="reconcile", second=seconds, run_at_startup=True, max_tries=1, keep_result=0),
+        cron(sweep, name="sweep", minute=7, second=0, max_tries=1, keep_result=0),
+    ]

@@ -61,6 +61,12 @@ class InvalidGraph(InvalidRequest):
     code = "invalid_workflow"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    """The same Idempotency-Key came with another body."""
+
+    code = "idempotency_key_reused"
+
+
 class UnsupportedBody(GenonautError):
     """The body's media type is not the one that the route takes."""
 

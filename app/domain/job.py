@@ -70,6 +70,13 @@ class JobEvent(StrEnum):
     RETRIED = "retried"
 
 
+class Repair(StrEnum):
+    """What was put right about a job without changing its phase; stands among the events of its history."""
+
+    TAKEN_OVER = "taken_over"
+    TURN_RENEWED = "turn_renewed"
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """From which phases an event leads where."""

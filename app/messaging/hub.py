@@ -44,6 +44,9 @@ class Watcher(Protocol):
     def offer_event(self, text: str) -> None:
         """Take an event of the service, if it watches everything."""
 
+    def forget(self, job_id: int) -> None:
+        """Wait for this job no longer: it was deleted."""
+
 
 class Hub:
     """Forwards events from Redis to watchers, and makes up for lost ones by reading the jobs again.
@@ -188,7 +191,10 @@ class Hub:
     async def _heal_for_ever(self) -> None:
         while True:
             await asyncio.sleep(HEAL_S if self.connected else HEAL_WITHOUT_REDIS_S)
-            await self._resync()
+            try:
+                await self._resync()
+            except Exception:
+                log.exception("the hub could not read the watched jobs again")
 
     async def _resync(self) -> None:
         """Offer every watcher the present state of what it watches; those who know it already drop it."""
@@ -196,8 +202,9 @@ class Hub:
             watcher.offer_event(HELLO)
         job_ids = list(self._watchers)
         for start in range(0, len(job_ids), 500):
+            asked = job_ids[start : start + 500]
             try:
-                snapshots = await self._read(job_ids[start : start + 500])
+                snapshots = await self._read(asked)
             except Unavailable as error:
                 log.warning("could not read the watched jobs again: %s", error)
                 return
@@ -205,3 +212,7 @@ class Hub:
                 text = json.dumps(frame(snapshot))
                 for watcher in list(self._watchers.get(snapshot.job_id, ())):
                     watcher.offer(snapshot.job_id, snapshot.order, text, finished=snapshot.finished)
+            for job_id in set(asked) - {snapshot.job_id for snapshot in snapshots}:
+                # Deleted, and so finished before; who missed that must not wait for it for ever.
+                for watcher in list(self._watchers.get(job_id, ())):
+                    watcher.forget(job_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.catalog import nearest
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
+    from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
 
 NO_WORKER: Final = "No worker is alive at the moment: the job waits until one is."
@@ -34,6 +35,13 @@ _FIELD: Final = {
 """Where a fault of the graph that we built stands in the request that it was built from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The answer that the same request got before."""
+
+    answer: str
+
+
 class Submitting:
     """The use case "submit a job"."""
 
@@ -46,16 +54,21 @@ class Submitting:
         self._registry = registry
         self._default_checkpoint = default_checkpoint or None
 
-    async def submit(self, job: NewJob, overrides: Mapping[str, Any]) -> Job:
-        """Accept the job and give it its turn.
+    async def submit(self, job: NewJob, overrides: Mapping[str, Any], once: Once | None = None) -> Job | Replayed:
+        """Accept the job and give it its turn; or, when the same request came before, return what it was answered.
 
         Raises
         ------
+        IdempotencyKeyReused
+            It came before under the same key with another body.
         InvalidGraph, InvalidRequest
             No backend that may take the job would run it; every fault is named.
         DatabaseUnavailable, QueueUnavailable
             Nothing was accepted.
         """
+        # First of all: a repetition gets its answer whatever has become of the backends.
+        if once is not None and (answer := await self._store.replay(once)) is not None:
+            return Replayed(answer)
         if job.workflow is not None:
             job = replace(job, workflow=checked_workflow(job.workflow, overrides))
         backends = await self._registry.backends()
@@ -63,7 +76,9 @@ class Submitting:
         job = await self._check_offers(job, backends)
         if not any(beat.live for beat in await self._registry.workers()):
             job = replace(job, warnings=[*job.warnings, NO_WORKER])
-        accepted = await self._store.create(job)
+        accepted = await self._store.create(job, once)
+        if accepted is None:
+            return await self._replayed(once)
         try:
             await self._queue.enqueue(accepted.job_id, accepted.attempt, accepted.available_at)
         except QueueUnavailable:
@@ -72,6 +87,13 @@ class Submitting:
             # Somebody has taken it already; the reconciler sees to its turn.
         await self._events.publish(snapshot_of(accepted))
         return accepted
+
+    async def _replayed(self, once: Once | None) -> Replayed:
+        answer = await self._store.replay(once) if once is not None else None
+        if answer is None:
+            # The first request was taken back a moment ago, because Redis was away.
+            raise QueueUnavailable("The queue cannot be reached at the moment.")
+        return Replayed(answer)
 
     async def _check_offers(self, job: NewJob, backends: Sequence[Beat]) -> NewJob:
         """Check the graph against every backend that may take it; return the job with its checkpoint settled."""

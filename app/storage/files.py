@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import time
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 from uuid import uuid4
@@ -96,6 +97,13 @@ class FileStore:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(temporary.unlink, missing_ok=True)
 
+    async def old_files(self, older_s: float, newer_s: float) -> list[str]:
+        """Return the paths of files that were written between so many seconds ago; broken-off ones are deleted.
+
+        Only folders of jobs that changed in that time are looked into: an orphan is found soon or never.
+        """
+        return await asyncio.to_thread(self._old_files, older_s, newer_s)
+
     async def delete(self, paths: Iterable[str]) -> None:
         """Delete files, and the folders that they leave empty. Those that are gone already do not matter."""
         await asyncio.to_thread(self._delete, list(paths))
@@ -113,6 +121,22 @@ class FileStore:
         finally:
             os.close(folder)
         return Stored(path, size, digest)
+
+    def _old_files(self, older_s: float, newer_s: float) -> list[str]:
+        now = time.time()
+        found = []
+        for folder in (self.root / _TEMPORARY, *self.root.glob("[0-9]*/*/*/*")):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if now - folder.stat().st_mtime > newer_s:
+                    continue
+                for file in folder.iterdir():
+                    if now - file.stat().st_mtime <= older_s:
+                        continue
+                    if folder.name == _TEMPORARY:
+                        file.unlink(missing_ok=True)
+                    else:
+                        found.append(file.relative_to(self.root).as_posix())
+        return found
 
     def _delete(self, paths: list[str]) -> None:
         for path in paths:

@@ -194,6 +194,14 @@ class JobViews:
         statement = statement.order_by(JobRow.priority.desc(), JobRow.available_at, JobRow.id).limit(limit)
         return [to_domain(row) for row in await session.scalars(statement)]
 
+    async def known_paths(self, paths: Sequence[str]) -> set[str]:
+        """Return those of the store's paths that belong to an output."""
+        statement = select(OutputRow.path, OutputRow.thumbnail_path).where(
+            or_(OutputRow.path.in_(paths), OutputRow.thumbnail_path.in_(paths))
+        )
+        async with self._database.transaction() as session:
+            return {path for row in await session.execute(statement) for path in row if path}
+
     async def output(self, content_id: int, index: int) -> Output | None:
         """Return one output, or None."""
         async with self._database.transaction() as session:

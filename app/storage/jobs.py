@@ -17,8 +17,9 @@ from app.domain.errors import (
     JobNotRetryable,
     LostClaim,
 )
-from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Output, Phase
+from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Output, Phase, Repair
 from app.domain.workflow import with_seed
+from app.storage import idempotency
 from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, ContentRow, EventRow, JobRow, OutputRow
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from app.storage.database import Database
+    from app.storage.idempotency import Once
 
 AVOID_FOR = timedelta(minutes=5)
 """So long a job waits for another backend than one that failed it; after that any may try again."""
@@ -47,9 +49,16 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, job: NewJob) -> Job:
-        """Accept a job: one row and its first event."""
+    async def replay(self, once: Once) -> str | None:
+        """Return the answer that this request got before, if it came before; raises `IdempotencyKeyReused`."""
         async with self._database.transaction() as session:
+            return await idempotency.replay(session, once)
+
+    async def create(self, job: NewJob, once: Once | None = None) -> Job | None:
+        """Accept a job: one row and its first event. None: another request of the same key was first; `replay` it."""
+        async with self._database.transaction() as session:
+            if once is not None and not await idempotency.reserve(session, once):
+                return None
             row = JobRow(
                 **_columns(job),
                 status=STATUS_OF[Phase.QUEUED],
@@ -65,13 +74,19 @@ class JobStore:
             await session.flush()
             await session.refresh(row)
             await _log(session, row, JobEvent.SUBMITTED, job.user_id, {})
-            return to_domain(row)
+            accepted = to_domain(row)
+            if once is not None:
+                await idempotency.keep(session, once, accepted)
+            return accepted
 
     async def withdraw_unaccepted(self, job_id: int) -> bool:
         """Take back a row that could not be enqueued; False when a worker or a client has touched it since."""
         async with self._database.transaction() as session:
             statement = delete(JobRow).where(JobRow.id == job_id, JobRow.phase == Phase.QUEUED, JobRow.seq == 1)
-            return bool((await session.scalars(statement.returning(JobRow.id))).all())
+            withdrawn = bool((await session.scalars(statement.returning(JobRow.id))).all())
+            if withdrawn:
+                await idempotency.forget(session, job_id)
+            return withdrawn
 
     async def get(self, job_id: int) -> Job:
         """Return the job, or raise `JobNotFound`."""
@@ -150,6 +165,8 @@ class JobStore:
 
     async def complete(self, claim: Claim, outputs: Sequence[Output], warnings: Sequence[str] = ()) -> Job:
         """All files are in the store: commit content, outputs and `completed` together."""
+        if not outputs:
+            raise ValueError("a job is completed by an output at least")
         async with self._database.transaction() as session:
             # The fence comes first: whoever is late finds out by it, and not by a constraint of `contents`.
             await _hold(session, claim, JobEvent.COMPLETED)
@@ -302,16 +319,52 @@ class JobStore:
         The attempt stays the same one, and so does its prompt id: the prompt may be running in ComfyUI.
         """
         abandoned = (
-            select(JobRow.id)
+            select(JobRow)
             .where(IS_RUNNING, JobRow.lease_expires_at < func.now(), JobRow.backend_name.in_(backends))
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
         lease = func.now() + timedelta(seconds=lease_s)
-        statement = update(JobRow).where(JobRow.id.in_(abandoned)).values(worker_id=worker_id, lease_expires_at=lease)
         async with self._database.transaction() as session:
-            rows = await session.scalars(statement.returning(JobRow), execution_options={"synchronize_session": False})
+            before = {row.id: row.worker_id for row in await session.scalars(abandoned)}
+            values = {"worker_id": worker_id, "lease_expires_at": lease, "seq": JobRow.seq + 1}
+            statement = update(JobRow).where(JobRow.id.in_(before)).values(values).returning(JobRow)
+            options = {"synchronize_session": False, "populate_existing": True}
+            rows = list(await session.scalars(statement, execution_options=options))
+            for row in rows:
+                await _log(session, row, Repair.TAKEN_OVER, worker_id, {"from": before[row.id]})
+                this = and_(AttemptRow.job_id == row.id, AttemptRow.number == row.attempt)
+                await session.execute(update(AttemptRow).where(this).values(worker_id=worker_id))
             return [to_domain(row) for row in rows]
+
+    async def abandoned(self, for_s: float, limit: int) -> list[Job]:
+        """Return running jobs whose lease ran out so long ago, and that nobody has taken over."""
+        ago = func.now() - timedelta(seconds=for_s)
+        statement = select(JobRow).where(IS_RUNNING, JobRow.lease_expires_at < ago).order_by(JobRow.id).limit(limit)
+        async with self._database.transaction() as session:
+            return [to_domain(row) for row in await session.scalars(statement)]
+
+    async def note_turn_renewed(self, job_id: int, actor: str) -> None:
+        """Note in a waiting job's history that its turn had been lost."""
+        async with self._database.transaction() as session:
+            statement = update(JobRow).where(JobRow.id == job_id, IS_WAITING).values(seq=JobRow.seq + 1)
+            options = {"synchronize_session": False, "populate_existing": True}
+            row = (await session.scalars(statement.returning(JobRow), execution_options=options)).one_or_none()
+            if row is not None:
+                await _log(session, row, Repair.TURN_RENEWED, actor, {})
+
+    async def stale_prompts(self, prompt_ids: Sequence[str]) -> list[str]:
+        """Return those of the prompts that are of an attempt of ours which has ended, or was given up."""
+        live = select(JobRow.prompt_id).where(JobRow.prompt_id.in_(prompt_ids), IS_RUNNING)
+        ours = select(AttemptRow.prompt_id).where(AttemptRow.prompt_id.in_(prompt_ids))
+        async with self._database.transaction() as session:
+            running = set(await session.scalars(live))
+            return [prompt_id for prompt_id in await session.scalars(ours) if prompt_id not in running]
+
+    async def prune_keys(self) -> int:
+        """Delete idempotency keys that have had their day."""
+        async with self._database.transaction() as session:
+            return await idempotency.prune(session)
 
     async def release(self, claim: Claim) -> None:
         """Let a running attempt go, so that another worker takes it over at once; the prompt runs on in ComfyUI."""
@@ -407,7 +460,9 @@ async def _refuse(session: AsyncSession, event: JobEvent, claim: Claim) -> NoRet
     raise InvalidTransition(found.phase, event)
 
 
-async def _log(session: AsyncSession, row: JobRow, event: JobEvent, actor: str, data: Mapping[str, Any]) -> None:
+async def _log(
+    session: AsyncSession, row: JobRow, event: JobEvent | Repair, actor: str, data: Mapping[str, Any]
+) -> None:
     values = {"job_id": row.id, "seq": row.seq, "event": event, "phase": row.phase, "attempt": row.attempt}
     await session.execute(insert(EventRow).values(**values, actor=actor, data=dict(data)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from aiohttp import web
 
-from app.domain.errors import ContentNotFound, Fault, InvalidRequest, JobNotFound, MalformedJson, UnsupportedBody
+from app.domain.errors import (
+    BadParameter,
+    ContentNotFound,
+    Fault,
+    InvalidRequest,
+    JobNotFound,
+    MalformedJson,
+    UnsupportedBody,
+)
 from app.web.payloads import check_texts
 
 if TYPE_CHECKING:
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_ID: Final = 2**63 - 1
 """The greatest id that the column holds."""
+MAX_KEY: Final = 255
 _JSON_TYPES: Final = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 """aiohttp says octet-stream when a client names no type; curl's -d says form unless told otherwise."""
 
@@ -55,6 +65,23 @@ async def read_object(request: web.Request, *, optional: bool = False) -> dict[s
     if faults := check_texts(value):
         raise InvalidRequest("The body holds characters that cannot be kept.", faults)
     return value
+
+
+def idempotency_key_of(request: web.Request) -> str | None:
+    """Return the `Idempotency-Key`, or None; raises `BadParameter` for one that is blank, too long, or given twice."""
+    given = request.headers.getall("Idempotency-Key", [])
+    if not given:
+        return None
+    key = given[0].strip()
+    if len(given) > 1 or not 0 < len(key) <= MAX_KEY or not key.isprintable():
+        detail = f"An Idempotency-Key is one text of 1 to {MAX_KEY} printable characters."
+        raise BadParameter(detail, [Fault("Idempotency-Key", "invalid_key", detail)])
+    return key
+
+
+def fingerprint(body: dict[str, Any]) -> str:
+    """Return a digest that is the same for bodies of the same content, however they are spaced and ordered."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def read_query(query: MultiMapping[str], *, repeatable: tuple[str, ...] = ()) -> dict[str, Any]:

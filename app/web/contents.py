@@ -74,6 +74,7 @@ def _file(request: web.Request, path: str, content_type: str, *, inline: bool) -
     absolute = request.app[FILES].absolute(path)
     if not absolute.is_file():
         raise ContentNotFound("The file is no longer in the store.")
+    _check_range(request, absolute.stat().st_size)
     name = "-".join(PurePosixPath(path).parts[-2:])
     headers = {
         "Content-Type": f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type,
@@ -83,3 +84,17 @@ def _file(request: web.Request, path: str, content_type: str, *, inline: bool) -
         "Content-Disposition": f'{"inline" if inline else "attachment"}; filename="{name}"',
     }
     return web.FileResponse(absolute, status=HTTPStatus.OK, headers=headers)
+
+
+def _check_range(request: web.Request, size_bytes: int) -> None:
+    """Refuse a range that cannot be had; aiohttp would answer 416 without a body."""
+    if "If-Range" in request.headers or "If-None-Match" in request.headers:
+        # Then it is not certain that the range counts.
+        return
+    try:
+        start = request.http_range.start
+    except ValueError:
+        start = size_bytes
+    if start is not None and start >= size_bytes:
+        detail = f"The file has {size_bytes} bytes; the range is not among them."
+        raise web.HTTPRequestRangeNotSatisfiable(text=detail, headers={"Content-Range": f"bytes */{size_bytes}"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -10,9 +11,11 @@ from aiohttp import web
 from app.domain.errors import InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
 from app.keys import CONTROL, EVENTS, REGISTRY, SUBMITTING, VIEWS
+from app.services.submit import Replayed
+from app.storage.idempotency import Once
 from app.storage.job_views import JobView, snapshot_of
 from app.web.answers import attempt_answer, event_answer, job_answer
-from app.web.bodies import job_id_of, read_object, read_query
+from app.web.bodies import fingerprint, idempotency_key_of, job_id_of, read_object, read_query
 from app.web.payloads import (
     AttemptListAnswer,
     CancelRequest,
@@ -29,6 +32,8 @@ from app.web.problems import problem
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from app.domain.job import Job
 
 routes: Final = web.RouteTableDef()
 
@@ -55,10 +60,16 @@ async def whole_job(request: web.Request, view: JobView) -> JobAnswer:
 @routes.post(BASE)
 async def create_job(request: web.Request) -> web.Response:
     """Accept a job."""
-    asked = check(JobRequest, await read_object(request))
-    job = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides)
-    answer = job_answer(JobView(job, [], [], None), snapshot_of(job))
-    return answered(answer, HTTPStatus.CREATED, Location=f"{BASE}/{job.job_id}")
+    body = await read_object(request)
+    asked = check(JobRequest, body)
+    key = idempotency_key_of(request)
+    once = Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
+    result = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides, once)
+    text = result.answer if isinstance(result, Replayed) else _created(result)
+    headers = {"Location": f"{BASE}/{json.loads(text)['job_id']}"}
+    if isinstance(result, Replayed):
+        headers["Idempotency-Replayed"] = "true"
+    return web.Response(text=text, status=HTTPStatus.CREATED, content_type="application/json", headers=headers)
 
 
 @routes.get(BASE)
@@ -154,6 +165,11 @@ async def delete_job(request: web.Request) -> web.Response:
     """Delete a finished job with its files."""
     await request.app[CONTROL].delete(job_id_of(request))
     return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+def _created(job: Job) -> str:
+    """Return the answer to a submission."""
+    return job_answer(JobView(job, [], [], None), snapshot_of(job)).model_dump_json()
 
 
 async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:

@@ -36,6 +36,8 @@ class Operation:
 
 
 _ONE_JOB: Final = (404, 500, 503)
+_ONE_FILE: Final = (404, 416, 500, 503)
+_FILE: Final[dict[int, type[BaseModel] | str | None]] = {200: _BYTES, 206: _BYTES, 304: None}
 
 OPERATIONS: Final = (
     Operation(
@@ -63,7 +65,7 @@ OPERATIONS: Final = (
         {200: payloads.JobAnswer, 202: payloads.JobAnswer},
         payloads.CancelRequest,
         None,
-        (400, 404, 409, 422, 500, 503),
+        (400, 404, 409, 413, 415, 422, 500, 503),
     ),
     Operation(
         "post",
@@ -72,14 +74,13 @@ OPERATIONS: Final = (
         {200: payloads.JobAnswer},
         payloads.RetryRequest,
         None,
-        (400, 404, 409, 422, 500, 503),
+        (400, 404, 409, 413, 415, 422, 500, 503),
     ),
     Operation("get", _CONTENT, "What a job left", {200: payloads.ContentAnswer}, problems=_ONE_JOB),
-    Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", {200: _BYTES, 206: _BYTES}, problems=_ONE_JOB),
-    Operation(
-        "get", _CONTENT + "/outputs/{index}/thumbnail", "An output's thumbnail", {200: _BYTES}, problems=_ONE_JOB
-    ),
-    Operation("get", _CONTENT + "/thumbnail", "The first output's thumbnail", {200: _BYTES}, problems=_ONE_JOB),
+    Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, problems=_ONE_FILE),
+    Operation("get", _CONTENT + "/outputs/{index}/thumbnail", "An output's thumbnail", _FILE, problems=_ONE_FILE),
+    Operation("get", _CONTENT + "/thumbnail", "The first output's thumbnail", _FILE, problems=_ONE_FILE),
+    Operation("get", "/openapi.json", "This document", {200: _OBJECT}, problems=()),
     Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}, problems=()),
     Operation(
         "get",
@@ -145,7 +146,7 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
 
 def _answer(answer: type[BaseModel] | str | None, named: dict[Any, str]) -> dict[str, Any]:
     if answer is None:
-        return {"description": "Done"}
+        return {"description": "No content"}
     if answer == _BYTES:
         return {"description": "The file", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
     schema = {"type": "object"} if isinstance(answer, str) else {"$ref": named[answer]}

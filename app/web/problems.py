@@ -38,8 +38,12 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "bad_parameter": False,
     "invalid_request": False,
     "invalid_workflow": False,
+    "idempotency_key_reused": False,
     "unsupported_media_type": False,
+    "bad_request": False,
+    "forbidden": False,
     "body_too_large": False,
+    "range_not_satisfiable": False,
     "foreign_origin": False,
     "not_found": False,
     "job_not_found": False,
@@ -54,6 +58,12 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "internal_error": True,
 }
 """Error code → whether the same request may succeed later; the documentation's table comes from it."""
+
+_CODE_OF: Final[dict[HTTPStatus, str]] = {
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "range_not_satisfiable",
+}
+"""Codes of aiohttp's own exceptions. Not made from the phrases: those change with Python's version."""
 
 REQUEST_ID: Final = web.RequestKey("REQUEST_ID", str)
 
@@ -141,8 +151,9 @@ def _of_http(request: web.Request, error: web.HTTPException) -> web.Response:
             allowed = error.headers.get("Allow", "")
             code, detail = "method_not_allowed", f"{request.path} takes {allowed}, not {request.method}."
         case _:
-            code, detail = status.phrase.lower().replace(" ", "_"), error.text or status.phrase
+            code, detail = _CODE_OF.get(status, "bad_request"), error.text or status.phrase
     response = problem(request, status, code, detail)
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
+    for name in ("Allow", "Content-Range"):
+        if name in error.headers:
+            response.headers[name] = error.headers[name]
     return response

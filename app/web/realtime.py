@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from app.cancellation import end_tasks
-from app.domain.errors import BadParameter, Fault, ForeignOrigin, JobNotFound
+from app.domain.errors import BadParameter, Fault, ForeignOrigin, JobNotFound, Unavailable
 from app.domain.message import frame
 from app.keys import CLOSING, HUB, SETTINGS, SNAPSHOTS
 from app.messaging.hub import HELLO
@@ -28,8 +29,9 @@ log = logging.getLogger(__name__)
 routes: Final = web.RouteTableDef()
 
 MAX_JOBS: Final = 500
-MAX_CLIENT_BYTES: Final = 64 * 1024
-"""What a client has to say is short."""
+MAX_CLIENT_CHARS: Final = 64 * 1024
+"""What a client has to say is short. Longer frames are answered with an error, up to `MAX_BODY_BYTES`; one that is
+longer still is not even received, and ends the connection (1009)."""
 
 
 class Connection:
@@ -44,7 +46,8 @@ class Connection:
         self._linger_s = linger_s
         self._last: dict[int, int] = {}
         self._open: set[int] = set()
-        self._lagging = asyncio.Event()
+        self.lagging = asyncio.Event()
+        """The client does not keep up."""
         self.done = asyncio.Event()
         """Every watched job has finished."""
 
@@ -61,6 +64,11 @@ class Connection:
         self._last[job_id] = order
         self.tell(text)
         if finished:
+            self.forget(job_id)
+
+    def forget(self, job_id: int) -> None:
+        """Follow a job no longer: it has finished, or was deleted. There is nothing to wait for after the last one."""
+        if job_id in self._open:
             self._open.discard(job_id)
             if not self._open:
                 self.done.set()
@@ -74,12 +82,12 @@ class Connection:
         try:
             self._outbox.put_nowait(text)
         except asyncio.QueueFull:
-            self._lagging.set()
+            self.lagging.set()
 
     async def write(self) -> None:
         """Send what is in the outbox until the end: all watched jobs finished, or the client too slow, or gone."""
         sending = asyncio.create_task(self._send_for_ever(), name="ws-send")
-        lagging = asyncio.create_task(self._lagging.wait(), name="ws-lagging")
+        lagging = asyncio.create_task(self.lagging.wait(), name="ws-lagging")
         lingering = asyncio.create_task(self._linger(), name="ws-linger")
         try:
             await asyncio.wait({sending, lagging, lingering}, return_when=asyncio.FIRST_COMPLETED)
@@ -115,14 +123,14 @@ async def follow_job(request: web.Request) -> web.StreamResponse:
 @routes.get("/ws/jobs")
 async def follow_jobs(request: web.Request) -> web.StreamResponse:
     """Follow the jobs of `?job_ids=1,2,3`."""
-    return await _follow(request, _job_ids(request.query.get("job_ids", "")))
+    return await _follow(request, _job_ids(",".join(request.query.getall("job_ids", []))))
 
 
 @routes.get(r"/ws/jobs/{job_id}")
 async def follow_nonsense(request: web.Request) -> web.StreamResponse:
     """Refuse an id that is no number."""
-    _job_ids(request.match_info["job_id"])
-    raise web.HTTPNotFound
+    detail = f"{request.match_info['job_id'][:40]!r} is no job id."
+    raise BadParameter(detail, [Fault("job_id", "not_a_number", detail)])
 
 
 @routes.get("/ws/events")
@@ -133,9 +141,9 @@ async def follow_everything(request: web.Request) -> web.StreamResponse:
     ws = await _upgrade(request)
     connection = Connection(ws, settings.ws_outbox_frames, settings.ws_linger_seconds)
     hub = request.app[HUB]
-    await hub.watch_everything(connection)
-    connection.tell(HELLO)
     try:
+        await hub.watch_everything(connection)
+        connection.tell(HELLO)
         await _serve(request, ws, connection)
     finally:
         hub.unwatch_everything(connection)
@@ -153,7 +161,7 @@ async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamRes
     try:
         # Joined first and read after, so that no event falls between; what comes twice is dropped by its number.
         await hub.watch(connection, job_ids)
-        connection.follow(await request.app[SNAPSHOTS].read(job_ids))
+        connection.follow(await _read_again(request, known))
         await _serve(request, ws, connection)
     finally:
         await hub.unwatch(connection, job_ids)
@@ -169,14 +177,34 @@ def _check_origin(request: web.Request, *, files: bool = False) -> None:
     origin = request.headers.get("Origin")
     if origin is None or (files and origin == "null"):
         return
-    name = urlsplit(origin).hostname
-    if name is None or (name != urlsplit(f"//{request.host}").hostname and not is_loopback(name)):
+    name = _host_name(origin)
+    if name is None or (name != _host_name(f"//{request.host}") and not is_loopback(name)):
         raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
 
 
+def _host_name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+async def _read_again(request: web.Request, known: Sequence[Snapshot]) -> list[Snapshot]:
+    """Return the present state of the jobs; of those that cannot be read any more, what was known."""
+    present = {snapshot.job_id: snapshot for snapshot in known}
+    try:
+        read = await request.app[SNAPSHOTS].read(list(present))
+    except Unavailable as error:
+        # No answer can be sent after the upgrade; the hub reads the jobs again by and by.
+        log.warning("a WebSocket begins with what was known of its jobs: %s", error)
+        read = []
+    return list((present | {snapshot.job_id: snapshot for snapshot in read}).values())
+
+
 async def _upgrade(request: web.Request) -> web.WebSocketResponse:
+    settings = request.app[SETTINGS]
     ws = web.WebSocketResponse(
-        heartbeat=request.app[SETTINGS].ws_heartbeat_seconds, max_msg_size=MAX_CLIENT_BYTES, compress=False
+        heartbeat=settings.ws_heartbeat_seconds, max_msg_size=settings.max_body_bytes, compress=False
     )
     if not ws.can_prepare(request).ok:
         detail = "This address speaks WebSocket: connect with ws:// and an Upgrade header."
@@ -199,6 +227,9 @@ async def _serve(request: web.Request, ws: web.WebSocketResponse, connection: Co
         for result in await end_tasks(tasks):
             if isinstance(result, Exception):
                 log.error("a WebSocket ended with an error", exc_info=result)
+        if connection.lagging.is_set() and request.transport is not None:
+            # Closed politely, it would be kept until the client has read what it does not read.
+            request.transport.abort()
 
 
 async def _read(ws: web.WebSocketResponse, connection: Connection) -> None:
@@ -211,6 +242,8 @@ async def _read(ws: web.WebSocketResponse, connection: Connection) -> None:
 
 def _answer(text: str) -> dict[str, Any]:
     """Return what a client's frame is answered with; nothing that it sends ends the connection."""
+    if len(text) > MAX_CLIENT_CHARS:
+        return _complaint("too_long", f"A frame has at most {MAX_CLIENT_CHARS} characters.")
     try:
         command = json.loads(text)
     except (ValueError, RecursionError):
@@ -220,7 +253,7 @@ def _answer(text: str) -> dict[str, Any]:
     if command["type"] != "ping":
         return _complaint("unknown_command", "The only command here is ping.")
     echoed = command.get("id")
-    if isinstance(echoed, dict | list):
+    if isinstance(echoed, dict | list) or (isinstance(echoed, float) and not math.isfinite(echoed)):
         return _complaint("malformed_command", "The id of a ping is a text or a number.")
     return {"type": "pong"} | ({"id": echoed} if echoed is not None else {})
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.embedded import temporary_data_dir
+from app.embedded.ports import is_free, is_listening
 from app.embedded.shared import State
 from app.settings import Settings
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 60
+WAIT_S = 90
 """Far more than anything takes here, on a busy machine too."""
 
 
@@ -34,10 +36,8 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return different ports that nothing listens on."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+    """Return different ports that nothing listens on, below those that systems give to outgoing connections."""
+    return list(itertools.islice(filter(is_free, random.sample(range(20_000, 32_000), 1_000)), count))
 
 
 class Background:
@@ -55,7 +55,7 @@ class Background:
     def says(self, text: str) -> None:
         """Wait until it has said this."""
         eventually(lambda: text in self.output or self.process.poll() is not None, f"{text!r} in {self.output}")
-        assert text in self.output
+        assert text in self.output, self.output
 
     def ends(self, *signals: signal.Signals) -> int:
         """Send signals, wait for its end, and return the exit code."""
@@ -151,7 +151,7 @@ class Place:
     def is_quiet(self) -> bool:
         """Whether nothing of this place runs, and nothing listens on its ports."""
         ports = (self.api_port, self.monitor_port, self.standin_port, self.redis_port)
-        return not self.left_behind() and not any(map(_listens, ports))
+        return not self.left_behind() and not any(map(is_listening, ports))
 
 
 @contextmanager
@@ -173,11 +173,6 @@ def taken(port: int) -> Iterator[None]:
     """Have a stranger listen on a port."""
     with socket.create_server(("127.0.0.1", port)):
         yield
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _processes(what: str) -> dict[int, bytes]:

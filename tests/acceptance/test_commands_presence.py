@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from arq.connections import ArqRedis
-    from pydantic import SecretStr
 
     from app.embedded import Running
 

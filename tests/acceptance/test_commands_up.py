@@ -1,6 +1,7 @@
 """Everything in one terminal: whatever ends it, nothing of it stays behind."""
 
 import os
+import re
 import signal
 import urllib.request
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def everything(place: Place) -> Iterator[Background]:
     eventually(place.is_quiet, "everything has ended")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_everything(place, number):
     with everything(place) as up:
         with urllib.request.urlopen(f"http://127.0.0.1:{place.api_port}/health/live") as answer:
@@ -80,9 +81,10 @@ def test_a_second_ctrl_c_kills_what_does_not_end(place):
         assert "The worker has not ended; it is killed." in up.output
 
 
-def test_a_process_that_cannot_start_is_named(place):
-    # The app refuses to serve a database whose schema is not at head, when it is not the embedded one.
-    with place.running("up", "--env", "test", COMFYUI_URLS="http://127.0.0.1:9", DATABASE_POOL_SIZE="0") as up:
+async def test_a_process_that_does_not_start_is_named_and_says_why(place, empty_database_url):
+    # Only an embedded database is migrated by itself.
+    with place.running("up", "--env", "test", DATABASE_URL=empty_database_url) as up:
         assert up.ends() == 1
-    assert "DATABASE_POOL_SIZE" in up.output
+    assert re.search(r"^\[(app|worker)\] The database has no schema yet.* make migrate-test$", up.output, re.MULTILINE)
+    assert re.search(r"^The (app|worker) has ended by itself, with exit code 1", up.output, re.MULTILINE)
     assert place.is_quiet()

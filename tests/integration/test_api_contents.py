@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from harness import Service
-
     from app.settings import Settings
+    from harness import Service
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import SMALL_BODY
 from sqlalchemy import update
 
 from app.storage.schema import JobRow
+from harness import SMALL_BODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -255,7 +255,7 @@ async def test_a_cursor_that_nobody_gave_out_is_refused(client: TestClient[Any, 
     assert (fault["pointer"], fault["code"]) == ("cursor", "invalid_cursor")
 
 
-@pytest.mark.parametrize("value", ["2026-11-23T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+@pytest.mark.parametrize("value", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon"])
 async def test_a_forged_time_in_a_cursor_is_refused(client: TestClient[Any, Any], value: str) -> None:
     fault = await refused(client, {"cursor": _cursor("-updated_at", value, 3), "sort": "-updated_at"})
     assert (fault["pointer"], fault["code"]) == ("cursor", "invalid_cursor")

@@ -7,18 +7,18 @@ from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
-from harness import SMALL_BODY, eventually
 from pydantic import SecretStr
 
 from app.embedded.ports import free_port
 from app.main import create_app
+from harness import SMALL_BODY, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
-    from harness import Service
 
     from app.settings import Settings
+    from harness import Service
 
 BASE = "/api/v1/generation-jobs"
 
@@ -106,8 +106,8 @@ async def test_the_figures_of_an_empty_queue(client: TestClient[Any, Any]) -> No
 
 
 async def test_the_figures_tell_what_waits_and_what_runs(service: Service) -> None:
-    await service.standin.state.apply(Fault(kind=FaultKind.HANG, times=None, node="KSampler"))
-    running = await service.submit()
+    await service.standin.state.apply(Fault(kind=FaultKind.SLOW_STEPS, times=None, seconds=0.05))
+    running = await service.submit(sampler_params={"steps": 150})
 
     async def runs() -> bool:
         return (await stats(service.client))["running_jobs"] == 1

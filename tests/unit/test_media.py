@@ -80,12 +80,12 @@ def test_transparency_reaches_the_thumbnail(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize(
     ("image", "form"),
     [
-        (RGB.convert("CMYK"), "JPEG"),
+        (RAMP.convert("RGB").convert("CMYK"), "JPEG"),
         (RAMP, "PNG"),
         (RAMP.convert("1"), "PNG"),
         (RAMP.convert("F"), "TIFF"),
         (RAMP.convert("I"), "TIFF"),
-        (RGB.convert("YCbCr"), "JPEG"),
+        (RAMP.convert("RGB").convert("YCbCr"), "JPEG"),
     ],
     ids=lambda value: getattr(value, "mode", value),
 )
@@ -169,7 +169,12 @@ def wav() -> bytes:
     ("data", "kind", "content_type", "extension"),
     [
         (b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41" + bytes(64), "video", "video/mp4", "mp4"),
-        (b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm" + bytes(64), *["video", "video/webm", "webm"]),
+        (
+            b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm" + bytes(64),
+            "video",
+            "video/webm",
+            "webm",
+        ),
         (wav(), "audio", "audio/x-wav", "wav"),
         (b"fLaC\0\0\0\x22" + bytes(64), "audio", "audio/x-flac", "flac"),
         (b"ID3\x04\0\0\0\0\0\0\xff\xfb\x90\x64" + bytes(64), "audio", "audio/mpeg", "mp3"),

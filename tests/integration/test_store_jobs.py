@@ -1,0 +1,490 @@
+"""The job store against real PostgreSQL: each method, the fence, and that what belongs together happens together."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import eventually
+from samples import SAMPLER, new_job, output, text_to_image
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+
+from app.domain.errors import (
+    InvalidTransition,
+    JobAlreadyFinished,
+    JobNotFinished,
+    JobNotFound,
+    JobNotRetryable,
+    LostClaim,
+    NodeFailed,
+    OutOfMemory,
+)
+from app.domain.job import NewJob, Phase
+from app.storage.job_views import JobViews
+from app.storage.jobs import Claim, JobStore
+from app.storage.schema import Base
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from app.domain.job import Job
+    from app.storage.database import Database
+
+ERROR = NodeFailed("It broke.", node_id="7", node_type="KSampler")
+
+
+@pytest.fixture
+def store(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+@pytest.fixture
+def views(database: Database) -> JobViews:
+    return JobViews(database)
+
+
+async def claimed(store: JobStore, worker_id: str = "w1", *, backend: str = "b1", **changes: Any) -> tuple[Job, Claim]:
+    """Create a job and claim it."""
+    await store.create(new_job(**changes))
+    job = await store.claim(worker_id, backend, "prompt-1", 60)
+    assert job is not None
+    return job, Claim(job.job_id, job.attempt, worker_id)
+
+
+async def everything(database: Database) -> dict[str, list[Any]]:
+    """Return all rows of all tables."""
+    async with database.transaction() as session:
+        return {
+            table.name: sorted(map(repr, await session.execute(select(table)))) for table in Base.metadata.sorted_tables
+        }
+
+
+async def expire_leases(database: Database) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE generation_jobs SET lease_expires_at = now() - interval '1 second'"))
+
+
+# Create, read, withdraw.
+
+
+async def test_what_was_asked_for_comes_back_exactly(store: JobStore) -> None:
+    tricky = {"a": [1, 1.5, None, True, {"ü": "🎨\\u0000 as text"}], "big": 2**64 - 1, "deep": {"x": {"y": []}}}
+    asked = new_job(
+        sampler_params=SAMPLER | {"seed": 2**64 - 1},
+        lora_models=[{"name": "a.safetensors", "strength_model": -0.1, "strength_clip": 100.0}],
+        workflow=text_to_image() | {"note": {"class_type": "Note", "inputs": tricky}},
+        params=tricky,
+        metadata={"k": "v"},
+        warnings=["one", "two, with comma", 'and "quotes"'],
+        prompt="日本語 🎨 '; DROP TABLE generation_jobs; --",
+        backend="b1",
+        priority=-100,
+        not_before=datetime(2031, 1, 2, 3, 4, 5, 678_901, UTC),
+    )
+    made = await store.create(asked)
+    found = await store.get(made.job_id)
+    assert found == made
+    assert {field.name: getattr(found, field.name) for field in fields(NewJob)} == {
+        field.name: getattr(asked, field.name) for field in fields(NewJob)
+    }
+    assert (found.phase, found.seq, found.attempt, found.attempt_limit) == (Phase.QUEUED, 1, 1, 4)
+    assert found.sampler_params["seed"] == 2**64 - 1
+    assert type(found.sampler_params["denoise"]) is float
+
+
+async def test_a_job_is_available_at_once_or_at_its_time(store: JobStore) -> None:
+    now, later = await store.create(new_job()), datetime.now(UTC) + timedelta(hours=1)
+    assert now.available_at == now.created_at == now.updated_at
+    assert (await store.create(new_job(not_before=later))).available_at == later
+    past = await store.create(new_job(not_before=later - timedelta(days=1)))
+    assert past.available_at == past.created_at
+
+
+async def test_a_job_that_is_not_there_is_not_found(store: JobStore) -> None:
+    for call in (store.get(99), store.cancel(99, None, "x"), store.retry(99, None, "x"), store.delete(99)):
+        with pytest.raises(JobNotFound) as missed:
+            await call
+        assert missed.value.job_ids == (99,)
+
+
+async def test_only_an_untouched_job_can_be_withdrawn(store: JobStore, database: Database) -> None:
+    job = await store.create(new_job())
+    assert await store.withdraw_unaccepted(job.job_id)
+    assert not await store.withdraw_unaccepted(job.job_id)
+    assert not any((await everything(database)).values())
+    taken, _ = await claimed(store)
+    assert not await store.withdraw_unaccepted(taken.job_id)
+    again = await store.create(new_job())
+    await store.cancel(again.job_id, None, "x")
+    await store.retry(again.job_id, None, "x")
+    assert not await store.withdraw_unaccepted(again.job_id)
+
+
+# Whose turn it is.
+
+
+async def test_priority_goes_first_then_first_come_first_served(store: JobStore) -> None:
+    made = [(await store.create(new_job(priority=priority))).job_id for priority in (0, 5, -5, 5, 0)]
+    order = [job.job_id for _ in made if (job := await store.claim("w", "b", "p", 60))]
+    assert order == [made[1], made[3], made[0], made[4], made[2]]
+    assert await store.claim("w", "b", "p", 60) is None
+
+
+async def test_a_claim_commits_who_where_and_under_which_prompt(store: JobStore, views: JobViews) -> None:
+    job, claim = await claimed(store, "w1")
+    assert (job.phase, job.worker_id, job.backend_name, job.prompt_id) == (Phase.ASSIGNED, "w1", "b1", "prompt-1")
+    assert job.started_at is not None
+    (attempt,) = await views.attempts(job.job_id)
+    assert (attempt.number, attempt.worker_id, attempt.backend_name, attempt.prompt_id) == (1, "w1", "b1", "prompt-1")
+    assert claim == Claim(job.job_id, 1, "w1")
+
+
+async def test_a_job_waits_for_its_time(store: JobStore) -> None:
+    await store.create(new_job(not_before=datetime.now(UTC) + timedelta(hours=1), priority=100))
+    due = await store.create(new_job())
+    job = await store.claim("w", "b", "p", 60)
+    assert job is not None
+    assert job.job_id == due.job_id
+    assert await store.claim("w", "b", "p", 60) is None
+    soon = await store.create(new_job(not_before=datetime.now(UTC) + timedelta(milliseconds=200)))
+    job = await eventually(lambda: store.claim("w", "b", "p", 60))
+    assert job.job_id == soon.job_id
+    assert datetime.now(UTC) >= soon.available_at - timedelta(milliseconds=50)
+
+
+async def test_a_job_for_one_backend_is_not_given_to_another(store: JobStore) -> None:
+    await store.create(new_job(backend="b2", priority=100))
+    anywhere = await store.create(new_job())
+    assert (await store.claim("w", "b1", "p", 60)).job_id == anywhere.job_id  # type: ignore[union-attr]
+    assert await store.claim("w", "b1", "p", 60) is None
+    assert await store.claim("w", "b2", "p", 60) is not None
+
+
+async def test_a_retry_avoids_the_backends_that_failed_it_for_five_minutes(store: JobStore, database: Database) -> None:
+    _, claim = await claimed(store)
+    waiting = await store.requeue(claim, ERROR, 0, avoid=["b1", "b3"])
+    assert waiting.refused_by == ["b1", "b3"]
+    for avoided in ("b1", "b3"):
+        assert await store.claim("w", avoided, "p", 60) is None
+    async with database.transaction() as session:
+        await session.execute(text("UPDATE generation_jobs SET available_at = now() - interval '301 seconds'"))
+    assert await store.claim("w", "b1", "p", 60) is not None
+
+
+async def test_another_backend_takes_it_at_once(store: JobStore) -> None:
+    _, claim = await claimed(store)
+    await store.requeue(claim, ERROR, 0, avoid=["b1"])
+    assert await store.claim("w", "b2", "p", 60) is not None
+
+
+# The way of an attempt.
+
+
+async def test_an_attempt_goes_through_its_phases_to_the_end(store: JobStore, views: JobViews) -> None:
+    job, claim = await claimed(store)
+    graph = text_to_image()
+    await store.submitting(claim, "prompt-2", graph)
+    assert await views.graph(job.job_id) == graph
+    assert (await store.get(job.job_id)).prompt_id == "prompt-2"
+    assert (await store.executing(claim)).phase is Phase.EXECUTING
+    assert (await store.saving(claim)).progress == 100
+    done = await store.complete(claim, [output(0), output(1, thumbnail_path=None, width=None)], ["a note"])
+    assert (done.phase, done.progress, done.worker_id, done.warnings) == (Phase.COMPLETED, 100, None, ["a note"])
+    assert done.completed_at is not None
+    view = await views.view(job.job_id)
+    assert view.outputs == [output(0), output(1, thumbnail_path=None, width=None)]
+    attempt = view.attempts[0]
+    assert attempt.outcome == "completed"
+    times = [attempt.claimed_at, attempt.submitted_at, attempt.executing_at, attempt.executed_at, attempt.ended_at]
+    assert None not in times
+    assert times == sorted(times)  # type: ignore[type-var]
+
+
+async def test_a_failure_is_kept_with_its_node(store: JobStore, views: JobViews) -> None:
+    _, claim = await claimed(store)
+    failed = await store.fail(claim, ERROR)
+    assert (failed.phase, failed.error_code, failed.error_message) == (Phase.FAILED, "node_failed", "It broke.")
+    (attempt,) = await views.attempts(failed.job_id)
+    assert (attempt.outcome, attempt.node_id, attempt.node_type) == ("failed", "7", "KSampler")
+    assert (attempt.error_code, attempt.error_message) == ("node_failed", "It broke.")
+
+
+async def test_a_requeued_job_waits_with_a_new_attempt_and_its_delay(store: JobStore, views: JobViews) -> None:
+    _, claim = await claimed(store)
+    waiting = await store.requeue(claim, OutOfMemory("Too big."), 60)
+    assert (waiting.phase, waiting.attempt, waiting.worker_id) == (Phase.RETRYING, 2, None)
+    assert waiting.available_at == waiting.updated_at + timedelta(seconds=60)
+    assert waiting.error_code == "out_of_memory"
+    assert await store.claim("w", "b", "p", 60) is None
+    assert [attempt.outcome for attempt in await views.attempts(claim.job_id)] == ["retried"]
+
+
+async def test_a_new_claim_forgets_the_old_error_and_keeps_the_first_start(store: JobStore) -> None:
+    first, claim = await claimed(store)
+    await store.requeue(claim, ERROR, 0)
+    again = await store.claim("w2", "b2", "prompt-2", 60)
+    assert again is not None
+    assert (again.attempt, again.error_code, again.error_message, again.progress) == (2, None, None, 0)
+    assert again.started_at == first.started_at
+
+
+# Completing is one thing.
+
+
+async def test_if_an_output_cannot_be_kept_nothing_is(store: JobStore, database: Database) -> None:
+    _, claim = await claimed(store)
+    await store.saving(claim)
+    before = await everything(database)
+    for outputs in ([output(0), output(0)], [output(0, sha256="x" * 65)], [output(0, size_bytes=2**63)]):
+        with pytest.raises(DBAPIError):
+            await store.complete(claim, outputs)
+        assert await everything(database) == before
+    assert (await store.complete(claim, [output(0)])).phase is Phase.COMPLETED
+
+
+async def test_nothing_is_completed_without_an_output(store: JobStore, database: Database) -> None:
+    _, claim = await claimed(store)
+    await store.saving(claim)
+    before = await everything(database)
+    with pytest.raises(ValueError, match="output"):
+        await store.complete(claim, [])
+    assert await everything(database) == before
+
+
+async def test_nothing_is_completed_that_is_not_being_saved(store: JobStore, database: Database) -> None:
+    _, claim = await claimed(store)
+    before = await everything(database)
+    with pytest.raises(InvalidTransition):
+        await store.complete(claim, [output()])
+    assert await everything(database) == before
+
+
+# The fence.
+
+WRITES: dict[str, Callable[[JobStore, Claim], Awaitable[Any]]] = {
+    "submitting": lambda store, claim: store.submitting(claim, "p", {}),
+    "executing": lambda store, claim: store.executing(claim),
+    "saving": lambda store, claim: store.saving(claim),
+    "complete": lambda store, claim: store.complete(claim, [output()]),
+    "fail": lambda store, claim: store.fail(claim, ERROR),
+    "requeue": lambda store, claim: store.requeue(claim, ERROR, 0),
+    "cancelled": lambda store, claim: store.cancelled(claim),
+}
+
+
+async def _requeued(store: JobStore, database: Database, claim: Claim) -> None:
+    await store.requeue(claim, ERROR, 0)
+
+
+async def _claimed_again_by_itself(store: JobStore, database: Database, claim: Claim) -> None:
+    await store.requeue(claim, ERROR, 0)
+    assert await store.claim(claim.worker_id, "b1", "prompt-2", 60) is not None
+
+
+async def _taken_over(store: JobStore, database: Database, claim: Claim) -> None:
+    await expire_leases(database)
+    assert len(await store.take_over("w2", ["b1"], 60, 10)) == 1
+
+
+async def _taken_over_and_completed(store: JobStore, database: Database, claim: Claim) -> None:
+    await _taken_over(store, database, claim)
+    theirs = Claim(claim.job_id, claim.attempt, "w2")
+    await store.saving(theirs)
+    await store.complete(theirs, [output()])
+
+
+async def _failed(store: JobStore, database: Database, claim: Claim) -> None:
+    await store.fail(claim, ERROR)
+
+
+async def _cancelled(store: JobStore, database: Database, claim: Claim) -> None:
+    await store.cancel(claim.job_id, None, "x")
+    await store.cancelled(claim)
+
+
+@pytest.mark.parametrize(
+    "lose", [_requeued, _claimed_again_by_itself, _taken_over, _taken_over_and_completed, _failed, _cancelled]
+)
+async def test_a_worker_that_was_given_up_on_can_change_nothing(
+    store: JobStore, database: Database, lose: Callable[..., Awaitable[None]]
+) -> None:
+    _, claim = await claimed(store)
+    await lose(store, database, claim)
+    before = await everything(database)
+    for name, write in WRITES.items():
+        with pytest.raises(LostClaim):
+            await write(store, claim)
+        assert await everything(database) == before, name
+    assert await store.renew_leases(claim.worker_id, {claim: 50}, 60) == {}
+    await store.release(claim)
+    assert await everything(database) == before
+
+
+async def test_a_job_that_was_deleted_meanwhile_is_gone(store: JobStore, database: Database) -> None:
+    _, claim = await claimed(store)
+    await store.fail(claim, ERROR)
+    await store.delete(claim.job_id)
+    for write in WRITES.values():
+        with pytest.raises((JobNotFound, LostClaim)):
+            await write(store, claim)
+    assert not any((await everything(database)).values())
+
+
+# Leases.
+
+
+async def test_take_over_waits_for_the_end_of_the_lease_and_takes_each_job_once(
+    store: JobStore, database: Database
+) -> None:
+    for number in range(6):
+        await claimed(store, backend=f"b{number % 2}")
+    assert await store.take_over("w2", ["b0", "b1"], 60, 10) == []
+    await expire_leases(database)
+    assert await store.take_over("w2", [], 60, 10) == []
+    taken = await asyncio.gather(*(store.take_over(f"w{number}", ["b0"], 60, 2) for number in range(2, 8)))
+    assert sorted(len(jobs) for jobs in taken) in ([0, 0, 0, 0, 1, 2], [0, 0, 0, 1, 1, 1])
+    jobs = [job for each in taken for job in each]
+    assert len({job.job_id for job in jobs}) == 3
+    assert {(job.backend_name, job.attempt, job.prompt_id, job.phase) for job in jobs} == {
+        ("b0", 1, "prompt-1", Phase.ASSIGNED)
+    }
+    assert await store.take_over("w9", ["b0"], 60, 10) == []
+
+
+async def test_a_lease_that_is_let_go_can_be_taken_at_once(store: JobStore) -> None:
+    job, claim = await claimed(store)
+    await store.release(claim)
+    (taken,) = await store.take_over("w2", ["b1"], 60, 10)
+    assert (taken.job_id, taken.worker_id) == (job.job_id, "w2")
+
+
+async def test_one_statement_renews_all_leases_and_keeps_progress_that_only_rises(
+    store: JobStore, database: Database
+) -> None:
+    mine = [(await claimed(store))[1] for _ in range(3)]
+    _, theirs = await claimed(store, "w2")
+    await store.cancel(mine[1].job_id, None, "x")
+    await store.fail(mine[2], ERROR)
+    await expire_leases(database)
+    found = await store.renew_leases("w1", {**dict.fromkeys(mine, 40), theirs: 90}, 60)
+    assert found == {mine[0].job_id: Phase.ASSIGNED, mine[1].job_id: Phase.CANCELLING}
+    await store.renew_leases("w1", {mine[0]: 30}, 60)
+    assert (await store.get(mine[0].job_id)).progress == 40
+    assert (await store.get(theirs.job_id)).progress == 0
+    assert [job.job_id for job in await store.take_over("w3", ["b1"], 60, 10)] == [theirs.job_id]
+    assert await store.renew_leases("w1", {}, 60) == {}
+
+
+# Cancel, retry, delete.
+
+
+async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_confirmed(store: JobStore) -> None:
+    waiting = await store.create(new_job())
+    gone = await store.cancel(waiting.job_id, "not needed", "someone")
+    assert (gone.phase, gone.cancel_reason, gone.completed_at is not None) == (Phase.CANCELLED, "not needed", True)
+    job, claim = await claimed(store)
+    asked = await store.cancel(job.job_id, "why not", "someone")
+    assert (asked.phase, asked.completed_at) == (Phase.CANCELLING, None)
+    ended = await store.cancelled(claim)
+    assert (ended.phase, ended.cancel_reason, ended.worker_id) == (Phase.CANCELLED, "why not", None)
+    assert ended.completed_at is not None
+
+
+async def test_asked_again_a_cancel_changes_nothing(store: JobStore, database: Database) -> None:
+    job, claim = await claimed(store)
+    first = await store.cancel(job.job_id, "first", "a")
+    before = await everything(database)
+    assert await store.cancel(job.job_id, "second", "b") == first
+    assert await everything(database) == before
+    ended = await store.cancelled(claim)
+    assert await store.cancel(job.job_id, "third", "c") == ended
+
+
+async def test_a_job_that_is_being_saved_is_past_cancelling_and_a_finished_one_says_so(store: JobStore) -> None:
+    _, claim = await claimed(store)
+    saving = await store.saving(claim)
+    assert await store.cancel(claim.job_id, None, "x") == saving
+    await store.complete(claim, [output()])
+    with pytest.raises(JobAlreadyFinished, match="completed"):
+        await store.cancel(claim.job_id, None, "x")
+
+
+async def test_a_retry_is_a_new_attempt_of_the_same_job_with_attempts_of_its_own(store: JobStore) -> None:
+    job, claim = await claimed(store, max_attempts=2)
+    await store.fail(claim, ERROR)
+    again = await store.retry(job.job_id, None, "someone")
+    assert (again.phase, again.attempt, again.attempt_limit) == (Phase.QUEUED, 2, 3)
+    assert (again.error_code, again.completed_at, again.started_at, again.progress) == (None, None, None, 0)
+    assert again.sampler_params == job.sampler_params
+
+
+async def test_a_retry_with_a_new_seed_has_it_in_fields_and_graph(store: JobStore) -> None:
+    job = await store.create(new_job(workflow=text_to_image()))
+    await store.cancel(job.job_id, "x", "x")
+    again = await store.retry(job.job_id, 2**64 - 2, "someone")
+    assert again.sampler_params == SAMPLER | {"seed": 2**64 - 2}
+    assert again.workflow is not None
+    assert again.workflow["sampler"]["inputs"]["seed"] == 2**64 - 2
+    assert again.cancel_reason is None
+
+
+async def test_only_a_failed_or_cancelled_job_is_retried(store: JobStore) -> None:
+    waiting = await store.create(new_job(backend="nowhere"))
+    running, claim = await claimed(store)
+    for job_id, status in ((waiting.job_id, "pending"), (running.job_id, "running")):
+        with pytest.raises(JobNotRetryable, match=status):
+            await store.retry(job_id, None, "x")
+    await store.saving(claim)
+    await store.complete(claim, [output()])
+    with pytest.raises(JobNotRetryable, match="completed"):
+        await store.retry(running.job_id, None, "x")
+
+
+async def test_of_two_racing_retries_the_loser_is_told_how_it_is_now(store: JobStore) -> None:
+    job, claim = await claimed(store)
+    await store.fail(claim, ERROR)
+    results = await asyncio.gather(*(store.retry(job.job_id, None, "x") for _ in range(5)), return_exceptions=True)
+    lost = [str(each) for each in results if isinstance(each, JobNotRetryable)]
+    assert len(lost) == 4
+    assert all("pending" in each for each in lost)
+
+
+async def test_deleting_takes_all_rows_along_and_names_the_files(store: JobStore, database: Database) -> None:
+    _, kept = await claimed(store)
+    before = await everything(database)
+    _, claim = await claimed(store)
+    await store.saving(claim)
+    await store.complete(claim, [output(0), output(1, thumbnail_path=None)])
+    files = await store.delete(claim.job_id)
+    assert sorted(files) == sorted([output(0).path, output(0).thumbnail_path, output(1).path])  # type: ignore[type-var]
+    assert await everything(database) == before
+    with pytest.raises(JobNotFinished, match="running"):
+        await store.delete(kept.job_id)
+
+
+async def test_events_tell_who_did_what_and_when(store: JobStore, views: JobViews) -> None:
+    job, claim = await claimed(store, user_id="alice")
+    await store.cancel(job.job_id, "enough", "operator:bob")
+    await store.cancelled(claim)
+    events = await views.events(job.job_id)
+    assert [(event.seq, event.event, event.phase.value, event.actor) for event in events] == [
+        (1, "submitted", "queued", "alice"),
+        (2, "claimed", "assigned", "w1"),
+        (3, "cancel_requested", "cancelling", "operator:bob"),
+        (4, "cancelled", "cancelled", "w1"),
+    ]
+    assert events[1].data == {"backend": "b1", "prompt_id": "prompt-1"}
+    assert events[2].data == {"reason": "enough"}
+    assert [event.at for event in events] == sorted(event.at for event in events)
+
+
+async def test_the_database_itself_refuses_a_phase_that_does_not_fit_the_status(database: Database) -> None:
+    await JobStore(database).create(new_job())
+    with pytest.raises(DBAPIError, match="phase_of_status"):
+        async with database.transaction() as session:
+            await session.execute(text("UPDATE generation_jobs SET status = 'completed'"))
+

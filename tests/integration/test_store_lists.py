@@ -1,0 +1,245 @@
+"""Lists by keyset, snapshots and figures: the same as plain SQL says, whatever the order and the ties."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from samples import new_job, output
+from sqlalchemy import text
+
+from app.domain.errors import InvalidRequest, JobNotFound, NodeFailed
+from app.domain.job import JobStatus, Phase
+from app.storage.job_views import JobFilter, JobViews, Sort
+from app.storage.jobs import Claim, JobStore
+
+if TYPE_CHECKING:
+    from app.storage.database import Database
+
+SORTS: tuple[Sort, ...] = get_args(Sort)
+
+
+async def sql(database: Database, statement: str, **values: Any) -> list[Any]:
+    async with database.transaction() as session:
+        found = await session.execute(text(statement), values)
+        return list(found) if found.returns_rows else []
+
+
+@pytest.fixture
+async def filled(database: Database) -> Database:
+    """30 jobs, three users, all statuses, and only four different times of change among them."""
+    store = JobStore(database)
+    for number in range(30):
+        name = f"user{number % 3}"
+        prompt = f"100%_done {number}" if number % 2 else None
+        await store.create(new_job(user_id=name, prompt=prompt, checkpoint_model=f"m{number % 4}.x"))
+    for number in range(12):
+        job = await store.claim("w", f"b{number % 2}", "p", 60)
+        assert job is not None
+        claim = Claim(job.job_id, 1, "w")
+        match number % 3:
+            case 0:
+                await store.fail(claim, NodeFailed("It broke."))
+            case 1:
+                await store.saving(claim)
+                await store.complete(claim, [output(0), output(1)])
+    await sql(
+        database,
+        "UPDATE generation_jobs SET updated_at = '2026-01-01'::timestamptz + make_interval(secs => (id * 7) % 4)",
+    )
+    return database
+
+
+async def walk(views: JobViews, chosen: JobFilter, sort: Sort, limit: int) -> list[int]:
+    """Return the ids of all pages, one after the other."""
+    found, cursor = [], None
+    while True:
+        page = await views.page(chosen, sort, limit, cursor=cursor, skip=0)
+        assert len(page.items) <= limit
+        found += [view.job.job_id for view in page.items]
+        if page.next_cursor is None:
+            return found
+        cursor = page.next_cursor
+
+
+ORDERS = {
+    "-created_at": "id DESC",
+    "created_at": "id",
+    "-updated_at": "updated_at DESC, id DESC",
+    "updated_at": "updated_at, id",
+}
+FILTERS: list[tuple[JobFilter, str]] = [
+    (JobFilter(), "true"),
+    (JobFilter(user_id="user1"), "user_id = 'user1'"),
+    (JobFilter(status=[JobStatus.FAILED, JobStatus.COMPLETED]), "status IN ('failed', 'completed')"),
+    (JobFilter(backend="b1", user_id="user0"), "backend_name = 'b1' AND user_id = 'user0'"),
+    (JobFilter(checkpoint_model="m2.x"), "checkpoint_model = 'm2.x'"),
+    (JobFilter(q="100%_DONE 1"), r"prompt ILIKE '%100\%\_done 1%'"),
+    (JobFilter(q="_"), r"prompt LIKE '%\_%'"),
+    (JobFilter(job_type="video"), "false"),
+]
+
+
+async def test_pages_together_are_the_whole_list_in_its_order(filled: Database) -> None:
+    views = JobViews(filled)
+    for sort in SORTS:
+        for chosen, condition in FILTERS:
+            wanted = [row[0] for row in await sql(filled, f"SELECT id FROM generation_jobs WHERE {condition} ORDER BY {ORDERS[sort]}")]  # noqa: S608, E501
+            for limit in (1, 7, 30, 1000) if chosen == JobFilter() else (4,):
+                assert await walk(views, chosen, sort, limit) == wanted, (sort, condition, limit)
+
+
+async def test_the_total_counts_what_the_filter_leaves_and_skip_skips(filled: Database) -> None:
+    views = JobViews(filled)
+    page = await views.page(JobFilter(user_id="user1"), "-created_at", 3, cursor=None, skip=8)
+    assert (page.total, len(page.items), page.next_cursor) == (10, 2, None)
+    assert (await views.page(JobFilter(), "created_at", 5, cursor=None, skip=100)).items == []
+
+
+async def test_created_after_is_inclusive_and_before_exclusive(filled: Database) -> None:
+    views = JobViews(filled)
+    at = (await sql(filled, "SELECT created_at FROM generation_jobs ORDER BY id OFFSET 10 LIMIT 1"))[0][0]
+    after = await walk(views, JobFilter(created_after=at), "created_at", 100)
+    before = await walk(views, JobFilter(created_before=at), "created_at", 100)
+    assert (len(before), len(after)) == (10, 20)
+
+
+async def test_jobs_that_come_while_pages_are_turned_shift_nothing(filled: Database) -> None:
+    views, store = JobViews(filled), JobStore(filled)
+    first = await views.page(JobFilter(), "-created_at", 10, cursor=None, skip=0)
+    for _ in range(3):
+        await store.create(new_job())
+    second = await views.page(JobFilter(), "-created_at", 10, cursor=first.next_cursor, skip=0)
+    ids = [view.job.job_id for page in (first, second) for view in page.items]
+    assert ids == sorted(ids, reverse=True)
+    assert len(set(ids)) == 20
+
+
+async def test_a_page_has_each_jobs_own_attempts_and_outputs(filled: Database) -> None:
+    views = JobViews(filled)
+    for view in (await views.page(JobFilter(), "created_at", 100, cursor=None, skip=0)).items:
+        alone = await views.view(view.job.job_id)
+        assert (view.job, view.attempts, view.outputs) == (alone.job, alone.attempts, alone.outputs)
+        assert len(view.outputs) == (2 if view.job.phase is Phase.COMPLETED else 0)
+
+
+async def test_a_cursor_of_a_job_leads_on_from_it_and_with_the_opposite_sort_back(filled: Database) -> None:
+    views = JobViews(filled)
+    for sort in ("created_at", "updated_at"):
+        ids = await walk(views, JobFilter(), sort, 100)
+        job = (await views.view(ids[10])).job
+        on = await views.page(JobFilter(), sort, 100, cursor=views.cursor_at(sort, job), skip=0)
+        back: Sort = f"-{sort}"  # type: ignore[assignment]
+        before = await views.page(JobFilter(), back, 100, cursor=views.cursor_at(back, job), skip=0)
+        assert [view.job.job_id for view in on.items] == ids[11:]
+        assert [view.job.job_id for view in before.items] == ids[9::-1]
+
+
+def cursor_of(*parts: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(list(parts)).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "nonsense",
+        "日本",
+        "=" * 5,
+        cursor_of(),
+        cursor_of("created_at", 5, 5),
+        cursor_of("-created_at", 5, 6),
+        cursor_of("-created_at", 2**70, 2**70),
+        cursor_of("-created_at", -1, -1),
+        cursor_of("-created_at", float("inf"), 5),
+        cursor_of("-created_at", float("nan"), 5),
+        cursor_of("-created_at", None, None),
+        cursor_of("-created_at", "2026-01-01T00:00:00+00:00", 5),
+        base64.urlsafe_b64encode(b"[" * 100_000).decode(),
+    ],
+)
+async def test_a_cursor_that_nobody_gave_out_is_bad_input(database: Database, cursor: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await JobViews(database).page(JobFilter(), "-created_at", 10, cursor=cursor, skip=0)
+    assert [(fault.pointer, fault.code) for fault in refused.value.faults] == [("cursor", "invalid_cursor")]
+
+
+TIMES = st.datetimes().map(lambda at: at.isoformat()) | st.sampled_from(
+    ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-01-01T00:00:00", "2026-01-01", "20260101T00Z"]
+)
+JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | TIMES
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.tuples(st.sampled_from(SORTS) | JSON, JSON, JSON), sort=st.sampled_from(SORTS))
+async def test_no_cursor_is_a_crash(database: Database, parts: Any, sort: Sort) -> None:
+    try:
+        page = await JobViews(database).page(JobFilter(), sort, 10, cursor=cursor_of(*parts), skip=0)
+    except InvalidRequest:
+        return
+    assert page.items == []
+
+
+# Snapshots, positions, figures.
+
+
+async def test_snapshots_are_of_the_jobs_that_exist_with_their_paths_in_order(filled: Database) -> None:
+    views = JobViews(filled)
+    done = [row[0] for row in await sql(filled, "SELECT id FROM generation_jobs WHERE status = 'completed'")]
+    found = await views.snapshots([*done, 1, 10**9])
+    assert set(found) == {*done, 1}
+    assert found[done[0]].output_paths == [output(0).path, output(1).path]
+    assert (found[done[0]].phase, found[done[0]].finished) == (Phase.COMPLETED, True)
+    assert await views.snapshots([]) == {}
+
+
+async def test_the_position_counts_who_comes_before(database: Database) -> None:
+    store, views = JobStore(database), JobViews(database)
+    made = [(await store.create(new_job(priority=priority))).job_id for priority in (0, 5, 0)]
+    assert [(await views.view(job_id)).position for job_id in made] == [2, 1, 3]
+    job = await store.claim("w", "b", "p", 60)
+    assert job is not None
+    assert [(await views.view(job_id)).position for job_id in made] == [1, None, 2]
+
+
+async def test_figures_of_the_queue(database: Database) -> None:
+    store, views = JobStore(database), JobViews(database)
+    assert await views.usual_execution_s() is None
+    assert (await views.stats()).oldest_wait_s is None
+    for priority, model in ((0, "a"), (0, None), (7, "a"), (9, "a")):
+        await store.create(new_job(priority=priority, checkpoint_model=model))
+    job = await store.claim("w", "b", "p", 60)
+    assert job is not None
+    await sql(database, "UPDATE generation_jobs SET created_at = now() - interval '1 hour' WHERE priority = 7")
+    stats = await views.stats()
+    assert (stats.by_status, stats.by_priority, stats.by_model) == (
+        {"pending": 3, "running": 1},
+        {0: 2, 7: 1},
+        {"a": 2, "": 1},
+    )
+    assert stats.oldest_wait_s == pytest.approx(3600, abs=60)
+    claim = Claim(job.job_id, 1, "w")
+    await store.submitting(claim, "p", {})
+    await store.executing(claim)
+    await store.saving(claim)
+    await store.complete(claim, [output()])
+    await sql(database, "UPDATE job_attempts SET executed_at = executing_at + interval '12 seconds'")
+    assert await views.usual_execution_s() == pytest.approx(12)
+    assert await views.finished_since(datetime.now(UTC) - timedelta(hours=1)) == {"completed": 1}
+    assert await views.finished_since(datetime.now(UTC) + timedelta(hours=1)) == {}
+
+
+async def test_contents_and_graphs_that_are_not_there(database: Database) -> None:
+    store, views = JobStore(database), JobViews(database)
+    assert await views.content(1) is None
+    assert await views.output(1, 0) is None
+    job = await store.create(new_job())
+    assert await views.graph(job.job_id) is None
+    for read in (views.graph, views.view, views.events, views.attempts):
+        with pytest.raises(JobNotFound):
+            await read(99)
