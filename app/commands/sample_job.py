@@ -76,26 +76,27 @@ class SampleJob:
     async def _wait_until_ready(self, session: aiohttp.ClientSession) -> None:
         """Wait until the server answers, a worker lives, and it has a ComfyUI that can be used."""
         deadline = time.monotonic() + READY_S
-        checks: dict[str, Any] = {}
-        while not _all_there(checks):
+        told: dict[str, Any] = {}
+        while not _all_there(told):
             if time.monotonic() > deadline:
-                raise SampleJobFailed(self._what_is_missing(checks))
+                raise SampleJobFailed(self._what_is_missing(told))
             await asyncio.sleep(POLL_S)
             try:
                 async with session.get(f"{self._url}/health/ready") as answer:
-                    checks = (await answer.json()).get("checks", {})
+                    told = await answer.json()
             except (aiohttp.ClientError, TimeoutError, ValueError):
-                checks = {}
+                told = {}
 
-    def _what_is_missing(self, checks: dict[str, Any]) -> str:
-        states = {name: check.get("status") for name, check in checks.items()}
+    def _what_is_missing(self, told: dict[str, Any]) -> str:
+        states = {name: check.get("status") for name, check in told.get("checks", {}).items()}
         if not states:
             name, what = "app", f"The server does not answer at {self._url}"
         elif states.get("workers") != "ok":
             name, what = "worker", "The worker did not come up"
         elif states.get("backends") != "ok":
+            faults = "".join(f"; {each['name']}: {each.get('reason')}" for each in told.get("backends", []))
             where = self._service.settings.comfyui_urls
-            name, what = "worker", f"The worker found no ComfyUI that can be used (COMFYUI_URLS: {where})"
+            name, what = "worker", f"The worker found no ComfyUI that can be used (COMFYUI_URLS is {where}{faults})"
         else:
             name, what = "app", f"The server is not ready ({states})"
         lines = "\n".join(f"  {line}" for line in self._service.crew.last_lines(name)) or "  (nothing)"
@@ -191,8 +192,9 @@ class SampleJob:
         return StoredImage(path, url, width, height, len(stored))
 
 
-def _all_there(checks: dict[str, Any]) -> bool:
-    wanted = ("postgresql", "redis", "events", "workers", "backends")
+def _all_there(told: dict[str, Any]) -> bool:
+    """Whether the answer of /health/ready says that a job can run now; it is ready without any worker."""
+    checks, wanted = told.get("checks", {}), ("postgresql", "redis", "events", "workers", "backends")
     return all(checks.get(name, {}).get("status") == "ok" for name in wanted)
 
 

@@ -8,11 +8,14 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from app.domain.errors import JobAlreadyFinished, QueueUnavailable
+from app.cancellation import end_tasks
+from app.domain.errors import GenonautError, JobAlreadyFinished, QueueUnavailable, Unavailable
 from app.domain.job import FINISHED, Job, JobStatus, Phase
 from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from app.messaging.events import Events
     from app.messaging.queue import JobQueue
     from app.storage.files import FileStore
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.1
+_AT_ONCE = 16
+"""Jobs of a bulk action that are dealt with at the same time; each may wait for ComfyUI's word."""
 
 
 def random_seed() -> int:
@@ -68,6 +73,33 @@ class Control:
         if job.status in FINISHED and job.status is not JobStatus.CANCELLED:
             raise JobAlreadyFinished(f"Job {job_id} was {job.status} before it could be cancelled.")
         return job
+
+    async def in_bulk(
+        self, job_ids: Sequence[int], act: Callable[[int], Awaitable[Job]]
+    ) -> list[tuple[int, Job | GenonautError]]:
+        """Do the same to each of the jobs, some at a time, and return what became of each.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            In the middle perhaps: what was done stays done, and doing it again does no harm.
+        """
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(job_id: int) -> tuple[int, Job | GenonautError]:
+            async with room:
+                try:
+                    return job_id, await act(job_id)
+                except Unavailable:
+                    raise
+                except GenonautError as error:
+                    return job_id, error
+
+        tasks = [asyncio.create_task(one(job_id)) for job_id in dict.fromkeys(job_ids)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            await end_tasks(tasks)
 
     async def retry(self, job_id: int, *, new_seed: bool, actor: str) -> Job:
         """Give a failed or cancelled job another attempt.

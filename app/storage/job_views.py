@@ -124,6 +124,13 @@ class JobViews:
         following = _write_cursor(sort, getattr(last, key.key), last.id) if last is not None else None
         return Page(items, total, following)
 
+    async def matching(self, chosen: JobFilter, limit: int) -> tuple[list[int], int]:
+        """Return the ids of up to `limit` jobs that the filter matches, the oldest first, and how many it matches."""
+        async with self._database.transaction() as session:
+            total = await session.scalar(narrowed(select(func.count()).select_from(JobRow), chosen)) or 0
+            ids = await session.scalars(narrowed(select(JobRow.id), chosen).order_by(JobRow.id).limit(limit))
+            return list(ids), total
+
     async def attempts(self, job_id: int) -> list[Attempt]:
         """Return the job's attempts, the first one first."""
         return (await self.view(job_id)).attempts

@@ -22,8 +22,10 @@ _SAME = [
 """Fields that go out under the name that they have."""
 
 
-def job_answer(view: JobView, snapshot: Snapshot, eta_s: float | None = None) -> JobAnswer:
-    """Return a job as the API shows it; `snapshot` brings the last progress."""
+def job_answer(
+    view: JobView, snapshot: Snapshot, eta_s: float | None = None, *, now: datetime | None = None
+) -> JobAnswer:
+    """Return a job as the API shows it; `snapshot` brings the last progress, `now` is the moment that timings end."""
     job = view.job
     return JobAnswer(
         **{name: getattr(job, name) for name in _SAME},
@@ -36,7 +38,7 @@ def job_answer(view: JobView, snapshot: Snapshot, eta_s: float | None = None) ->
         output_paths=[output.path for output in view.outputs],
         outputs=[output_answer(job.content_id or 0, output) for output in view.outputs],
         attempts=[attempt_answer(attempt) for attempt in view.attempts],
-        timings=_timings(job, view.attempts),
+        timings=_timings(job, view.attempts, now or datetime.now(UTC)),
         links=_links(job),
     )
 
@@ -97,8 +99,7 @@ def event_answer(event: Event) -> EventAnswer:
     )
 
 
-def _timings(job: Job, attempts: list[Attempt]) -> Timings:
-    now = datetime.now(UTC)
+def _timings(job: Job, attempts: list[Attempt], now: datetime) -> Timings:
     last = attempts[-1] if attempts and attempts[-1].number == job.attempt else None
     began = (last.executing_at or last.submitted_at) if last else None
     executed = last.executed_at if last else None

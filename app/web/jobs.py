@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from app.domain.errors import InvalidRequest, JobAlreadyFinished, NotFound
+from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
 from app.keys import CONTROL, EVENTS, REGISTRY, SUBMITTING, VIEWS
 from app.services.submit import Replayed
@@ -17,7 +17,13 @@ from app.storage.job_views import JobView, snapshot_of
 from app.web.answers import attempt_answer, event_answer, job_answer
 from app.web.bodies import fingerprint, idempotency_key_of, job_id_of, read_object, read_query
 from app.web.payloads import (
+    MAX_BULK,
     AttemptListAnswer,
+    BulkAnswer,
+    BulkCancelRequest,
+    BulkRequest,
+    BulkResult,
+    BulkRetryRequest,
     CancelRequest,
     EventListAnswer,
     JobAnswer,
@@ -31,6 +37,8 @@ from app.web.payloads import (
 from app.web.problems import problem
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pydantic import BaseModel
 
     from app.domain.job import Job
@@ -160,6 +168,24 @@ async def retry_job(request: web.Request) -> web.Response:
     return answered(await whole_job(request, await request.app[VIEWS].view(job_id)))
 
 
+@routes.post(BASE + "/cancel")
+async def cancel_jobs(request: web.Request) -> web.Response:
+    """Cancel many jobs."""
+    asked = check(BulkCancelRequest, await read_object(request))
+    control = request.app[CONTROL]
+    return await _in_bulk(request, asked, lambda job_id: control.cancel(job_id, asked.reason, ACTOR))
+
+
+@routes.post(BASE + "/retry")
+async def retry_jobs(request: web.Request) -> web.Response:
+    """Retry many jobs."""
+    asked = check(BulkRetryRequest, await read_object(request))
+    control = request.app[CONTROL]
+    return await _in_bulk(
+        request, asked, lambda job_id: control.retry(job_id, new_seed=asked.seed == "new", actor=ACTOR)
+    )
+
+
 @routes.delete(ONE)
 async def delete_job(request: web.Request) -> web.Response:
     """Delete a finished job with its files."""
@@ -167,9 +193,22 @@ async def delete_job(request: web.Request) -> web.Response:
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
+async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int], Awaitable[Job]]) -> web.Response:
+    job_ids, matched = asked.job_ids or [], len(asked.job_ids or [])
+    if asked.filter is not None:
+        job_ids, matched = await request.app[VIEWS].matching(asked.filter.to_filter(), MAX_BULK)
+    results = [
+        BulkResult(job_id=job_id, ok=False, code=became.code, detail=str(became))
+        if isinstance(became, GenonautError)
+        else BulkResult(job_id=job_id, ok=True, status=became.status, phase=became.phase)
+        for job_id, became in await request.app[CONTROL].in_bulk(job_ids, act)
+    ]
+    return answered(BulkAnswer(results=results, matched=matched))
+
+
 def _created(job: Job) -> str:
-    """Return the answer to a submission."""
-    return job_answer(JobView(job, [], [], None), snapshot_of(job)).model_dump_json()
+    """Return the answer to a submission: the same for the same job, so that a repetition gets it to the letter."""
+    return job_answer(JobView(job, [], [], None), snapshot_of(job), now=job.created_at).model_dump_json()
 
 
 async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:

@@ -76,6 +76,24 @@ OPERATIONS: Final = (
         None,
         (400, 404, 409, 413, 415, 422, 500, 503),
     ),
+    Operation(
+        "post",
+        _JOB + "/cancel",
+        "Cancel many jobs",
+        {200: payloads.BulkAnswer},
+        payloads.BulkCancelRequest,
+        None,
+        (400, 413, 415, 422, 500, 503),
+    ),
+    Operation(
+        "post",
+        _JOB + "/retry",
+        "Retry many jobs",
+        {200: payloads.BulkAnswer},
+        payloads.BulkRetryRequest,
+        None,
+        (400, 413, 415, 422, 500, 503),
+    ),
     Operation("get", _CONTENT, "What a job left", {200: payloads.ContentAnswer}, problems=_ONE_JOB),
     Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, problems=_ONE_FILE),
     Operation("get", _CONTENT + "/outputs/{index}/thumbnail", "An output's thumbnail", _FILE, problems=_ONE_FILE),
@@ -132,6 +150,10 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
     if operation.query is not None:
         properties = schemas[named[operation.query].rpartition("/")[2]]["properties"]
         parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+    if operation.body is payloads.JobRequest:
+        key = {"type": "string", "minLength": 1, "maxLength": 255}
+        described = "For 24 hours the same key and body get the first answer again (Idempotency-Replayed: true)."
+        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": key, "description": described})
     if parameters:
         told["parameters"] = parameters
     if operation.body is not None:

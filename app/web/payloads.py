@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from app.domain.catalog import nearest
@@ -30,6 +31,8 @@ from app.storage.job_views import JobFilter, Sort
 
 MAX_SEED: Final = 2**64 - 1
 MAX_PARAMS_BYTES: Final = 64 * 1024
+MAX_BULK: Final = 1000
+"""Jobs of one bulk action."""
 MAX_JSON_DEPTH: Final = 64
 MAX_FAULTS: Final = 100
 """So many are named; a body with more is wrong as a whole, and the answer stays one that can be read."""
@@ -199,6 +202,52 @@ class RetryRequest(RequestModel):
     seed: Literal["same", "new"] = "same"
 
 
+class BulkFilter(RequestModel):
+    """Which jobs a bulk action is for; filters combine, and an empty one is refused: it would mean every job."""
+
+    user_id: str | None = Field(None, max_length=255)
+    status: list[Annotated[JobStatus, Field(strict=False)]] = []
+    job_type: str | None = Field(None, max_length=32)
+    checkpoint_model: str | None = Field(None, max_length=255)
+    backend: str | None = Field(None, max_length=255)
+    q: str | None = Field(None, max_length=1000, description="A text that the prompt contains.")
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> BulkFilter:
+        if not self.model_dump(exclude_defaults=True):
+            raise ValueError("filter: needs at least one field, or it would mean every job")
+        return self
+
+    def to_filter(self) -> JobFilter:
+        """Return what is meant."""
+        return JobFilter(**self.model_dump())
+
+
+class BulkRequest(RequestModel):
+    """The body of a bulk action: either the jobs themselves, or a filter."""
+
+    job_ids: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(None, min_length=1, max_length=MAX_BULK)
+    filter: BulkFilter | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> BulkRequest:
+        if (self.job_ids is None) == (self.filter is None):
+            raise ValueError("job_ids: either job_ids or filter is needed, and not both")
+        return self
+
+
+class BulkCancelRequest(BulkRequest):
+    """Cancel many jobs."""
+
+    reason: str | None = Field(None, max_length=2000)
+
+
+class BulkRetryRequest(BulkRequest):
+    """Retry many jobs."""
+
+    seed: Literal["same", "new"] = "same"
+
+
 class ListQuery(BaseModel):
     """The query of the list; filters combine."""
 
@@ -322,6 +371,24 @@ class JobListAnswer(BaseModel):
     skip: int
     limit: int
     next_cursor: str | None
+
+
+class BulkResult(BaseModel):
+    """What became of one job of a bulk action."""
+
+    job_id: int
+    ok: bool
+    status: JobStatus | None = None
+    phase: Phase | None = None
+    code: str | None = Field(None, description="Why not, as in a problem document.")
+    detail: str | None = None
+
+
+class BulkAnswer(BaseModel):
+    """A result for each job, in the order asked for; `matched` counts what a filter matches beyond these."""
+
+    results: list[BulkResult]
+    matched: int
 
 
 class EventAnswer(BaseModel):

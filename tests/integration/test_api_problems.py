@@ -11,7 +11,6 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import web
 from yarl import URL
 
 from app.domain.errors import GenonautError
@@ -19,6 +18,7 @@ from app.main import create_app
 from harness import SMALL_BODY
 
 if TYPE_CHECKING:
+    from aiohttp import web
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings

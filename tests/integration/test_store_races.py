@@ -21,7 +21,7 @@ from app.domain.errors import (
     LostClaim,
     StorageFailed,
 )
-from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, JobStatus, Phase, apply
+from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, JobStatus, Phase, Repair, apply
 from app.storage.job_views import JobViews
 from app.storage.jobs import Claim, JobStore
 
@@ -40,7 +40,8 @@ async def log_of(database: Database, job_id: int) -> list[str]:
     assert events[0].event == "submitted"
     phase, attempt = Phase.QUEUED, 1
     for event in events[1:]:
-        phase = apply(phase, JobEvent(event.event))
+        if event.event not in set(Repair):
+            phase = apply(phase, JobEvent(event.event))
         attempt += event.event in ("requeued", "retried")
         assert (event.phase, event.attempt) == (phase, attempt)
     assert (job.phase, job.seq, job.attempt) == (phase, len(events), attempt)

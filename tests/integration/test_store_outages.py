@@ -1,0 +1,205 @@
+"""What a driver's errors mean to us: a database that is away is told from a statement that is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import SecretStr
+from samples import new_job
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from app.domain.errors import DatabaseUnavailable
+from app.embedded.ports import HOST
+from app.embedded.services import Wanted, start
+from app.embedded.temporary import temporary_data_dir
+from app.storage.database import Database, make_engine, migrate
+from app.storage.jobs import JobStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from app.settings import Settings
+
+
+@pytest.fixture
+async def connect(settings: Settings) -> AsyncIterator[Callable[..., Database]]:
+    """Make databases of the test's settings with some changed."""
+    engines = []
+
+    def make(**changes: Any) -> Database:
+        engine = make_engine(settings.model_copy(update=changes))
+        engines.append(engine)
+        return Database(engine)
+
+    yield make
+    for engine in engines:
+        await engine.dispose()
+
+
+async def pid_of(session: AsyncSession) -> int:
+    return int(await session.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+
+async def kill(database: Database, pid: int) -> None:
+    """End a connection from another one, and wait until it is gone."""
+    async with database.transaction() as session:
+        await session.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://postgres@{HOST}:1/nothing",
+        "postgresql://postgres@no-such-host.invalid:5432/nothing",
+    ],
+)
+async def test_a_server_that_is_not_there_is_away(connect: Callable[..., Database], url: str) -> None:
+    database = connect(database_url=SecretStr(url), database_timeout_seconds=2)
+    for call in (database.ping(), database.check_schema("x"), JobStore(database).get(1)):
+        with pytest.raises(DatabaseUnavailable):
+            await call
+
+
+async def test_a_wrong_password_or_database_is_away_and_no_crash(
+    connect: Callable[..., Database], settings: Settings
+) -> None:
+    plain = settings.database_url.get_secret_value()
+    for url in (plain + "_x", plain.replace("postgres:", "postgres:wrong", 1)):
+        if url != plain:
+            with pytest.raises(DatabaseUnavailable):
+                await connect(database_url=SecretStr(url)).ping()
+
+
+async def test_a_connection_that_is_cut_in_the_middle_is_away_and_nothing_is_kept(
+    database: Database, connect: Callable[..., Database]
+) -> None:
+    other, store = connect(), JobStore(database)
+    job = await store.create(new_job())
+    with pytest.raises(DatabaseUnavailable):
+        async with database.transaction() as session:
+            await session.execute(text("UPDATE generation_jobs SET priority = 9"))
+            await kill(other, await pid_of(session))
+            await session.execute(text("SELECT 1"))
+    with pytest.raises(DatabaseUnavailable):
+        async with database.transaction() as session:
+            await session.execute(text("UPDATE generation_jobs SET priority = 9"))
+            await kill(other, await pid_of(session))
+    assert (await store.get(job.job_id)).priority == 0
+
+
+async def test_a_connection_that_was_cut_while_it_lay_idle_is_replaced(
+    database: Database, connect: Callable[..., Database]
+) -> None:
+    async with database.transaction() as session:
+        pid = await pid_of(session)
+    await kill(connect(), pid)
+    async with database.transaction() as session:
+        assert await pid_of(session) != pid
+
+
+async def test_a_pool_without_a_free_connection_is_away_in_bounded_time(connect: Callable[..., Database]) -> None:
+    database = connect(database_pool_size=1, database_timeout_seconds=0.3)
+    async with asyncio.timeout(10):
+        async with database.transaction():
+            with pytest.raises(DatabaseUnavailable):
+                await database.ping()
+        await database.ping()
+
+
+async def test_a_statement_that_takes_too_long_is_away_and_the_pool_survives(connect: Callable[..., Database]) -> None:
+    database = connect(database_pool_size=1, database_timeout_seconds=0.3)
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            async with asyncio.timeout(10), database.transaction() as session:
+                await session.execute(text("SELECT pg_sleep(60)"))
+    await database.ping()
+
+
+async def test_a_row_that_somebody_holds_is_away_in_bounded_time(
+    database: Database, connect: Callable[..., Database]
+) -> None:
+    job = await JobStore(database).create(new_job())
+    quick = JobStore(connect(database_timeout_seconds=0.3))
+    async with database.transaction() as session:
+        await session.execute(text("SELECT 1 FROM generation_jobs FOR UPDATE"))
+        with pytest.raises(DatabaseUnavailable):
+            await quick.cancel(job.job_id, None, "x")
+        assert await quick.claim("w", "b", "p", 60) is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        ("SELECT nonsense", {}),
+        ("SELEC", {}),
+        ("SELECT * FROM nowhere", {}),
+        ("SELECT 1 / 0", {}),
+        ("SELECT CAST(:a AS bigint)", {"a": 2**63}),
+        ("SELECT CAST(:a AS bigint)", {"a": "text"}),
+        ("SELECT CAST(:a AS text)", {"a": "nul \0 byte"}),
+        ("SELECT CAST(:a AS text)", {"a": "lone \ud800 surrogate"}),
+        ("SELECT CAST(:a AS jsonb)", {"a": '"\\u0000"'}),
+    ],
+)
+async def test_a_wrong_statement_is_a_mistake_and_not_an_outage(
+    database: Database, statement: str, values: dict[str, Any]
+) -> None:
+    with pytest.raises((DBAPIError, UnicodeEncodeError)):
+        async with database.transaction() as session:
+            await session.execute(text(statement), values)
+    await database.ping()
+
+
+async def test_an_id_that_no_column_holds_is_no_outage(database: Database) -> None:
+    with pytest.raises(DBAPIError):
+        await JobStore(database).get(2**63)
+
+
+async def test_cancelling_a_caller_gives_the_connection_back(connect: Callable[..., Database]) -> None:
+    database = connect(database_pool_size=1)
+    began = asyncio.Event()
+
+    async def long() -> None:
+        async with database.transaction() as session:
+            began.set()
+            await session.execute(text("SELECT pg_sleep(60)"))
+
+    task = asyncio.create_task(long())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(10):
+        await database.ping()
+
+
+async def test_a_server_that_stops_and_comes_back_is_away_meanwhile(settings: Settings) -> None:
+    with temporary_data_dir() as folder:
+        wanted = Wanted(data_dir=folder, postgres=True, durable=False)
+        services = await asyncio.to_thread(start, wanted)
+        try:
+            url = SecretStr(services.running.database_url or "")
+            own = settings.model_copy(update={"database_url": url, "database_timeout_seconds": 5})
+            await migrate(own)
+            engine = make_engine(own)
+            database = Database(engine)
+            store = JobStore(database)
+            job = await store.create(new_job())
+            with pytest.raises(DatabaseUnavailable):
+                async with database.transaction() as session:
+                    await session.execute(text("SELECT 1"))
+                    await asyncio.to_thread(services.stop)
+                    await session.execute(text("SELECT 1"))
+            with pytest.raises(DatabaseUnavailable):
+                await store.get(job.job_id)
+            services = await asyncio.to_thread(start, wanted)
+            if services.running.database_url == url.get_secret_value():
+                assert (await store.get(job.job_id)).job_id == job.job_id
+            await engine.dispose()
+        finally:
+            await asyncio.to_thread(services.stop)
