@@ -22,7 +22,7 @@ from app.domain.errors import (
     LostClaim,
     QueueUnavailable,
 )
-from app.domain.job import STATUS_OF, Job, JobStatus, Phase, after_failure, retry_delay
+from app.domain.job import Job, JobStatus, Phase, after_failure, retry_delay
 from app.domain.workflow import check_against
 from app.services.submit import graph_of
 from app.storage.jobs import Claim
@@ -69,6 +69,8 @@ class Runner:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._saving: set[asyncio.Task[None]] = set()
         self._renewed_at = time.monotonic()
+        self._gone: set[Claim] = set()
+        """Attempts that were not ours any more when the leases were last renewed."""
 
     @property
     def running(self) -> list[int]:
@@ -140,18 +142,18 @@ class Runner:
                 self._give_up()
             raise
         self._renewed_at = asked_at
+        gone = {claim for claim in held if claim.job_id not in phases}
         for claim in held:
             attempt = self._running.get(claim.job_id)
             if attempt is None or attempt.claim != claim:
                 continue
             if phases.get(claim.job_id) is Phase.CANCELLING:
                 attempt.request_cancel()
-            elif claim.job_id not in phases and (task := self._tasks.get(claim.job_id)):
-                # Ended a moment ago, or taken away; its own next write would find out, but may be long in coming.
-                current = await self._store.get(claim.job_id)
-                if current.worker_id != self.worker_id and STATUS_OF[current.phase] is JobStatus.RUNNING:
-                    log.warning("job %s: attempt %s was taken away", claim.job_id, claim.attempt)
-                    task.cancel("taken away")
+            elif claim in gone & self._gone and (task := self._tasks.get(claim.job_id)):
+                # Missing once, it may have ended a moment ago by this worker's own hand; twice, it is somebody else's.
+                log.warning("job %s: attempt %s was taken away", claim.job_id, claim.attempt)
+                task.cancel("taken away")
+        self._gone = gone
 
     def _give_up(self) -> None:
         """The leases have run out while PostgreSQL was away: others may have what runs here, so let it go.

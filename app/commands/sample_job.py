@@ -94,9 +94,10 @@ class SampleJob:
         elif states.get("workers") != "ok":
             name, what = "worker", "The worker did not come up"
         elif states.get("backends") != "ok":
-            faults = "".join(f"; {each['name']}: {each.get('reason')}" for each in told.get("backends", []))
+            reasons = [each["reason"] for each in told.get("backends", []) if each.get("reason")]
+            faults = "".join(f"; {reason}" for reason in reasons)
             where = self._service.settings.comfyui_urls
-            name, what = "worker", f"The worker found no ComfyUI that can be used (COMFYUI_URLS is {where}{faults})"
+            name, what = "worker", f"The worker found no ComfyUI that can be used (COMFYUI_URLS: {where}{faults})"
         else:
             name, what = "app", f"The server is not ready ({states})"
         lines = "\n".join(f"  {line}" for line in self._service.crew.last_lines(name)) or "  (nothing)"

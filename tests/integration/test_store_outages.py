@@ -105,7 +105,8 @@ async def test_a_connection_that_was_cut_while_it_lay_idle_is_replaced(
 async def test_a_pool_without_a_free_connection_is_away_in_bounded_time(connect: Callable[..., Database]) -> None:
     database = connect(database_pool_size=1, database_timeout_seconds=0.3)
     async with asyncio.timeout(10):
-        async with database.transaction():
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
             with pytest.raises(DatabaseUnavailable):
                 await database.ping()
         await database.ping()

@@ -1,0 +1,313 @@
+"""What goes wrong in a run, and when: a schedule drawn from the seed, and the hands that carry it out."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import ClientError, ClientTimeout
+from redis.asyncio import Redis
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from aiohttp import ClientSession
+
+    from tests.chaos.executions import ExecutionLogs
+    from tests.chaos.processes import Database, Fleet, Member
+
+AWAY: Final = (ClientError, OSError, TimeoutError)
+STALL_NOTICED_S: Final = 25.0
+
+
+class Fault(StrEnum):
+    """What can be injected."""
+
+    WORKER_KILL = "worker: SIGKILL"
+    WORKER_FREEZE = "worker: stopped beyond its lease"
+    WORKER_ROLL = "workers: rolled, SIGTERM"
+    APP_KILL = "app: SIGKILL"
+    APP_ROLL = "apps: rolled, SIGTERM"
+    REDIS_RESTART = "Redis: restart"
+    REDIS_AWAY = "Redis: away 6 s"
+    REDIS_FLUSH = "Redis: FLUSHALL"
+    POSTGRES_FAST = "PostgreSQL: fast restart"
+    POSTGRES_IMMEDIATE = "PostgreSQL: immediate restart"
+    POSTGRES_AWAY = "PostgreSQL: away 6 s"
+    STANDIN_KILL = "ComfyUI: SIGKILL"
+    DEAD_THREAD = "ComfyUI: execution thread dies"
+    DEAF = "ComfyUI: sockets go deaf"
+    DROP_SOCKETS = "ComfyUI: sockets cut"
+    LOSE_ANSWER = "ComfyUI: answers to POST lost"
+    VIEW_ERROR = "ComfyUI: /view fails"
+
+
+AWAY_S: Final = 6.0
+"""Longer than a lease."""
+KILLS: Final = frozenset({Fault.WORKER_KILL, Fault.APP_KILL, Fault.STANDIN_KILL})
+RESTARTS: Final = frozenset({Fault.REDIS_RESTART, Fault.REDIS_FLUSH, Fault.POSTGRES_FAST, Fault.POSTGRES_IMMEDIATE})
+TARGETS_S: Final = dict.fromkeys(KILLS, 20.0) | dict.fromkeys(RESTARTS, 5.0)
+"""By when all must go on."""
+SMALL: Final = (
+    Fault.WORKER_KILL,
+    Fault.REDIS_RESTART,
+    Fault.STANDIN_KILL,
+    Fault.POSTGRES_FAST,
+    Fault.REDIS_FLUSH,
+    Fault.APP_KILL,
+    Fault.LOSE_ANSWER,
+    Fault.POSTGRES_IMMEDIATE,
+    Fault.DROP_SOCKETS,
+    Fault.WORKER_ROLL,
+)
+"""What the short run injects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault of the schedule."""
+
+    at_s: float
+    fault: Fault
+    target: int
+    """Which one of several; taken modulo their number."""
+    down_s: float
+    """How long what was killed stays away."""
+
+
+@dataclass
+class Injection:
+    """One fault as it happened; times are Unix seconds."""
+
+    planned: Planned
+    at: float
+    since: float = 0.0
+    """When recovery could begin: the fault itself, or for what was away on purpose the moment it was back."""
+    jobs: list[int] = field(default_factory=list)
+    """Those that ran under it."""
+    waiting: list[int] = field(default_factory=list)
+    app: int | None = None
+    answered_s: list[float] = field(default_factory=list)
+    """Seconds until an app answered again."""
+    until: float = 0.0
+    note: str = ""
+
+
+def draw_schedule(seed: int, seconds: float, faults: Sequence[Fault], pause_s: float) -> list[Planned]:
+    """Return what goes wrong when: every fault once before any comes again, some hard upon the one before."""
+    draw = random.Random(f"faults {seed}")
+    schedule: list[Planned] = []
+    queue: list[Fault] = []
+    at_s = 2.0
+    while at_s < seconds - 1:
+        if not queue:
+            queue = draw.sample(list(faults), len(faults))
+        schedule.append(Planned(round(at_s, 2), queue.pop(), draw.randrange(60), round(draw.uniform(0.3, 2.5), 2)))
+        at_s += draw.uniform(0.2, 1.0) if draw.random() < 0.15 else draw.uniform(0.7, 1.3) * pause_s
+    return schedule
+
+
+class Injector:
+    """Carries out the schedule, and notes whom each fault hit."""
+
+    def __init__(self, fleet: Fleet, session: ClientSession, logs: ExecutionLogs) -> None:
+        self._fleet = fleet
+        self._session = session
+        self._logs = logs
+        self.injections: list[Injection] = []
+        self._carry_out: dict[Fault, Callable[[Injection], Awaitable[None]]] = {
+            Fault.WORKER_KILL: self._kill_worker,
+            Fault.WORKER_FREEZE: self._freeze_worker,
+            Fault.WORKER_ROLL: lambda injection: self._roll(injection, self._fleet.workers),
+            Fault.APP_KILL: self._kill_app,
+            Fault.APP_ROLL: lambda injection: self._roll(injection, self._fleet.apps),
+            Fault.REDIS_RESTART: lambda injection: self._restart(injection, self._fleet.redis),
+            Fault.REDIS_AWAY: lambda injection: self._restart(injection, self._fleet.redis, AWAY_S),
+            Fault.REDIS_FLUSH: self._flush,
+            Fault.POSTGRES_FAST: lambda injection: self._restart(injection, self._fleet.postgres),
+            Fault.POSTGRES_IMMEDIATE: lambda injection: self._restart(
+                injection, self._fleet.postgres, 0, signal.SIGQUIT
+            ),
+            Fault.POSTGRES_AWAY: lambda injection: self._restart(injection, self._fleet.postgres, AWAY_S),
+            Fault.STANDIN_KILL: self._kill_standin,
+            Fault.DEAD_THREAD: self._end_thread,
+            Fault.DEAF: lambda injection: self._disturb(injection, {"kind": "deaf"}),
+            Fault.DROP_SOCKETS: lambda injection: self._disturb(injection, {"kind": "drop_sockets"}),
+            Fault.LOSE_ANSWER: lambda injection: self._disturb(injection, {"kind": "lose_answer", "times": 2}),
+            Fault.VIEW_ERROR: lambda injection: self._disturb(
+                injection, {"kind": "view", "how": "error", "times": 1}, {"kind": "view", "how": "truncated"}
+            ),
+        }
+
+    async def run(self, schedule: Sequence[Planned], began: float) -> None:
+        """Inject everything at its time, `began` being the monotonic start; returns when the last one is over."""
+        async with asyncio.TaskGroup() as group:
+            for planned in schedule:
+                await asyncio.sleep(max(0.0, began + planned.at_s - time.monotonic()))
+                injection = Injection(planned, time.time())
+                self.injections.append(injection)
+                group.create_task(self._inject(injection), name=planned.fault)
+
+    async def clear(self) -> None:
+        """Take back what still waits for its occasion."""
+        for url in self._fleet.standin_urls.values():
+            async with self._session.delete(f"{url}/standin/faults", timeout=ClientTimeout(total=5)):
+                pass
+
+    async def _inject(self, injection: Injection) -> None:
+        await self._carry_out[injection.planned.fault](injection)
+        injection.until = time.time()
+
+    async def _hit(self, injection: Injection, condition: str = "true", *arguments: Any) -> None:
+        """Note the running jobs of this SQL condition, and those that wait. PostgreSQL may be away just now."""
+        injection.at = injection.since = time.time()
+        statement = "SELECT id, status, worker_id FROM generation_jobs WHERE status IN ('pending', 'running')"
+        try:
+            rows = await self._fleet.query(f"{statement} AND (status = 'pending' OR {condition})", *arguments)
+        except Exception as error:  # noqa: BLE001 - whatever PostgreSQL says in the middle of a restart
+            injection.note = f"whom it hit is not known: {type(error).__name__}"
+            return
+        # What an earlier fault's victim ran is not this fault's.
+        live = {str(member.pid) for member in self._fleet.workers if member.pid}
+        running = [row for row in rows if row["status"] == "running"]
+        injection.jobs = [row["id"] for row in running if (row["worker_id"] or "::").split(":")[1] in live]
+        injection.waiting = [row["id"] for row in rows if row["status"] == "pending"]
+        injection.at = injection.since = time.time()
+
+    async def _answering(self, injection: Injection) -> None:
+        """Measure until each app answers again."""
+
+        async def measure(url: str) -> None:
+            while time.time() < injection.since + 30:
+                if await self._fleet.serves(url):
+                    injection.answered_s.append(time.time() - injection.since)
+                    return
+                await asyncio.sleep(0.05)
+            injection.answered_s.append(30.0)
+
+        await asyncio.gather(*(measure(url) for url in self._fleet.api_urls))
+
+    async def _kill_worker(self, injection: Injection) -> None:
+        worker = self._fleet.workers[injection.planned.target % len(self._fleet.workers)]
+        async with worker.lock:
+            await self._hit(injection, "worker_id LIKE $1", f"%:{worker.pid}:%")
+            await worker.end(signal.SIGKILL)
+            await asyncio.sleep(injection.planned.down_s)
+            await worker.start()
+            await worker.until_ready()
+
+    async def _freeze_worker(self, injection: Injection) -> None:
+        worker = self._fleet.workers[injection.planned.target % len(self._fleet.workers)]
+        async with worker.lock:
+            await self._hit(injection, "worker_id LIKE $1", f"%:{worker.pid}:%")
+            process = worker.process
+            if process is not None:
+                process.send_signal(signal.SIGSTOP)
+                try:
+                    await asyncio.sleep(AWAY_S)
+                finally:
+                    process.send_signal(signal.SIGCONT)
+
+    async def _roll(self, injection: Injection, members: list[Member]) -> None:
+        await self._hit(injection)
+        for index, member in enumerate(members):
+            async with member.lock:
+                if members is self._fleet.apps:
+                    injection.app = index
+                await member.end(signal.SIGTERM)
+                await member.start()
+                await member.until_ready()
+
+    async def _kill_app(self, injection: Injection) -> None:
+        injection.app = injection.planned.target % len(self._fleet.apps)
+        app = self._fleet.apps[injection.app]
+        async with app.lock:
+            injection.at = injection.since = time.time()
+            await app.end(signal.SIGKILL)
+            await asyncio.sleep(injection.planned.down_s)
+            await app.start()
+            await app.until_ready()
+
+    async def _restart(
+        self, injection: Injection, server: Database, down_s: float = 0.0, *signals: signal.Signals
+    ) -> None:
+        async with server.lock:
+            await self._hit(injection)
+            await server.stop(*signals)
+            await asyncio.sleep(down_s)
+            await server.start()
+            injection.since = time.time()
+        await self._answering(injection)
+
+    async def _flush(self, injection: Injection) -> None:
+        await self._hit(injection)
+        async with self._fleet.redis.lock, Redis.from_url(self._fleet.redis.url) as redis:
+            await redis.flushall()
+            injection.since = time.time()
+        await self._answering(injection)
+
+    def _standin(self, injection: Injection) -> Member:
+        return self._fleet.standins[injection.planned.target % len(self._fleet.standins)]
+
+    async def _kill_standin(self, injection: Injection) -> None:
+        standin = self._standin(injection)
+        async with standin.lock:
+            await self._hit(injection, "backend_name = $1", standin.name)
+            await self._replace(standin, signal.SIGKILL, injection.planned.down_s)
+
+    async def _replace(self, standin: Member, number: signal.Signals, down_s: float) -> None:
+        """End a stand-in, its history with it, and start it again."""
+        await self._logs.collect(standin.name)
+        self._logs.ends(standin.name)
+        await standin.end(number)
+        await asyncio.sleep(down_s)
+        await standin.start()
+        await standin.until_ready()
+
+    async def _disturb(self, injection: Injection, *faults: dict[str, Any]) -> None:
+        standin = self._standin(injection)
+        async with standin.lock:
+            await self._hit(injection, "backend_name = $1", standin.name)
+            await self._tell(standin, list(faults))
+
+    async def _tell(self, standin: Member, faults: list[dict[str, Any]]) -> None:
+        url = f"{self._fleet.standin_urls[standin.name]}/standin/faults"
+        async with self._session.post(url, json=faults, timeout=ClientTimeout(total=5)) as response:
+            response.raise_for_status()
+
+    async def _end_thread(self, injection: Injection) -> None:
+        """Let the thread die at the next prompt; restart the server when the workers have noticed that it stalls."""
+        standin = self._standin(injection)
+        async with standin.lock:
+            await self._tell(standin, [{"kind": "dead_thread_at_start"}])
+            died = await self._until(20, lambda: self._logs.is_dead(standin.name))
+            await self._hit(injection, "backend_name = $1", standin.name)
+            noticed = died and await self._until(STALL_NOTICED_S, lambda: self._is_noticed(standin.name))
+            took_s = time.time() - injection.at
+            injection.note = f"noticed after {took_s:.1f} s" if noticed else f"not noticed in {took_s:.1f} s"
+            await self._replace(standin, signal.SIGTERM, 0.2)
+
+    async def _is_noticed(self, name: str) -> bool:
+        """Whether the service says that this backend stands still."""
+        for url in self._fleet.api_urls:
+            try:
+                async with self._session.get(f"{url}/health/ready", timeout=ClientTimeout(total=2)) as response:
+                    told = {each["name"]: each.get("reason") for each in (await response.json())["backends"]}
+                    if "stands still" in str(told.get(name)):
+                        return True
+            except (*AWAY, ValueError, KeyError):
+                continue
+        return False
+
+    async def _until(self, seconds: float, condition: Callable[[], Awaitable[bool]]) -> bool:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if await condition():
+                return True
+            await asyncio.sleep(0.2)
+        return False

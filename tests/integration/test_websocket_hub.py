@@ -1,0 +1,349 @@
+"""The hub: one Redis connection for all sockets, and what happens to events that come while nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from integration.tcp_proxy import TcpProxy, proxied
+from redis.asyncio import Redis
+
+from app.cancellation import end_tasks
+from app.domain.errors import DatabaseUnavailable
+from app.domain.job import Phase
+from app.domain.message import Snapshot
+from app.keys import HUB
+from app.main import create_app
+from app.messaging.channels import Names
+from app.messaging.connection import close, make_listener, make_redis
+from app.messaging.events import Events
+from app.messaging.hub import Hub
+from harness import SMALL_BODY, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from app.settings import Settings
+
+
+class Watching:
+    """A watcher that keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, int, bool]] = []
+        self.events: list[dict[str, Any]] = []
+        self.forgotten: list[int] = []
+
+    def offer(self, job_id: int, order: int, text: str, *, finished: bool) -> None:
+        """Keep a frame."""
+        told = json.loads(text)
+        assert (told["job_id"], told["seq"]) == (job_id, order)
+        self.frames.append((job_id, order, finished))
+
+    def offer_event(self, text: str) -> None:
+        """Keep an event."""
+        self.events.append(json.loads(text))
+
+    def forget(self, job_id: int) -> None:
+        """Keep the id."""
+        self.forgotten.append(job_id)
+
+
+class Truth:
+    """The jobs as a database would have them."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.jobs = {job_id: snapshot(job_id) for job_id in range(1, count + 1)}
+        self.fault: Exception | None = None
+        self.reads = 0
+
+    async def read(self, job_ids: Sequence[int]) -> list[Snapshot]:
+        """Return the snapshots of those that exist."""
+        self.reads += 1
+        if self.fault is not None:
+            raise self.fault
+        return [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]
+
+
+def snapshot(job_id: int, phase: Phase = Phase.QUEUED, seq: int = 1) -> Snapshot:
+    """Return a job at some moment."""
+    return Snapshot(job_id=job_id, phase=phase, seq=seq, at=datetime.now(UTC), attempt=1)
+
+
+@asynccontextmanager
+async def running_hub(settings: Settings, truth: Truth) -> AsyncIterator[tuple[Hub, Events]]:
+    """Run a hub, and yield it with what publishes to it."""
+    names = Names(settings.redis_namespace)
+    listener, redis = make_listener(settings), make_redis(settings, patient=False)
+    hub = Hub(listener, names, truth.read)
+    task = asyncio.create_task(hub.run(), name="hub")
+
+    async def connected() -> bool:
+        return hub.connected
+
+    try:
+        await eventually(connected)
+        yield hub, Events(redis, names)
+    finally:
+        await end_tasks([task])
+        await close(listener)
+        await close(redis)
+
+
+@asynccontextmanager
+async def hub_behind_proxy(settings: Settings, truth: Truth) -> AsyncIterator[tuple[Hub, TcpProxy]]:
+    """Run a hub whose connection to Redis can be cut."""
+    async with (
+        proxied(settings.redis_url) as (proxy, through),
+        running_hub(settings.model_copy(update={"redis_url": through}), truth) as (hub, _),
+    ):
+        yield hub, proxy
+
+
+async def subscriptions(settings: Settings) -> set[str]:
+    """Return the channels of this test's namespace that somebody is subscribed to."""
+    async with Redis.from_url(settings.redis_url_with_db) as redis:
+        found = await redis.pubsub_channels(f"{settings.redis_namespace}:job:*")
+    return {channel.decode().removeprefix(f"{settings.redis_namespace}:job:") for channel in found}
+
+
+async def test_an_event_reaches_those_who_watch_its_job_and_nobody_else(settings: Settings) -> None:
+    async with running_hub(settings, Truth()) as (hub, events):
+        one, both, all_ = Watching(), Watching(), Watching()
+        await hub.watch(one, [1])
+        await hub.watch(both, [1, 2])
+        await hub.watch_everything(all_)
+        for job_id in (1, 2, 3):
+            await events.publish(snapshot(job_id, seq=2), snapshot(job_id, Phase.CANCELLED, seq=3))
+
+        async def told() -> bool:
+            return len([event for event in all_.events if event["type"] == "job"]) == 6
+
+        await eventually(told)
+        assert [seen for seen in one.frames if seen[1] > 1_000_000] == [(1, 2_000_000, False), (1, 3_000_000, True)]
+        assert {job_id for job_id, _, _ in both.frames} == {1, 2}
+        assert all_.frames == []
+
+
+async def test_a_watcher_that_has_come_misses_nothing_published_afterwards(settings: Settings) -> None:
+    async with running_hub(settings, Truth(50)) as (hub, events):
+        for job_id in range(1, 51):
+            watcher = Watching()
+            await hub.watch(watcher, [job_id])
+            await events.publish(snapshot(job_id, seq=5))
+
+            async def told(watcher: Watching = watcher, job_id: int = job_id) -> bool:
+                return (job_id, 5_000_000, False) in watcher.frames
+
+            await eventually(told, 5)
+
+
+async def test_channels_are_left_when_their_last_watcher_leaves(settings: Settings) -> None:
+    async with running_hub(settings, Truth()) as (hub, events):
+        first, second = Watching(), Watching()
+        await hub.watch(first, [1, 2])
+        await hub.watch(second, [2, 3])
+        assert await subscriptions(settings) == {"1", "2", "3"}
+        await hub.unwatch(first, [1, 2])
+
+        async def left() -> bool:
+            return await subscriptions(settings) == {"2", "3"}
+
+        await eventually(left)
+        before = list(first.frames)
+        await events.publish(snapshot(2, seq=7))
+
+        async def told() -> bool:
+            return (2, 7_000_000, False) in second.frames
+
+        await eventually(told)
+        assert first.frames == before
+        await hub.unwatch(second, [2, 3])
+        await hub.unwatch(second, [2, 3])
+        assert hub._watchers == {}
+
+
+async def test_coming_and_going_at_once_leaves_exactly_those_who_stayed(settings: Settings) -> None:
+    async with running_hub(settings, Truth(10)) as (hub, events):
+        stayed = [Watching() for _ in range(20)]
+
+        async def come_and_go() -> None:
+            watcher = Watching()
+            await hub.watch(watcher, range(1, 11))
+            await hub.unwatch(watcher, range(1, 11))
+
+        await asyncio.gather(
+            *(come_and_go() for _ in range(40)),
+            *(hub.watch(watcher, [number % 10 + 1]) for number, watcher in enumerate(stayed)),
+        )
+
+        async def subscribed() -> bool:
+            return await subscriptions(settings) == {str(number) for number in range(1, 11)}
+
+        await eventually(subscribed)
+        for job_id in range(1, 11):
+            await events.publish(snapshot(job_id, seq=9))
+
+        async def told() -> bool:
+            return all(any(order == 9_000_000 for _, order, _ in watcher.frames) for watcher in stayed)
+
+        await eventually(told, 5)
+
+
+async def test_what_was_published_while_redis_was_away_is_read(settings: Settings) -> None:
+    truth = Truth()
+    async with hub_behind_proxy(settings, truth) as (hub, proxy):
+        watcher, all_ = Watching(), Watching()
+        await hub.watch(watcher, [1, 2])
+        await hub.watch_everything(all_)
+        await proxy.cut()
+        truth.jobs[1] = snapshot(1, Phase.COMPLETED, seq=5)
+
+        async def told() -> bool:
+            return (1, 5_000_000, True) in watcher.frames
+
+        # Even though it stays away.
+        await eventually(told, 20)
+        truth.jobs[2] = snapshot(2, Phase.FAILED, seq=6)
+        await proxy.restore()
+
+        async def back() -> bool:
+            return hub.connected and (2, 6_000_000, True) in watcher.frames and {"type": "hello"} in all_.events
+
+        await eventually(back, 20)
+        proxy_connections = proxy.accepted
+        assert proxy_connections >= 2
+
+
+async def test_who_comes_while_redis_is_away_is_not_kept_waiting(settings: Settings) -> None:
+    truth = Truth()
+    async with hub_behind_proxy(settings, truth) as (hub, proxy):
+        await proxy.cut()
+
+        async def away() -> bool:
+            return not hub.connected
+
+        await eventually(away)
+        watcher = Watching()
+        async with asyncio.timeout(5):
+            await hub.watch(watcher, [3])
+        truth.jobs[3] = replace(truth.jobs[3], seq=4)
+
+        async def told() -> bool:
+            return (3, 4_000_000, False) in watcher.frames
+
+        await eventually(told, 20)
+
+
+@pytest.mark.parametrize("fault", [DatabaseUnavailable("away"), RuntimeError("a bug")])
+async def test_a_failing_read_does_not_end_the_healing(
+    settings: Settings, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    truth = Truth()
+    async with hub_behind_proxy(settings, truth) as (hub, proxy):
+        watcher = Watching()
+        await hub.watch(watcher, [1])
+        await proxy.cut()
+        truth.fault, reads = fault, truth.reads
+
+        async def tried() -> bool:
+            return truth.reads >= reads + 2
+
+        await eventually(tried, 20)
+        truth.fault = None
+        truth.jobs[1] = snapshot(1, Phase.CANCELLED, seq=2)
+
+        async def told() -> bool:
+            return (1, 2_000_000, True) in watcher.frames
+
+        await eventually(told, 20)
+    assert caplog.records
+
+
+async def test_a_job_that_is_gone_is_waited_for_no_longer(settings: Settings) -> None:
+    truth = Truth()
+    async with hub_behind_proxy(settings, truth) as (hub, proxy):
+        watcher = Watching()
+        await hub.watch(watcher, [1, 2])
+        del truth.jobs[1]
+        await proxy.cut()
+
+        async def told() -> bool:
+            return watcher.forgotten != []
+
+        await eventually(told, 20)
+        assert set(watcher.forgotten) == {1}
+
+
+async def test_a_socket_whose_job_was_deleted_is_closed_all_the_same(settings: Settings, aiohttp_client: Any) -> None:
+    """The event of the end is lost with Redis, and the job is deleted before anybody reads it again."""
+    async with proxied(settings.redis_url) as (proxy, through):
+        client = await aiohttp_client(create_app(settings.model_copy(update={"redis_url": through})))
+        other = await aiohttp_client(create_app(settings))
+        job_id = (await (await other.post("/api/v1/generation-jobs/", json=SMALL_BODY)).json())["job_id"]
+        async with asyncio.timeout(40), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+            assert (await ws.receive_json())["status"] == "pending"
+            await proxy.cut()
+            await other.post(f"/api/v1/generation-jobs/{job_id}/cancel")
+            assert (await other.delete(f"/api/v1/generation-jobs/{job_id}")).status == 204
+            statuses = [message.json()["status"] async for message in ws]
+        assert (ws.close_code, statuses in ([], ["cancelled"])) == (1000, True)
+        await client.close()
+
+
+async def test_nonsense_on_a_channel_does_not_end_the_hub(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    async with running_hub(settings, Truth()) as (hub, events):
+        watcher = Watching()
+        await hub.watch(watcher, [1])
+        await events._redis.publish(Names(settings.redis_namespace).job(1), b"\xff not JSON")
+
+        async def stumbled() -> bool:
+            return any("hub" in record.getMessage() for record in caplog.records)
+
+        await eventually(stumbled)
+        await events.publish(snapshot(1, seq=8))
+
+        async def told() -> bool:
+            await events.publish(snapshot(1, seq=8))
+            return (1, 8_000_000, False) in watcher.frames
+
+        await eventually(told, 20)
+
+
+async def test_a_hundred_sockets_share_one_connection_to_redis(settings: Settings, aiohttp_client: Any) -> None:
+    app = create_app(settings)
+    client = await aiohttp_client(app)
+    job_ids = [
+        (await (await client.post("/api/v1/generation-jobs/", json=SMALL_BODY)).json())["job_id"] for _ in range(10)
+    ]
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(Redis.from_url(settings.redis_url_with_db))
+
+        async def listeners() -> list[dict[str, str]]:
+            return [one for one in await redis.client_list(_type="pubsub") if int(one["sub"]) > 0]
+
+        assert app[HUB].connected or await eventually(lambda: _connected(app[HUB]))
+        before = {one["id"] for one in await listeners()}
+        session = await stack.enter_async_context(ClientSession(connector=TCPConnector(limit=0)))
+        sockets = [
+            await session.ws_connect(client.make_url(f"/ws/jobs/{job_ids[number % 10]}")) for number in range(100)
+        ]
+        for ws in sockets:
+            assert (await ws.receive_json())["status"] == "pending"
+        after = await listeners()
+        assert {one["id"] for one in after} == before
+        assert [int(one["sub"]) for one in after] == [11]
+        await client.post(f"/api/v1/generation-jobs/{job_ids[0]}/cancel")
+        for ws in sockets[::10]:
+            assert (await ws.receive_json())["status"] == "cancelled"
+        for ws in sockets:
+            await ws.close()
+
+
+async def _connected(hub: Hub) -> bool:
+    return hub.connected
