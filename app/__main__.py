@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("--once belongs to demo")
         command = demo.demo_once
     try:
-        settings = load_settings(chosen.env)
+        settings = load_settings(chosen.env or ("demo" if chosen.command == "demo" else None))
         set_up_logging(settings)
         return asyncio.run(until_signalled(command(settings)))
     except (GenonautError, EmbeddedError) as error:

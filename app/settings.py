@@ -102,6 +102,7 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if url and not re.match(r"^postgres(ql)?(\+asyncpg)?://", url):
             raise ValueError("is no PostgreSQL URL, such as postgresql://user:password@host:5432/genonaut")
+        _check_address(url)
         return value
 
     @field_validator("redis_url")
@@ -110,6 +111,7 @@ class Settings(BaseSettings):
         url = value.get_secret_value()
         if url and not re.match(r"^(rediss?://[^/]|unix://)", url):
             raise ValueError("is no Redis URL, such as redis://:password@host:6379")
+        _check_address(url)
         return value
 
     @field_validator("comfyui_urls")
@@ -153,10 +155,12 @@ class Settings(BaseSettings):
     @property
     def redis_url_with_db(self) -> str:
         """The Redis URL with this environment's database number; a number in the URL itself is overruled."""
-        url = urlsplit(self.redis_url.get_secret_value())
-        if url.scheme == "unix":
-            return urlunsplit(url._replace(query="&".join(filter(None, [url.query, f"db={self.redis_db}"]))))
-        return urlunsplit(url._replace(path=f"/{self.redis_db}"))
+        plain = self.redis_url.get_secret_value()
+        if plain.startswith("unix:"):
+            # Put together by hand: urlunsplit loses the empty host. Of two numbers redis-py takes the first.
+            path, _, query = plain.partition("?")
+            return f"{path}?{'&'.join(filter(None, [f'db={self.redis_db}', query]))}"
+        return urlunsplit(urlsplit(plain)._replace(path=f"/{self.redis_db}"))
 
     @property
     def stale_seconds(self) -> float:
@@ -181,13 +185,15 @@ def parse_backends(value: str) -> dict[str, str]:
     for entry in filter(None, (part.strip() for part in value.split(","))):
         match = re.match(r"^([A-Za-z0-9_.-]{1,64})=(.*)$", entry)
         name, url = (match[1], match[2]) if match else ("", entry)
-        parts = urlsplit(url)
+        # A password in the URL is nobody's to read.
+        shown = re.sub(r"//.*@", "//…@", entry)
         try:
+            parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise ValueError(f"has an entry with a wrong port: {entry}") from error
+        except ValueError:
+            raise ValueError(f"has an entry with a wrong address or port: {shown}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"has an entry that is no http URL: {entry}")
+            raise ValueError(f"has an entry that is no http URL: {shown}")
         name = name or (f"{parts.hostname}:{port}" if port else parts.hostname)
         if name in named:
             raise ValueError(f"has two backends called {name}")
@@ -225,6 +231,16 @@ def package_version() -> str:
         return version("genonaut")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _check_address(url: str) -> None:
+    try:
+        # Of a password with an unescaped @ or / a part would be taken for the port: so it is not shown.
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError(
+            "has an address or a port that is none; is each of /, @ and : in the password escaped?"
+        ) from None
 
 
 def is_loopback(host: str) -> bool:

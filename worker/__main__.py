@@ -7,6 +7,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+from app.commands.interruption import Interrupted, until_signalled
 from app.domain.errors import GenonautError
 from app.embedded.errors import EmbeddedError
 from app.environment import set_up_logging, with_servers
@@ -32,10 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(chosen.env)
         set_up_logging(settings)
-        return asyncio.run(work(settings))
+        return asyncio.run(until_signalled(work(settings)))
     except (GenonautError, EmbeddedError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
+    except Interrupted as interrupted:
+        return interrupted.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ARQ_HEALTH_S: Final = 30
+"""arq's own sign of life, which nothing of ours reads, goes so long after a killed worker."""
 _FORCED_END_S: Final = 5.0
 
 
@@ -83,6 +85,7 @@ class WorkerProcess:
             ctx={"runner": self._runner},
             free_slots=self._free_slots,
             health_check_key=f"{self._names.worker(self.worker_id)}:arq",
+            health_check_interval=ARQ_HEALTH_S,
         )
         maintenance = {
             "registry": self._registry,
@@ -108,6 +111,7 @@ class WorkerProcess:
             ctx=maintenance,
             handle_signals=False,
             health_check_key=f"{self._names.worker(self.worker_id)}:arq-maintenance",
+            health_check_interval=ARQ_HEALTH_S,
         )
 
     async def run(self) -> int:
@@ -170,8 +174,9 @@ class WorkerProcess:
         for worker in (self._turns, self._maintenance):
             # Cancelled turns go back into the queue, where other workers find them.
             await end_tasks(worker.tasks.values())
-        with contextlib.suppress(QueueUnavailable, TimeoutError):
+        with contextlib.suppress(QueueUnavailable, TimeoutError, *AWAY, RedisError):
             async with asyncio.timeout(_FORCED_END_S):
+                await self._quick_redis.delete(self._turns.health_check_key, self._maintenance.health_check_key)
                 await self._pool.let_go()
                 await self._registry.leave(self.worker_id)
         await self._session.close()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 from app.cancellation import end_tasks
 from app.commands.interruption import on_signal
 from app.commands.watching import ProcessEnded
-from app.settings import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -68,7 +67,6 @@ class Crew:
         """Start `python -m module arguments` with these settings over those of our own environment."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app.commands.leash", module, *arguments),
-            cwd=ROOT,
             env=os.environ | settings | {"PYTHONUNBUFFERED": "1"},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -33,7 +33,7 @@ async def until_signalled(command: Coroutine[None, None, int]) -> int:
         It was cancelled by a signal.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(command)
+    task = asyncio.create_task(command)
     received: list[signal.Signals] = []
 
     def cancel(number: signal.Signals) -> None:

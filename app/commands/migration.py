@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 
+from app.commands.terminal import show
 from app.domain.errors import DatabaseUnavailable, GenonautError
 from app.environment import with_servers
 from app.storage.database import Database, make_engine, migrate
@@ -37,9 +38,9 @@ async def migrate_schema(settings: Settings) -> int:
         after = await _revision(complete)
     what = f"The schema of {settings.genonaut_env}"
     if before == after:
-        print(f"{what} is at revision {after} already.")  # noqa: T201
+        show(f"{what} is at revision {after} already.")
     else:
-        print(f"{what} went from {before or 'nothing'} to revision {after}.")  # noqa: T201
+        show(f"{what} went from {before or 'nothing'} to revision {after}.")
     return 0
 
 

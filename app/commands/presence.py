@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from app.commands.redis_database import open_redis
-from app.commands.terminal import duration, table
+from app.commands.terminal import duration, show, table
 from app.messaging.channels import Names
 from app.messaging.registry import Registry
 
@@ -24,10 +24,10 @@ async def workers(settings: Settings) -> int:
         beats = await registry.workers()
     if beats:
         header = ("WORKER", "STATE", "HOST:PID", "STARTED", "HEARTBEAT", "BACKENDS", "RUNNING")
-        _say(table(header, [_worker_row(beat) for beat in beats]))
+        show(table(header, [_worker_row(beat) for beat in beats]))
     else:
         environment = settings.genonaut_env
-        _say(f"No worker of {environment} was seen within a day; make worker-{environment} starts one.")
+        show(f"No worker of {environment} was seen within a day; make worker-{environment} starts one.")
     return 0
 
 
@@ -38,10 +38,10 @@ async def cron_status(settings: Settings) -> int:
         crons = await registry.crons()
     if crons:
         header = ("TASK", "SCHEDULE", "LAST RUN", "RESULT", "TOOK", "NEXT RUN")
-        _say(table(header, [_cron_row(name, run) for name, run in sorted(crons.items())]))
+        show(table(header, [_cron_row(name, run) for name, run in sorted(crons.items())]))
     else:
         environment = settings.genonaut_env
-        _say(f"No periodic task of {environment} has run yet; a worker runs them: make worker-{environment}.")
+        show(f"No periodic task of {environment} has run yet; a worker runs them: make worker-{environment}.")
     return 0
 
 
@@ -87,7 +87,3 @@ def _listed(value: Any) -> str:
     if isinstance(value, (list, tuple, dict)):
         return ", ".join(map(str, value))
     return str(value) if value else ""
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201  # it is what the command is for

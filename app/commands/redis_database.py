@@ -18,14 +18,14 @@ from arq.constants import (
 )
 from redis.exceptions import RedisError
 
-from app.commands.terminal import amount, duration, table
+from app.commands.terminal import amount, duration, show, table
 from app.domain.errors import QueueUnavailable
 from app.environment import with_servers
 from app.messaging.channels import Names
 from app.messaging.connection import AWAY, close, make_redis
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from arq.connections import ArqRedis
 
@@ -57,19 +57,18 @@ async def open_redis(settings: Settings) -> AsyncIterator[tuple[ArqRedis, Settin
 
 async def redis_keys(settings: Settings) -> int:
     """List every key of the environment's database, with type and time to live."""
+    rows = []
     async with open_redis(settings) as (redis, complete):
-        keys = await _all_keys(redis)
-        async with redis.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.type(key)
-                pipe.pttl(key)
-            told = await pipe.execute()
-    rows = [
-        (_text(key), kind.decode(), _time_to_live(left_ms))
-        for key, kind, left_ms in zip(keys, told[::2], told[1::2], strict=True)
-        if kind != b"none"  # it has gone in the meantime
-    ]
-    _say(table(("KEY", "TYPE", "TTL"), rows) if rows else f"{_database(complete)} has no keys.")
+        for keys in _in_pieces(await _all_keys(redis)):
+            async with redis.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.type(key)
+                    pipe.pttl(key)
+                told = await pipe.execute()
+            for key, kind, left_ms in zip(keys, told[::2], told[1::2], strict=True):
+                if kind != b"none":  # it has gone in the meantime
+                    rows.append((_text(key), kind.decode(), _time_to_live(left_ms)))
+    show(table(("KEY", "TYPE", "TTL"), rows) if rows else f"{_database(complete)} has no keys.")
     return 0
 
 
@@ -94,11 +93,11 @@ async def redis_info(settings: Settings) -> int:
         ("Database", f"{complete.redis_db}, namespace {names.namespace}, {counts.total()} keys"),
         ("Queue", f"{queue} turns in {names.queue}"),
     )
-    _say("\n".join(f"{name:10}{value}" for name, value in facts))
+    show("\n".join(f"{name:10}{value}" for name, value in facts))
     rows = [(kind, counts[kind], amount(sizes[kind])) for kind in sorted(counts)]
-    _say("\n" + (table(("KEYS", "COUNT", "MEMORY"), rows) if rows else "The database has no keys."))
+    show("\n" + (table(("KEYS", "COUNT", "MEMORY"), rows) if rows else "The database has no keys."))
     heard = [(_text(channel), count) for channel, count in sorted(listeners)]
-    _say("\n" + (table(("CHANNEL", "LISTENERS"), heard) if heard else "Nobody listens to a channel of this namespace."))
+    show("\n" + (table(("CHANNEL", "LISTENERS"), heard) if heard else "Nobody listens to a channel of this namespace."))
     return 0
 
 
@@ -112,11 +111,11 @@ async def redis_flush(settings: Settings) -> int:
             pipe.flushdb()
             deleted, _ = await pipe.execute()
     if not deleted:
-        _say(f"{_database(complete)} had no keys; nothing was deleted.")
+        show(f"{_database(complete)} had no keys; nothing was deleted.")
         return 0
-    _say(f"{_database(complete)} is cleared: {deleted} keys were deleted.\n")
-    _say(table(("KEYS", "COUNT"), sorted(counts.items())))
-    _say(
+    show(f"{_database(complete)} is cleared: {deleted} keys were deleted.\n")
+    show(table(("KEYS", "COUNT"), sorted(counts.items())))
+    show(
         "\nNo job is lost: waiting jobs are in PostgreSQL, and a running worker gives them their turns again "
         f"within {2 * settings.reconcile_seconds} s."
     )
@@ -141,18 +140,21 @@ async def _all_keys(redis: ArqRedis) -> list[bytes]:
     return sorted({key async for key in redis.scan_iter(count=SCAN_COUNT)})
 
 
+def _in_pieces(keys: list[bytes]) -> Iterator[list[bytes]]:
+    for start in range(0, len(keys), SCAN_COUNT):
+        yield keys[start : start + SCAN_COUNT]
+
+
 async def _sizes(redis: ArqRedis, names: Names) -> tuple[Counter[str], Counter[str]]:
     """Return the memory and the number of keys of each kind."""
     sizes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    keys = await _all_keys(redis)
-    for start in range(0, len(keys), SCAN_COUNT):
-        some = keys[start : start + SCAN_COUNT]
+    for keys in _in_pieces(await _all_keys(redis)):
         async with redis.pipeline(transaction=False) as pipe:
-            for key in some:
+            for key in keys:
                 pipe.memory_usage(key)
             found = await pipe.execute()
-        for key, size in zip(some, found, strict=True):
+        for key, size in zip(keys, found, strict=True):
             if size is not None:
                 sizes[_kind(key, names)] += size
                 counts[_kind(key, names)] += 1
@@ -182,7 +184,3 @@ def _time_to_live(left_ms: int) -> str:
 
 def _text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace")
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201  # it is what the command is for

@@ -61,6 +61,11 @@ class Terminal:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
+def show(text: str) -> None:
+    """Write what a command was asked for."""
+    print(text)  # noqa: T201  # it is what standard output is for
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return columns as wide as they need to be, below their names."""
     cells = [list(header), *([str(cell) for cell in row] for row in rows)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.commands.crew import Crew
 from app.commands.interruption import signalled
@@ -15,11 +15,10 @@ from app.environment import with_servers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
-    from typing import TypeVar
 
     from app.settings import Settings
 
-    T = TypeVar("T")
+T = TypeVar("T")
 
 STOP_S: Final = 20.0
 """How long a process may take to stop, beyond the grace that a worker gives to what runs."""

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from arq.connections import ArqRedis
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 AWAY: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """Errors that say that Redis is away; `BusyLoading` and refused authentication are among them."""
 
+MOST_CONNECTIONS: Final = 100
+"""So many of a client's commands go on at once; the next one waits for one of them."""
+
 EXPIRES_MS: Final = 30 * 24 * 3600 * 1000
 """arq drops a turn at this age, however long it waits or is retried; a waiting job is enqueued again long before."""
 
@@ -30,10 +33,13 @@ def make_redis(settings: Settings, *, patient: bool) -> ArqRedis:
 
     A patient one, for workers, retries until Redis is back; the other gives up after a second, for requests.
     redis-py 5 does not retry an `OSError` of connecting by itself (redis-py #3450), and needs the asyncio `Retry`
-    (#4262).
+    (#4262). Its plain pool connects under a lock: while Redis is away each caller would wait for all before it, so the
+    one that waits for a free connection is taken, which connects outside its lock.
     """
-    pool = ConnectionPool.from_url(
+    pool = BlockingConnectionPool.from_url(
         settings.redis_url_with_db,
+        max_connections=MOST_CONNECTIONS,
+        timeout=None if patient else settings.redis_timeout_seconds,
         retry=Retry(ExponentialBackoff(cap=1, base=0.05), -1 if patient else 3),
         retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
         socket_timeout=settings.redis_timeout_seconds,
@@ -78,13 +84,13 @@ def _plain(value: Any) -> Any:
 
 
 def _rebuilt(value: dict[str, Any]) -> Any:
-    name = value.get("__exception__")
-    if not isinstance(name, str):
+    name, found = value.get("__exception__"), value.get("args")
+    if not isinstance(name, str) or not isinstance(found, list):
         return value
-    arguments = [str(each) for each in value.get("args") or ()]
+    arguments = [str(each) for each in found]
     kind = asyncio.CancelledError if name == "CancelledError" else getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception | asyncio.CancelledError):
-        # Some take no texts, such as UnicodeDecodeError.
-        with contextlib.suppress(TypeError):
+        # Some take no texts, such as UnicodeDecodeError and ExceptionGroup.
+        with contextlib.suppress(TypeError, ValueError):
             return kind(*arguments)
     return RuntimeError(f"{name}: {', '.join(arguments)}")

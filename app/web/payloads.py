@@ -215,7 +215,7 @@ class BulkFilter(RequestModel):
     @model_validator(mode="after")
     def _not_everything(self) -> BulkFilter:
         if not self.model_dump(exclude_defaults=True):
-            raise ValueError("filter: needs at least one field, or it would mean every job")
+            raise ValueError("needs at least one field, or it would mean every job")
         return self
 
     def to_filter(self) -> JobFilter:
@@ -542,6 +542,9 @@ def _token(key: str) -> str:
 def _fault(error: Any, pointer: str, model: type[BaseModel]) -> Fault:
     location = [str(part) for part in error["loc"]]
     detail = error["msg"].removeprefix("Value error, ")
+    if not location and (match := re.match(r"^(\w+): (.*)$", detail)):
+        # Of a model as a whole: it says itself which field is meant.
+        location, detail = [match[1]], match[2]
     code, suggestion = error["type"], None
     if code == "extra_forbidden":
         code, detail = "unknown_field", "There is no such field."

@@ -46,19 +46,27 @@ class Connection:
         self._linger_s = linger_s
         self._last: dict[int, int] = {}
         self._open: set[int] = set()
+        self._early: list[tuple[int, int, str, bool]] | None = []
+        """Frames that came while the present state was being read; None when that is known."""
         self.lagging = asyncio.Event()
         """The client does not keep up."""
         self.done = asyncio.Event()
         """Every watched job has finished."""
 
     def follow(self, snapshots: Sequence[Snapshot]) -> None:
-        """Begin with the present state of each job."""
+        """Begin with the present state of each job, and go on with what has happened since it was read."""
+        early, self._early = self._early or [], None
         self._open.update(snapshot.job_id for snapshot in snapshots)
         for snapshot in snapshots:
             self.offer(snapshot.job_id, snapshot.order, json.dumps(frame(snapshot)), finished=snapshot.finished)
+        for job_id, order, text, finished in early:
+            self.offer(job_id, order, text, finished=finished)
 
     def offer(self, job_id: int, order: int, text: str, *, finished: bool) -> None:
         """Put a frame into the outbox, unless the client has it, a later one, or the job's last one already."""
+        if self._early is not None:
+            self._early.append((job_id, order, text, finished))
+            return
         if job_id not in self._open or order <= self._last.get(job_id, -1):
             return
         self._last[job_id] = order

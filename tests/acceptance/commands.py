@@ -153,19 +153,23 @@ class Place:
         ports = (self.api_port, self.monitor_port, self.standin_port, self.redis_port)
         return not self.left_behind() and not any(map(is_listening, ports))
 
+    def end_servers(self) -> None:
+        """End the embedded servers that a failed test left."""
+        for kind in ("postgres", "redis", "standin"):
+            process = self.server(kind).process
+            if process is not None:
+                process.stop((signal.SIGQUIT, signal.SIGKILL))
+
 
 @contextmanager
 def temporary_place() -> Iterator[Place]:
-    """Have a place; what a failed test left running there is ended."""
+    """Have a place, in which nothing runs in the end."""
     with temporary_data_dir() as folder:
         place = Place(folder)
         try:
             yield place
         finally:
-            for kind in ("postgres", "redis", "standin"):
-                process = place.server(kind).process
-                if process is not None:
-                    process.stop((signal.SIGQUIT, signal.SIGKILL))
+            place.end_servers()
 
 
 @contextmanager

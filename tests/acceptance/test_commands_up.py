@@ -14,10 +14,17 @@ from acceptance.commands import Background, Place, eventually, temporary_place
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
 
-@pytest.fixture
-def place() -> Iterator[Place]:
+@pytest.fixture(scope="module")
+def place_of_module() -> Iterator[Place]:
     with temporary_place() as found:
         yield found
+
+
+@pytest.fixture
+def place(place_of_module: Place) -> Iterator[Place]:
+    """A place that may have been used before, which spares the making of a cluster."""
+    yield place_of_module
+    place_of_module.end_servers()
 
 
 @contextmanager
@@ -40,12 +47,12 @@ def test_a_signal_stops_everything(place, number):
     assert "Traceback" not in up.output
 
 
-def test_ctrl_c_while_it_starts_leaves_nothing(place):
-    with place.running("up", "--env", "test") as up:
+def test_ctrl_c_while_it_starts_leaves_nothing():
+    with temporary_place() as place, place.running("up", "--env", "test") as up:
         up.says("starting PostgreSQL")
         assert up.ends(signal.SIGINT) == 130
         assert place.left_behind() == []
-    assert "Traceback" not in up.output
+        assert "Traceback" not in up.output
 
 
 @needs_proc

@@ -1,4 +1,4 @@
-"""Clients: they submit jobs, follow them over WebSockets through every interruption, cancel and retry, and record it all."""
+"""Clients submit jobs, follow them over WebSockets through every interruption, cancel and retry, and record it all."""
 
 from __future__ import annotations
 
@@ -111,8 +111,7 @@ class Record:
     tries: list[Try] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
-    plans: dict[int, Plan] = field(default_factory=dict)
-    """By job id."""
+    planned: list[Plan] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What no client should ever see."""
 
@@ -165,7 +164,7 @@ class Client:
         async with asyncio.TaskGroup() as tasks:
             for plan in self._group:
                 job_id = await self._submit(plan)
-                followed[job_id] = self._record.plans[job_id] = plan
+                followed[job_id] = plan
                 if plan.cancel_after_s is not None:
                     tasks.create_task(self._cancel(job_id, plan))
                 await asyncio.sleep(self._draw.uniform(0.0, 0.15))

@@ -39,8 +39,9 @@ class ExecutionLogs:
         self._session = session
         self._urls = urls
         self._lives: dict[str, list[dict[str, Any]]] = {name: [{}] for name in urls}
-        self.ends_at: dict[str, list[float]] = {name: [] for name in urls}
-        """When each life of a stand-in ended, or its execution thread was seen dead."""
+        self.harms: dict[str, list[tuple[float, float]]] = {name: [] for name in urls}
+        """From when to when each stand-in was no good: its execution thread dead, or all of it."""
+        self._died_at: dict[str, float] = {}
 
     async def poll(self) -> None:
         """Collect for ever."""
@@ -58,14 +59,22 @@ class ExecutionLogs:
                 told = await response.json()
             # The answer may be one of a life that ended meanwhile: never of the next, which begins with an empty log.
             if len(told["executions"]) >= len(life[position].get("executions", ())):
+                if told["dead"]:
+                    self._died_at.setdefault(name, time.time() - POLL_S)
                 life[position] = told
-                if told["dead"] and not life[position].get("noted"):
-                    self.ends_at[name].append(time.time())
 
     def ends(self, name: str) -> None:
-        """Note that the stand-in's life ends now."""
-        self.ends_at[name].append(time.time())
+        """Note that the stand-in's life has just ended; it must not have begun its next one."""
+        self._died_at.setdefault(name, time.time() - POLL_S)
         self._lives[name].append({})
+
+    def begins(self, name: str) -> None:
+        """Note that the stand-in serves again."""
+        self.harms[name].append((self._died_at.pop(name, time.time()), time.time()))
+
+    def is_last_life(self, run: Execution) -> bool:
+        """Whether the server that executed this still lives."""
+        return run.life == len(self._lives[run.standin])
 
     async def is_dead(self, name: str) -> bool:
         """Whether its execution thread has died."""
@@ -81,9 +90,9 @@ class ExecutionLogs:
                         name, number, each["prompt_id"], each["started"], each["ended"], str(each["outcome"])
                     )
 
-    def ended_between(self, name: str, start: float, end: float) -> bool:
-        """Whether the stand-in was killed, or its thread died, in this time."""
-        return any(start <= at <= end for at in self.ends_at.get(name, ()))
+    def was_harmed(self, name: str, start: float, end: float) -> bool:
+        """Whether the stand-in was killed, or its thread was dead, at some time between these."""
+        return any(since <= end and until >= start for since, until in self.harms.get(name, ()))
 
     async def busy(self) -> list[str]:
         """Return the stand-ins whose queues are not empty, or that do not answer."""

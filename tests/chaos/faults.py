@@ -1,17 +1,17 @@
-"""What goes wrong in a run, and when: a schedule drawn from the seed, and the hands that carry it out."""
+"""The hands that carry out the schedule of faults, and note whom each one hit."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import time
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import ClientError, ClientTimeout
 from redis.asyncio import Redis
+
+from tests.chaos.schedule import AWAY_S, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -19,65 +19,12 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from tests.chaos.executions import ExecutionLogs
-    from tests.chaos.processes import Database, Fleet, Member
+    from tests.chaos.processes import Fleet, Member
+    from tests.chaos.schedule import Planned
+    from tests.chaos.servers import Database
 
 AWAY: Final = (ClientError, OSError, TimeoutError)
 STALL_NOTICED_S: Final = 25.0
-
-
-class Fault(StrEnum):
-    """What can be injected."""
-
-    WORKER_KILL = "worker: SIGKILL"
-    WORKER_FREEZE = "worker: stopped beyond its lease"
-    WORKER_ROLL = "workers: rolled, SIGTERM"
-    APP_KILL = "app: SIGKILL"
-    APP_ROLL = "apps: rolled, SIGTERM"
-    REDIS_RESTART = "Redis: restart"
-    REDIS_AWAY = "Redis: away 6 s"
-    REDIS_FLUSH = "Redis: FLUSHALL"
-    POSTGRES_FAST = "PostgreSQL: fast restart"
-    POSTGRES_IMMEDIATE = "PostgreSQL: immediate restart"
-    POSTGRES_AWAY = "PostgreSQL: away 6 s"
-    STANDIN_KILL = "ComfyUI: SIGKILL"
-    DEAD_THREAD = "ComfyUI: execution thread dies"
-    DEAF = "ComfyUI: sockets go deaf"
-    DROP_SOCKETS = "ComfyUI: sockets cut"
-    LOSE_ANSWER = "ComfyUI: answers to POST lost"
-    VIEW_ERROR = "ComfyUI: /view fails"
-
-
-AWAY_S: Final = 6.0
-"""Longer than a lease."""
-KILLS: Final = frozenset({Fault.WORKER_KILL, Fault.APP_KILL, Fault.STANDIN_KILL})
-RESTARTS: Final = frozenset({Fault.REDIS_RESTART, Fault.REDIS_FLUSH, Fault.POSTGRES_FAST, Fault.POSTGRES_IMMEDIATE})
-TARGETS_S: Final = dict.fromkeys(KILLS, 20.0) | dict.fromkeys(RESTARTS, 5.0)
-"""By when all must go on."""
-SMALL: Final = (
-    Fault.WORKER_KILL,
-    Fault.REDIS_RESTART,
-    Fault.STANDIN_KILL,
-    Fault.POSTGRES_FAST,
-    Fault.REDIS_FLUSH,
-    Fault.APP_KILL,
-    Fault.LOSE_ANSWER,
-    Fault.POSTGRES_IMMEDIATE,
-    Fault.DROP_SOCKETS,
-    Fault.WORKER_ROLL,
-)
-"""What the short run injects."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One fault of the schedule."""
-
-    at_s: float
-    fault: Fault
-    target: int
-    """Which one of several; taken modulo their number."""
-    down_s: float
-    """How long what was killed stays away."""
 
 
 @dataclass
@@ -96,20 +43,6 @@ class Injection:
     """Seconds until an app answered again."""
     until: float = 0.0
     note: str = ""
-
-
-def draw_schedule(seed: int, seconds: float, faults: Sequence[Fault], pause_s: float) -> list[Planned]:
-    """Return what goes wrong when: every fault once before any comes again, some hard upon the one before."""
-    draw = random.Random(f"faults {seed}")
-    schedule: list[Planned] = []
-    queue: list[Fault] = []
-    at_s = 2.0
-    while at_s < seconds - 1:
-        if not queue:
-            queue = draw.sample(list(faults), len(faults))
-        schedule.append(Planned(round(at_s, 2), queue.pop(), draw.randrange(60), round(draw.uniform(0.3, 2.5), 2)))
-        at_s += draw.uniform(0.2, 1.0) if draw.random() < 0.15 else draw.uniform(0.7, 1.3) * pause_s
-    return schedule
 
 
 class Injector:
@@ -192,8 +125,24 @@ class Injector:
 
         await asyncio.gather(*(measure(url) for url in self._fleet.api_urls))
 
+    async def _worker(self, injection: Injection) -> Member:
+        """Return the worker that is meant: usually the one that runs most, for one may drive all backends."""
+        workers = self._fleet.workers
+        chosen = workers[injection.planned.target % len(workers)]
+        if injection.planned.target % 4 == 0:
+            return chosen
+        statement = (
+            "SELECT worker_id, count(*) AS jobs FROM generation_jobs WHERE status = 'running' GROUP BY worker_id"
+        )
+        try:
+            rows = await self._fleet.query(f"{statement} ORDER BY jobs DESC")
+        except Exception:  # noqa: BLE001 - whatever PostgreSQL says in the middle of a restart
+            return chosen
+        busy = [str(row["worker_id"]).split(":")[1:2] for row in rows]
+        return next((worker for pid in busy for worker in workers if [str(worker.pid)] == pid), chosen)
+
     async def _kill_worker(self, injection: Injection) -> None:
-        worker = self._fleet.workers[injection.planned.target % len(self._fleet.workers)]
+        worker = await self._worker(injection)
         async with worker.lock:
             await self._hit(injection, "worker_id LIKE $1", f"%:{worker.pid}:%")
             await worker.end(signal.SIGKILL)
@@ -202,7 +151,7 @@ class Injector:
             await worker.until_ready()
 
     async def _freeze_worker(self, injection: Injection) -> None:
-        worker = self._fleet.workers[injection.planned.target % len(self._fleet.workers)]
+        worker = await self._worker(injection)
         async with worker.lock:
             await self._hit(injection, "worker_id LIKE $1", f"%:{worker.pid}:%")
             process = worker.process
@@ -232,6 +181,7 @@ class Injector:
             await asyncio.sleep(injection.planned.down_s)
             await app.start()
             await app.until_ready()
+            injection.answered_s.append(time.time() - injection.at)
 
     async def _restart(
         self, injection: Injection, server: Database, down_s: float = 0.0, *signals: signal.Signals
@@ -263,11 +213,12 @@ class Injector:
     async def _replace(self, standin: Member, number: signal.Signals, down_s: float) -> None:
         """End a stand-in, its history with it, and start it again."""
         await self._logs.collect(standin.name)
-        self._logs.ends(standin.name)
         await standin.end(number)
+        self._logs.ends(standin.name)
         await asyncio.sleep(down_s)
         await standin.start()
         await standin.until_ready()
+        self._logs.begins(standin.name)
 
     async def _disturb(self, injection: Injection, *faults: dict[str, Any]) -> None:
         standin = self._standin(injection)

@@ -1,11 +1,10 @@
-"""The processes of a run: PostgreSQL and Redis on fixed ports, apps, workers and stand-ins, each watched and restarted."""
+"""The processes of a run: PostgreSQL and Redis on fixed ports; apps, workers and stand-ins, watched and restarted."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import random
 import signal
 import sys
 import time
@@ -16,21 +15,17 @@ import asyncpg
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from pydantic import SecretStr
 
-from app.embedded.ports import is_free
 from app.embedded.postgres_server import PostgresServer
 from app.embedded.redis_server import RedisServer
-from app.embedded.shared import Share, State
 from app.settings import ROOT, Settings, load_settings
 from app.storage.database import migrate
+from tests.chaos.servers import Database, pick_ports
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from app.embedded.shared import Server
 
-PORTS: Final = range(20_000, 32_000)
-"""Below the ports that systems give to outgoing connections, one of which could take a server's while it is down."""
 READY_S: Final = 30.0
 PATIENCE_S: Final = 15.0
 """How long an ordered end may take."""
@@ -51,44 +46,6 @@ SHORT_TIMES: Final = {
     "CANCEL_WAIT_SECONDS": "3",
 }
 """Everything that waits, waits less than in life, so that minutes show what hours would."""
-
-
-def pick_ports(count: int) -> list[int]:
-    """Return different free ports; two runs at the same time draw different ones."""
-    found: list[int] = []
-    draw = random.SystemRandom()
-    while len(found) < count:
-        port = draw.choice(PORTS)
-        if port not in found and is_free(port):
-            found.append(port)
-    return found
-
-
-class Database:
-    """An embedded server that can be stopped and started again on its port, with its data."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._share = Share(server, lambda _: None)
-        self.lock = asyncio.Lock()
-        """Held by whoever stops and starts it."""
-
-    @property
-    def url(self) -> str:
-        """Where clients reach it."""
-        assert self._server.port
-        return self._server.url(self._server.port)
-
-    async def start(self) -> None:
-        """Start it and wait until it is ready."""
-        await asyncio.to_thread(self._share.enter)
-
-    async def stop(self, *signals: signal.Signals) -> None:
-        """End it with these signals, or in its own way."""
-        process = State.read(self._server.folder / "state.json").process
-        if signals and process is not None:
-            await asyncio.to_thread(process.stop, signals)
-        await asyncio.to_thread(self._share.leave)
 
 
 @dataclass

@@ -102,7 +102,9 @@ async def test_two_processes_that_migrate_at_once_both_succeed(empty_database_ur
     script += "command.upgrade(config(sys.argv[1]), 'head')"
     url = empty_database_url.replace("postgresql:", "postgresql+asyncpg:")
     started = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", script, url, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, url, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+        )
         for _ in range(3)
     ]
     told = await asyncio.gather(*(process.communicate() for process in started))

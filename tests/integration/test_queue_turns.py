@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from app.domain.errors import QueueUnavailable
 from app.messaging.channels import Names
-from app.messaging.connection import EXPIRES_MS, close, make_listener, make_redis
+from app.messaging.connection import EXPIRES_MS, MOST_CONNECTIONS, close, make_listener, make_redis
 from app.messaging.queue import TURN_FUNCTION, JobQueue
 
 if TYPE_CHECKING:
@@ -155,6 +156,24 @@ async def test_a_kept_result_of_arq_does_not_block_a_turn(queue: JobQueue, redis
 async def test_two_environments_on_one_server_do_not_meet(redis: ArqRedis) -> None:
     await JobQueue(redis, Names("one")).enqueue(1, 1)
     assert await JobQueue(redis, Names("two")).missing(["1:1"]) == ["1:1"]
+
+
+async def test_while_redis_is_away_nobody_waits_for_the_others(settings: Settings, names: Names) -> None:
+    away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1"), "redis_timeout_seconds": 1})
+    client = make_redis(away, patient=False)
+    queue = JobQueue(client, names)
+    async with asyncio.timeout(8):
+        results = await asyncio.gather(*(queue.ping() for _ in range(50)), return_exceptions=True)
+    assert {type(each) for each in results} == {QueueUnavailable}
+    await close(client)
+
+
+async def test_more_callers_than_connections_take_their_turns(settings: Settings, names: Names) -> None:
+    client = make_redis(settings, patient=False)
+    queue = JobQueue(client, names)
+    await asyncio.gather(*(queue.enqueue(number, 1) for number in range(3 * MOST_CONNECTIONS)))
+    assert await client.zcard(names.queue) == 3 * MOST_CONNECTIONS
+    await close(client)
 
 
 async def test_while_redis_is_away_everything_says_so_in_bounded_time(settings: Settings, names: Names) -> None:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import eventually
 from samples import SAMPLER, new_job, output, text_to_image
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
@@ -27,6 +26,7 @@ from app.domain.job import NewJob, Phase
 from app.storage.job_views import JobViews
 from app.storage.jobs import Claim, JobStore
 from app.storage.schema import Base
+from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -487,4 +487,3 @@ async def test_the_database_itself_refuses_a_phase_that_does_not_fit_the_status(
     with pytest.raises(DBAPIError, match="phase_of_status"):
         async with database.transaction() as session:
             await session.execute(text("UPDATE generation_jobs SET status = 'completed'"))
-

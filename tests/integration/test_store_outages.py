@@ -19,7 +19,7 @@ from app.storage.database import Database, make_engine, migrate
 from app.storage.jobs import JobStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from sqlalchemy.ext.asyncio import AsyncSession
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import ClientSession, TCPConnector, web
 from integration.tcp_proxy import TcpProxy, proxied
 from redis.asyncio import Redis
 
@@ -23,6 +24,7 @@ from app.messaging.channels import Names
 from app.messaging.connection import close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.hub import Hub
+from app.web.realtime import Connection
 from harness import SMALL_BODY, eventually
 
 if TYPE_CHECKING:
@@ -141,6 +143,32 @@ async def test_a_watcher_that_has_come_misses_nothing_published_afterwards(setti
                 return (job_id, 5_000_000, False) in watcher.frames
 
             await eventually(told, 5)
+
+
+async def test_what_happens_while_the_present_is_read_is_told_after_it(settings: Settings) -> None:
+    truth = Truth()
+    async with running_hub(settings, truth) as (hub, events):
+        all_ = Watching()
+        await hub.watch_everything(all_)
+        connection = Connection(web.WebSocketResponse(), outbox_frames=10, linger_s=0)
+        await hub.watch(connection, [1, 2])
+        present = await truth.read([1, 2])
+        await events.publish(present[0], snapshot(1, seq=2), snapshot(2, Phase.CANCELLED, seq=2))
+
+        async def told() -> bool:
+            return len([event for event in all_.events if event["type"] == "job"]) == 3
+
+        await eventually(told)
+        assert connection._outbox.empty()
+        connection.follow(present)
+        frames = [json.loads(connection._outbox.get_nowait()) for _ in range(connection._outbox.qsize())]
+        assert [(one["job_id"], one["seq"]) for one in frames] == [
+            (1, 1_000_000),
+            (2, 1_000_000),
+            (1, 2_000_000),
+            (2, 2_000_000),
+        ]
+        assert not connection.done.is_set()
 
 
 async def test_channels_are_left_when_their_last_watcher_leaves(settings: Settings) -> None:

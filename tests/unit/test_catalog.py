@@ -101,7 +101,7 @@ def test_required_counts_over_optional_and_dynamic_inputs_are_never_demanded() -
         ("IMAGE", "COMFY_MATCHTYPE_V3", True),
     ],
 )
-def test_types_fit_as_comfyui_has_it(ours: str, given_type: str, fits: bool) -> None:  # noqa: FBT001
+def test_types_fit_as_comfyui_has_it(ours: str, given_type: str, fits: bool) -> None:
     assert InputSpec("a", ours, required=True).accepts_type(given_type) is fits
 
 

@@ -22,7 +22,9 @@ from app.domain.workflow import (
     with_seed,
 )
 
-LORAS = [{"name": f"{name}.safetensors", "strength_model": at, "strength_clip": -at} for name, at in (("a", 1), ("b", 2))]
+LORAS = [
+    {"name": f"{name}.safetensors", "strength_model": at, "strength_clip": -at} for name, at in (("a", 1), ("b", 2))
+]
 
 
 def one(graph: Graph, class_type: str) -> dict[str, Any]:

@@ -140,7 +140,9 @@ def test_a_long_chain_does_not_exhaust_the_stack() -> None:
 
 
 def test_a_graph_that_is_wrong_everywhere_is_answered_quickly_and_briefly() -> None:
-    graph = {f"a_node_{number}": node(**{f"i{n}": [f"a_mode_{n}", 0] for n in range(50)}) for number in range(MAX_NODES)}
+    graph = {
+        f"a_node_{number}": node(**{f"i{n}": [f"a_mode_{n}", 0] for n in range(50)}) for number in range(MAX_NODES)
+    }
     began = time.monotonic()
     assert len(check_structure(graph)) == MAX_FAULTS
     unknown = {key: {"class_type": f"KSampler{key}", "inputs": {}} for key in graph}
@@ -286,4 +288,4 @@ def test_what_passes_the_structure_check_can_be_checked_against_a_backend(graph:
 def test_whatever_a_backend_says_that_it_offers_can_be_read_and_checked_against(object_info: dict[str, Any]) -> None:
     catalog = read_catalog(object_info)
     for name in catalog.nodes:
-        check_against({"1": {"class_type": name, "inputs": {key: 1 for key in catalog.nodes[name].inputs}}}, catalog)
+        check_against({"1": {"class_type": name, "inputs": dict.fromkeys(catalog.nodes[name].inputs, 1)}}, catalog)

@@ -1,0 +1,194 @@
+"""The store of files: a path that exists is a whole file, nothing leads outside, and a full disk is said to be full."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.domain.errors import BackendLost, StorageFailed
+from app.storage.files import FileStore, output_path
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+PATH = "2026/11/23/17/1_0.png"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "store")
+
+
+def files(store: FileStore) -> list[str]:
+    return sorted(path.relative_to(store.root).as_posix() for path in store.root.rglob("*") if path.is_file())
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def test_what_was_received_and_kept_is_whole(store: FileStore) -> None:
+    data = os.urandom(300_000)
+    temporary = await store.receive(chunks(data[:1], data[1:200_000], b"", data[200_000:]), len(data))
+    stored = await store.keep(temporary, PATH)
+    assert (stored.path, stored.size_bytes, stored.sha256) == (PATH, len(data), hashlib.sha256(data).hexdigest())
+    assert store.absolute(PATH).read_bytes() == data
+    assert files(store) == [PATH]
+
+
+async def test_nothing_is_seen_under_its_name_before_it_is_whole(store: FileStore) -> None:
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"half"
+        await go_on.wait()
+        yield b"whole"
+
+    async def write() -> None:
+        await store.keep(await store.receive(slow(), 100), PATH)
+
+    await store.write(PATH, b"from an attempt that broke off")
+    writing = asyncio.create_task(write())
+    for _ in range(20):
+        await asyncio.sleep(0)
+        assert store.absolute(PATH).read_bytes() == b"from an attempt that broke off"
+    go_on.set()
+    await writing
+    assert store.absolute(PATH).read_bytes() == b"halfwhole"
+
+
+@pytest.mark.parametrize("error", [BackendLost("gone"), ValueError("bug"), asyncio.CancelledError()])
+async def test_what_breaks_off_leaves_nothing_and_is_told_as_it_was(store: FileStore, error: BaseException) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise error
+
+    with pytest.raises(type(error)):
+        await store.receive(broken(), 100)
+    assert files(store) == []
+
+
+async def test_what_is_too_large_is_refused_at_the_byte_and_leaves_nothing(store: FileStore) -> None:
+    with pytest.raises(StorageFailed, match="10 bytes"):
+        await store.receive(chunks(b"x" * 10, b"x"), 10)
+    assert files(store) == []
+    await store.discard(await store.receive(chunks(b"x" * 10), 10))
+    assert files(store) == []
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../outside", "a/b/../../../x"])
+async def test_no_path_leads_outside_and_the_file_is_not_left_lying(store: FileStore, path: str) -> None:
+    temporary = await store.receive(chunks(b"x"), 10)
+    with pytest.raises(ValueError, match="outside"):
+        await store.keep(temporary, path)
+    with pytest.raises(ValueError, match="outside"):
+        await store.delete([path])
+    assert files(store) == []
+
+
+async def test_a_link_out_of_the_store_is_not_followed(store: FileStore, tmp_path: Path) -> None:
+    store.root.mkdir()
+    (tmp_path / "secret").write_text("x")
+    (store.root / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="outside"):
+        store.absolute("link/secret")
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.text(alphabet=st.sampled_from("./ab\\~"), min_size=1))
+def test_whatever_the_path_it_stays_inside(store: FileStore, path: str) -> None:
+    try:
+        found = store.absolute(path)
+    except ValueError:
+        return
+    assert found.is_relative_to(store.root.resolve())
+
+
+async def test_deleting_takes_empty_folders_along_and_leaves_neighbours(store: FileStore) -> None:
+    for path in ("2026/11/23/17/1_0.png", "2026/11/23/17/1_1.png", "2026/11/22/3/1_0.png"):
+        await store.write(path, b"x")
+    await store.delete(["2026/11/23/17/1_0.png", "2026/11/23/17/gone already.png", "1999/01/01/1/1_0.png"])
+    assert files(store) == ["2026/11/22/3/1_0.png", "2026/11/23/17/1_1.png"]
+    await store.delete(["2026/11/23/17/1_1.png"])
+    assert sorted(path.name for path in (store.root / "2026" / "11").iterdir()) == ["22"]
+    await store.delete(["2026/11/22/3/1_0.png"])
+    assert sorted(path.name for path in store.root.iterdir()) == [".tmp"]
+    await store.write(PATH, b"again")
+    assert files(store) == [PATH]
+
+
+async def test_writing_and_deleting_next_to_each_other_loses_no_file(store: FileStore) -> None:
+    async def churn(number: int) -> None:
+        for _ in range(15):
+            await store.write(f"2026/11/23/{number}/1_0.png", b"x")
+            await store.delete([f"2026/11/23/{number}/1_0.png"])
+
+    await asyncio.gather(*(churn(number) for number in range(8)))
+    assert files(store) == []
+
+
+async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageFailed, match="could not be stored"):
+        await FileStore(tmp_path / "file").receive(chunks(b"x"), 10)
+    store = FileStore(tmp_path / "store")
+    temporary = await store.receive(chunks(b"x"), 10)
+    (store.root / "2026").write_text("in the way")
+    with pytest.raises(StorageFailed, match="could not be stored"):
+        await store.keep(temporary, PATH)
+    assert files(store) == ["2026"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root, where it may mount, can make a disk small enough to fill")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_a_full_disk_is_said_to_be_full_and_what_was_half_written_makes_room_again(small_disk: Path) -> None:
+    store = FileStore(small_disk)
+    await store.write("a/1_0.png", b"x" * 1000)
+    with pytest.raises(StorageFailed, match="No space left"):
+        await store.receive(chunks(*[os.urandom(2**18)] * 8), 2**30)
+    assert files(store) == ["a/1_0.png"]
+    await store.write("a/1_1.png", os.urandom(2**19))
+
+
+async def test_old_files_are_found_and_broken_off_ones_deleted(store: FileStore) -> None:
+    await store.write("2026/11/23/17/1_0.png", b"old")
+    await store.write("2026/11/23/17/1_1.png", b"new")
+    await store.write("2026/11/20/3/1_0.png", b"of a folder long unchanged")
+    temporary, fresh = [await store.receive(chunks(b"half"), 10) for _ in range(2)]
+    ago = time.time() - 600
+    for path in (store.absolute("2026/11/23/17/1_0.png"), temporary, store.absolute("2026/11/20/3/1_0.png")):
+        os.utime(path, (ago, ago))
+    long_ago = time.time() - 10_000
+    os.utime(store.absolute("2026/11/20/3"), (long_ago, long_ago))
+    assert await store.old_files(300, 5000) == ["2026/11/23/17/1_0.png"]
+    assert (temporary.exists(), fresh.exists()) == (False, True)
+
+
+async def test_a_store_that_nobody_wrote_to_has_no_old_files(store: FileStore) -> None:
+    assert await store.old_files(0, 10**9) == []
+
+
+def test_outputs_are_kept_by_the_day_of_their_job() -> None:
+    at = datetime(2026, 1, 2, 23, 59, tzinfo=UTC)
+    assert output_path(at, 17, 3, 0, "png") == "2026/01/02/17/3_0.png"

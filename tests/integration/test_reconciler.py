@@ -1,0 +1,285 @@
+"""What fell between PostgreSQL, Redis, backends and the store, put right by one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import SecretStr
+from samples import new_job, output
+from sqlalchemy import text
+
+from app.domain.errors import DatabaseUnavailable, QueueUnavailable
+from app.domain.job import Phase, task_id
+from app.messaging.channels import Names
+from app.messaging.connection import close, make_redis
+from app.messaging.events import Events
+from app.messaging.queue import JobQueue
+from app.messaging.registry import Registry
+from app.storage.database import Database, make_engine
+from app.storage.files import FileStore
+from app.storage.idempotency import Once
+from app.storage.job_views import SOON, JobViews
+from app.storage.jobs import Claim, JobStore
+from app.storage.schema import JobRow
+from worker import reconcile
+from worker.reconcile import ABANDONED_LEASES, BATCH, Reconciler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from arq.connections import ArqRedis
+
+    from app.domain.job import Job
+    from app.settings import Settings
+
+LEASE_S = 10.0
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
+    client = make_redis(settings, patient=False)
+    yield client
+    await close(client)
+
+
+@pytest.fixture
+def names(settings: Settings) -> Names:
+    return Names(settings.redis_namespace)
+
+
+@pytest.fixture
+def store(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+@pytest.fixture
+def queue(redis: ArqRedis, names: Names) -> JobQueue:
+    return JobQueue(redis, names)
+
+
+@pytest.fixture
+def registry(redis: ArqRedis, names: Names) -> Registry:
+    return Registry(redis, names, stale_s=30)
+
+
+def reconciler_of(database: Database, redis: ArqRedis, names: Names, files: FileStore) -> Reconciler:
+    return Reconciler(
+        database,
+        JobStore(database),
+        JobViews(database),
+        JobQueue(redis, names),
+        Events(redis, names),
+        Registry(redis, names, stale_s=30),
+        files,
+        lease_s=LEASE_S,
+        orphan_s=60,
+    )
+
+
+@pytest.fixture
+def files(settings: Settings) -> FileStore:
+    return FileStore(settings.storage_path)
+
+
+@pytest.fixture
+def reconciler(database: Database, redis: ArqRedis, names: Names, files: FileStore) -> Reconciler:
+    return reconciler_of(database, redis, names, files)
+
+
+async def accepted(store: JobStore, queue: JobQueue, **changes: Any) -> Job:
+    job = await store.create(new_job(**changes))
+    assert job is not None
+    await queue.enqueue(job.job_id, job.attempt, job.available_at)
+    return job
+
+
+async def sql(database: Database, statement: str, **values: Any) -> None:
+    async with database.transaction() as session:
+        await session.execute(text(statement), values)
+
+
+# Turns that were lost.
+
+
+async def test_after_redis_was_emptied_each_waiting_job_has_its_turn_again_at_its_time(
+    store: JobStore, queue: JobQueue, redis: ArqRedis, names: Names, reconciler: Reconciler
+) -> None:
+    soon = datetime.now(UTC) + SOON / 2
+    now, later = await accepted(store, queue), await accepted(store, queue, not_before=soon)
+    cancelled, running = await accepted(store, queue), await accepted(store, queue, priority=9)
+    await store.cancel(cancelled.job_id, None, "x")
+    assert (await store.claim("w", "b", "p", 60)).job_id == running.job_id  # type: ignore[union-attr]
+    await redis.flushdb()
+    assert await reconciler.run() == "enqueued 2 waiting jobs again"
+    scores = dict(await redis.zrange(names.queue, 0, -1, withscores=True))
+    assert set(scores) == {now.task_id.encode(), later.task_id.encode()}
+    assert scores[later.task_id.encode()] == pytest.approx(soon.timestamp() * 1000, abs=1)
+    assert await reconciler.run() == "nothing to do"
+
+
+async def test_a_renewed_turn_stands_in_the_jobs_history_and_an_ordinary_one_does_not(
+    store: JobStore, queue: JobQueue, reconciler: Reconciler, database: Database
+) -> None:
+    had = await accepted(store, queue)
+    lost = await store.create(new_job())
+    assert lost is not None
+    await reconciler.run()
+    views = JobViews(database)
+    assert [event.event for event in await views.events(had.job_id)] == ["submitted"]
+    assert [(event.seq, event.event, event.actor) for event in await views.events(lost.job_id)] == [
+        (1, "submitted", "someone"),
+        (2, "turn_renewed", "reconciler"),
+    ]
+    assert (await store.get(lost.job_id)).phase is Phase.QUEUED
+
+
+async def test_jobs_put_off_for_long_are_not_in_the_way_of_those_that_are_due(
+    store: JobStore, queue: JobQueue, database: Database, reconciler: Reconciler
+) -> None:
+    await store.create(new_job(priority=100, not_before=datetime.now(UTC) + SOON + timedelta(hours=1)))
+    columns = ", ".join(column.name for column in JobRow.__table__.columns if column.name != "id")
+    copies = (
+        f"INSERT INTO generation_jobs ({columns}) SELECT {columns} FROM generation_jobs, generate_series(1, {BATCH})"
+    )
+    await sql(database, copies)
+    due = await store.create(new_job())
+    assert due is not None
+    await reconciler.run()
+    assert await queue.missing([due.task_id]) == []
+
+
+async def test_of_many_reconcilers_at_once_one_works(
+    store: JobStore, database: Database, redis: ArqRedis, names: Names, files: FileStore, queue: JobQueue
+) -> None:
+    jobs = [await store.create(new_job()) for _ in range(5)]
+    async with database.transaction() as session:
+        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconcile._LOCK})
+        assert await reconciler_of(database, redis, names, files).run() == "another worker is at it"
+    results = await asyncio.gather(*(reconciler_of(database, redis, names, files).run() for _ in range(6)))
+    assert set(results) <= {"another worker is at it", "nothing to do", "enqueued 5 waiting jobs again"}
+    assert results.count("enqueued 5 waiting jobs again") == 1
+    assert await queue.missing([task_id(job.job_id, 1) for job in jobs if job]) == []
+
+
+async def test_one_connection_to_the_database_is_enough(
+    settings: Settings, redis: ArqRedis, names: Names, files: FileStore
+) -> None:
+    engine = make_engine(settings.model_copy(update={"database_pool_size": 1, "database_timeout_seconds": 2}))
+    narrow = Database(engine)
+    await JobStore(narrow).create(new_job())
+    assert await reconciler_of(narrow, redis, names, files).run() == "enqueued 1 waiting jobs again"
+    await engine.dispose()
+
+
+# Jobs whose worker and backend are gone.
+
+
+async def abandoned(store: JobStore, database: Database, backend: str = "gone", **changes: Any) -> Claim:
+    """Return the claim of a job that nobody looks after, for longer than any take-over takes."""
+    assert await store.create(new_job(**changes)) is not None
+    job = await store.claim("dead", backend, "p", 60)
+    assert job is not None
+    await sql(
+        database,
+        "UPDATE generation_jobs SET lease_expires_at = now() - make_interval(secs => :ago) WHERE id = :id",
+        ago=LEASE_S * ABANDONED_LEASES + 1,
+        id=job.job_id,
+    )
+    return Claim(job.job_id, job.attempt, "dead")
+
+
+async def test_a_job_of_a_lost_backend_gets_another_attempt_with_its_turn(
+    store: JobStore, database: Database, queue: JobQueue, reconciler: Reconciler
+) -> None:
+    claim = await abandoned(store, database)
+    assert await reconciler.run() == "moved 1 jobs off lost backends"
+    job = await store.get(claim.job_id)
+    assert (job.phase, job.attempt, job.error_code) == (Phase.RETRYING, 2, "backend_lost")
+    assert await queue.missing([job.task_id]) == []
+    assert await reconciler.run() == "nothing to do"
+
+
+async def test_after_the_last_attempt_it_fails(store: JobStore, database: Database, reconciler: Reconciler) -> None:
+    claim = await abandoned(store, database, max_attempts=1)
+    await reconciler.run()
+    job = await store.get(claim.job_id)
+    assert (job.phase, job.error_code) == (Phase.FAILED, "backend_lost")
+
+
+@pytest.mark.parametrize("why", ["backend is there", "lease just ended", "to be cancelled"])
+async def test_what_somebody_can_still_take_over_is_left(
+    store: JobStore, database: Database, registry: Registry, reconciler: Reconciler, why: str
+) -> None:
+    claim = await abandoned(store, database)
+    if why == "backend is there":
+        await registry.beat("w", {}, {"gone": {"healthy": True}})
+    elif why == "lease just ended":
+        await store.release(claim)
+    else:
+        await store.cancel(claim.job_id, None, "x")
+    before = await store.get(claim.job_id)
+    assert await reconciler.run() == "nothing to do"
+    assert await store.get(claim.job_id) == before
+
+
+# Orphans.
+
+
+async def test_files_of_no_job_are_deleted_and_those_of_jobs_and_new_ones_are_kept(
+    store: JobStore, database: Database, files: FileStore, reconciler: Reconciler
+) -> None:
+    assert await store.create(new_job()) is not None
+    job = await store.claim("w", "b", "p", 60)
+    assert job is not None
+    claim = Claim(job.job_id, 1, "w")
+    await store.saving(claim)
+    kept = output()
+    await store.complete(claim, [kept])
+    orphan, fresh = "2026/11/23/99/1_0.png", "2026/11/23/99/1_1.png"
+    for path in (kept.path, kept.thumbnail_path or "", orphan, fresh):
+        await files.write(path, b"x")
+    ago = time.time() - 120
+    for path in (kept.path, kept.thumbnail_path or "", orphan):
+        os.utime(files.absolute(path), (ago, ago))
+    assert await reconciler.sweep() == "deleted 1 orphaned files and 0 old idempotency keys"
+    there = {path: files.absolute(path).exists() for path in (kept.path, kept.thumbnail_path or "", orphan, fresh)}
+    assert there == {kept.path: True, kept.thumbnail_path: True, orphan: False, fresh: True}
+
+
+async def test_idempotency_keys_are_forgotten_after_their_day(
+    store: JobStore, database: Database, reconciler: Reconciler
+) -> None:
+    for key in ("old", "new"):
+        assert await store.create(new_job(), Once("someone", key, "f", lambda job: f"job {job.job_id}")) is not None
+    await sql(database, "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'")
+    assert await reconciler.sweep() == "deleted 0 orphaned files and 1 old idempotency keys"
+    assert await store.replay(Once("someone", "old", "f", str)) is None
+    assert await store.replay(Once("someone", "new", "f", str)) is not None
+
+
+# Outages.
+
+
+async def test_while_a_server_is_away_it_says_so_and_nothing_is_half_done(
+    settings: Settings, database: Database, store: JobStore, redis: ArqRedis, names: Names, files: FileStore
+) -> None:
+    assert await store.create(new_job()) is not None
+    away = settings.model_copy(
+        update={
+            "redis_url": SecretStr("redis://127.0.0.1:1"),
+            "database_url": SecretStr("postgresql://postgres@127.0.0.1:1/nothing"),
+        }
+    )
+    no_redis, no_engine = make_redis(away, patient=False), make_engine(away)
+    with pytest.raises(QueueUnavailable):
+        await reconciler_of(database, no_redis, names, files).run()
+    with pytest.raises(DatabaseUnavailable):
+        await reconciler_of(Database(no_engine), redis, names, files).run()
+    await close(no_redis)
+    await no_engine.dispose()
+    assert await reconciler_of(database, redis, names, files).run() == "enqueued 1 waiting jobs again"

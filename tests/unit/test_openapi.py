@@ -1,0 +1,102 @@
+"""The OpenAPI document: valid, complete, and with every error code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+
+from app.domain import errors
+from app.main import create_app
+from app.settings import ROOT, load_settings
+from app.web.openapi import OPERATIONS, document
+from app.web.payloads import JobRequest, ListQuery
+from app.web.problems import RETRY_HELPS, STATUS_OF
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BASE = "/api/v1/generation-jobs"
+
+
+async def test_the_document_is_valid_openapi_3_1() -> None:
+    assert document()["openapi"].startswith("3.1")
+    validate(document(), cls=OpenAPIV31SpecValidator)
+
+
+async def test_the_document_and_the_router_name_the_same_routes() -> None:
+    routes = set()
+    # Port 1 is never connected to: nothing starts here.
+    away = {"database_url": "postgresql://u@127.0.0.1:1/db", "redis_url": "redis://127.0.0.1:1"}
+    app = create_app(load_settings("test", **away))
+    for route in app.router.routes():
+        info = route.resource.get_info() if route.resource else {}
+        path = info.get("path") or info.get("formatter") or ""
+        # HEAD comes with GET; of a path with and without a slash at the end one is named.
+        if route.method not in ("HEAD", "*") and path.startswith(("/api", "/health", "/openapi")):
+            routes.add((route.method.lower(), path.rstrip("/")))
+    told = {(method, path.rstrip("/")) for path, methods in document()["paths"].items() for method in methods}
+    assert told == routes
+
+
+def test_every_operation_has_a_name_of_its_own_and_every_parameter_is_told() -> None:
+    names = [operation["operationId"] for methods in document()["paths"].values() for operation in methods.values()]
+    assert len(names) == len(set(names)) == len(OPERATIONS)
+    for path, methods in document()["paths"].items():
+        for operation in methods.values():
+            told = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
+            assert told == set(re.findall(r"{(\w+)}", path))
+    listed = document()["paths"][f"{BASE}/"]["get"]["parameters"]
+    assert {one["name"] for one in listed} == set(ListQuery.model_fields)
+
+
+def test_the_document_tells_the_limits_of_what_is_sent() -> None:
+    properties = document()["components"]["schemas"]["JobRequest"]["properties"]
+    assert set(properties) == set(JobRequest.model_fields)
+    assert (properties["width"]["minimum"], properties["width"]["maximum"]) == (64, 2048)
+    assert properties["job_type"]["enum"] == ["image", "image_generation", "video", "audio", "workflow"]
+    seed = document()["components"]["schemas"]["SamplerParams"]["properties"]["seed"]
+    assert [one for one in seed["anyOf"] if one.get("maximum") == 2**64 - 1]
+
+
+def test_every_error_code_says_whether_a_retry_helps() -> None:
+    answered = {kind.code for kind in _subclasses(errors.GenonautError) if set(kind.__mro__) & set(STATUS_OF)}
+    # Only its subclasses are raised.
+    answered.discard(errors.Unavailable.code)
+    used = answered | set(_codes_in_handlers())
+    assert used <= set(RETRY_HELPS)
+    assert {"malformed_json", "internal_error", "body_too_large", "method_not_allowed"} <= used
+    for code, helps in RETRY_HELPS.items():
+        assert f"| `{code}` | {'yes' if helps else 'no'} |" in document()["info"]["description"]
+
+
+@pytest.mark.parametrize("code", sorted(RETRY_HELPS))
+def test_every_listed_code_is_one_that_the_server_gives(code: str) -> None:
+    answered = {kind.code for kind in _subclasses(errors.GenonautError)}
+    assert code in answered | set(_codes_in_handlers())
+
+
+def _subclasses(kind: type[errors.GenonautError]) -> set[type[errors.GenonautError]]:
+    return {kind}.union(*(_subclasses(each) for each in kind.__subclasses__()))
+
+
+def _codes_in_handlers() -> Iterator[str]:
+    """Yield the codes that are written out where problems are made."""
+    for path in sorted((ROOT / "app" / "web").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "problem":
+                yield from (each.value for each in node.args[2:3] if isinstance(each, ast.Constant))
+            if path.name == "problems.py":
+                yield from _assigned_codes(node)
+
+
+def _assigned_codes(node: Any) -> Iterator[str]:
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+        first = node.targets[0]
+        if isinstance(first, ast.Tuple) and getattr(first.elts[0], "id", "") == "code":
+            yield from (each.value for each in ast.walk(node.value.elts[0]) if isinstance(each, ast.Constant))
+    if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "_CODE_OF" and node.value is not None:
+        yield from (each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant))
