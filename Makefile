@@ -29,8 +29,11 @@ demo: .venv/.run ## from a fresh clone to a first image: starts everything and s
 demo-once: .venv/.run ## the same, but ends when the image is there; succeeds only then
 	@exec $(APP) demo --once --env demo
 
+# Tests wait more than they compute.
+TEST_PROCESSES ?= 4
+
 test: .venv/.dev ## every test, against real servers of its own
-	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 # Running it
 

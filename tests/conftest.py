@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that start processes in one of the parallel runs: two at once would race for free ports."""
+    for item in items:
+        if "acceptance" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("acceptance"))
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Running]:
     """PostgreSQL and Redis for the session, on ports that the system chose."""

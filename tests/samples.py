@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any
+import itertools
+from typing import TYPE_CHECKING, Any
 
 from aiohttp.test_utils import TestClient, TestServer
+from pydantic import SecretStr
+from redis import Redis
 
 from app.domain.catalog import Catalog, read_catalog
 from app.domain.job import NewJob, Output
 from app.domain.workflow import Graph, build_graph
+from app.settings import Settings, load_settings
 from worker.standin.main import create_app
 from worker.standin.options import StandinOptions
+
+if TYPE_CHECKING:
+    from app.embedded.services import Running
+
+_numbers = itertools.count(1)
 
 SAMPLER = {
     "seed": 2**64 - 1,
@@ -80,6 +89,14 @@ def text_to_image(**changes: Any) -> Graph:
         "sampler": dict(SAMPLER),
     }
     return build_graph(**usual | changes)
+
+
+def settings_of_redis(servers: Running) -> Settings:
+    """Return settings with an emptied Redis and a namespace of the test's own, and no database."""
+    assert servers.redis_url is not None
+    with Redis.from_url(servers.redis_url, db=3) as redis:
+        redis.flushdb()
+    return load_settings("test", redis_url=SecretStr(servers.redis_url), redis_namespace=f"test_redis_{next(_numbers)}")
 
 
 @functools.cache

@@ -103,7 +103,9 @@ class Runner:
         names = [backend.name for backend in self._pool.driven if backend.healthy]
         if not names:
             return
-        for job in await self._store.take_over(self.worker_id, names, self._settings.lease_seconds, limit=20):
+        for job in await self._store.take_over(
+            self.worker_id, names, self._settings.lease_seconds, limit=20, held=self.running
+        ):
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
             task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
             self._saving.add(task)

@@ -31,6 +31,8 @@ _SERVER_AWAY: Final = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
+    # One of two that wait for each other is sent back; it may try again.
+    asyncpg.DeadlockDetectedError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )

@@ -144,15 +144,12 @@ class JobStore:
     async def submitting(self, claim: Claim, prompt_id: str, graph: Mapping[str, Any]) -> None:
         """Keep the graph as it is sent, before it is sent. Raises `LostClaim`."""
         async with self._database.transaction() as session:
-            fence = select(JobRow.id).where(*_fence(claim), JobRow.status == "running").exists()
-            statement = update(AttemptRow).where(
-                AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt, fence
-            )
-            values = {"graph": dict(graph), "prompt_id": prompt_id, "submitted_at": func.now()}
-            found = await session.scalars(statement.values(values).returning(AttemptRow.number))
-            if found.one_or_none() is None:
+            # The job's row first, as everywhere: two transactions that lock in different orders wait for each other.
+            held = update(JobRow).where(*_fence(claim), IS_RUNNING).values(prompt_id=prompt_id).returning(JobRow.id)
+            if await session.scalar(held) is None:
                 raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
-            await session.execute(update(JobRow).where(JobRow.id == claim.job_id).values(prompt_id=prompt_id))
+            values = {"graph": dict(graph), "prompt_id": prompt_id, "submitted_at": func.now()}
+            await session.execute(update(AttemptRow).where(*_attempt_of(claim)).values(values))
 
     async def executing(self, claim: Claim) -> Job:
         """ComfyUI began to execute the prompt."""
@@ -313,14 +310,22 @@ class JobStore:
             )
             return {job_id: Phase(phase) for job_id, phase in found}
 
-    async def take_over(self, worker_id: str, backends: Sequence[str], lease_s: float, limit: int) -> list[Job]:
+    async def take_over(
+        self, worker_id: str, backends: Sequence[str], lease_s: float, limit: int, held: Sequence[int] = ()
+    ) -> list[Job]:
         """Take running attempts whose worker's lease ran out, on backends that this worker drives.
 
-        The attempt stays the same one, and so does its prompt id: the prompt may be running in ComfyUI.
+        The attempt stays the same one, and so does its prompt id: the prompt may be running in ComfyUI. `held` are
+        jobs that this worker itself runs: when it was too slow to renew their leases, it still has them.
         """
         abandoned = (
             select(JobRow)
-            .where(IS_RUNNING, JobRow.lease_expires_at < func.now(), JobRow.backend_name.in_(backends))
+            .where(
+                IS_RUNNING,
+                JobRow.lease_expires_at < func.now(),
+                JobRow.backend_name.in_(backends),
+                JobRow.id.not_in(held),
+            )
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
@@ -383,8 +388,7 @@ class JobStore:
         async with self._database.transaction() as session:
             row = await _move_fenced(session, event, claim, dict(values or {}), {})
             if attempt_values:
-                this = and_(AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt)
-                await session.execute(update(AttemptRow).where(this).values(attempt_values))
+                await session.execute(update(AttemptRow).where(*_attempt_of(claim)).values(attempt_values))
             return to_domain(row)
 
     async def _end_claimed(
@@ -402,6 +406,10 @@ _RELEASED: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
 
 def _fence(claim: Claim) -> list[ColumnElement[bool]]:
     return [JobRow.id == claim.job_id, JobRow.attempt == claim.attempt, JobRow.worker_id == claim.worker_id]
+
+
+def _attempt_of(claim: Claim) -> list[ColumnElement[bool]]:
+    return [AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt]
 
 
 async def _move(
@@ -479,8 +487,7 @@ async def _end_attempt(session: AsyncSession, claim: Claim, outcome: str, error:
     if error is not None:
         values |= {"error_code": error.code, "error_message": str(error)}
         values |= {"node_id": error.node_id, "node_type": error.node_type}
-    this = and_(AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt)
-    await session.execute(update(AttemptRow).where(this).values(values))
+    await session.execute(update(AttemptRow).where(*_attempt_of(claim)).values(values))
 
 
 def _columns(job: NewJob) -> dict[str, Any]:

@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-
-from commands import ROOT
+from acceptance.commands import ROOT
 
 SEED = os.environ.get("CHAOS_SEED") or "7"
 

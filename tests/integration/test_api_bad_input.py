@@ -83,13 +83,11 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-async def test_a_body_that_is_no_json_object_is_400(
-    client: TestClient[Any, Any], database: Database, name: str
-) -> None:
-    problem = await problem_of(client, 400, data=MALFORMED[name], headers={"Content-Type": "application/json"})
-    assert problem["code"] == "malformed_json"
-    assert len(problem["detail"]) < 300
+async def test_a_body_that_is_no_json_object_is_400(client: TestClient[Any, Any], database: Database) -> None:
+    for name, data in MALFORMED.items():
+        problem = await problem_of(client, 400, data=data, headers={"Content-Type": "application/json"})
+        assert problem["code"] == "malformed_json", name
+        assert len(problem["detail"]) < 300, name
     assert await accepted(database) == 0
 
 
@@ -179,23 +177,25 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("pointer", "value"), WRONG, ids=lambda value: str(value)[:30])
-async def test_a_wrong_value_is_named_by_its_pointer(
-    client: TestClient[Any, Any], database: Database, pointer: str, value: Any
-) -> None:
-    body: dict[str, Any]
-    if pointer.startswith("/lora_models/0"):
-        lora = {"name": "a"}
-        rest = pointer.removeprefix("/lora_models/0")
-        body = SMALL_BODY | {"lora_models": [changed(lora, rest, value) if rest else value]}
-    elif pointer == "/a~1b~0c":
-        body = SMALL_BODY | {"a/b~c": value}
-    else:
-        body = changed(SMALL_BODY, pointer, value)
-    problem = await problem_of(client, 422, json=body)
-    assert problem["code"] == "invalid_request"
-    assert [fault["pointer"] for fault in problem["errors"]] == [pointer]
-    assert problem["errors"][0]["detail"] in problem["detail"]
+async def test_a_wrong_value_is_named_by_its_pointer(client: TestClient[Any, Any], database: Database) -> None:
+    otherwise = {}
+    for pointer, value in WRONG:
+        body: dict[str, Any]
+        if pointer.startswith("/lora_models/0"):
+            rest = pointer.removeprefix("/lora_models/0")
+            body = SMALL_BODY | {"lora_models": [changed({"name": "a"}, rest, value) if rest else value]}
+        elif pointer == "/a~1b~0c":
+            body = SMALL_BODY | {"a/b~c": value}
+        else:
+            body = changed(SMALL_BODY, pointer, value)
+        answer = await client.post(BASE, json=body)
+        problem = await answer.json()
+        named = [fault["pointer"] for fault in problem.get("errors", [])]
+        if (answer.status, problem.get("code"), named) != (422, "invalid_request", [pointer]):
+            otherwise[pointer, str(value)[:30]] = (answer.status, problem.get("code"), named)
+        else:
+            assert problem["errors"][0]["detail"] in problem["detail"]
+    assert otherwise == {}
     assert await accepted(database) == 0
 
 
@@ -255,24 +255,22 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("text", "code"), [("a\0b", "nul_character"), ("a\ud800b", "lone_surrogate")])
-@pytest.mark.parametrize("pointer", TEXTS)
 async def test_nul_and_lone_surrogates_are_refused_in_every_text(
-    client: TestClient[Any, Any], database: Database, pointer: str, text: str, code: str
+    client: TestClient[Any, Any], database: Database, text: str, code: str
 ) -> None:
-    body = SMALL_BODY | ({"workflow": GRAPH} if "/overrides" in pointer or "/workflow" in pointer else {})
-    problem = await problem_of(client, 422, json=changed(body, pointer, text))
-    assert [(fault["pointer"], fault["code"]) for fault in problem["errors"]] == [(pointer, code)]
+    for pointer in TEXTS:
+        body = SMALL_BODY | ({"workflow": GRAPH} if "/overrides" in pointer or "/workflow" in pointer else {})
+        problem = await problem_of(client, 422, json=changed(body, pointer, text))
+        assert [(fault["pointer"], fault["code"]) for fault in problem["errors"]] == [(pointer, code)]
     assert await accepted(database) == 0
 
 
-@pytest.mark.parametrize("where", ["metadata", "params", "workflow", "overrides", "sampler_params"])
 @pytest.mark.parametrize("key", ["a\0", "\udfff"])
-async def test_nul_and_lone_surrogates_are_refused_in_names_too(
-    client: TestClient[Any, Any], where: str, key: str
-) -> None:
-    problem = await problem_of(client, 422, json=SMALL_BODY | {where: {key: "x"}})
-    assert problem["errors"][0]["code"] in ("nul_character", "lone_surrogate")
-    assert re.search("[\0\ud800-\udfff]", problem["errors"][0]["pointer"]) is None
+async def test_nul_and_lone_surrogates_are_refused_in_names_too(client: TestClient[Any, Any], key: str) -> None:
+    for where in ("metadata", "params", "workflow", "overrides", "sampler_params"):
+        problem = await problem_of(client, 422, json=SMALL_BODY | {where: {key: "x"}})
+        assert problem["errors"][0]["code"] in ("nul_character", "lone_surrogate")
+        assert re.search("[\0\ud800-\udfff]", problem["errors"][0]["pointer"]) is None
 
 
 async def test_nul_is_refused_in_the_reason_of_a_cancel(client: TestClient[Any, Any]) -> None:

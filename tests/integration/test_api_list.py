@@ -227,32 +227,32 @@ def _cursor(*parts: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
-@pytest.mark.parametrize(
-    "cursor",
-    [
-        "",
-        "garbage",
-        "ä",
-        "%00",
-        "e30",
-        _cursor("-created_at", 3),
-        _cursor("-created_at", 3, 4),
-        _cursor("-created_at", "2026-11-23T12:00:00+00:00", 3),
-        _cursor("-updated_at", "2026-11-23T12:00:00+00:00", 3),
-        _cursor("-created_at", None, None),
-        _cursor("-created_at", 2**63, 2**63),
-        _cursor("-created_at", -1, -1),
-        _cursor("-created_at", [1], [1]),
-        _cursor("-created_at", "one", "one"),
-        base64.urlsafe_b64encode(b'["-created_at",1e999,1]').decode(),
-        base64.urlsafe_b64encode(b'["-created_at",NaN,NaN]').decode(),
-        base64.urlsafe_b64encode(b"[" * 700).decode(),
-        base64.urlsafe_b64encode(b"\xff\xfe\xff").decode(),
-    ],
-)
-async def test_a_cursor_that_nobody_gave_out_is_refused(client: TestClient[Any, Any], cursor: str) -> None:
-    fault = await refused(client, {"cursor": cursor})
-    assert (fault["pointer"], fault["code"]) == ("cursor", "invalid_cursor")
+FORGED = [
+    "",
+    "garbage",
+    "ä",
+    "%00",
+    "e30",
+    _cursor("-created_at", 3),
+    _cursor("-created_at", 3, 4),
+    _cursor("-created_at", "2026-11-23T12:00:00+00:00", 3),
+    _cursor("-updated_at", "2026-11-23T12:00:00+00:00", 3),
+    _cursor("-created_at", None, None),
+    _cursor("-created_at", 2**63, 2**63),
+    _cursor("-created_at", -1, -1),
+    _cursor("-created_at", [1], [1]),
+    _cursor("-created_at", "one", "one"),
+    base64.urlsafe_b64encode(b'["-created_at",1e999,1]').decode(),
+    base64.urlsafe_b64encode(b'["-created_at",NaN,NaN]').decode(),
+    base64.urlsafe_b64encode(b"[" * 700).decode(),
+    base64.urlsafe_b64encode(b"\xff\xfe\xff").decode(),
+]
+
+
+async def test_a_cursor_that_nobody_gave_out_is_refused(client: TestClient[Any, Any]) -> None:
+    for cursor in FORGED:
+        fault = await refused(client, {"cursor": cursor})
+        assert (fault["pointer"], fault["code"]) == ("cursor", "invalid_cursor"), cursor
 
 
 @pytest.mark.parametrize("value", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon"])
@@ -284,29 +284,29 @@ async def test_the_limits_bounds_are_taken(client: TestClient[Any, Any], limit: 
     assert (await page(client, limit=limit))["limit"] == int(limit)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("limit", value) for value in ("0", "1001", "-1", "x", "", "1e3", "9" * 30, "9" * 5000, "٣")),
-        *(("skip", value) for value in ("-1", "1000001", "x", "")),
-        *(("sort", value) for value in ("", "id", "--created_at", "created_at;drop table")),
-        *(("created_after", value) for value in ("", "yesterday", "2026-11-23T12:00:00", "2026-13-01T00:00:00Z")),
-        ("created_after", "0001-01-01T00:00:00+14:00"),
-        ("created_before", "9999-12-31T23:59:59-14:00"),
-        ("created_before", "9" * 30),
-        ("created_before", "1700000000"),
-        ("user_id", "x" * 256),
-        ("q", "x" * 1001),
-        ("nonsense", "1"),
-        ("user_id", "a\0b"),
-        ("q", "\0"),
-        ("status", "a\0b"),
-    ],
-)
-async def test_a_wrong_parameter_is_named(client: TestClient[Any, Any], name: str, value: str) -> None:
-    fault = await refused(client, {name: value})
-    assert fault["pointer"].split("/")[0] == name
-    assert fault["detail"]
+WRONG = [
+    *(("limit", value) for value in ("0", "1001", "-1", "x", "", "1e3", "9" * 30, "9" * 5000, "٣")),
+    *(("skip", value) for value in ("-1", "1000001", "x", "")),
+    *(("sort", value) for value in ("", "id", "--created_at", "created_at;drop table")),
+    *(("created_after", value) for value in ("", "yesterday", "2026-11-23T12:00:00", "2026-13-01T00:00:00Z")),
+    ("created_after", "0001-01-01T00:00:00+14:00"),
+    ("created_before", "9999-12-31T23:59:59-14:00"),
+    ("created_before", "9" * 30),
+    ("created_before", "1700000000"),
+    ("user_id", "x" * 256),
+    ("q", "x" * 1001),
+    ("nonsense", "1"),
+    ("user_id", "a\0b"),
+    ("q", "\0"),
+    ("status", "a\0b"),
+]
+
+
+async def test_a_wrong_parameter_is_named(client: TestClient[Any, Any]) -> None:
+    for name, value in WRONG:
+        fault = await refused(client, {name: value})
+        assert fault["pointer"].split("/")[0] == name, value
+        assert fault["detail"]
 
 
 async def test_a_wrong_status_is_named_with_those_that_exist(client: TestClient[Any, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from integration.tcp_proxy import TcpProxy
 from pydantic import SecretStr
+from samples import settings_of_redis
 from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
 
 from app.embedded.services import Wanted, start
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
     from arq.connections import ArqRedis
 
+    from app.embedded.services import Running
     from app.settings import Settings
+
+
+@pytest.fixture
+def settings(servers: Running) -> Settings:
+    """Settings of Redis alone: what is tested here needs no database."""
+    return settings_of_redis(servers)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import arq.constants
 import pytest
 from arq.worker import Retry, Worker, func, get_kwargs
-from turn_workers import NEVER_S, Slots, at_work, idle, turn_worker, until, until_gone
+from samples import settings_of_redis
+from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
 
 from app.domain.job import task_id
 from app.messaging.channels import Names
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
 
     from arq.connections import ArqRedis
 
+    from app.embedded.services import Running
     from app.settings import Settings
-    from harness import Service
+
+
+@pytest.fixture
+def settings(servers: Running) -> Settings:
+    """Settings of Redis alone: what is tested here needs no database."""
+    return settings_of_redis(servers)
 
 
 @pytest.fixture
@@ -82,17 +89,6 @@ async def test_a_lost_wake_up_is_healed_by_the_slow_poll(redis: ArqRedis, names:
         await idle(worker)
         await queue.enqueue(1, 1)
         await until(lambda: slots.began)
-
-
-async def test_the_real_worker_is_woken_over_redis(service: Service, names: Names, redis: ArqRedis) -> None:
-    service.worker._turns._idle_poll_s = NEVER_S
-    await idle(service.worker._turns)
-    service.worker._turns.wake()
-    await idle(service.worker._turns)
-    assert (await service.run())["status"] == "completed"
-    assert (await service.run())["status"] == "completed"
-    foreign = {key async for key in redis.scan_iter() if not key.startswith((b"arq:", f"{names.namespace}:".encode()))}
-    assert foreign == set()
 
 
 async def test_no_more_turns_are_taken_than_there_are_slots(redis: ArqRedis, names: Names, queue: JobQueue) -> None:

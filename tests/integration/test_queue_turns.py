@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from arq.constants import in_progress_key_prefix, job_key_prefix, result_key_prefix, retry_key_prefix
 from pydantic import SecretStr
+from samples import settings_of_redis
 
 from app.domain.errors import QueueUnavailable
 from app.messaging.channels import Names
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
     from arq.connections import ArqRedis
 
+    from app.embedded.services import Running
     from app.settings import Settings
+
+
+@pytest.fixture
+def settings(servers: Running) -> Settings:
+    """Settings of Redis alone: what is tested here needs no database."""
+    return settings_of_redis(servers)
 
 
 @pytest.fixture

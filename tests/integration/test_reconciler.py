@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 from samples import new_job, output
-from sqlalchemy import text
+from sqlalchemy import func, insert, select, text, true
 
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable
 from app.domain.job import Phase, task_id
@@ -142,11 +142,10 @@ async def test_jobs_put_off_for_long_are_not_in_the_way_of_those_that_are_due(
     store: JobStore, queue: JobQueue, database: Database, reconciler: Reconciler
 ) -> None:
     await store.create(new_job(priority=100, not_before=datetime.now(UTC) + SOON + timedelta(hours=1)))
-    columns = ", ".join(column.name for column in JobRow.__table__.columns if column.name != "id")
-    copies = (
-        f"INSERT INTO generation_jobs ({columns}) SELECT {columns} FROM generation_jobs, generate_series(1, {BATCH})"
-    )
-    await sql(database, copies)
+    columns = [column for column in JobRow.__table__.columns if column.name != "id"]
+    copies = select(*columns).join(func.generate_series(1, BATCH).alias(), true())
+    async with database.transaction() as session:
+        await session.execute(insert(JobRow).from_select([column.name for column in columns], copies))
     due = await store.create(new_job())
     assert due is not None
     await reconciler.run()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import SecretStr
+from samples import settings_of_redis
 
 from app.domain.errors import QueueUnavailable
 from app.messaging.channels import Names
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
 
     from arq.connections import ArqRedis
 
+    from app.embedded.services import Running
     from app.settings import Settings
 
 INFO = json.dumps({"SaveImage": {"input": {}, "output": [], "output_node": True}}).encode()
+
+
+@pytest.fixture
+def settings(servers: Running) -> Settings:
+    """Settings of Redis alone: what is tested here needs no database."""
+    return settings_of_redis(servers)
 
 
 @pytest.fixture

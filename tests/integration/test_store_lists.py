@@ -89,12 +89,8 @@ async def test_pages_together_are_the_whole_list_in_its_order(filled: Database) 
     views = JobViews(filled)
     for sort in SORTS:
         for chosen, condition in FILTERS:
-            wanted = [
-                row[0]
-                for row in await sql(
-                    filled, f"SELECT id FROM generation_jobs WHERE {condition} ORDER BY {ORDERS[sort]}"
-                )
-            ]  # noqa: S608, E501
+            statement = f"SELECT id FROM generation_jobs WHERE {condition} ORDER BY {ORDERS[sort]}"  # noqa: S608
+            wanted = [row[0] for row in await sql(filled, statement)]
             for limit in (1, 7, 30, 1000) if chosen == JobFilter() else (4,):
                 assert await walk(views, chosen, sort, limit) == wanted, (sort, condition, limit)
 

@@ -125,7 +125,7 @@ async def test_cancels_claims_and_retries_in_a_heap_leave_a_consistent_log(datab
             await store.fail(claim, ERROR)
             wins["failed"] += 1
         except InvalidTransition as refused:
-            assert refused.phase == "cancelling"
+            wins[f"refused because {refused.phase}"] += 1
             await store.cancelled(claim)
             wins["cancelled"] += 1
 
@@ -134,6 +134,7 @@ async def test_cancels_claims_and_retries_in_a_heap_leave_a_consistent_log(datab
         results = await asyncio.gather(*tasks[round_ % 7 :], *tasks[: round_ % 7], return_exceptions=True)
         assert all(each is None or isinstance(each, JobAlreadyFinished) for each in results), results
     counted = Counter(await log_of(database, job.job_id))
+    assert wins.pop("refused because cancelling", 0) == wins["cancelled"]
     assert {name: counted[name] for name in wins} == dict(wins)
     assert wins["retried"] >= 3
     assert wins["claimed"] >= 1
@@ -212,7 +213,7 @@ async def do(store: JobStore, job: Job, claim: Claim, backend: str, operation: s
             return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=35, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=st.lists(OPERATIONS, min_size=3, max_size=25))
 async def test_the_store_agrees_with_the_table_at_each_step(database: Database, operations: list[str]) -> None:
     store, backend = JobStore(database), f"b{next(_numbers)}"
