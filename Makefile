@@ -89,6 +89,9 @@ lint: .venv/.dev ## ruff, its formatter, and the import contracts
 types: .venv/.dev ## mypy, strictly
 	@$(BIN)/python -m mypy
 
+chaos: .venv/.dev ## everything dies under load, and no job is lost: CHAOS_SEED, CHAOS_SECONDS (180), CHAOS_JOBS (600)
+	@exec $(BIN)/python -m tests.chaos
+
 clean: ## remove .venv and what tools left behind; jobs and images in env/data are kept
 	@rm -rf .venv build genonaut.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find app worker migrations tests -name __pycache__ -prune -exec rm -rf {} +
@@ -99,6 +102,6 @@ clean: ## remove .venv and what tools left behind; jobs and images in env/data a
 .venv/.dev: $(INSTALLED_FROM) $(UNUSABLE)
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
-.PHONY: UNUSABLE help demo demo-once test standin redis-start lint types clean
+.PHONY: UNUSABLE help demo demo-once test standin redis-start lint types chaos clean
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

@@ -157,11 +157,11 @@ def output_path(created_at: datetime, job_id: int, attempt: int, index: int, ext
 
 
 def _move(temporary: Path, target: Path) -> None:
-    for tries_left in (2, 1, 0):
+    for tries_left in range(9, -1, -1):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(target)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             # A deletion next door may have taken the folder, empty for a moment, away again.
             if not tries_left or not temporary.exists():
                 raise

@@ -347,7 +347,9 @@ class JobAnswer(BaseModel):
     updated_at: Time
     started_at: Time | None
     completed_at: Time | None
-    queue_position: int | None = Field(description="1 is the next; null unless the job waits.")
+    queue_position: int | None = Field(
+        description="1 is the next; null unless the job waits, and when it was just submitted."
+    )
     eta_seconds: float | None = Field(description="Estimated from the last runs; null when there is nothing to go by.")
     backend_name: str | None
     comfyui_prompt_id: str | None

@@ -15,7 +15,7 @@ SEED = os.environ.get("CHAOS_SEED") or "7"
 
 @pytest.mark.timeout(150)
 def test_no_job_is_lost_and_none_runs_twice_whatever_dies() -> None:
-    command = [sys.executable, "-m", "tests.chaos", "--small", "--seconds", "13", "--jobs", "45", "--seed", SEED]
+    command = [sys.executable, "-m", "tests.chaos", "--small", "--seconds", "12", "--jobs", "40", "--seed", SEED]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as chaos:

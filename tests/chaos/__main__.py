@@ -124,7 +124,7 @@ async def _disturb(
 ) -> list[Violation]:
     """Let clients and faults loose, and return what is not done when it should be."""
     faults = arguments.only or (SMALL if arguments.small else list(Fault))
-    pause_s = arguments.pause or (1.6 if arguments.small else 4.0)
+    pause_s = arguments.pause or (1.3 if arguments.small else 4.0)
     schedule = draw_schedule(arguments.seed, arguments.seconds, faults, pause_s)
     began = time.monotonic()
     clients = [

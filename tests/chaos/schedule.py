@@ -46,6 +46,8 @@ HEAVY: Final = KILLS | {
     Fault.DEAD_THREAD,
 }
 """Faults whose consequences last; a restart that is to be measured by itself keeps away from them."""
+CALM_PAUSES: Final = 3
+"""So many pauses after them before the next round."""
 TARGETS_S: Final = dict.fromkeys(KILLS, 20.0) | dict.fromkeys(RESTARTS, 5.0)
 """By when all must go on."""
 SMALL: Final = (
@@ -76,18 +78,20 @@ class Planned:
 
 
 def draw_schedule(seed: int, seconds: float, faults: Sequence[Fault], pause_s: float) -> list[Planned]:
-    """Return what goes wrong when: every fault once before any comes again, some hard upon the one before."""
+    """Return what goes wrong when: every fault once before any comes again, some hard upon the one before.
+
+    In each round those with lasting consequences come last, so that restarts are mostly measured by themselves; some
+    restarts are thrown among the others all the same.
+    """
     draw = random.Random(f"faults {seed}")
     schedule: list[Planned] = []
-    queue: list[Fault] = []
     at_s = 2.0
     while at_s < seconds - 1:
-        if not queue:
-            queue = draw.sample(list(faults), len(faults))
-        fault, hard_upon = queue.pop(), draw.random() < 0.15
-        if fault in RESTARTS and not hard_upon:
-            heavy = [planned.at_s for planned in schedule if planned.fault in HEAVY]
-            at_s = max([at_s, *(each + 3 * pause_s for each in heavy[-1:])])
-        schedule.append(Planned(round(at_s, 2), fault, draw.randrange(60), round(draw.uniform(0.3, 2.5), 2)))
-        at_s += draw.uniform(0.2, 1.0) if draw.random() < 0.15 else draw.uniform(0.7, 1.3) * pause_s
+        mixed = {fault for fault in faults if fault in HEAVY or (fault in RESTARTS and draw.random() < 0.25)}
+        light = [fault for fault in faults if fault not in mixed]
+        heavy = [fault for fault in faults if fault in mixed]
+        for fault in (*draw.sample(light, len(light)), *draw.sample(heavy, len(heavy))):
+            schedule.append(Planned(round(at_s, 2), fault, draw.randrange(60), round(draw.uniform(0.3, 2.5), 2)))
+            at_s += draw.uniform(0.2, 1.0) if draw.random() < 0.15 else draw.uniform(0.7, 1.3) * pause_s
+        at_s += CALM_PAUSES * pause_s
     return [planned for planned in schedule if planned.at_s < seconds - 1]

@@ -11,6 +11,7 @@ from app.embedded.shared import Share, State
 
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
 
     from app.embedded.shared import Server
 
@@ -46,11 +47,21 @@ class Database:
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
-        await asyncio.to_thread(self._share.enter)
+        await _to_the_end(self._share.enter)
 
     async def stop(self, *signals: signal.Signals) -> None:
         """End it with these signals, or in its own way."""
         process = State.read(self._server.folder / "state.json").process
         if signals and process is not None:
-            await asyncio.to_thread(process.stop, signals)
-        await asyncio.to_thread(self._share.leave)
+            await _to_the_end(lambda: process.stop(signals))
+        await _to_the_end(self._share.leave)
+
+
+async def _to_the_end(call: Callable[[], object]) -> None:
+    """Call it in a thread, and wait for its end also when cancelled: what it starts can be stopped only then."""
+    future = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.keys import QUEUE
 from app.main import create_app
 from harness import FOUNDING_BODY, SMALL_BODY, Service, eventually
 from worker.standin.faults import Fault, FaultKind
@@ -303,6 +304,8 @@ async def test_a_waiting_job_is_cancelled_at_once_and_never_runs(
     assert (body["status"], body["phase"], body["cancel_reason"]) == ("cancelled", "cancelled", "not wanted")
     assert body["completed_at"]
     assert (await post(client, f"{other['job_id']}/cancel/", 200))["cancel_reason"] is None
+    turns = [job["task_id"], other["task_id"]]
+    assert await client.server.app[QUEUE].missing(turns) == turns
     standin = await start_standin()
     worker = await start_worker(f"standin={standin.url}")
     last = await create(client)

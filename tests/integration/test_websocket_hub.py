@@ -248,6 +248,23 @@ async def test_what_was_published_while_redis_was_away_is_read(settings: Setting
         assert proxy_connections >= 2
 
 
+async def test_as_soon_as_redis_is_back_what_was_missed_is_read(settings: Settings) -> None:
+    """Six times within a time in which the slow poll would have come round twice."""
+    truth = Truth()
+    async with hub_behind_proxy(settings, truth) as (hub, proxy), asyncio.timeout(20):
+        watcher = Watching()
+        await hub.watch(watcher, [1])
+        for seq in range(2, 8):
+            await proxy.cut()
+            truth.jobs[1] = snapshot(1, seq=seq)
+            await proxy.restore()
+
+            async def told(seq: int = seq) -> bool:
+                return (1, seq * 1_000_000, False) in watcher.frames
+
+            await eventually(told, 20)
+
+
 async def test_who_comes_while_redis_is_away_is_not_kept_waiting(settings: Settings) -> None:
     truth = Truth()
     async with hub_behind_proxy(settings, truth) as (hub, proxy):
