@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Final
 
 from app.commands import demo, migration, presence, redis_database, serving, whole_service
-from app.commands.interruption import Interrupted, until_signalled
-from app.domain.errors import GenonautError
-from app.embedded.errors import EmbeddedError
-from app.environment import set_up_logging
-from app.settings import load_settings
+from app.commands.entry import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -46,17 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command is not demo.demo:
             parser.error("--once belongs to demo")
         command = demo.demo_once
-    try:
-        settings = load_settings(chosen.env or ("demo" if chosen.command == "demo" else None))
-        set_up_logging(settings)
-        return asyncio.run(until_signalled(command(settings)))
-    except (GenonautError, EmbeddedError) as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return 1
-    except Interrupted as interrupted:
-        return interrupted.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return run_command(chosen.env or ("demo" if chosen.command == "demo" else None), command)
 
 
 if __name__ == "__main__":

@@ -109,19 +109,20 @@ class Reconciler:
 
         A live worker that drives the backend takes them over by itself; this is for a backend that nobody can reach.
         """
-        abandoned = await self._store.abandoned(self._lease_s * ABANDONED_LEASES, BATCH)
+        over_for_s = self._lease_s * ABANDONED_LEASES
+        abandoned = await self._store.abandoned(over_for_s, BATCH)
         if not abandoned:
             return 0
         usable = {beat.name for beat in await self._registry.backends() if beat.live and beat.state.get("healthy")}
-        moved = 0
-        for job in abandoned:
-            # A cancellation is only confirmed by ComfyUI's own word; it waits for the backend to come back.
-            if job.backend_name not in usable and job.phase is not Phase.CANCELLING:
-                moved += await self._move(job)
-        return moved
+        # A cancellation is only confirmed by ComfyUI's own word; it waits for the backend to come back.
+        lost = {job.backend_name for job in abandoned if job.phase is not Phase.CANCELLING} - usable - {None}
+        names = sorted(filter(None, lost))
+        # Taken over first, guarded by the lease: a worker that is slow, and renews it now, keeps its job.
+        taken = await self._store.take_over(ACTOR, names, self._lease_s, BATCH, over_for_s=over_for_s) if names else []
+        return sum([await self._move(job) for job in taken if job.phase is not Phase.CANCELLING])
 
     async def _move(self, job: Job) -> bool:
-        claim = Claim(job.job_id, job.attempt, job.worker_id or "")
+        claim = Claim(job.job_id, job.attempt, ACTOR)
         error = BackendLost("The worker and the backend that ran the job are both gone.")
         try:
             if job.attempt >= job.attempt_limit:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from app.cancellation import end_tasks
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from worker.comfyui import Ending
 
 log = logging.getLogger(__name__)
+
+_SOON_S: Final = 0.3
 
 
 class Runner:
@@ -83,7 +86,9 @@ class Runner:
         Returns None when the turn is spent, or the seconds after which it is to be tried again because the job that
         earned it still waits.
         """
+        looked = False
         for backend in self._pool.by_preference():
+            looked = True
             backend.take_slot()
             try:
                 prompt_id = str(uuid4())
@@ -96,7 +101,8 @@ class Runner:
                 return 1.0
             finally:
                 backend.free_slot()
-        return await self._wait_s(job_id)
+        # Nobody has looked at what waits when there was no free slot after all; the turn is as good as before.
+        return await self._wait_s(job_id) if looked else _SOON_S
 
     async def take_over(self) -> None:
         """Take attempts that nobody looks after any more, on backends that this worker drives."""
@@ -175,17 +181,20 @@ class Runner:
         self._collector.close()
 
     async def _wait_s(self, job_id: int) -> float | None:
-        """Return in how many seconds the turn's own job may be tried again; None when it needs no turn."""
+        """Return in how many seconds a turn that found nothing may be tried again; None when nobody needs it.
+
+        A turn may have served another job than its own, and that one's turn is then what the own job is left with: it
+        is kept as long as any job waits.
+        """
         try:
             job = await self._store.get(job_id)
+            if job.status is not JobStatus.PENDING:
+                return _SOON_S if await self._store.any_due() else None
         except JobNotFound:
             return None
         except DatabaseUnavailable:
             return 1.0
-        if job.status is not JobStatus.PENDING:
-            return None
-        ahead_s = (job.available_at - job.updated_at).total_seconds()
-        return max(0.2, min(1.0, ahead_s)) if ahead_s > 0 else 0.5
+        return max(_SOON_S, (job.available_at - datetime.now(UTC)).total_seconds())
 
     async def _resume(self, job: Job) -> None:
         backend = self._pool.backends[job.backend_name or ""]

@@ -40,7 +40,7 @@ def make_redis(settings: Settings, *, patient: bool) -> ArqRedis:
         settings.redis_url_with_db,
         max_connections=MOST_CONNECTIONS,
         timeout=None if patient else settings.redis_timeout_seconds,
-        retry=Retry(ExponentialBackoff(cap=1, base=0.05), -1 if patient else 3),
+        retry=Retry(ExponentialBackoff(cap=1, base=0.05), -1 if patient else 1),
         retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
         socket_timeout=settings.redis_timeout_seconds,
         socket_connect_timeout=settings.redis_timeout_seconds,

@@ -311,18 +311,26 @@ class JobStore:
             return {job_id: Phase(phase) for job_id, phase in found}
 
     async def take_over(
-        self, worker_id: str, backends: Sequence[str], lease_s: float, limit: int, held: Sequence[int] = ()
+        self,
+        worker_id: str,
+        backends: Sequence[str],
+        lease_s: float,
+        limit: int,
+        *,
+        held: Sequence[int] = (),
+        over_for_s: float = 0.0,
     ) -> list[Job]:
         """Take running attempts whose worker's lease ran out, on backends that this worker drives.
 
         The attempt stays the same one, and so does its prompt id: the prompt may be running in ComfyUI. `held` are
-        jobs that this worker itself runs: when it was too slow to renew their leases, it still has them.
+        jobs that this worker itself runs: when it was too slow to renew their leases, it still has them. The leases
+        ran out at least `over_for_s` seconds ago.
         """
         abandoned = (
             select(JobRow)
             .where(
                 IS_RUNNING,
-                JobRow.lease_expires_at < func.now(),
+                JobRow.lease_expires_at < func.now() - timedelta(seconds=over_for_s),
                 JobRow.backend_name.in_(backends),
                 JobRow.id.not_in(held),
             )
@@ -348,6 +356,12 @@ class JobStore:
         statement = select(JobRow).where(IS_RUNNING, JobRow.lease_expires_at < ago).order_by(JobRow.id).limit(limit)
         async with self._database.transaction() as session:
             return [to_domain(row) for row in await session.scalars(statement)]
+
+    async def any_due(self) -> bool:
+        """Whether any job waits that could run now."""
+        due = select(JobRow.id).where(IS_WAITING, JobRow.available_at <= func.now()).limit(1)
+        async with self._database.transaction() as session:
+            return await session.scalar(due) is not None
 
     async def note_turn_renewed(self, job_id: int, actor: str) -> None:
         """Note in a waiting job's history that its turn had been lost."""

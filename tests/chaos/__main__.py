@@ -163,7 +163,8 @@ def _tell(
 ) -> bool:
     found = report.recoveries(evidence, injections)
     missed, excused = report.missed_targets(found)
-    violations = violations + missed
+    unnoticed = [f"{each.planned.fault} at {each.at:.1f}: {each.note}" for each in injections if each.unnoticed]
+    violations = violations + missed + [Violation("a stall is noticed", text) for text in unnoticed]
     path = report.write_evidence(evidence, injections)
     say("", report.table(found), "")
     for text in excused:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tests.chaos.servers import Database
 
 AWAY: Final = (ClientError, OSError, TimeoutError)
-STALL_NOTICED_S: Final = 25.0
+STALL_NOTICED_S: Final = 40.0
+"""Each new driver of a backend watches it for a whole stall limit before it says that it stands still."""
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Injection:
     """Seconds until an app answered again."""
     until: float = 0.0
     note: str = ""
+    unnoticed: bool = False
+    """It was for the service to notice, and it did not."""
 
 
 class Injector:
@@ -241,6 +244,7 @@ class Injector:
             noticed = died and await self._until(STALL_NOTICED_S, lambda: self._is_noticed(standin.name))
             took_s = time.time() - injection.at
             injection.note = f"noticed after {took_s:.1f} s" if noticed else f"not noticed in {took_s:.1f} s"
+            injection.unnoticed = died and not noticed
             await self._replace(standin, signal.SIGTERM, 0.2)
 
     async def _is_noticed(self, name: str) -> bool:
