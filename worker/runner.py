@@ -30,6 +30,7 @@ from app.storage.jobs import Claim
 from worker.attempt import MARK, Attempt
 
 if TYPE_CHECKING:
+    from app.domain.job import Attempt as AttemptRecord
     from app.messaging.events import Events
     from app.messaging.queue import JobQueue
     from app.settings import Settings
@@ -289,7 +290,7 @@ class Runner:
             failure = failure or AttemptFailed("The run ended without a word.")
             job = attempt.job
             avoid = await self._others_offer(job, attempt.backend, failure)
-            attempts = await self._views.attempts(job.job_id)
+            attempts = await self._history(job.job_id)
             verdict = after_failure(
                 failure.error_class,
                 attempts_left=job.attempt_limit - job.attempt,
@@ -320,6 +321,15 @@ class Runner:
                 raise
             # Asked for while we were about to end it otherwise.
             await attempt.mark_cancelled()
+
+    async def _history(self, job_id: int) -> list[AttemptRecord]:
+        """Return a job's attempts, waiting while the database is away: an outage must not become the job's failure."""
+        while True:
+            try:
+                return await self._views.attempts(job_id)
+            except DatabaseUnavailable as error:
+                log.warning("job %s: waiting for the database: %s", job_id, error)
+                await asyncio.sleep(0.5)
 
     async def _others_offer(self, job: Job, backend: Backend, failure: AttemptFailed) -> list[str]:
         """Return the backends that the next attempt should avoid: those that failed it, if another can run it."""

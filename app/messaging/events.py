@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LIVE_TTL_S: Final = 3600
-"""A running job's progress is told at least this often; a key that nobody renews is of a job long gone."""
+LIVE_TTL_S: Final = 60
+"""A key that nobody renews is of a job long gone, whose end could not be told. A running job that is silent for longer
+loses nothing: with each heartbeat its progress goes into its row."""
 
 
 class Events:
@@ -43,7 +44,7 @@ class Events:
                     pipe.publish(self._names.job(snapshot.job_id), json.dumps(told))
                     event = {"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | told
                     pipe.publish(self._names.events, json.dumps(event))
-                    if STATUS_OF[snapshot.phase] is JobStatus.RUNNING and snapshot.tick:
+                    if STATUS_OF[snapshot.phase] is JobStatus.RUNNING and (snapshot.tick or snapshot.progress):
                         live = [
                             snapshot.attempt,
                             snapshot.seq,
