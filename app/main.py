@@ -30,6 +30,7 @@ from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
 from app.web import contents, jobs, realtime, system
+from app.web.origin import refuse_foreign_pages
 from app.web.problems import errors_as_problems
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class PortBusy(GenonautError):
 
 def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
-    app = web.Application(middlewares=[errors_as_problems], client_max_size=settings.max_body_bytes)
+    app = web.Application(
+        middlewares=[errors_as_problems, refuse_foreign_pages], client_max_size=settings.max_body_bytes
+    )
     _construct(app, settings)
     for table in (jobs.routes, contents.routes, system.routes, realtime.routes):
         _add_routes(app, table)
@@ -60,7 +63,9 @@ def create_app(settings: Settings) -> web.Application:
 
 def create_monitor_app(settings: Settings) -> web.Application:
     """Return a server of the page alone, which works while the API is down."""
-    app = web.Application(middlewares=[errors_as_problems], client_max_size=settings.max_body_bytes)
+    app = web.Application(
+        middlewares=[errors_as_problems, refuse_foreign_pages], client_max_size=settings.max_body_bytes
+    )
     _construct(app, settings)
 
     async def to_page(request: web.Request) -> web.Response:
@@ -103,6 +108,11 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
     finally:
         await runner.cleanup()
     return 0
+
+
+def _application(settings: Settings) -> web.Application:
+    guards = (errors_as_problems, refuse_foreign_pages)
+    return web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
 
 
 def _construct(app: web.Application, settings: Settings) -> None:

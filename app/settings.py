@@ -150,7 +150,9 @@ class Settings(BaseSettings):
     @property
     def sqlalchemy_url(self) -> str:
         """The database's URL with SQLAlchemy's name of the driver."""
-        return re.sub(r"^postgres(ql)?(\+asyncpg)?://", "postgresql+asyncpg://", self.database_url.get_secret_value())
+        url = re.sub(r"^postgres(ql)?(\+asyncpg)?://", "postgresql+asyncpg://", self.database_url.get_secret_value())
+        # libpq's name of the option, which everybody copies; the driver has another.
+        return re.sub(r"([?&])sslmode=", r"\1ssl=", url)
 
     @property
     def redis_url_with_db(self) -> str:

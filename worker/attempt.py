@@ -42,9 +42,11 @@ log = logging.getLogger(__name__)
 
 MARK: Final = "genonaut"
 """Key in a prompt's `extra_data` by which we know our own."""
-PROGRESS_S: Final = 0.1
-"""Progress is told at most this often."""
+PROGRESS_S: Final = 0.125
+"""Between two frames of progress. With the frames of the steps to `executing` and `saving` that makes ten a second."""
 SUBMIT_TRIES: Final = 3
+FRESH_S: Final = 1.0
+"""An answer that took longer says nothing any more about whose the attempt is."""
 STOP_AGAIN_S: Final = 1.0
 """An interrupt that came in a gap is lost; it is sent again until ComfyUI confirms the end."""
 STOP_LIMIT_S: Final = 120.0
@@ -144,6 +146,8 @@ class Attempt:
         """
         graph = await self._graph()
         self._fold = ProgressFold(graph)
+        # What was told of this attempt by whoever had it before: it never falls.
+        self._fold.percent = self.job.progress
         with self.backend.following(self._prompt_id, self):
             entry = None
             if taken_over:
@@ -233,14 +237,23 @@ class Attempt:
                 return
 
     async def _committed(self, graph: Graph, prompt_id: str) -> None:
+        """Commit what is about to be sent, and so pass the fence; raises `LostClaim`.
+
+        A process that was stopped, or starved, before it heard the answer may have lost the attempt since: it asks
+        again, or it would submit what another worker has submitted already.
+        """
+        slow = 0
         while True:
+            asked_at = time.monotonic()
             try:
                 await self._store.submitting(self.claim, prompt_id, graph)
             except DatabaseUnavailable as error:
                 log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
                 await asyncio.sleep(0.5)
             else:
-                return
+                slow += 1
+                if time.monotonic() - asked_at < FRESH_S or slow == SUBMIT_TRIES:
+                    return
 
     async def _follow(self) -> dict[str, Any] | None:
         """Return the history entry once the prompt has ended; None when it was stopped and left none."""

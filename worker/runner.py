@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
@@ -26,6 +27,7 @@ from app.domain.errors import (
 from app.domain.job import Job, JobStatus, Phase, after_failure, retry_delay
 from app.domain.workflow import check_against
 from app.services.submit import graph_of
+from app.storage.job_views import snapshot_of
 from app.storage.jobs import Claim
 from worker.attempt import MARK, Attempt
 
@@ -201,7 +203,8 @@ class Runner:
         backend = self._pool.backends[job.backend_name or ""]
         backend.take_slot()
         try:
-            await self._run(job, backend, taken_over=True)
+            (told,) = await self._events.with_live([snapshot_of(job)])
+            await self._run(replace(job, progress=told.progress), backend, taken_over=True)
         finally:
             backend.free_slot()
 

@@ -8,17 +8,16 @@ import json
 import logging
 import math
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from app.cancellation import end_tasks
-from app.domain.errors import BadParameter, Fault, ForeignOrigin, JobNotFound, Unavailable
+from app.domain.errors import BadParameter, Fault, JobNotFound, Unavailable
 from app.domain.message import frame
 from app.keys import CLOSING, HUB, SETTINGS, SNAPSHOTS
 from app.messaging.hub import HELLO
-from app.settings import is_loopback
 from app.web.bodies import MAX_ID, job_id_of
+from app.web.origin import check_origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,7 +144,7 @@ async def follow_nonsense(request: web.Request) -> web.StreamResponse:
 async def follow_everything(request: web.Request) -> web.StreamResponse:
     """Follow every event of the service: what the monitor page lives on."""
     settings = request.app[SETTINGS]
-    _check_origin(request)
+    check_origin(request)
     ws = await _upgrade(request)
     connection = Connection(ws, settings.ws_outbox_frames, settings.ws_linger_seconds)
     hub = request.app[HUB]
@@ -160,7 +159,7 @@ async def follow_everything(request: web.Request) -> web.StreamResponse:
 
 async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamResponse:
     settings, hub = request.app[SETTINGS], request.app[HUB]
-    _check_origin(request, files=True)
+    check_origin(request, files=True)
     known = await request.app[SNAPSHOTS].read(job_ids)
     if missing := sorted(set(job_ids) - {snapshot.job_id for snapshot in known}):
         raise JobNotFound(missing)
@@ -174,27 +173,6 @@ async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamRes
     finally:
         await hub.unwatch(connection, job_ids)
     return ws
-
-
-def _check_origin(request: web.Request, *, files: bool = False) -> None:
-    """Refuse pages of other sites: a browser sends no other guard with an upgrade than its `Origin`.
-
-    Pages from this machine are welcome whatever their port; with `files` those opened from disk too, whose origin is
-    "null".
-    """
-    origin = request.headers.get("Origin")
-    if origin is None or (files and origin == "null"):
-        return
-    name = _host_name(origin)
-    if name is None or (name != _host_name(f"//{request.host}") and not is_loopback(name)):
-        raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
-
-
-def _host_name(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
 
 
 async def _read_again(request: web.Request, known: Sequence[Snapshot]) -> list[Snapshot]:

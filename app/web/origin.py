@@ -1,0 +1,50 @@
+"""Who sends a browser here: pages of other sites must not use what only this machine may reach."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from app.domain.errors import ForeignOrigin
+from app.settings import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_HARMLESS: Final = (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
+
+
+@web.middleware
+async def refuse_foreign_pages(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse whatever changes something when a page of another site sends it: a form needs no permission for that.
+
+    The monitor page has a stricter guard of its own, and answers in its own way.
+    """
+    if request.method not in _HARMLESS and request.path.startswith("/api/"):
+        check_origin(request)
+    return await handler(request)
+
+
+def check_origin(request: web.Request, *, files: bool = False) -> None:
+    """Refuse pages of other sites: a browser sends no other guard with an upgrade than its `Origin`.
+
+    Pages from this machine are welcome whatever their port; with `files` those opened from disk too, whose origin is
+    "null".
+    """
+    origin = request.headers.get("Origin")
+    if origin is None or (files and origin == "null"):
+        return
+    name = _host_name(origin)
+    if name is None or (name != _host_name(f"//{request.host}") and not is_loopback(name)):
+        raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
+
+
+def _host_name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
