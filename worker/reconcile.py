@@ -69,15 +69,15 @@ class Reconciler:
         """
         # Guarded by the fence of each job, so that it needs no lock.
         moved = await self._move_abandoned()
+        done = [f"moved {moved} jobs off lost backends"] if moved else []
         async with self._database.transaction() as session:
             # Held until the end of this transaction; whoever comes meanwhile has nothing to do.
             if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _LOCK}):
-                return "another worker is at it"
+                return ", ".join([*done, "another worker sees to the turns"])
             renewed = await self._enqueue_lost(session)
         for job_id in renewed:
             await self._store.note_turn_renewed(job_id, ACTOR)
-        done = [f"enqueued {len(renewed)} waiting jobs again"] if renewed else []
-        done += [f"moved {moved} jobs off lost backends"] if moved else []
+        done += [f"enqueued {len(renewed)} waiting jobs again"] if renewed else []
         return ", ".join(done) or "nothing to do"
 
     async def sweep(self) -> str:

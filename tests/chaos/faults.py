@@ -40,6 +40,9 @@ class Injection:
     """Those that ran under it."""
     waiting: list[int] = field(default_factory=list)
     app: int | None = None
+    backend: str | None = None
+    worker_pid: int | None = None
+    """Set where it is not known whom it hit, because PostgreSQL was away just then."""
     answered_s: list[float] = field(default_factory=list)
     """Seconds until an app answered again."""
     until: float = 0.0
@@ -99,14 +102,16 @@ class Injector:
         await self._carry_out[injection.planned.fault](injection)
         injection.until = time.time()
 
-    async def _hit(self, injection: Injection, condition: str = "true", *arguments: Any) -> None:
-        """Note the running jobs of this SQL condition, and those that wait. PostgreSQL may be away just now."""
+    async def _hit(self, injection: Injection, *, worker: Member | None = None, backend: str | None = None) -> None:
+        """Note the jobs that run, on this worker or backend, and those that wait. PostgreSQL may be away just now."""
         injection.at = injection.since = time.time()
-        statement = "SELECT id, status, worker_id FROM generation_jobs WHERE status IN ('pending', 'running')"
+        statement = """SELECT id, status, worker_id FROM generation_jobs WHERE status = 'pending' OR
+            (status = 'running' AND ($1::text IS NULL OR worker_id LIKE $1) AND ($2::text IS NULL OR backend_name = $2))
+        """
         try:
-            rows = await self._fleet.query(f"{statement} AND (status = 'pending' OR {condition})", *arguments)
-        except Exception as error:  # noqa: BLE001 - whatever PostgreSQL says in the middle of a restart
-            injection.note = f"whom it hit is not known: {type(error).__name__}"
+            rows = await self._fleet.query(statement, f"%:{worker.pid}:%" if worker else None, backend)
+        except Exception:  # noqa: BLE001 - whatever PostgreSQL says in the middle of a restart
+            injection.backend, injection.worker_pid = backend, worker.pid if worker else None
             return
         # What an earlier fault's victim ran is not this fault's.
         live = {str(member.pid) for member in self._fleet.workers if member.pid}
@@ -147,7 +152,7 @@ class Injector:
     async def _kill_worker(self, injection: Injection) -> None:
         worker = await self._worker(injection)
         async with worker.lock:
-            await self._hit(injection, "worker_id LIKE $1", f"%:{worker.pid}:%")
+            await self._hit(injection, worker=worker)
             await worker.end(signal.SIGKILL)
             await asyncio.sleep(injection.planned.down_s)
             await worker.start()
@@ -156,7 +161,7 @@ class Injector:
     async def _freeze_worker(self, injection: Injection) -> None:
         worker = await self._worker(injection)
         async with worker.lock:
-            await self._hit(injection, "worker_id LIKE $1", f"%:{worker.pid}:%")
+            await self._hit(injection, worker=worker)
             process = worker.process
             if process is not None:
                 process.send_signal(signal.SIGSTOP)
@@ -210,7 +215,7 @@ class Injector:
     async def _kill_standin(self, injection: Injection) -> None:
         standin = self._standin(injection)
         async with standin.lock:
-            await self._hit(injection, "backend_name = $1", standin.name)
+            await self._hit(injection, backend=standin.name)
             await self._replace(standin, signal.SIGKILL, injection.planned.down_s)
 
     async def _replace(self, standin: Member, number: signal.Signals, down_s: float) -> None:
@@ -226,7 +231,7 @@ class Injector:
     async def _disturb(self, injection: Injection, *faults: dict[str, Any]) -> None:
         standin = self._standin(injection)
         async with standin.lock:
-            await self._hit(injection, "backend_name = $1", standin.name)
+            await self._hit(injection, backend=standin.name)
             await self._tell(standin, list(faults))
 
     async def _tell(self, standin: Member, faults: list[dict[str, Any]]) -> None:
@@ -240,7 +245,7 @@ class Injector:
         async with standin.lock:
             await self._tell(standin, [{"kind": "dead_thread_at_start"}])
             died = await self._until(20, lambda: self._logs.is_dead(standin.name))
-            await self._hit(injection, "backend_name = $1", standin.name)
+            await self._hit(injection, backend=standin.name)
             noticed = died and await self._until(STALL_NOTICED_S, lambda: self._is_noticed(standin.name))
             took_s = time.time() - injection.at
             injection.note = f"noticed after {took_s:.1f} s" if noticed else f"not noticed in {took_s:.1f} s"

@@ -47,6 +47,8 @@ def recoveries(evidence: Evidence, injections: Sequence[Injection]) -> list[Reco
     signs = _signs(evidence)
     found = []
     for injection in injections:
+        if injection.backend or injection.worker_pid:
+            injection.jobs = _hit_then(evidence, injection)
         recovery = Recovery(injection, mixed=_is_mixed(injection, injections))
         for job_id in injection.jobs:
             took = _next_sign(signs.get(job_id, []), injection)
@@ -187,6 +189,21 @@ def _next_sign(signs: Sequence[tuple[float, int]], injection: Injection) -> floa
     known = max((seq for at, seq in signs if at <= injection.at), default=-1)
     later = [at for at, seq in signs if at > injection.at and seq > known]
     return max(0.0, later[0] - injection.since) if later else None
+
+
+def _hit_then(evidence: Evidence, injection: Injection) -> list[int]:
+    """Return the jobs that ran on the backend or worker when the fault came, by their histories."""
+    found = []
+    for job_id, attempts in evidence.attempts.items():
+        began = [row for row in attempts if row["claimed_at"].timestamp() <= injection.at]
+        if not began or (began[-1]["ended_at"] and began[-1]["ended_at"].timestamp() <= injection.at):
+            continue
+        takers = [event for event in evidence.events[job_id] if event["event"] in ("claimed", "taken_over")]
+        takers = [event["actor"] for event in takers if event["at"].timestamp() <= injection.at]
+        on_worker = bool(takers) and f":{injection.worker_pid}:" in takers[-1]
+        if began[-1]["backend_name"] == injection.backend or on_worker:
+            found.append(job_id)
+    return found
 
 
 def _reconnections(evidence: Evidence, injection: Injection) -> dict[str, float]:

@@ -158,9 +158,9 @@ async def test_of_many_reconcilers_at_once_one_works(
     jobs = [await store.create(new_job()) for _ in range(5)]
     async with database.transaction() as session:
         await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconcile._LOCK})
-        assert await reconciler_of(database, redis, names, files).run() == "another worker is at it"
+        assert await reconciler_of(database, redis, names, files).run() == "another worker sees to the turns"
     results = await asyncio.gather(*(reconciler_of(database, redis, names, files).run() for _ in range(6)))
-    assert set(results) <= {"another worker is at it", "nothing to do", "enqueued 5 waiting jobs again"}
+    assert set(results) <= {"another worker sees to the turns", "nothing to do", "enqueued 5 waiting jobs again"}
     assert results.count("enqueued 5 waiting jobs again") == 1
     assert await queue.missing([task_id(job.job_id, 1) for job in jobs if job]) == []
 

@@ -160,7 +160,8 @@ async def test_a_job_whose_worker_and_backend_are_gone_runs_elsewhere(
         )
     other = await start_standin()
     await start_worker(f"other={other.url}")
-    assert "moved 1" in await reconciler.run()
+    # By hand, if the worker that has just started was not quicker.
+    await reconciler.run()
     await service.client.post(f"/api/v1/generation-jobs/{job['job_id']}/cancel")
     told = await service.job(job["job_id"])
     assert (told["attempts"][0]["outcome"], told["attempts"][0]["error_code"]) == ("retried", "backend_lost")
@@ -234,7 +235,6 @@ async def test_a_full_disk_fails_the_job_clearly_and_heals(
     assert "No space left" in job["error_message"]
     assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["filler"]
     filler.unlink()
-    await service.client.post(f"/api/v1/generation-jobs/{job['job_id']}/retry")
     small = await service.run(width=64, height=64)
     assert small["status"] == "completed"
 
