@@ -1,0 +1,104 @@
+"""Cancelling at every moment of a job's life: it is said only when it is true, and costs no GPU time afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from integration.test_worker_faults import executing, running_for
+
+from harness import eventually
+from worker.standin.faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from harness import Service
+    from worker.main import WorkerProcess
+
+
+async def cancel(service: Service, job_id: int) -> tuple[int, dict[str, Any]]:
+    """Cancel a job; returns the status and the body."""
+    answer = await service.client.post(f"/api/v1/generation-jobs/{job_id}/cancel")
+    return answer.status, dict(await answer.json())
+
+
+async def in_phase(service: Service, job_id: int, phase: str) -> None:
+    """Wait until the job is in this phase."""
+
+    async def reached() -> bool:
+        return bool((await service.job(job_id))["phase"] == phase)
+
+    await eventually(reached)
+
+
+def outcomes(service: Service) -> list[str]:
+    """How the executions ended."""
+    return [str(each.outcome) for each in service.standin.state.log.executions]
+
+
+async def test_two_clients_that_cancel_at_once_get_the_same_answer(service: Service) -> None:
+    job = await service.submit(**running_for(30))
+    await executing(service, job["job_id"])
+    first, second = await asyncio.gather(cancel(service, job["job_id"]), cancel(service, job["job_id"]))
+    assert [status for status, _ in (first, second)] == [200, 200]
+    assert [told["status"] for _, told in (first, second)] == ["cancelled", "cancelled"]
+    assert outcomes(service) == ["interrupted"]
+
+
+async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(
+    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+) -> None:
+    service.worker.stop()
+    await start_worker(f"standin={service.standin.url}", retry_base_seconds=60)
+    await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY))
+    job = await service.submit()
+    await in_phase(service, job["job_id"], "retrying")
+    status, told = await cancel(service, job["job_id"])
+    assert (status, told["status"], told["attempt"]) == (200, "cancelled", 2)
+    assert outcomes(service) == ["error"]
+
+
+async def test_a_job_that_is_being_saved_is_past_cancelling_and_completes(service: Service) -> None:
+    # Downloads that fail at first keep it in that phase for a while.
+    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how="error", times=2))
+    job = await service.submit()
+    await in_phase(service, job["job_id"], "saving")
+    status, told = await cancel(service, job["job_id"])
+    assert (status, told["code"], told["job"]["status"]) == (409, "job_already_finished", "completed")
+
+
+async def test_a_cancel_while_no_worker_lives_is_carried_out_by_the_next_one(
+    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+) -> None:
+    job = await service.submit(**running_for(30))
+    await executing(service, job["job_id"])
+    service.worker.stop()
+
+    async def gone() -> bool:
+        ready = await (await service.client.get("/health/ready")).json()
+        return not any(worker["live"] for worker in ready["workers"])
+
+    await eventually(gone)
+    status, told = await cancel(service, job["job_id"])
+    assert (status, told["phase"]) == (202, "cancelling")
+    assert outcomes(service) == ["running"]
+    await start_worker(f"standin={service.standin.url}")
+    done = await service.finished(job["job_id"])
+    assert done["status"] == "cancelled"
+    assert outcomes(service) == ["interrupted"]
+
+
+async def test_a_job_that_ended_before_the_interrupt_took_effect_stays_completed(service: Service) -> None:
+    graph = running_for(0.5)
+    graph["workflow"]["3"]["inputs"]["interruptible"] = False
+    job = await service.submit(**graph)
+    await executing(service, job["job_id"])
+    status, told = await cancel(service, job["job_id"])
+    done = await service.finished(job["job_id"])
+    if status == 409:
+        assert (told["code"], done["status"]) == ("job_already_finished", "completed")
+    else:
+        # ComfyUI looks at the flag before the next node begins.
+        assert (status, done["status"]) == (200, "cancelled")
+        assert outcomes(service) == ["interrupted"]
