@@ -309,6 +309,9 @@ class Attempt:
                 self._began.set()
                 if time.monotonic() - self._heard_at > self._stall_s:
                     self.backend.set_stuck(self._prompt_id)
+            elif place is Place.PENDING:
+                with contextlib.suppress(BackendLost):
+                    self.backend.saw_running(await self.backend.comfyui.running_prompt(), self._stall_s)
             return entry
 
     async def _leave_stuck(self) -> NoReturn:

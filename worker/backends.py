@@ -70,6 +70,8 @@ class Backend:
         self.stats: dict[str, Any] = {}
         self._catalog_at = self._stats_at = 0.0
         self._followers: dict[str, Follower] = {}
+        self._ahead: tuple[str, float] | None = None
+        """A prompt that is not followed here, since when it has been seen running before one that waits."""
         self.on_slot: Callable[[], None] = _nothing
         """Called when it may take another prompt."""
         self.on_health: Callable[[], None] = _nothing
@@ -120,6 +122,19 @@ class Backend:
             self.since = datetime.now(UTC)
             self.on_health()
             self._look_again()
+
+    def saw_running(self, prompt_id: str | None, stall_s: float) -> None:
+        """Note what is executed while one of ours waits behind it; the same prompt for too long means a standstill.
+
+        A prompt that is followed here is judged by its follower, who hears of its progress.
+        """
+        now = time.monotonic()
+        if prompt_id is None or prompt_id in self._followers:
+            self._ahead = None
+        elif self._ahead is None or self._ahead[0] != prompt_id:
+            self._ahead = (prompt_id, now)
+        elif now - self._ahead[1] > stall_s:
+            self.set_stuck(prompt_id)
 
     def state(self, worker_id: str) -> dict[str, Any]:
         """Return what its heartbeat tells."""

@@ -145,6 +145,11 @@ class ComfyUI:
         entry = await self.history(prompt_id)
         return (Place.FINISHED, entry) if entry is not None else (Place.UNKNOWN, None)
 
+    async def running_prompt(self) -> str | None:
+        """Return the id of the prompt that is being executed, whoever sent it."""
+        running = (await self._get_object("/queue")).get("queue_running") or ()
+        return next((str(item[1]) for item in running if isinstance(item, list) and len(item) > 1), None)
+
     async def marked_prompts(self, mark: str) -> list[str]:
         """Return the ids of queued and running prompts that carry this key in their `extra_data`."""
         queue = await self._get_object("/queue")

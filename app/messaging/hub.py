@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from app.cancellation import end_tasks
 from app.domain.errors import Unavailable
+from app.domain.job import Phase
 from app.domain.message import Snapshot, frame
 from app.messaging.connection import AWAY
 
@@ -61,6 +62,8 @@ class Hub:
         self._names = names
         self._read = read
         self._watchers: dict[int, set[Watcher]] = {}
+        self._progress: dict[int, int] = {}
+        """What was last told of each watched job that runs."""
         self._everything: set[Watcher] = set()
         self._pubsub: PubSub | None = None
         self._confirmed: dict[str, asyncio.Event] = {}
@@ -88,6 +91,7 @@ class Hub:
                 watchers.discard(watcher)
                 if not watchers:
                     del self._watchers[job_id]
+                    self._progress.pop(job_id, None)
                     gone.append(self._names.job(job_id))
         async with self._lock:
             # Somebody may have begun to watch while we waited for the lock.
@@ -185,8 +189,30 @@ class Hub:
             return
         told: dict[str, Any] = json.loads(text)
         finished = told["status"] in ("completed", "failed", "cancelled")
+        if not self._rises(told["job_id"], told.get("progress") if told["status"] == "processing" else None):
+            return
         for watcher in list(self._watchers.get(told["job_id"], ())):
             watcher.offer(told["job_id"], told["seq"], text, finished=finished)
+
+    def note(self, snapshots: Iterable[Snapshot]) -> None:
+        """Note what watchers are told besides what is forwarded, so that no progress that is late falls behind it."""
+        for snapshot in snapshots:
+            running = snapshot.phase in (Phase.EXECUTING, Phase.SAVING, Phase.CANCELLING)
+            if snapshot.job_id in self._watchers:
+                self._rises(snapshot.job_id, snapshot.progress if running else None)
+
+    def _rises(self, job_id: int, progress: int | None) -> bool:
+        """Note a job's progress, and return whether it may be told: a tick held up by an outage of Redis may be old.
+
+        None, which is said of a job that does not run, begins anew.
+        """
+        if progress is None:
+            self._progress.pop(job_id, None)
+            return True
+        rises = progress >= self._progress.get(job_id, 0)
+        if rises and job_id in self._watchers:
+            self._progress[job_id] = progress
+        return rises
 
     async def _heal_for_ever(self) -> None:
         while True:
@@ -208,6 +234,7 @@ class Hub:
             except Unavailable as error:
                 log.warning("could not read the watched jobs again: %s", error)
                 return
+            self.note(snapshots)
             for snapshot in snapshots:
                 text = json.dumps(frame(snapshot))
                 for watcher in list(self._watchers.get(snapshot.job_id, ())):

@@ -168,7 +168,9 @@ async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamRes
     try:
         # Joined first and read after, so that no event falls between; what comes twice is dropped by its number.
         await hub.watch(connection, job_ids)
-        connection.follow(await _read_again(request, known))
+        present = await _read_again(request, known)
+        hub.note(present)
+        connection.follow(present)
         await _serve(request, ws, connection)
     finally:
         await hub.unwatch(connection, job_ids)

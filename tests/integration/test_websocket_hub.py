@@ -392,3 +392,34 @@ async def test_a_hundred_sockets_share_one_connection_to_redis(settings: Setting
 
 async def _connected(hub: Hub) -> bool:
     return hub.connected
+
+
+async def test_a_tick_that_an_outage_held_up_does_not_make_progress_fall(settings: Settings) -> None:
+    redis = make_listener(settings)
+    names = Names(settings.redis_namespace)
+    hub = Hub(redis, names, _nobody)
+    told: list[int] = []
+
+    class Listener:
+        """Keeps the progress that it is told."""
+
+        def offer(self, job_id: int, order: int, text: str, *, finished: bool) -> None:
+            told.append(json.loads(text)["progress"])
+
+        def offer_event(self, text: str) -> None:
+            """Not of interest."""
+
+        def forget(self, job_id: int) -> None:
+            """Not of interest."""
+
+    await hub.watch(Listener(), [1])
+    for seq, progress in enumerate((40, 91, 75, 91, 95)):
+        frame = {"job_id": 1, "status": "processing", "seq": seq, "progress": progress}
+        hub._forward(names.job(1), json.dumps(frame))
+    await close(redis)
+    assert told == [40, 91, 91, 95]
+
+
+async def _nobody(job_ids: Sequence[int]) -> list[Snapshot]:
+    del job_ids
+    return []

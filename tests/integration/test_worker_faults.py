@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import ClientSession
 
 from harness import eventually
 from worker.standin.faults import Fault, FaultKind, ViewFault
@@ -353,3 +354,28 @@ async def test_a_stuck_backend_is_used_again_when_it_was_restarted(
     await service.standin.state.apply(Fault(kind=FaultKind.RESTART))
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 2)
+
+
+async def test_a_job_behind_a_foreign_prompt_that_stands_still_moves_on(
+    service: Service,
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> None:
+    service.worker.stop()
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
+    async with ClientSession(service.standin.url) as foreign:
+        body = {"prompt": slow_graph(1, 1), "client_id": "somebody-else"}
+        assert (await foreign.post("/prompt", json=body)).status == 200
+    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
+    await service.backend_online()
+    job = await service.submit()
+
+    async def moved() -> bool:
+        return bool((await service.job(job["job_id"]))["attempt"] == 2)
+
+    await eventually(moved)
+    other = await start_standin()
+    await start_worker(f"other={other.url}")
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["backend_name"]) == ("completed", "other")
+    assert done["attempts"][0]["error_code"] == "backend_stalled"
