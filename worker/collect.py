@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import BackendLost
+from app.domain.errors import BackendLost, StorageFailed
 from app.domain.job import Job, Output
 from app.storage.files import output_path
 from worker.media import Media, inspect
@@ -66,11 +66,8 @@ class Collector:
             loop = asyncio.get_running_loop()
             media: Media = await loop.run_in_executor(self._threads, inspect, temporary, file.filename)
             path = output_path(job.created_at, job.job_id, job.attempt, index, media.extension)
-            thumbnail_path = None
-            if media.thumbnail is not None:
-                thumbnail_path = output_path(job.created_at, job.job_id, job.attempt, index, "thumb.webp")
-                await self._files.write(thumbnail_path, media.thumbnail)
             stored = await self._files.keep(temporary, path)
+            thumbnail_path, note = await self._thumbnail(job, index, media)
         finally:
             await self._files.discard(temporary)
         output = Output(
@@ -85,7 +82,18 @@ class Collector:
             path=path,
             thumbnail_path=thumbnail_path,
         )
-        return output, media.warning
+        return output, note
+
+    async def _thumbnail(self, job: Job, index: int, media: Media) -> tuple[str | None, str | None]:
+        """Store the thumbnail; one that cannot be had costs a note, and not the picture."""
+        if media.thumbnail is None:
+            return None, media.warning
+        path = output_path(job.created_at, job.job_id, job.attempt, index, "thumb.webp")
+        try:
+            await self._files.write(path, media.thumbnail)
+        except StorageFailed as error:
+            return None, f"The thumbnail of output {index} could not be stored: {error}"
+        return path, media.warning
 
     async def _download(self, comfyui: ComfyUI, file: OutputFile) -> Path:
         for number in range(1, TRIES + 1):
