@@ -180,7 +180,9 @@ class Runner:
         """Wait for what is being saved, at most so long, then let everything go: others take it over."""
         if self._saving:
             await asyncio.wait(self._saving, timeout=grace_s)
-        await end_tasks([*self._saving, *self._tasks.values()])
+        # Again and again: a run that ends in this very moment begins to be saved.
+        while pending := {task for task in (*self._saving, *self._tasks.values()) if not task.done()}:
+            await end_tasks(pending)
         self._collector.close()
 
     async def _wait_s(self, job_id: int) -> float | None:
