@@ -74,6 +74,7 @@ class Runner:
         self._running: dict[int, Attempt] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._saving: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
         self._renewed_at = time.monotonic()
         self._gone: set[Claim] = set()
         """Attempts that were not ours any more when the leases were last renewed."""
@@ -110,11 +111,15 @@ class Runner:
     async def take_over(self) -> None:
         """Take attempts that nobody looks after any more, on backends that this worker drives."""
         names = [backend.name for backend in self._pool.driven if backend.healthy]
-        if not names:
+        if not names or self._stopping.is_set():
             return
         for job in await self._store.take_over(
             self.worker_id, names, self._settings.lease_seconds, limit=20, held=self.running
         ):
+            if self._stopping.is_set():
+                # Asked for before the end began: it is for another worker now.
+                await self._let_go(Claim(job.job_id, job.attempt, self.worker_id))
+                continue
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
             task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
             self._saving.add(task)
@@ -178,6 +183,7 @@ class Runner:
 
     async def drain(self, grace_s: float) -> None:
         """Wait for what is being saved, at most so long, then let everything go: others take it over."""
+        self._stopping.set()
         if self._saving:
             await asyncio.wait(self._saving, timeout=grace_s)
         # Again and again: a run that ends in this very moment begins to be saved.
