@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import asyncpg
 from app.embedded.accounts import can_enter, can_run, make_outside_folder, outside_folder, unprivileged
 from app.embedded.binaries import Program, find_postgres
 from app.embedded.errors import EmbeddedError
+from app.embedded.locks import POLL_S
 from app.embedded.ports import HOST
 from app.embedded.processes import Account, Command, Process, run_as, server_environment
 from app.embedded.shared import Say, Server
@@ -28,6 +30,8 @@ PASSWORD_FILE: Final = "genonaut.password"  # noqa: S105  # a name
 MAX_CONNECTIONS: Final = 200
 INITDB_S: Final = 120
 """How long the making of a cluster may take."""
+LEFTOVER_S: Final = 5.0
+"""How long the removal of a half-made one may take; what is left then stays."""
 UNSAFE_AND_FAST: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """Settings for data that may be lost when the machine stops."""
 
@@ -134,7 +138,7 @@ class PostgresServer(Server):
     def _make_cluster(self, program: Program, home: Path, account: Account | None) -> None:
         """Make the cluster elsewhere and give it its name when it is complete, so that a half one never has it."""
         for leftover in home.glob("making-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
         with TemporaryDirectory(prefix="making-", dir=home) as name:
             cluster, password_file = Path(name) / "cluster", Path(name) / "password"
             password_file.touch(mode=0o600)
@@ -229,6 +233,17 @@ class PostgresServer(Server):
 
 class _UnfitError(EmbeddedError):
     """One PostgreSQL of the machine will not do; another may."""
+
+
+def _remove(leftover: Path) -> None:
+    """Remove what a killed process left of a cluster.
+
+    Its initdb outlives it and goes on making files, so that a folder can fill again while it is emptied.
+    """
+    deadline = time.monotonic() + LEFTOVER_S
+    while leftover.exists() and time.monotonic() < deadline:
+        shutil.rmtree(leftover, ignore_errors=True)
+        time.sleep(POLL_S)
 
 
 def _name(account: Account | None) -> str:
