@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from app.domain.message import Snapshot
     from app.domain.workflow import Graph
     from app.messaging.events import Events
-    from app.storage.jobs import Claim, JobStore
+    from app.storage.attempts import AttemptStore, Claim
     from worker.backends import Backend
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Attempt:
         job: Job,
         claim: Claim,
         backend: Backend,
-        store: JobStore,
+        store: AttemptStore,
         events: Events,
         *,
         poll_s: float,

@@ -28,10 +28,10 @@ from app.messaging.events import Events
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.settings import package_version
+from app.storage.attempts import AttemptStore
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
-from app.storage.jobs import JobStore
 from worker.backends import Backend, BackendPool
 from worker.collect import Collector
 from worker.comfyui import ComfyUI
@@ -75,7 +75,7 @@ class WorkerProcess:
         self._queue = queue
         backends = [self._backend(name, url) for name, url in settings.backends.items()]
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
-        store, files = JobStore(database), FileStore(settings.storage_path)
+        store, files = AttemptStore(database), FileStore(settings.storage_path)
         self._collector = Collector(files, settings.max_output_bytes)
         self._runner = Runner(self.worker_id, settings, store, views, queue, events, self._pool, self._collector)
         self._turns = TurnWorker(

@@ -9,8 +9,8 @@ from sqlalchemy import text
 
 from app.domain.errors import BackendLost, InvalidTransition, LostClaim
 from app.domain.job import Job, Phase, task_id
+from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
-from app.storage.jobs import Claim
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Registry
+    from app.storage.attempts import AttemptStore
     from app.storage.database import Database
     from app.storage.files import FileStore
     from app.storage.job_views import JobViews
-    from app.storage.jobs import JobStore
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Reconciler:
     def __init__(
         self,
         database: Database,
-        store: JobStore,
+        store: AttemptStore,
         views: JobViews,
         queue: JobQueue,
         events: Events,

@@ -27,8 +27,8 @@ from app.domain.errors import (
 from app.domain.job import Job, JobStatus, Phase, after_failure, retry_delay
 from app.domain.workflow import check_against
 from app.services.submit import graph_of
+from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
-from app.storage.jobs import Claim
 from worker.attempt import MARK, Attempt
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.messaging.queue import JobQueue
     from app.settings import Settings
+    from app.storage.attempts import AttemptStore
     from app.storage.job_views import JobViews
-    from app.storage.jobs import JobStore
     from worker.backends import Backend, BackendPool
     from worker.collect import Collector
     from worker.comfyui import Ending
@@ -54,7 +54,7 @@ class Runner:
         self,
         worker_id: str,
         settings: Settings,
-        store: JobStore,
+        store: AttemptStore,
         views: JobViews,
         queue: JobQueue,
         events: Events,

@@ -6,6 +6,8 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from app.commands.interruption import Interrupted, until_signalled
 from app.domain.errors import GenonautError
 from app.embedded.errors import EmbeddedError
@@ -23,7 +25,8 @@ def run_command(environment: str | None, command: Callable[[Settings], Coroutine
     try:
         settings = load_settings(environment)
         set_up_logging(settings)
-        return asyncio.run(until_signalled(command(settings)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(until_signalled(command(settings)))
     except (GenonautError, EmbeddedError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

@@ -14,7 +14,7 @@ from app.monitor.rendering import render
 from app.monitor.shown import show
 from app.monitor.staff import show_backend, show_worker
 from app.web.bodies import job_id_of, read_query
-from app.web.payloads import check
+from app.web.checking import check
 
 if TYPE_CHECKING:
     from app.storage.files import FileStore

@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from app.domain.errors import Fault, InvalidRequest, JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase
 from app.domain.message import Snapshot
-from app.storage.jobs import to_domain
 from app.storage.schema import IS_WAITING, AttemptRow, ContentRow, EventRow, JobRow, OutputRow
+from app.storage.transitions import to_domain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

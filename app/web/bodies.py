@@ -19,7 +19,7 @@ from app.domain.errors import (
     MalformedJson,
     UnsupportedBody,
 )
-from app.web.payloads import check_texts
+from app.web.checking import check_texts
 
 if TYPE_CHECKING:
     from multidict import MultiMapping

@@ -16,25 +16,27 @@ from app.storage.idempotency import Once
 from app.storage.job_views import JobView, snapshot_of
 from app.web.answers import attempt_answer, event_answer, job_answer
 from app.web.bodies import fingerprint, idempotency_key_of, job_id_of, read_object, read_query
+from app.web.checking import check
 from app.web.payloads import (
-    MAX_BULK,
     AttemptListAnswer,
     BulkAnswer,
-    BulkCancelRequest,
-    BulkRequest,
     BulkResult,
-    BulkRetryRequest,
-    CancelRequest,
     EventListAnswer,
     JobAnswer,
     JobListAnswer,
-    JobRequest,
-    ListQuery,
     QueueStatsAnswer,
-    RetryRequest,
-    check,
 )
 from app.web.problems import problem
+from app.web.requests import (
+    MAX_BULK,
+    BulkCancelRequest,
+    BulkRequest,
+    BulkRetryRequest,
+    CancelRequest,
+    JobRequest,
+    ListQuery,
+    RetryRequest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from app.settings import package_version
-from app.web import payloads
+from app.web import payloads, requests
 from app.web.problems import RETRY_HELPS
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ OPERATIONS: Final = (
         f"{_JOB}/",
         "Submit a job",
         {201: payloads.JobAnswer},
-        payloads.JobRequest,
+        requests.JobRequest,
         None,
         (400, 413, 415, 422, 500, 503),
     ),
-    Operation("get", f"{_JOB}/", "List jobs", {200: payloads.JobListAnswer}, None, payloads.ListQuery, (422, 500, 503)),
+    Operation("get", f"{_JOB}/", "List jobs", {200: payloads.JobListAnswer}, None, requests.ListQuery, (422, 500, 503)),
     Operation("get", f"{_JOB}/queue/stats", "Figures of the queue", {200: payloads.QueueStatsAnswer}),
     Operation("get", _JOB + "/{job_id}", "Show a job", {200: payloads.JobAnswer}, problems=_ONE_JOB),
     Operation("delete", _JOB + "/{job_id}", "Delete a finished job", {204: None}, problems=(404, 409, 500, 503)),
@@ -63,7 +63,7 @@ OPERATIONS: Final = (
         _JOB + "/{job_id}/cancel",
         "Cancel a job",
         {200: payloads.JobAnswer, 202: payloads.JobAnswer},
-        payloads.CancelRequest,
+        requests.CancelRequest,
         None,
         (400, 404, 409, 413, 415, 422, 500, 503),
     ),
@@ -72,7 +72,7 @@ OPERATIONS: Final = (
         _JOB + "/{job_id}/retry",
         "Retry a failed or cancelled job",
         {200: payloads.JobAnswer},
-        payloads.RetryRequest,
+        requests.RetryRequest,
         None,
         (400, 404, 409, 413, 415, 422, 500, 503),
     ),
@@ -81,7 +81,7 @@ OPERATIONS: Final = (
         _JOB + "/cancel",
         "Cancel many jobs",
         {200: payloads.BulkAnswer},
-        payloads.BulkCancelRequest,
+        requests.BulkCancelRequest,
         None,
         (400, 413, 415, 422, 500, 503),
     ),
@@ -90,7 +90,7 @@ OPERATIONS: Final = (
         _JOB + "/retry",
         "Retry many jobs",
         {200: payloads.BulkAnswer},
-        payloads.BulkRetryRequest,
+        requests.BulkRetryRequest,
         None,
         (400, 413, 415, 422, 500, 503),
     ),
@@ -150,7 +150,7 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
     if operation.query is not None:
         properties = schemas[named[operation.query].rpartition("/")[2]]["properties"]
         parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
-    if operation.body is payloads.JobRequest:
+    if operation.body is requests.JobRequest:
         key = {"type": "string", "minLength": 1, "maxLength": 255}
         described = "For 24 hours the same key and body get the first answer again (Idempotency-Replayed: true)."
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": key, "description": described})
@@ -158,7 +158,7 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         told["parameters"] = parameters
     if operation.body is not None:
         content = {"application/json": {"schema": {"$ref": named[operation.body]}}}
-        told["requestBody"] = {"required": operation.body is payloads.JobRequest, "content": content}
+        told["requestBody"] = {"required": operation.body is requests.JobRequest, "content": content}
     told["responses"] = {str(status): _answer(answer, named) for status, answer in operation.answers.items()}
     problem = {"application/problem+json": {"schema": {"$ref": named[payloads.Problem]}}}
     for status in operation.problems:

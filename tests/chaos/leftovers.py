@@ -38,7 +38,11 @@ KEPT_KEYS: Final = re.compile(
     r"|arq:(job|in-progress|retry|result):(reconcile|sweep):\d+"
 )
 """Keys of what lives on: heartbeats, leases on backends, catalogues, the clockwork. All others are some job's."""
-ALLOWED_TRACEBACKS: Final[dict[str, str]] = {}
+ALLOWED_TRACEBACKS: Final[dict[str, str]] = {
+    r"Future exception was never retrieved\n.*\nConnectionError: unexpected connection_lost\(\) call": (
+        "asyncpg asks a server for TLS and forgets its own future when the server dies before it answers"
+    ),
+}
 """Pattern of a traceback in a log → why it may be there."""
 _JOB: Final = re.compile(r"(?:job |chaos:live:|^Redis key arq:[a-z-]+:)(\d+)")
 _START: Final = re.compile(r"^(=== |\d{4}-\d\d-\d\d )")

@@ -13,9 +13,9 @@ from PIL import Image
 from app import keys
 from app.domain.errors import NodeFailed
 from app.domain.job import Job, Output
+from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import snapshot_of
-from app.storage.jobs import Claim, JobStore
-from app.web.payloads import JobRequest
+from app.web.requests import JobRequest
 from harness import SMALL_BODY
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Life:
     _ticks: dict[int, int] = field(default_factory=dict)
 
     @property
-    def store(self) -> JobStore:
+    def store(self) -> AttemptStore:
         """The store of the test's database."""
-        return JobStore(self.database)
+        return AttemptStore(self.database)
 
     async def submit(self, **changes: Any) -> int:
         """Create a small job with these fields changed, whether or not Redis is there."""

@@ -14,7 +14,7 @@ from sqlalchemy import text
 import app.monitor
 from app import keys
 from app.main import create_app, create_monitor_app
-from app.storage.jobs import Claim
+from app.storage.attempts import Claim
 from harness import eventually
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from app.messaging.connection import close, make_redis
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.storage.attempts import AttemptStore, Claim
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.idempotency import Once
 from app.storage.job_views import SOON, JobViews
-from app.storage.jobs import Claim, JobStore
 from app.storage.schema import JobRow
 from worker import reconcile
 from worker.reconcile import ABANDONED_LEASES, BATCH, Reconciler
@@ -53,8 +53,8 @@ def names(settings: Settings) -> Names:
 
 
 @pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
+def store(database: Database) -> AttemptStore:
+    return AttemptStore(database)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def registry(redis: ArqRedis, names: Names) -> Registry:
 def reconciler_of(database: Database, redis: ArqRedis, names: Names, files: FileStore) -> Reconciler:
     return Reconciler(
         database,
-        JobStore(database),
+        AttemptStore(database),
         JobViews(database),
         JobQueue(redis, names),
         Events(redis, names),
@@ -91,7 +91,7 @@ def reconciler(database: Database, redis: ArqRedis, names: Names, files: FileSto
     return reconciler_of(database, redis, names, files)
 
 
-async def accepted(store: JobStore, queue: JobQueue, **changes: Any) -> Job:
+async def accepted(store: AttemptStore, queue: JobQueue, **changes: Any) -> Job:
     job = await store.create(new_job(**changes))
     assert job is not None
     await queue.enqueue(job.job_id, job.attempt, job.available_at)
@@ -107,7 +107,7 @@ async def sql(database: Database, statement: str, **values: Any) -> None:
 
 
 async def test_after_redis_was_emptied_each_waiting_job_has_its_turn_again_at_its_time(
-    store: JobStore, queue: JobQueue, redis: ArqRedis, names: Names, reconciler: Reconciler
+    store: AttemptStore, queue: JobQueue, redis: ArqRedis, names: Names, reconciler: Reconciler
 ) -> None:
     soon = datetime.now(UTC) + SOON / 2
     now, later = await accepted(store, queue), await accepted(store, queue, not_before=soon)
@@ -123,7 +123,7 @@ async def test_after_redis_was_emptied_each_waiting_job_has_its_turn_again_at_it
 
 
 async def test_a_renewed_turn_stands_in_the_jobs_history_and_an_ordinary_one_does_not(
-    store: JobStore, queue: JobQueue, reconciler: Reconciler, database: Database
+    store: AttemptStore, queue: JobQueue, reconciler: Reconciler, database: Database
 ) -> None:
     had = await accepted(store, queue)
     lost = await store.create(new_job())
@@ -139,7 +139,7 @@ async def test_a_renewed_turn_stands_in_the_jobs_history_and_an_ordinary_one_doe
 
 
 async def test_jobs_put_off_for_long_are_not_in_the_way_of_those_that_are_due(
-    store: JobStore, queue: JobQueue, database: Database, reconciler: Reconciler
+    store: AttemptStore, queue: JobQueue, database: Database, reconciler: Reconciler
 ) -> None:
     await store.create(new_job(priority=100, not_before=datetime.now(UTC) + SOON + timedelta(hours=1)))
     columns = [column for column in JobRow.__table__.columns if column.name != "id"]
@@ -153,7 +153,7 @@ async def test_jobs_put_off_for_long_are_not_in_the_way_of_those_that_are_due(
 
 
 async def test_of_many_reconcilers_at_once_one_works(
-    store: JobStore, database: Database, redis: ArqRedis, names: Names, files: FileStore, queue: JobQueue
+    store: AttemptStore, database: Database, redis: ArqRedis, names: Names, files: FileStore, queue: JobQueue
 ) -> None:
     jobs = [await store.create(new_job()) for _ in range(5)]
     async with database.transaction() as session:
@@ -170,7 +170,7 @@ async def test_one_connection_to_the_database_is_enough(
 ) -> None:
     engine = make_engine(settings.model_copy(update={"database_pool_size": 1, "database_timeout_seconds": 2}))
     narrow = Database(engine)
-    await JobStore(narrow).create(new_job())
+    await AttemptStore(narrow).create(new_job())
     assert await reconciler_of(narrow, redis, names, files).run() == "enqueued 1 waiting jobs again"
     await engine.dispose()
 
@@ -178,7 +178,7 @@ async def test_one_connection_to_the_database_is_enough(
 # Jobs whose worker and backend are gone.
 
 
-async def abandoned(store: JobStore, database: Database, backend: str = "gone", **changes: Any) -> Claim:
+async def abandoned(store: AttemptStore, database: Database, backend: str = "gone", **changes: Any) -> Claim:
     """Return the claim of a job that nobody looks after, for longer than any take-over takes."""
     assert await store.create(new_job(**changes)) is not None
     job = await store.claim("dead", backend, "p", 60)
@@ -193,7 +193,7 @@ async def abandoned(store: JobStore, database: Database, backend: str = "gone", 
 
 
 async def test_a_job_of_a_lost_backend_gets_another_attempt_with_its_turn(
-    store: JobStore, database: Database, queue: JobQueue, reconciler: Reconciler
+    store: AttemptStore, database: Database, queue: JobQueue, reconciler: Reconciler
 ) -> None:
     claim = await abandoned(store, database)
     assert await reconciler.run() == "moved 1 jobs off lost backends"
@@ -203,7 +203,7 @@ async def test_a_job_of_a_lost_backend_gets_another_attempt_with_its_turn(
     assert await reconciler.run() == "nothing to do"
 
 
-async def test_after_the_last_attempt_it_fails(store: JobStore, database: Database, reconciler: Reconciler) -> None:
+async def test_after_the_last_attempt_it_fails(store: AttemptStore, database: Database, reconciler: Reconciler) -> None:
     claim = await abandoned(store, database, max_attempts=1)
     await reconciler.run()
     job = await store.get(claim.job_id)
@@ -212,7 +212,7 @@ async def test_after_the_last_attempt_it_fails(store: JobStore, database: Databa
 
 @pytest.mark.parametrize("why", ["backend is there", "lease just ended", "to be cancelled"])
 async def test_what_somebody_can_still_take_over_is_left(
-    store: JobStore, database: Database, registry: Registry, reconciler: Reconciler, why: str
+    store: AttemptStore, database: Database, registry: Registry, reconciler: Reconciler, why: str
 ) -> None:
     claim = await abandoned(store, database)
     if why == "backend is there":
@@ -230,7 +230,7 @@ async def test_what_somebody_can_still_take_over_is_left(
 
 
 async def test_files_of_no_job_are_deleted_and_those_of_jobs_and_new_ones_are_kept(
-    store: JobStore, database: Database, files: FileStore, reconciler: Reconciler
+    store: AttemptStore, database: Database, files: FileStore, reconciler: Reconciler
 ) -> None:
     assert await store.create(new_job()) is not None
     job = await store.claim("w", "b", "p", 60)
@@ -251,7 +251,7 @@ async def test_files_of_no_job_are_deleted_and_those_of_jobs_and_new_ones_are_ke
 
 
 async def test_idempotency_keys_are_forgotten_after_their_day(
-    store: JobStore, database: Database, reconciler: Reconciler
+    store: AttemptStore, database: Database, reconciler: Reconciler
 ) -> None:
     for key in ("old", "new"):
         assert await store.create(new_job(), Once("someone", key, "f", lambda job: f"job {job.job_id}")) is not None
@@ -265,7 +265,7 @@ async def test_idempotency_keys_are_forgotten_after_their_day(
 
 
 async def test_while_a_server_is_away_it_says_so_and_nothing_is_half_done(
-    settings: Settings, database: Database, store: JobStore, redis: ArqRedis, names: Names, files: FileStore
+    settings: Settings, database: Database, store: AttemptStore, redis: ArqRedis, names: Names, files: FileStore
 ) -> None:
     assert await store.create(new_job()) is not None
     away = settings.model_copy(

@@ -23,8 +23,8 @@ from app.domain.errors import (
     OutOfMemory,
 )
 from app.domain.job import NewJob, Phase
+from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import JobViews
-from app.storage.jobs import Claim, JobStore
 from app.storage.schema import Base
 from harness import eventually
 
@@ -38,8 +38,8 @@ ERROR = NodeFailed("It broke.", node_id="7", node_type="KSampler")
 
 
 @pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
+def store(database: Database) -> AttemptStore:
+    return AttemptStore(database)
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ def views(database: Database) -> JobViews:
     return JobViews(database)
 
 
-async def claimed(store: JobStore, worker_id: str = "w1", *, backend: str = "b1", **changes: Any) -> tuple[Job, Claim]:
+async def claimed(
+    store: AttemptStore, worker_id: str = "w1", *, backend: str = "b1", **changes: Any
+) -> tuple[Job, Claim]:
     """Create a job and claim it."""
     await store.create(new_job(**changes))
     job = await store.claim(worker_id, backend, "prompt-1", 60)
@@ -71,7 +73,7 @@ async def expire_leases(database: Database) -> None:
 # Create, read, withdraw.
 
 
-async def test_what_was_asked_for_comes_back_exactly(store: JobStore) -> None:
+async def test_what_was_asked_for_comes_back_exactly(store: AttemptStore) -> None:
     tricky = {"a": [1, 1.5, None, True, {"ü": "🎨\\u0000 as text"}], "big": 2**64 - 1, "deep": {"x": {"y": []}}}
     asked = new_job(
         sampler_params=SAMPLER | {"seed": 2**64 - 1},
@@ -96,7 +98,7 @@ async def test_what_was_asked_for_comes_back_exactly(store: JobStore) -> None:
     assert type(found.sampler_params["denoise"]) is float
 
 
-async def test_a_job_is_available_at_once_or_at_its_time(store: JobStore) -> None:
+async def test_a_job_is_available_at_once_or_at_its_time(store: AttemptStore) -> None:
     now, later = await store.create(new_job()), datetime.now(UTC) + timedelta(hours=1)
     assert now.available_at == now.created_at == now.updated_at
     assert (await store.create(new_job(not_before=later))).available_at == later
@@ -104,14 +106,14 @@ async def test_a_job_is_available_at_once_or_at_its_time(store: JobStore) -> Non
     assert past.available_at == past.created_at
 
 
-async def test_a_job_that_is_not_there_is_not_found(store: JobStore) -> None:
+async def test_a_job_that_is_not_there_is_not_found(store: AttemptStore) -> None:
     for call in (store.get(99), store.cancel(99, None, "x"), store.retry(99, None, "x"), store.delete(99)):
         with pytest.raises(JobNotFound) as missed:
             await call
         assert missed.value.job_ids == (99,)
 
 
-async def test_only_an_untouched_job_can_be_withdrawn(store: JobStore, database: Database) -> None:
+async def test_only_an_untouched_job_can_be_withdrawn(store: AttemptStore, database: Database) -> None:
     job = await store.create(new_job())
     assert await store.withdraw_unaccepted(job.job_id)
     assert not await store.withdraw_unaccepted(job.job_id)
@@ -127,14 +129,14 @@ async def test_only_an_untouched_job_can_be_withdrawn(store: JobStore, database:
 # Whose turn it is.
 
 
-async def test_priority_goes_first_then_first_come_first_served(store: JobStore) -> None:
+async def test_priority_goes_first_then_first_come_first_served(store: AttemptStore) -> None:
     made = [(await store.create(new_job(priority=priority))).job_id for priority in (0, 5, -5, 5, 0)]
     order = [job.job_id for _ in made if (job := await store.claim("w", "b", "p", 60))]
     assert order == [made[1], made[3], made[0], made[4], made[2]]
     assert await store.claim("w", "b", "p", 60) is None
 
 
-async def test_a_claim_commits_who_where_and_under_which_prompt(store: JobStore, views: JobViews) -> None:
+async def test_a_claim_commits_who_where_and_under_which_prompt(store: AttemptStore, views: JobViews) -> None:
     job, claim = await claimed(store, "w1")
     assert (job.phase, job.worker_id, job.backend_name, job.prompt_id) == (Phase.ASSIGNED, "w1", "b1", "prompt-1")
     assert job.started_at is not None
@@ -143,7 +145,7 @@ async def test_a_claim_commits_who_where_and_under_which_prompt(store: JobStore,
     assert claim == Claim(job.job_id, 1, "w1")
 
 
-async def test_a_job_waits_for_its_time(store: JobStore) -> None:
+async def test_a_job_waits_for_its_time(store: AttemptStore) -> None:
     await store.create(new_job(not_before=datetime.now(UTC) + timedelta(hours=1), priority=100))
     due = await store.create(new_job())
     job = await store.claim("w", "b", "p", 60)
@@ -156,7 +158,7 @@ async def test_a_job_waits_for_its_time(store: JobStore) -> None:
     assert datetime.now(UTC) >= soon.available_at - timedelta(milliseconds=50)
 
 
-async def test_a_job_for_one_backend_is_not_given_to_another(store: JobStore) -> None:
+async def test_a_job_for_one_backend_is_not_given_to_another(store: AttemptStore) -> None:
     await store.create(new_job(backend="b2", priority=100))
     anywhere = await store.create(new_job())
     assert (await store.claim("w", "b1", "p", 60)).job_id == anywhere.job_id  # type: ignore[union-attr]
@@ -164,7 +166,9 @@ async def test_a_job_for_one_backend_is_not_given_to_another(store: JobStore) ->
     assert await store.claim("w", "b2", "p", 60) is not None
 
 
-async def test_a_retry_avoids_the_backends_that_failed_it_for_five_minutes(store: JobStore, database: Database) -> None:
+async def test_a_retry_avoids_the_backends_that_failed_it_for_five_minutes(
+    store: AttemptStore, database: Database
+) -> None:
     _, claim = await claimed(store)
     waiting = await store.requeue(claim, ERROR, 0, avoid=["b1", "b3"])
     assert waiting.refused_by == ["b1", "b3"]
@@ -175,7 +179,7 @@ async def test_a_retry_avoids_the_backends_that_failed_it_for_five_minutes(store
     assert await store.claim("w", "b1", "p", 60) is not None
 
 
-async def test_another_backend_takes_it_at_once(store: JobStore) -> None:
+async def test_another_backend_takes_it_at_once(store: AttemptStore) -> None:
     _, claim = await claimed(store)
     await store.requeue(claim, ERROR, 0, avoid=["b1"])
     assert await store.claim("w", "b2", "p", 60) is not None
@@ -184,7 +188,7 @@ async def test_another_backend_takes_it_at_once(store: JobStore) -> None:
 # The way of an attempt.
 
 
-async def test_an_attempt_goes_through_its_phases_to_the_end(store: JobStore, views: JobViews) -> None:
+async def test_an_attempt_goes_through_its_phases_to_the_end(store: AttemptStore, views: JobViews) -> None:
     job, claim = await claimed(store)
     graph = text_to_image()
     await store.submitting(claim, "prompt-2", graph)
@@ -204,7 +208,7 @@ async def test_an_attempt_goes_through_its_phases_to_the_end(store: JobStore, vi
     assert times == sorted(times)  # type: ignore[type-var]
 
 
-async def test_a_failure_is_kept_with_its_node(store: JobStore, views: JobViews) -> None:
+async def test_a_failure_is_kept_with_its_node(store: AttemptStore, views: JobViews) -> None:
     _, claim = await claimed(store)
     failed = await store.fail(claim, ERROR)
     assert (failed.phase, failed.error_code, failed.error_message) == (Phase.FAILED, "node_failed", "It broke.")
@@ -213,7 +217,7 @@ async def test_a_failure_is_kept_with_its_node(store: JobStore, views: JobViews)
     assert (attempt.error_code, attempt.error_message) == ("node_failed", "It broke.")
 
 
-async def test_a_requeued_job_waits_with_a_new_attempt_and_its_delay(store: JobStore, views: JobViews) -> None:
+async def test_a_requeued_job_waits_with_a_new_attempt_and_its_delay(store: AttemptStore, views: JobViews) -> None:
     _, claim = await claimed(store)
     waiting = await store.requeue(claim, OutOfMemory("Too big."), 60)
     assert (waiting.phase, waiting.attempt, waiting.worker_id) == (Phase.RETRYING, 2, None)
@@ -223,7 +227,7 @@ async def test_a_requeued_job_waits_with_a_new_attempt_and_its_delay(store: JobS
     assert [attempt.outcome for attempt in await views.attempts(claim.job_id)] == ["retried"]
 
 
-async def test_a_new_claim_forgets_the_old_error_and_keeps_the_first_start(store: JobStore) -> None:
+async def test_a_new_claim_forgets_the_old_error_and_keeps_the_first_start(store: AttemptStore) -> None:
     first, claim = await claimed(store)
     await store.requeue(claim, ERROR, 0)
     again = await store.claim("w2", "b2", "prompt-2", 60)
@@ -235,7 +239,7 @@ async def test_a_new_claim_forgets_the_old_error_and_keeps_the_first_start(store
 # Completing is one thing.
 
 
-async def test_if_an_output_cannot_be_kept_nothing_is(store: JobStore, database: Database) -> None:
+async def test_if_an_output_cannot_be_kept_nothing_is(store: AttemptStore, database: Database) -> None:
     _, claim = await claimed(store)
     await store.saving(claim)
     before = await everything(database)
@@ -246,7 +250,7 @@ async def test_if_an_output_cannot_be_kept_nothing_is(store: JobStore, database:
     assert (await store.complete(claim, [output(0)])).phase is Phase.COMPLETED
 
 
-async def test_nothing_is_completed_without_an_output(store: JobStore, database: Database) -> None:
+async def test_nothing_is_completed_without_an_output(store: AttemptStore, database: Database) -> None:
     _, claim = await claimed(store)
     await store.saving(claim)
     before = await everything(database)
@@ -255,7 +259,7 @@ async def test_nothing_is_completed_without_an_output(store: JobStore, database:
     assert await everything(database) == before
 
 
-async def test_nothing_is_completed_that_is_not_being_saved(store: JobStore, database: Database) -> None:
+async def test_nothing_is_completed_that_is_not_being_saved(store: AttemptStore, database: Database) -> None:
     _, claim = await claimed(store)
     before = await everything(database)
     with pytest.raises(InvalidTransition):
@@ -265,7 +269,7 @@ async def test_nothing_is_completed_that_is_not_being_saved(store: JobStore, dat
 
 # The fence.
 
-WRITES: dict[str, Callable[[JobStore, Claim], Awaitable[Any]]] = {
+WRITES: dict[str, Callable[[AttemptStore, Claim], Awaitable[Any]]] = {
     "submitting": lambda store, claim: store.submitting(claim, "p", {}),
     "executing": lambda store, claim: store.executing(claim),
     "saving": lambda store, claim: store.saving(claim),
@@ -276,32 +280,32 @@ WRITES: dict[str, Callable[[JobStore, Claim], Awaitable[Any]]] = {
 }
 
 
-async def _requeued(store: JobStore, database: Database, claim: Claim) -> None:
+async def _requeued(store: AttemptStore, database: Database, claim: Claim) -> None:
     await store.requeue(claim, ERROR, 0)
 
 
-async def _claimed_again_by_itself(store: JobStore, database: Database, claim: Claim) -> None:
+async def _claimed_again_by_itself(store: AttemptStore, database: Database, claim: Claim) -> None:
     await store.requeue(claim, ERROR, 0)
     assert await store.claim(claim.worker_id, "b1", "prompt-2", 60) is not None
 
 
-async def _taken_over(store: JobStore, database: Database, claim: Claim) -> None:
+async def _taken_over(store: AttemptStore, database: Database, claim: Claim) -> None:
     await expire_leases(database)
     assert len(await store.take_over("w2", ["b1"], 60, 10)) == 1
 
 
-async def _taken_over_and_completed(store: JobStore, database: Database, claim: Claim) -> None:
+async def _taken_over_and_completed(store: AttemptStore, database: Database, claim: Claim) -> None:
     await _taken_over(store, database, claim)
     theirs = Claim(claim.job_id, claim.attempt, "w2")
     await store.saving(theirs)
     await store.complete(theirs, [output()])
 
 
-async def _failed(store: JobStore, database: Database, claim: Claim) -> None:
+async def _failed(store: AttemptStore, database: Database, claim: Claim) -> None:
     await store.fail(claim, ERROR)
 
 
-async def _cancelled(store: JobStore, database: Database, claim: Claim) -> None:
+async def _cancelled(store: AttemptStore, database: Database, claim: Claim) -> None:
     await store.cancel(claim.job_id, None, "x")
     await store.cancelled(claim)
 
@@ -310,7 +314,7 @@ async def _cancelled(store: JobStore, database: Database, claim: Claim) -> None:
     "lose", [_requeued, _claimed_again_by_itself, _taken_over, _taken_over_and_completed, _failed, _cancelled]
 )
 async def test_a_worker_that_was_given_up_on_can_change_nothing(
-    store: JobStore, database: Database, lose: Callable[..., Awaitable[None]]
+    store: AttemptStore, database: Database, lose: Callable[..., Awaitable[None]]
 ) -> None:
     _, claim = await claimed(store)
     await lose(store, database, claim)
@@ -324,7 +328,7 @@ async def test_a_worker_that_was_given_up_on_can_change_nothing(
     assert await everything(database) == before
 
 
-async def test_a_job_that_was_deleted_meanwhile_is_gone(store: JobStore, database: Database) -> None:
+async def test_a_job_that_was_deleted_meanwhile_is_gone(store: AttemptStore, database: Database) -> None:
     _, claim = await claimed(store)
     await store.fail(claim, ERROR)
     await store.delete(claim.job_id)
@@ -338,7 +342,7 @@ async def test_a_job_that_was_deleted_meanwhile_is_gone(store: JobStore, databas
 
 
 async def test_take_over_waits_for_the_end_of_the_lease_and_takes_each_job_once(
-    store: JobStore, database: Database
+    store: AttemptStore, database: Database
 ) -> None:
     for number in range(6):
         await claimed(store, backend=f"b{number % 2}")
@@ -355,7 +359,7 @@ async def test_take_over_waits_for_the_end_of_the_lease_and_takes_each_job_once(
     assert await store.take_over("w9", ["b0"], 60, 10) == []
 
 
-async def test_a_lease_that_is_let_go_can_be_taken_at_once(store: JobStore) -> None:
+async def test_a_lease_that_is_let_go_can_be_taken_at_once(store: AttemptStore) -> None:
     job, claim = await claimed(store)
     await store.release(claim)
     (taken,) = await store.take_over("w2", ["b1"], 60, 10)
@@ -363,7 +367,7 @@ async def test_a_lease_that_is_let_go_can_be_taken_at_once(store: JobStore) -> N
 
 
 async def test_one_statement_renews_all_leases_and_keeps_progress_that_only_rises(
-    store: JobStore, database: Database
+    store: AttemptStore, database: Database
 ) -> None:
     mine = [(await claimed(store))[1] for _ in range(3)]
     _, theirs = await claimed(store, "w2")
@@ -382,7 +386,7 @@ async def test_one_statement_renews_all_leases_and_keeps_progress_that_only_rise
 # Cancel, retry, delete.
 
 
-async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_confirmed(store: JobStore) -> None:
+async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_confirmed(store: AttemptStore) -> None:
     waiting = await store.create(new_job())
     gone = await store.cancel(waiting.job_id, "not needed", "someone")
     assert (gone.phase, gone.cancel_reason, gone.completed_at is not None) == (Phase.CANCELLED, "not needed", True)
@@ -394,7 +398,7 @@ async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_confirm
     assert ended.completed_at is not None
 
 
-async def test_asked_again_a_cancel_changes_nothing(store: JobStore, database: Database) -> None:
+async def test_asked_again_a_cancel_changes_nothing(store: AttemptStore, database: Database) -> None:
     job, claim = await claimed(store)
     first = await store.cancel(job.job_id, "first", "a")
     before = await everything(database)
@@ -404,7 +408,7 @@ async def test_asked_again_a_cancel_changes_nothing(store: JobStore, database: D
     assert await store.cancel(job.job_id, "third", "c") == ended
 
 
-async def test_a_job_that_is_being_saved_is_past_cancelling_and_a_finished_one_says_so(store: JobStore) -> None:
+async def test_a_job_that_is_being_saved_is_past_cancelling_and_a_finished_one_says_so(store: AttemptStore) -> None:
     _, claim = await claimed(store)
     saving = await store.saving(claim)
     assert await store.cancel(claim.job_id, None, "x") == saving
@@ -413,7 +417,7 @@ async def test_a_job_that_is_being_saved_is_past_cancelling_and_a_finished_one_s
         await store.cancel(claim.job_id, None, "x")
 
 
-async def test_a_retry_is_a_new_attempt_of_the_same_job_with_attempts_of_its_own(store: JobStore) -> None:
+async def test_a_retry_is_a_new_attempt_of_the_same_job_with_attempts_of_its_own(store: AttemptStore) -> None:
     job, claim = await claimed(store, max_attempts=2)
     await store.fail(claim, ERROR)
     again = await store.retry(job.job_id, None, "someone")
@@ -422,7 +426,7 @@ async def test_a_retry_is_a_new_attempt_of_the_same_job_with_attempts_of_its_own
     assert again.sampler_params == job.sampler_params
 
 
-async def test_a_retry_with_a_new_seed_has_it_in_fields_and_graph(store: JobStore) -> None:
+async def test_a_retry_with_a_new_seed_has_it_in_fields_and_graph(store: AttemptStore) -> None:
     job = await store.create(new_job(workflow=text_to_image()))
     await store.cancel(job.job_id, "x", "x")
     again = await store.retry(job.job_id, 2**64 - 2, "someone")
@@ -432,7 +436,7 @@ async def test_a_retry_with_a_new_seed_has_it_in_fields_and_graph(store: JobStor
     assert again.cancel_reason is None
 
 
-async def test_only_a_failed_or_cancelled_job_is_retried(store: JobStore) -> None:
+async def test_only_a_failed_or_cancelled_job_is_retried(store: AttemptStore) -> None:
     waiting = await store.create(new_job(backend="nowhere"))
     running, claim = await claimed(store)
     for job_id, status in ((waiting.job_id, "pending"), (running.job_id, "running")):
@@ -444,7 +448,7 @@ async def test_only_a_failed_or_cancelled_job_is_retried(store: JobStore) -> Non
         await store.retry(running.job_id, None, "x")
 
 
-async def test_of_two_racing_retries_the_loser_is_told_how_it_is_now(store: JobStore) -> None:
+async def test_of_two_racing_retries_the_loser_is_told_how_it_is_now(store: AttemptStore) -> None:
     job, claim = await claimed(store)
     await store.fail(claim, ERROR)
     results = await asyncio.gather(*(store.retry(job.job_id, None, "x") for _ in range(5)), return_exceptions=True)
@@ -453,7 +457,7 @@ async def test_of_two_racing_retries_the_loser_is_told_how_it_is_now(store: JobS
     assert all("pending" in each for each in lost)
 
 
-async def test_deleting_takes_all_rows_along_and_names_the_files(store: JobStore, database: Database) -> None:
+async def test_deleting_takes_all_rows_along_and_names_the_files(store: AttemptStore, database: Database) -> None:
     _, kept = await claimed(store)
     before = await everything(database)
     _, claim = await claimed(store)
@@ -466,7 +470,7 @@ async def test_deleting_takes_all_rows_along_and_names_the_files(store: JobStore
         await store.delete(kept.job_id)
 
 
-async def test_events_tell_who_did_what_and_when(store: JobStore, views: JobViews) -> None:
+async def test_events_tell_who_did_what_and_when(store: AttemptStore, views: JobViews) -> None:
     job, claim = await claimed(store, user_id="alice")
     await store.cancel(job.job_id, "enough", "operator:bob")
     await store.cancelled(claim)
@@ -483,7 +487,7 @@ async def test_events_tell_who_did_what_and_when(store: JobStore, views: JobView
 
 
 async def test_the_database_itself_refuses_a_phase_that_does_not_fit_the_status(database: Database) -> None:
-    await JobStore(database).create(new_job())
+    await AttemptStore(database).create(new_job())
     with pytest.raises(DBAPIError, match="phase_of_status"):
         async with database.transaction() as session:
             await session.execute(text("UPDATE generation_jobs SET status = 'completed'"))

@@ -15,8 +15,8 @@ from sqlalchemy import text
 
 from app.domain.errors import InvalidRequest, JobNotFound, NodeFailed
 from app.domain.job import JobStatus, Phase
+from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import JobFilter, JobViews, Sort
-from app.storage.jobs import Claim, JobStore
 
 if TYPE_CHECKING:
     from app.storage.database import Database
@@ -33,7 +33,7 @@ async def sql(database: Database, statement: str, **values: Any) -> list[Any]:
 @pytest.fixture
 async def filled(database: Database) -> Database:
     """30 jobs, three users, all statuses, and only four different times of change among them."""
-    store = JobStore(database)
+    store = AttemptStore(database)
     for number in range(30):
         name = f"user{number % 3}"
         prompt = f"100%_done {number}" if number % 2 else None
@@ -111,7 +111,7 @@ async def test_created_after_is_inclusive_and_before_exclusive(filled: Database)
 
 
 async def test_jobs_that_come_while_pages_are_turned_shift_nothing(filled: Database) -> None:
-    views, store = JobViews(filled), JobStore(filled)
+    views, store = JobViews(filled), AttemptStore(filled)
     first = await views.page(JobFilter(), "-created_at", 10, cursor=None, skip=0)
     for _ in range(3):
         await store.create(new_job())
@@ -200,7 +200,7 @@ async def test_snapshots_are_of_the_jobs_that_exist_with_their_paths_in_order(fi
 
 
 async def test_the_position_counts_who_comes_before(database: Database) -> None:
-    store, views = JobStore(database), JobViews(database)
+    store, views = AttemptStore(database), JobViews(database)
     made = [(await store.create(new_job(priority=priority))).job_id for priority in (0, 5, 0)]
     assert [(await views.view(job_id)).position for job_id in made] == [2, 1, 3]
     job = await store.claim("w", "b", "p", 60)
@@ -209,7 +209,7 @@ async def test_the_position_counts_who_comes_before(database: Database) -> None:
 
 
 async def test_figures_of_the_queue(database: Database) -> None:
-    store, views = JobStore(database), JobViews(database)
+    store, views = AttemptStore(database), JobViews(database)
     assert await views.usual_execution_s() is None
     assert (await views.stats()).oldest_wait_s is None
     for priority, model in ((0, "a"), (0, None), (7, "a"), (9, "a")):
@@ -236,7 +236,7 @@ async def test_figures_of_the_queue(database: Database) -> None:
 
 
 async def test_contents_and_graphs_that_are_not_there(database: Database) -> None:
-    store, views = JobStore(database), JobViews(database)
+    store, views = AttemptStore(database), JobViews(database)
     assert await views.content(1) is None
     assert await views.output(1, 0) is None
     job = await store.create(new_job())

@@ -15,8 +15,8 @@ from app.domain.errors import DatabaseUnavailable
 from app.embedded.ports import HOST
 from app.embedded.services import Wanted, start
 from app.embedded.temporary import temporary_data_dir
+from app.storage.attempts import AttemptStore
 from app.storage.database import Database, make_engine, migrate
-from app.storage.jobs import JobStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -60,7 +60,7 @@ async def kill(database: Database, pid: int) -> None:
 )
 async def test_a_server_that_is_not_there_is_away(connect: Callable[..., Database], url: str) -> None:
     database = connect(database_url=SecretStr(url), database_timeout_seconds=2)
-    for call in (database.ping(), database.check_schema("x"), JobStore(database).get(1)):
+    for call in (database.ping(), database.check_schema("x"), AttemptStore(database).get(1)):
         with pytest.raises(DatabaseUnavailable):
             await call
 
@@ -78,7 +78,7 @@ async def test_a_wrong_password_or_database_is_away_and_no_crash(
 async def test_a_connection_that_is_cut_in_the_middle_is_away_and_nothing_is_kept(
     database: Database, connect: Callable[..., Database]
 ) -> None:
-    other, store = connect(), JobStore(database)
+    other, store = connect(), AttemptStore(database)
     job = await store.create(new_job())
 
     async def cut_off(*, before_the_commit_only: bool) -> None:
@@ -126,8 +126,8 @@ async def test_a_statement_that_takes_too_long_is_away_and_the_pool_survives(con
 async def test_a_row_that_somebody_holds_is_away_in_bounded_time(
     database: Database, connect: Callable[..., Database]
 ) -> None:
-    job = await JobStore(database).create(new_job())
-    quick = JobStore(connect(database_timeout_seconds=0.3))
+    job = await AttemptStore(database).create(new_job())
+    quick = AttemptStore(connect(database_timeout_seconds=0.3))
     async with database.transaction() as session:
         await session.execute(text("SELECT 1 FROM generation_jobs FOR UPDATE"))
         with pytest.raises(DatabaseUnavailable):
@@ -160,7 +160,7 @@ async def test_a_wrong_statement_is_a_mistake_and_not_an_outage(
 
 async def test_an_id_that_no_column_holds_is_no_outage(database: Database) -> None:
     with pytest.raises(DBAPIError):
-        await JobStore(database).get(2**63)
+        await AttemptStore(database).get(2**63)
 
 
 async def test_cancelling_a_caller_gives_the_connection_back(connect: Callable[..., Database]) -> None:
@@ -191,7 +191,7 @@ async def test_a_server_that_stops_and_comes_back_is_away_meanwhile(settings: Se
             await migrate(own)
             engine = make_engine(own)
             database = Database(engine)
-            store = JobStore(database)
+            store = AttemptStore(database)
             job = await store.create(new_job())
             await asyncio.to_thread(services.stop)
             with pytest.raises(DatabaseUnavailable):

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import event, text
 
 from app.domain.job import JobStatus
+from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import JobFilter, JobViews
-from app.storage.jobs import Claim, JobStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -82,7 +82,7 @@ async def cached_plan(connection: asyncpg.Connection, statement: str) -> str:
 
 async def test_a_claim_reads_the_queue_by_its_index(full: Database, plain: asyncpg.Connection) -> None:
     with recorded(full) as seen:
-        assert await JobStore(full).claim("w", "b1", "p", 60) is not None
+        assert await AttemptStore(full).claim("w", "b1", "p", 60) is not None
     (claim,) = (statement for statement, _ in seen if "SKIP LOCKED" in statement)
     plan = await cached_plan(plain, claim)
     assert "ix_generation_jobs_waiting" in plan
@@ -91,7 +91,7 @@ async def test_a_claim_reads_the_queue_by_its_index(full: Database, plain: async
 
 
 async def test_the_work_of_every_second_scans_no_table(full: Database, plain: asyncpg.Connection) -> None:
-    store, views = JobStore(full), JobViews(full)
+    store, views = AttemptStore(full), JobViews(full)
     with recorded(full) as seen:
         job = await store.claim("w1", "b1", "p", 60)
         assert job is not None

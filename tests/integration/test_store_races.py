@@ -22,8 +22,8 @@ from app.domain.errors import (
     StorageFailed,
 )
 from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, JobStatus, Phase, Repair, apply
+from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import JobViews
-from app.storage.jobs import Claim, JobStore
 
 if TYPE_CHECKING:
     from app.domain.job import Job
@@ -52,7 +52,7 @@ async def log_of(database: Database, job_id: int) -> list[str]:
 
 
 async def test_of_many_claims_at_once_each_job_goes_to_one(database: Database) -> None:
-    store = JobStore(database)
+    store = AttemptStore(database)
     jobs = {(await store.create(new_job())).job_id for _ in range(20)}
     found = await asyncio.gather(*(store.claim(f"w{number}", "b", "p", 60) for number in range(40)))
     taken = [job for job in found if job is not None]
@@ -63,7 +63,7 @@ async def test_of_many_claims_at_once_each_job_goes_to_one(database: Database) -
 
 
 async def test_of_a_cancel_and_a_claim_both_say_what_became_of_the_job(database: Database) -> None:
-    store = JobStore(database)
+    store = AttemptStore(database)
     for round_ in range(15):
         job = await store.create(new_job(backend=f"b{round_}"))
         claim = [store.claim(f"w{number}", f"b{round_}", "p", 60) for number in range(2)]
@@ -79,7 +79,7 @@ async def test_of_a_cancel_and_a_claim_both_say_what_became_of_the_job(database:
 
 
 async def test_racing_ends_of_an_attempt_end_it_once(database: Database) -> None:
-    store = JobStore(database)
+    store = AttemptStore(database)
     ends = {
         "completed": lambda claim: store.complete(claim, [output()]),
         "failed": lambda claim: store.fail(claim, ERROR),
@@ -101,7 +101,7 @@ async def test_racing_ends_of_an_attempt_end_it_once(database: Database) -> None
 
 
 async def test_cancels_claims_and_retries_in_a_heap_leave_a_consistent_log(database: Database) -> None:
-    store = JobStore(database)
+    store = AttemptStore(database)
     job = await store.create(new_job())
     wins: Counter[str] = Counter()
 
@@ -141,7 +141,7 @@ async def test_cancels_claims_and_retries_in_a_heap_leave_a_consistent_log(datab
 
 
 async def test_renewing_taking_over_and_ending_at_once_never_lose_a_job(database: Database) -> None:
-    store = JobStore(database)
+    store = AttemptStore(database)
     for round_ in range(10):
         job = await store.create(new_job(backend=f"b{round_}"))
         await store.claim("w1", f"b{round_}", "p", 60)
@@ -194,7 +194,7 @@ def expected(phase: Phase, operation: str, *, held: bool) -> Phase | type[Genona
                 return InvalidTransition
 
 
-async def do(store: JobStore, job: Job, claim: Claim, backend: str, operation: str) -> Job | None:
+async def do(store: AttemptStore, job: Job, claim: Claim, backend: str, operation: str) -> Job | None:
     match operation:
         case "claim":
             return await store.claim("w", backend, "p", 60)
@@ -216,7 +216,7 @@ async def do(store: JobStore, job: Job, claim: Claim, backend: str, operation: s
 @settings(max_examples=35, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=st.lists(OPERATIONS, min_size=3, max_size=25))
 async def test_the_store_agrees_with_the_table_at_each_step(database: Database, operations: list[str]) -> None:
-    store, backend = JobStore(database), f"b{next(_numbers)}"
+    store, backend = AttemptStore(database), f"b{next(_numbers)}"
     job = await store.create(new_job(backend=backend))
     claim, held = Claim(job.job_id, 1, "w"), False
     for operation in operations:

@@ -21,9 +21,9 @@ from app.messaging.connection import close, make_redis
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.storage.attempts import AttemptStore
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
-from app.storage.jobs import JobStore
 from app.storage.schema import EventRow, JobRow
 from harness import eventually
 from worker.reconcile import Reconciler
@@ -45,7 +45,7 @@ async def reconciler(settings: Settings, database: Database) -> AsyncIterator[Re
     redis, names = make_redis(settings, patient=False), Names(settings.redis_namespace)
     yield Reconciler(
         database,
-        JobStore(database),
+        AttemptStore(database),
         JobViews(database),
         JobQueue(redis, names),
         Events(redis, names),

@@ -13,8 +13,8 @@ from app.domain import errors
 from app.main import create_app
 from app.settings import ROOT, load_settings
 from app.web.openapi import OPERATIONS, document
-from app.web.payloads import JobRequest, ListQuery
 from app.web.problems import RETRY_HELPS, STATUS_OF
+from app.web.requests import JobRequest, ListQuery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,17 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.domain.errors import InvalidRequest, MalformedJson
-from app.web.payloads import (
-    MAX_FAULTS,
-    MAX_JSON_DEPTH,
-    BulkRequest,
-    CancelRequest,
-    JobRequest,
-    ListQuery,
-    RetryRequest,
-    check,
-    check_texts,
-)
+from app.web.checking import MAX_FAULTS, MAX_JSON_DEPTH, check, check_texts
+from app.web.requests import BulkRequest, CancelRequest, JobRequest, ListQuery, RetryRequest
 
 LEAST = {"user_id": "u", "job_type": "image", "prompt": "p"}
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4))

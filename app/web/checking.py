@@ -1,0 +1,101 @@
+"""Checking what clients send: every fault named, by its place in the body or the query."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from app.domain.catalog import nearest
+from app.domain.errors import Fault, InvalidRequest, MalformedJson
+
+MAX_JSON_DEPTH: Final = 64
+MAX_FAULTS: Final = 100
+"""So many are named; a body with more is wrong as a whole, and the answer stays one that can be read."""
+_SHOWN_CHARS: Final = 200
+T = TypeVar("T", bound=BaseModel)
+
+
+def check(model: type[T], data: Any, *, pointer: str = "/") -> T:
+    """Return the data as the model, or raise `InvalidRequest` with every fault; `pointer` goes before a field's name.
+
+    `pointer` is "/" for a body, whose faults are named by JSON pointer, and "" for a query.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        faults = [_fault(each, pointer, model) for each in found[:MAX_FAULTS]]
+        listed = "; ".join(f"{fault.pointer or 'body'}: {fault.detail}" for fault in faults[:3])
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise InvalidRequest(f"The request is not valid. {listed}{more}", faults) from error
+
+
+def check_texts(value: Any) -> list[Fault]:
+    """Return where a value holds what neither PostgreSQL nor ComfyUI can take: NUL and lone surrogates in texts.
+
+    Numbers without a JSON form are found too, for those who parse JSON loosely.
+
+    Raises
+    ------
+    MalformedJson
+        It is nested too deep.
+    """
+    faults: list[Fault] = []
+    _look_into(value, "", 0, faults)
+    return faults
+
+
+def _look_into(value: Any, pointer: str, depth: int, faults: list[Fault]) -> None:
+    if depth > MAX_JSON_DEPTH:
+        raise MalformedJson(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")
+    if len(faults) >= MAX_FAULTS:
+        return
+    if isinstance(value, str):
+        faults += _text_faults(value, pointer)
+    elif isinstance(value, float) and not math.isfinite(value):
+        faults.append(Fault(pointer, "not_finite", "NaN and infinite numbers are no JSON."))
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            below = f"{pointer}/{_token(key)}"
+            faults += _text_faults(key, below)
+            _look_into(each, below, depth + 1, faults)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _look_into(each, f"{pointer}/{index}", depth + 1, faults)
+
+
+def _text_faults(text: str, pointer: str) -> list[Fault]:
+    if "\0" in text:
+        return [Fault(pointer, "nul_character", "A text must not contain the NUL character.")]
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        return [Fault(pointer, "lone_surrogate", "A text must not contain a lone surrogate: it is no Unicode.")]
+    return []
+
+
+def _token(key: str) -> str:
+    """Return a key as a part of a pointer that can be shown: of reasonable length, and Unicode."""
+    shown = key if len(key) <= _SHOWN_CHARS else f"{key[:_SHOWN_CHARS]}…"
+    return shown.encode("utf-8", "replace").decode().replace("\0", "?").replace("~", "~0").replace("/", "~1")
+
+
+def _fault(error: Any, pointer: str, model: type[BaseModel]) -> Fault:
+    location = [str(part) for part in error["loc"]]
+    detail = error["msg"].removeprefix("Value error, ")
+    if not location and (match := re.match(r"^(\w+): (.*)$", detail)):
+        # Of a model as a whole: it says itself which field is meant.
+        location, detail = [match[1]], match[2]
+    code, suggestion = error["type"], None
+    if code == "extra_forbidden":
+        code, detail = "unknown_field", "There is no such field."
+        if len(location) == 1:
+            suggestion = nearest(location[0][:_SHOWN_CHARS], model.model_fields)
+    expected = error.get("ctx", {}).get("expected", "") if code in ("literal_error", "enum") else ""
+    allowed = re.findall(r"'([^']*)'", expected)
+    where = pointer + "/".join(map(_token, location)) if location else ""
+    return Fault(where, code, detail, tuple(allowed), suggestion)

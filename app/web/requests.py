@@ -1,0 +1,262 @@
+"""What clients send, as models: they check bodies and queries, and make the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from app.domain.job import JobStatus, NewJob
+from app.services.control import random_seed
+from app.storage.job_views import JobFilter, Sort
+
+MAX_SEED: Final = 2**64 - 1
+MAX_PARAMS_BYTES: Final = 64 * 1024
+MAX_BULK: Final = 1000
+"""Jobs of one bulk action."""
+TEMPLATED_TYPES: Final = ("image", "image_generation")
+"""Job types that have a workflow template; the others bring their workflow."""
+
+
+def _time_text(value: Any) -> Any:
+    # pydantic would also take a number of seconds.
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[Tt ]\d", value, re.ASCII):
+        raise ValueError("must be an RFC 3339 time, such as 2026-11-23T12:00:00Z")
+    return value
+
+
+def _storable(value: datetime) -> datetime:
+    # At the ends of the calendar an offset leads out of it.
+    if not datetime(1970, 1, 1, tzinfo=UTC) <= value < datetime(9000, 1, 1, tzinfo=UTC):
+        raise ValueError("must lie between the years 1970 and 9000")
+    return value
+
+
+GivenTime = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time_text), AfterValidator(_storable)]
+"""A time that a client sends."""
+
+
+class RequestModel(BaseModel):
+    """Base of what clients send: unknown fields are refused by name, and texts are not taken for numbers."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+
+class LoraChoice(RequestModel):
+    """A LoRA and how strongly it is applied."""
+
+    name: str = Field(min_length=1, max_length=255)
+    strength_model: float = Field(0.8, ge=-100, le=100, allow_inf_nan=False)
+    strength_clip: float = Field(0.8, ge=-100, le=100, allow_inf_nan=False)
+
+
+class SamplerParams(RequestModel):
+    """How the picture is sampled."""
+
+    seed: int | None = Field(None, ge=-1, le=MAX_SEED, description="Absent or -1: a random one is drawn.")
+    steps: int = Field(28, ge=1, le=150)
+    cfg: float = Field(5.5, ge=0, le=30, allow_inf_nan=False)
+    sampler_name: str = Field("euler", min_length=1, max_length=64)
+    scheduler: str = Field("normal", min_length=1, max_length=64)
+    denoise: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
+
+
+class JobRequest(RequestModel):
+    """The body of `POST /api/v1/generation-jobs/`."""
+
+    user_id: str = Field(min_length=1, max_length=255)
+    job_type: Literal["image", "image_generation", "video", "audio", "workflow"]
+    workflow: dict[str, Any] | None = Field(None, validate_default=True, description="A graph in ComfyUI's API format.")
+    overrides: dict[str, Any] = Field({}, description='"<node>.<input>": value, set in the workflow.')
+    prompt: str | None = Field(
+        None,
+        min_length=1,
+        max_length=10_000,
+        validate_default=True,
+        description="Optional when a workflow is given.",
+    )
+    negative_prompt: str = Field("", max_length=20_000)
+    checkpoint_model: str | None = Field(None, min_length=1, max_length=255)
+    lora_models: list[LoraChoice] = Field([], max_length=32)
+    width: int = Field(832, ge=64, le=2048, description="Pixels; rounded down to a multiple of 8.")
+    height: int = Field(1216, ge=64, le=2048, description="Pixels; rounded down to a multiple of 8.")
+    batch_size: int = Field(1, ge=1, le=8)
+    sampler_params: SamplerParams = Field(default_factory=lambda: SamplerParams.model_construct(**_SAMPLER_DEFAULTS))
+    backend: str | None = Field(None, min_length=1, max_length=255)
+    priority: int = Field(0, ge=-100, le=100, description="Larger first.")
+    not_before: GivenTime | None = None
+    max_attempts: int = Field(4, ge=1, le=10)
+    timeout_seconds: int = Field(900, ge=1, le=7200)
+    metadata: dict[str, str] = Field({}, max_length=16)
+    params: dict[str, Any] = {}
+
+    @field_validator("workflow")
+    @classmethod
+    def _brought_where_needed(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        job_type = info.data.get("job_type", TEMPLATED_TYPES[0])
+        if value is None and job_type not in TEMPLATED_TYPES:
+            raise ValueError(f"a job of type {job_type} brings its workflow")
+        return value
+
+    @field_validator("overrides")
+    @classmethod
+    def _of_a_workflow(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value and info.data.get("workflow", {}) is None:
+            raise ValueError("are for a workflow, and none is given")
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _said(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("workflow", {}) is None:
+            raise ValueError("is needed unless a workflow is given")
+        if value is not None and not value.strip():
+            raise ValueError("must not be blank")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _short_pairs(cls, value: dict[str, str]) -> dict[str, str]:
+        if any(len(key) > 255 or len(text) > 2000 for key, text in value.items()):
+            raise ValueError("keys have at most 255 characters, values at most 2000")
+        return value
+
+    @field_validator("params")
+    @classmethod
+    def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if _json_size(value) > MAX_PARAMS_BYTES:
+            raise ValueError(f"must be at most {MAX_PARAMS_BYTES} bytes of JSON")
+        return value
+
+    def to_new_job(self) -> NewJob:
+        """Return the job that is asked for: sizes rounded, the seed drawn, what was changed said in `warnings`."""
+        warnings = []
+        width, height = self.width - self.width % 8, self.height - self.height % 8
+        if (width, height) != (self.width, self.height):
+            asked = f"{self.width} × {self.height}"
+            warnings.append(f"The size {asked} was rounded down to {width} × {height}, multiples of 8.")
+        sampler = self.sampler_params.model_dump()
+        if sampler["seed"] in (None, -1):
+            sampler["seed"] = random_seed()
+        return NewJob(
+            user_id=self.user_id,
+            job_type=self.job_type,
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            checkpoint_model=self.checkpoint_model,
+            lora_models=[lora.model_dump() for lora in self.lora_models],
+            width=width,
+            height=height,
+            batch_size=self.batch_size,
+            sampler_params=sampler,
+            workflow=self.workflow,
+            backend=self.backend,
+            priority=self.priority,
+            not_before=self.not_before,
+            max_attempts=self.max_attempts,
+            timeout_seconds=self.timeout_seconds,
+            metadata=self.metadata,
+            params=self.params,
+            warnings=warnings,
+        )
+
+
+_SAMPLER_DEFAULTS: Final[dict[str, Any]] = {name: each.default for name, each in SamplerParams.model_fields.items()}
+
+
+class CancelRequest(RequestModel):
+    """The body of a cancel; an empty one will do."""
+
+    reason: str | None = Field(None, max_length=2000)
+
+
+class RetryRequest(RequestModel):
+    """The body of a retry; an empty one will do."""
+
+    seed: Literal["same", "new"] = "same"
+
+
+class BulkFilter(RequestModel):
+    """Which jobs a bulk action is for; filters combine, and an empty one is refused: it would mean every job."""
+
+    user_id: str | None = Field(None, max_length=255)
+    status: list[Annotated[JobStatus, Field(strict=False)]] = []
+    job_type: str | None = Field(None, max_length=32)
+    checkpoint_model: str | None = Field(None, max_length=255)
+    backend: str | None = Field(None, max_length=255)
+    q: str | None = Field(None, max_length=1000, description="A text that the prompt contains.")
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> BulkFilter:
+        if not self.model_dump(exclude_defaults=True):
+            raise ValueError("needs at least one field, or it would mean every job")
+        return self
+
+    def to_filter(self) -> JobFilter:
+        """Return what is meant."""
+        return JobFilter(**self.model_dump())
+
+
+class BulkRequest(RequestModel):
+    """The body of a bulk action: either the jobs themselves, or a filter."""
+
+    job_ids: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(None, min_length=1, max_length=MAX_BULK)
+    filter: BulkFilter | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> BulkRequest:
+        if (self.job_ids is None) == (self.filter is None):
+            raise ValueError("job_ids: either job_ids or filter is needed, and not both")
+        return self
+
+
+class BulkCancelRequest(BulkRequest):
+    """Cancel many jobs."""
+
+    reason: str | None = Field(None, max_length=2000)
+
+
+class BulkRetryRequest(BulkRequest):
+    """Retry many jobs."""
+
+    seed: Literal["same", "new"] = "same"
+
+
+class ListQuery(BaseModel):
+    """The query of the list; filters combine."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    user_id: str | None = Field(None, max_length=255)
+    status: list[JobStatus] = []
+    job_type: str | None = Field(None, max_length=32)
+    checkpoint_model: str | None = Field(None, max_length=255)
+    backend: str | None = Field(None, max_length=255)
+    created_after: GivenTime | None = None
+    created_before: GivenTime | None = None
+    q: str | None = Field(None, max_length=1000, description="A text that the prompt contains.")
+    sort: Sort = "-created_at"
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = Field(None, max_length=1000)
+    skip: int = Field(0, ge=0, le=1_000_000)
+
+    def to_filter(self) -> JobFilter:
+        """Return what the list is narrowed to."""
+        return JobFilter(**{name: getattr(self, name) for name in JobFilter.__dataclass_fields__})
+
+
+def _json_size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
