@@ -3,11 +3,13 @@
 # Settings come from the environment, e.g. `API_PORT=8011 make demo`, or from the files in env/.
 #   PYTHON=/path/to/python3.12    the Python that .venv is made with; otherwise the first on PATH that is new enough
 #   PYTEST_ARGS='-k cancel -x'    passed on by `make test`
+#   BENCH_ARGS='--strict --plans' passed on by `make bench-scale`
 
 .DEFAULT_GOAL := help
 
 PYTHON ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := .venv/bin
 APP := $(BIN)/python -m app
@@ -92,6 +94,12 @@ types: .venv/.dev ## mypy, strictly
 chaos: .venv/.dev ## everything dies under load, and no job is lost: CHAOS_SEED, CHAOS_SECONDS (180), CHAOS_JOBS (600)
 	@exec $(BIN)/python -m tests.chaos
 
+bench: .venv/.dev ## how fast it is here, beside the limit of the same run: a Markdown table, in three minutes; BENCH_ONLY=create,read
+	@exec $(BIN)/python -m tests.bench
+
+bench-scale: .venv/.dev ## what the everyday statements cost with 1,000 jobs and with 1,000,000: some 3 minutes
+	@exec $(BIN)/python -m tests.bench.scale $(BENCH_ARGS)
+
 clean: ## remove .venv and what tools left behind; jobs and images in env/data are kept
 	@rm -rf .venv build genonaut.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find app worker migrations tests -name __pycache__ -prune -exec rm -rf {} +
@@ -102,6 +110,6 @@ clean: ## remove .venv and what tools left behind; jobs and images in env/data a
 .venv/.dev: $(INSTALLED_FROM) $(UNUSABLE)
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
-.PHONY: UNUSABLE help demo demo-once test standin redis-start lint types chaos clean
+.PHONY: UNUSABLE help demo demo-once test standin redis-start lint types chaos bench bench-scale clean
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

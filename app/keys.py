@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from app.messaging.events import Events
+from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.metrics import ServerMetrics
 from app.services.control import Control
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
@@ -18,6 +19,9 @@ from app.settings import Settings
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
+
+if TYPE_CHECKING:
+    import asyncio
 
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)
 DATABASE: Final = web.AppKey("DATABASE", Database)
@@ -29,6 +33,8 @@ VIEWS: Final = web.AppKey("VIEWS", JobViews)
 SNAPSHOTS: Final = web.AppKey("SNAPSHOTS", Snapshots)
 SUBMITTING: Final = web.AppKey("SUBMITTING", Submitting)
 CONTROL: Final = web.AppKey("CONTROL", Control)
+METRICS: Final = web.AppKey("METRICS", ServerMetrics)
+FIGURES: Final = web.AppKey("FIGURES", Figures)
 HUB: Final = web.AppKey("HUB", Hub)
-CLOSING: Final = web.AppKey("CLOSING", asyncio.Event)
-"""Set when the server shuts down: open sockets are closed with 1001."""
+BACKGROUND: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("BACKGROUND", set)
+"""What goes on after its request was answered; it is ended before the connections are closed."""

@@ -18,9 +18,11 @@ from app.domain.errors import DatabaseUnavailable, GenonautError, SchemaNotAtHea
 from app.messaging.channels import Names
 from app.messaging.connection import close, make_listener, make_redis
 from app.messaging.events import Events
+from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
 from app.services.control import Control
 from app.services.snapshots import Snapshots
@@ -29,7 +31,9 @@ from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
-from app.web import contents, jobs, realtime, system
+from app.web import contents, jobs, metrics, realtime, system
+from app.web.connection import text_frame
+from app.web.metrics import counted
 from app.web.origin import refuse_foreign_pages
 from app.web.problems import errors_as_problems
 
@@ -51,11 +55,9 @@ class PortBusy(GenonautError):
 
 def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
-    app = web.Application(
-        middlewares=[errors_as_problems, refuse_foreign_pages], client_max_size=settings.max_body_bytes
-    )
+    app = _application(settings)
     _construct(app, settings)
-    for table in (jobs.routes, contents.routes, system.routes, realtime.routes):
+    for table in (jobs.routes, contents.routes, system.routes, metrics.routes, realtime.routes):
         _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app
@@ -63,9 +65,7 @@ def create_app(settings: Settings) -> web.Application:
 
 def create_monitor_app(settings: Settings) -> web.Application:
     """Return a server of the page alone, which works while the API is down."""
-    app = web.Application(
-        middlewares=[errors_as_problems, refuse_foreign_pages], client_max_size=settings.max_body_bytes
-    )
+    app = _application(settings)
     _construct(app, settings)
 
     async def to_page(request: web.Request) -> web.Response:
@@ -74,7 +74,7 @@ def create_monitor_app(settings: Settings) -> web.Application:
     app.router.add_get("/", to_page)
     # What the page itself asks for, pictures and events, and what it links to: reading, and nothing that changes a job.
     reading = [route for route in jobs.routes if isinstance(route, web.RouteDef) and route.method == hdrs.METH_GET]
-    for table in (reading, contents.routes, system.routes, realtime.routes):
+    for table in (reading, contents.routes, system.routes, metrics.routes, realtime.routes):
         _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app
@@ -111,7 +111,7 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
 
 def _application(settings: Settings) -> web.Application:
-    guards = (errors_as_problems, refuse_foreign_pages)
+    guards = (counted, errors_as_problems, refuse_foreign_pages)
     return web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
 
 
@@ -132,14 +132,23 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.FILES] = files
     app[keys.VIEWS] = views
     app[keys.SNAPSHOTS] = snapshots
-    app[keys.SUBMITTING] = Submitting(store, queue, events, registry, settings.default_checkpoint)
+    app[keys.SUBMITTING] = Submitting(store, queue, registry, settings.default_checkpoint)
     app[keys.CONTROL] = Control(store, queue, events, files, settings.cancel_wait_seconds)
-    app[keys.HUB] = Hub(listener, names, snapshots.read)
-    app[keys.CLOSING] = asyncio.Event()
+    app[keys.METRICS] = ServerMetrics()
+    app[keys.FIGURES] = Figures(redis, names)
+    app[keys.HUB] = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
+    background: set[asyncio.Task[None]] = set()
+    app[keys.BACKGROUND] = background
 
     @asynccontextmanager
     async def connections(_: web.Application) -> AsyncIterator[None]:
         yield
+        # Handlers may be gone, and what they began not: it would connect anew to what is closed here.
+        await end_tasks(background)
+        await app[keys.SUBMITTING].settle()
+        await views.settle()
+        await snapshots.settle()
+        await events.all_told()
         await close(redis)
         await close(listener)
         await engine.dispose()
@@ -157,7 +166,7 @@ async def _fan_out(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _close_sockets(app: web.Application) -> None:
-    app[keys.CLOSING].set()
+    app[keys.HUB].dismiss()
 
 
 def _add_routes(app: web.Application, table: Iterable[web.AbstractRouteDef]) -> None:

@@ -79,6 +79,7 @@ async def at_work(worker: TurnWorker) -> AsyncIterator[asyncio.Task[None]]:
     finally:
         await end_tasks([task])
         await end_tasks(worker.tasks.values())
+        await worker.settle()
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 10) -> None:

@@ -25,6 +25,7 @@ from app.domain.job import Phase
 from app.domain.progress import ProgressFold
 from app.domain.workflow import check_against, check_structure, lacks_model_or_node, with_own_prefix
 from app.services.submit import graph_of
+from app.storage.attempts import Ran
 from app.storage.job_views import snapshot_of
 from worker.comfyui import Ending, Place, UnclearSubmission, read_ending
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
     from worker.backends import Backend
+    from worker.measures import Measures
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ MARK: Final = "genonaut"
 """Key in a prompt's `extra_data` by which we know our own."""
 PROGRESS_S: Final = 0.125
 """Between two frames of progress. With the frames of the steps to `executing` and `saving` that makes ten a second."""
+SHORT_S: Final = 0.05
+"""A prompt that has ended within this time was never said to be executing: one step less to commit and to tell."""
+SAVING_S: Final = 0.25
+"""The same for saving: of outputs that are durable so soon only that is said."""
 SUBMIT_TRIES: Final = 3
 FRESH_S: Final = 1.0
 """An answer that took longer says nothing any more about whose the attempt is."""
@@ -66,6 +72,7 @@ class Attempt:
         *,
         poll_s: float,
         stall_s: float,
+        measures: Measures,
     ) -> None:
         self.job = job
         self.claim = claim
@@ -74,10 +81,16 @@ class Attempt:
         self._events = events
         self._poll_s = poll_s
         self._stall_s = stall_s
+        self._measures = measures
+        self._due_at: float | None = None
+        """When it could have begun; None of one that was taken over, whose beginning nobody here has seen."""
         self._heard_at = time.monotonic()
         self._prompt_id = job.prompt_id or ""
         self._fold = ProgressFold({})
         self._tick = 0
+        self._began_at: float | None = None
+        self._ended_at: float | None = None
+        self._entry: dict[str, Any] | None = None
         self._began = asyncio.Event()
         self._ended = asyncio.Event()
         self._changed = asyncio.Event()
@@ -110,7 +123,11 @@ class Attempt:
                 rose = self._fold.cached(map(str, data.get("nodes") or ()))
             case "executing" if data.get("node") is None:
                 # Only now is the history readable (COMFYUI, section 0, point 1).
+                self._ended_at = self._heard_at
+                seen = self._began_at if self._due_at is not None else None
+                self._measures.ended(self.backend.name, seen, self._ended_at)
                 self._ended.set()
+                self._news.set()
             case "executing":
                 rose = self._fold.began(str(data.get("display_node") or data.get("node")))
             case "progress":
@@ -121,21 +138,26 @@ class Attempt:
                 nodes = data.get("nodes")
                 if isinstance(nodes, dict):
                     rose = self._fold.state({key: node for key, node in nodes.items() if isinstance(node, dict)})
-        if kind != "execution_success":
-            self._began.set()
+        if self._began_at is None and kind != "execution_success":
+            self._begin()
         if rose:
             self._changed.set()
-        self._news.set()
 
     def look(self) -> None:
         """Frames may have been lost."""
         self._news.set()
 
-    async def run(self, *, taken_over: bool) -> Ending:
-        """Submit and follow, to the end that ComfyUI's history proves.
+    @property
+    def ran(self) -> Ran:
+        """When the backend began and ended it, for the record."""
+        now = time.monotonic()
+        return Ran(*(now - at if at is not None else None for at in (self._began_at, self._ended_at)))
 
-        Taken over, the prompt is looked up first, and submitted only if it probably never was. `Ending` without
-        outputs and failure: stopped, because its cancellation was asked for.
+    async def run(self, *, taken_over: bool) -> bool:
+        """Submit and follow, until the backend has done with it; whether it ended, so that `ending` can say how.
+
+        Taken over, the prompt is looked up first, and submitted only if it probably never was. False: it was stopped,
+        because its cancellation was asked for, before it began.
 
         Raises
         ------
@@ -148,21 +170,30 @@ class Attempt:
         self._fold = ProgressFold(graph)
         # What was told of this attempt by whoever had it before: it never falls.
         self._fold.percent = self.job.progress
+        if not taken_over:
+            self._due_at = self._measures.due_at(self.job)
         with self.backend.following(self._prompt_id, self):
-            entry = None
             if taken_over:
-                place, entry = await self.backend.comfyui.locate(self._prompt_id)
+                place, self._entry = await self.backend.comfyui.locate(self._prompt_id)
                 if place is Place.UNKNOWN and self._cancel.is_set():
-                    return Ending()
+                    return False
                 if place is Place.UNKNOWN and self.job.phase is not Phase.ASSIGNED:
                     raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
-            if entry is None and not (taken_over and place is not Place.UNKNOWN):
+            if self._entry is None and not (taken_over and place is not Place.UNKNOWN):
                 if self._cancel.is_set():
-                    return Ending()
+                    return False
                 await self._submit(graph)
-            if entry is None:
-                entry = await self._follow()
-        return read_ending(entry) if entry is not None else Ending()
+            if self._entry is None:
+                return await self._follow()
+        return True
+
+    async def ending(self) -> Ending:
+        """Return how it ended, as the history proves; the backend's slot is free by then. Raises `BackendLost`."""
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+        if self._entry is None:
+            self._entry = await self._history()
+        return read_ending(self._entry)
 
     async def persist(self, write: Callable[[], Awaitable[Job]], reached: Phase, outputs: Sequence[Output] = ()) -> Job:
         """Make a step to the phase `reached`, waiting while the database is away, and tell the watchers."""
@@ -179,17 +210,24 @@ class Attempt:
                 await asyncio.sleep(delay_s)
             else:
                 self._tick = 0
+                self._measures.reached(self.job.status, self.backend.name, self._ended_at)
                 paths = [output.path for output in outputs]
-                await self._events.publish(replace(self._snapshot(), output_paths=paths))
+                self._events.tell(replace(self._snapshot(), output_paths=paths))
                 return self.job
 
-    async def announce(self) -> None:
+    def announce(self) -> None:
         """Tell the watchers that it was claimed."""
-        await self._events.publish(self._snapshot())
+        self._events.tell(self._snapshot())
+
+    async def mark_saving(self) -> None:
+        """ComfyUI is done with the prompt, and its outputs are on their way."""
+        await self.persist(lambda: self._store.saving(self.claim, self.ran, self.job), Phase.SAVING)
 
     async def complete(self, outputs: list[Output], notes: list[str]) -> None:
         """Everything is durable: say so."""
-        await self.persist(lambda: self._store.complete(self.claim, outputs, notes), Phase.COMPLETED, outputs)
+        await self.persist(
+            lambda: self._store.complete(self.claim, outputs, notes, self.ran, self.job), Phase.COMPLETED, outputs
+        )
 
     async def mark_cancelled(self) -> None:
         """ComfyUI confirmed that the prompt runs no more."""
@@ -255,41 +293,64 @@ class Attempt:
                 if time.monotonic() - asked_at < FRESH_S or slow == SUBMIT_TRIES:
                     return
 
-    async def _follow(self) -> dict[str, Any] | None:
-        """Return the history entry once the prompt has ended; None when it was stopped and left none."""
-        telling = asyncio.create_task(self._tell_progress(), name=f"progress-{self.job.job_id}")
+    async def _follow(self) -> bool:
+        """Return once the prompt has ended; False when it was stopped and left nothing to be read."""
         loop = asyncio.get_running_loop()
         # Time in ComfyUI's own queue does not count, unless it lasts as long again.
         deadline = loop.time() + 2 * self.job.timeout_seconds + 60
+        looked_at = time.monotonic()
+        telling: asyncio.Task[None] | None = None
+        began = False
         try:
-            while True:
+            while not self._ended.is_set():
                 self._news.clear()
-                if self._began.is_set() and self.job.phase is Phase.ASSIGNED and not self._cancel.is_set():
-                    deadline = loop.time() + self.job.timeout_seconds
-                    await self._mark_executing()
-                if self._ended.is_set():
-                    return await self._ending()
                 if self._cancel.is_set():
-                    return await self._stop()
+                    self._entry = await self._stop()
+                    return self._entry is not None
                 if self.backend.stuck_prompt is not None:
                     await self._leave_stuck()
-                timed_out = loop.time() >= deadline
-                if timed_out:
-                    entry = await self._stop()
-                    if entry is not None and read_ending(entry).failure is None:
-                        return entry
-                    raise AttemptTimeout(f"The run took longer than {self.job.timeout_seconds} s, and was stopped.")
-                wait_s = min(self._poll_s if self.backend.healthy else 1.0, deadline - loop.time())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, wait_s)):
-                        await self._news.wait()
+                if self._began.is_set() and not began:
+                    began, deadline = True, loop.time() + self.job.timeout_seconds
+                if began and telling is None:
+                    if await self._news_within(SHORT_S):
                         continue
-                entry = await self._look_up()
-                if entry is not None:
-                    return entry
+                    if self.job.phase is Phase.ASSIGNED:
+                        await self._mark_executing()
+                    telling = asyncio.create_task(self._tell_progress(), name=f"progress-{self.job.job_id}")
+                    continue
+                if loop.time() >= deadline:
+                    self._entry = await self._stop()
+                    if self._entry is not None and read_ending(self._entry).failure is None:
+                        return True
+                    raise AttemptTimeout(f"The run took longer than {self.job.timeout_seconds} s, and was stopped.")
+                poll_s = self._poll_s if self.backend.healthy else 1.0
+                silent_s = time.monotonic() - max(self._heard_at, looked_at)
+                if silent_s < poll_s:
+                    await self._news_within(min(poll_s - silent_s, deadline - loop.time()))
+                    continue
+                self._entry = await self._look_up()
+                if self._entry is not None:
+                    return True
+                looked_at = time.monotonic()
+            return True
         finally:
-            # A slot waits for this.
-            await end_tasks([telling], again_s=0.02)
+            if telling is not None:
+                # Who waits for the end waits for this.
+                await end_tasks([telling], again_s=0.02)
+
+    async def _news_within(self, seconds: float) -> bool:
+        """Whether something came that `_follow` must look at."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                return await self._news.wait()
+        return False
+
+    def _begin(self) -> None:
+        """The backend executes it."""
+        self._began_at = time.monotonic()
+        self._measures.began(self.backend.name, self._due_at, self._began_at)
+        self._began.set()
+        self._news.set()
 
     async def _look_up(self) -> dict[str, Any] | None:
         """Ask where the prompt is, because no frame told; raises `BackendLost` when it is nowhere."""
@@ -306,7 +367,8 @@ class Attempt:
             if place is Place.UNKNOWN:
                 raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
             if place is Place.RUNNING:
-                self._began.set()
+                if self._began_at is None:
+                    self._begin()
                 if time.monotonic() - self._heard_at > self._stall_s:
                     self.backend.set_stuck(self._prompt_id)
             elif place is Place.PENDING:
@@ -320,7 +382,7 @@ class Attempt:
             await self.backend.comfyui.stop(self._prompt_id)
         raise BackendStalled("The backend stopped making progress; the job moves on.")
 
-    async def _ending(self) -> dict[str, Any]:
+    async def _history(self) -> dict[str, Any]:
         """Read the history, which is there when `executing null` has come."""
         for number in range(20):
             entry = await self.backend.comfyui.history(self._prompt_id)
@@ -349,13 +411,13 @@ class Attempt:
                 continue
             if place in (Place.FINISHED, Place.UNKNOWN):
                 return entry
-            if place is Place.RUNNING:
-                self._began.set()
+            if place is Place.RUNNING and self._began_at is None:
+                self._begin()
         raise BackendLost("The backend did not confirm that the run was stopped.")
 
     async def _mark_executing(self) -> None:
         try:
-            await self.persist(lambda: self._store.executing(self.claim), Phase.EXECUTING)
+            await self.persist(lambda: self._store.executing(self.claim, self.job), Phase.EXECUTING)
         except InvalidTransition as error:
             if error.phase != Phase.CANCELLING:
                 raise
@@ -369,7 +431,7 @@ class Attempt:
             self._changed.clear()
             if self.job.phase is Phase.EXECUTING:
                 self._tick += 1
-                await self._events.publish(replace(self._snapshot(), tick=self._tick, at=datetime.now(UTC)))
+                self._events.tell(replace(self._snapshot(), tick=self._tick, at=datetime.now(UTC)))
             await asyncio.sleep(PROGRESS_S)
 
     def _snapshot(self) -> Snapshot:

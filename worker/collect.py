@@ -62,14 +62,23 @@ class Collector:
 
     async def _one(self, job: Job, comfyui: ComfyUI, file: OutputFile, index: int) -> tuple[Output, str | None]:
         temporary = await self._download(comfyui, file)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._keep, job, file, index, temporary)
+
+    def _keep(self, job: Job, file: OutputFile, index: int, temporary: Path) -> tuple[Output, str | None]:
+        """Look into a downloaded file and store it with its thumbnail: all that blocks, in one step of a thread."""
         try:
-            loop = asyncio.get_running_loop()
-            media: Media = await loop.run_in_executor(self._threads, inspect, temporary, file.filename)
+            media = inspect(temporary, file.filename)
             path = output_path(job.created_at, job.job_id, job.attempt, index, media.extension)
-            stored = await self._files.keep(temporary, path)
-            thumbnail_path, note = await self._thumbnail(job, index, media)
+            stored = self._files.keep_now(temporary, path)
         finally:
-            await self._files.discard(temporary)
+            temporary.unlink(missing_ok=True)
+        thumbnail_path, note = self._thumbnail(job, index, media)
+        try:
+            self._files.sync_now(path)
+        except StorageFailed:
+            self._files.delete_now([path, *([thumbnail_path] if thumbnail_path else [])])
+            raise
         output = Output(
             index=index,
             node_id=file.node_id,
@@ -84,13 +93,13 @@ class Collector:
         )
         return output, note
 
-    async def _thumbnail(self, job: Job, index: int, media: Media) -> tuple[str | None, str | None]:
+    def _thumbnail(self, job: Job, index: int, media: Media) -> tuple[str | None, str | None]:
         """Store the thumbnail; one that cannot be had costs a note, and not the picture."""
         if media.thumbnail is None:
             return None, media.warning
         path = output_path(job.created_at, job.job_id, job.attempt, index, "thumb.webp")
         try:
-            await self._files.write(path, media.thumbnail)
+            self._files.write_now(path, media.thumbnail)
         except StorageFailed as error:
             return None, f"The thumbnail of output {index} could not be stored: {error}"
         return path, media.warning

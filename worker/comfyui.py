@@ -9,6 +9,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout, WSMsgType
 
 from app.domain.errors import (
@@ -317,9 +318,13 @@ def _refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
 
 def _object(raw: bytes | str) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        return {}
+        value = orjson.loads(raw)
+    except ValueError:
+        # What Python's own takes and JSON has not: NaN, lone surrogates (point 14).
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            return {}
     return value if isinstance(value, dict) else {}
 
 

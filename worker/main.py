@@ -25,6 +25,7 @@ from app.domain.message import timestamp
 from app.messaging.channels import Names
 from app.messaging.connection import AWAY, close, make_listener, make_redis
 from app.messaging.events import Events
+from app.messaging.figures import Figures
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.settings import package_version
@@ -35,6 +36,7 @@ from app.storage.job_views import JobViews
 from worker.backends import Backend, BackendPool
 from worker.collect import Collector
 from worker.comfyui import ComfyUI
+from worker.measures import Measures
 from worker.reconcile import Reconciler
 from worker.runner import Runner
 from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
@@ -71,13 +73,17 @@ class WorkerProcess:
         self._database = database
         views = JobViews(database)
         queue, events = JobQueue(self._quick_redis, self._names), Events(self._quick_redis, self._names)
+        self._events = events
         self._registry = Registry(self._quick_redis, self._names, settings.stale_seconds)
         self._queue = queue
         backends = [self._backend(name, url) for name, url in settings.backends.items()]
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
         store, files = AttemptStore(database), FileStore(settings.storage_path)
         self._collector = Collector(files, settings.max_output_bytes)
-        self._runner = Runner(self.worker_id, settings, store, views, queue, events, self._pool, self._collector)
+        self._measures, self._figures = Measures(), Figures(self._quick_redis, self._names)
+        self._runner = Runner(
+            self.worker_id, settings, store, views, queue, events, self._pool, self._collector, self._measures
+        )
         self._turns = TurnWorker(
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
             queue_name=self._names.queue,
@@ -110,6 +116,8 @@ class WorkerProcess:
             redis_pool=self._redis,
             ctx=maintenance,
             handle_signals=False,
+            # A periodic task may be late by so much.
+            poll_delay=max(1.0, min(3.0, settings.reconcile_seconds / 5)),
             health_check_key=f"{self._names.worker(self.worker_id)}:arq-maintenance",
             health_check_interval=ARQ_HEALTH_S,
         )
@@ -170,15 +178,18 @@ class WorkerProcess:
         """Take no more, let what is being saved be saved, hand over the rest, and say goodbye."""
         self._turns.allow_pick_jobs = False
         await self._runner.drain(self._settings.shutdown_grace_seconds)
+        await self._events.all_told()
         await end_tasks(tasks)
         for worker in (self._turns, self._maintenance):
             # Cancelled turns go back into the queue, where other workers find them.
             await end_tasks(worker.tasks.values())
         with contextlib.suppress(QueueUnavailable, TimeoutError, *AWAY, RedisError):
             async with asyncio.timeout(_FORCED_END_S):
+                await self._turns.settle()
                 await self._quick_redis.delete(self._turns.health_check_key, self._maintenance.health_check_key)
                 await self._pool.let_go()
                 await self._registry.leave(self.worker_id)
+                await self._figures.add(self._measures.tally)
         await self._session.close()
         for client in (self._redis, self._quick_redis, self._listener):
             with contextlib.suppress(*AWAY, RedisError):
@@ -210,7 +221,7 @@ class WorkerProcess:
         """
         while True:
             self._beat_now.clear()
-            for beat in (self._pool.renew, self._turns.renew_locks, self._tell):
+            for beat in (self._pool.renew, self._turns.renew_locks, self._tell, self._add_figures):
                 await self._survive(beat)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.heartbeat_seconds):
@@ -241,6 +252,9 @@ class WorkerProcess:
         }
         told = {backend.name: backend.state(self.worker_id) for backend in self._pool.driven}
         await self._registry.beat(self.worker_id, state, told)
+
+    async def _add_figures(self) -> None:
+        await self._figures.add(self._measures.tally)
 
     async def _listen_for_ever(self) -> None:
         """Be woken for turns and told of cancels; both have a poll behind them."""

@@ -29,7 +29,7 @@ from app.domain.workflow import check_against
 from app.services.submit import graph_of
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
-from worker.attempt import MARK, Attempt
+from worker.attempt import MARK, SAVING_S, Attempt
 
 if TYPE_CHECKING:
     from app.domain.job import Attempt as AttemptRecord
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from worker.backends import Backend, BackendPool
     from worker.collect import Collector
     from worker.comfyui import Ending
+    from worker.measures import Measures
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Runner:
         events: Events,
         pool: BackendPool,
         collector: Collector,
+        measures: Measures,
     ) -> None:
         self.worker_id = worker_id
         self.done = 0
@@ -71,6 +73,7 @@ class Runner:
         self._events = events
         self._pool = pool
         self._collector = collector
+        self._measures = measures
         self._running: dict[int, Attempt] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._saving: set[asyncio.Task[None]] = set()
@@ -98,6 +101,7 @@ class Runner:
                 prompt_id = str(uuid4())
                 job = await self._store.claim(self.worker_id, backend.name, prompt_id, self._settings.lease_seconds)
                 if job is not None:
+                    self._measures.claimed(job)
                     await self._run(job, backend, taken_over=False)
                     return None
             except DatabaseUnavailable as error:
@@ -121,6 +125,7 @@ class Runner:
                 await self._let_go(Claim(job.job_id, job.attempt, self.worker_id))
                 continue
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
+            self._measures.taken_over()
             task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
@@ -227,6 +232,7 @@ class Runner:
             self._events,
             poll_s=self._settings.comfyui_poll_seconds,
             stall_s=self._settings.comfyui_stall_seconds,
+            measures=self._measures,
         )
         self._running[job.job_id] = attempt
         task = asyncio.current_task()
@@ -235,13 +241,12 @@ class Runner:
         keep = False
         try:
             if not taken_over:
-                await attempt.announce()
-            ending = await attempt.run(taken_over=taken_over)
-            if ending.outputs and ending.failure is None:
+                attempt.announce()
+            if await attempt.run(taken_over=taken_over):
                 keep = True
-                self._save(attempt, ending)
+                self._finish(attempt)
             else:
-                await self._end(attempt, ending.failure)
+                await self._end(attempt, None)
         except LostClaim as error:
             log.warning("%s", error)
         except AttemptFailed as error:
@@ -257,21 +262,22 @@ class Runner:
                 self._tasks.pop(job.job_id, None)
                 self._running.pop(job.job_id, None)
 
-    def _save(self, attempt: Attempt, ending: Ending) -> None:
-        """Save in a task of its own: the slot is free for the next prompt meanwhile."""
-        task = asyncio.create_task(self._saved(attempt, ending), name=f"save-{attempt.job.job_id}")
+    def _finish(self, attempt: Attempt) -> None:
+        """Read and save what it left in a task of its own: the slot is free for the next prompt meanwhile."""
+        task = asyncio.create_task(self._finished(attempt), name=f"save-{attempt.job.job_id}")
         self._tasks[attempt.job.job_id] = task
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
 
-    async def _saved(self, attempt: Attempt, ending: Ending) -> None:
-        claim, comfyui = attempt.claim, attempt.backend.comfyui
+    async def _finished(self, attempt: Attempt) -> None:
+        claim = attempt.claim
         try:
-            if attempt.job.phase is not Phase.SAVING:
-                await attempt.persist(lambda: self._store.saving(claim), Phase.SAVING)
-            outputs, notes = await self._collector.collect(attempt.job, comfyui, ending.outputs)
-            await attempt.complete(outputs, notes)
-            self.done += 1
+            ending = await attempt.ending()
+            if ending.outputs and ending.failure is None:
+                await self._save(attempt, ending)
+                self.done += 1
+            else:
+                await self._end(attempt, ending.failure)
         except (LostClaim, InvalidTransition) as error:
             log.warning("job %s: %s", claim.job_id, error)
         except AttemptFailed as error:
@@ -285,6 +291,22 @@ class Runner:
         finally:
             self._tasks.pop(claim.job_id, None)
             self._running.pop(claim.job_id, None)
+
+    async def _save(self, attempt: Attempt, ending: Ending) -> None:
+        """Bring the outputs into the store and complete the job; that it is saving is said when that takes long."""
+        collecting = asyncio.create_task(
+            self._collector.collect(attempt.job, attempt.backend.comfyui, ending.outputs),
+            name=f"collect-{attempt.job.job_id}",
+        )
+        try:
+            await asyncio.wait({collecting}, timeout=SAVING_S)
+            if not collecting.done() and attempt.job.phase is not Phase.SAVING:
+                await attempt.mark_saving()
+            outputs, notes = await collecting
+        finally:
+            if not collecting.done():
+                await end_tasks([collecting])
+        await attempt.complete(outputs, notes)
 
     async def _end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
         """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""

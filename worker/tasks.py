@@ -97,7 +97,6 @@ class MaintenanceSettings:
     keep_result = 0
     log_results = False
     max_jobs = 4
-    poll_delay = 1.0
     job_timeout = 60
     timezone = UTC
 

@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from app.commands.interruption import signalled
+from app.commands.interruption import asked_to_end
 from app.commands.sample_job import SampleJob
 from app.commands.terminal import Terminal, amount
 from app.commands.whole_service import whole_service
@@ -42,8 +42,10 @@ async def _demo(settings: Settings, *, once: bool) -> int:
         terminal.line(f"  page   {service.url}/monitor/")
         terminal.line("")
         if not once:
+            # Before it is said: whoever reads it may be quick.
+            asked = asked_to_end()
             terminal.line("Everything goes on running; Ctrl-C stops it.")
-            await service.unless_one_ends(signalled())
+            await service.unless_one_ends(asked.wait())
     return 0
 
 

@@ -25,7 +25,7 @@ class Interrupted(Exception):
 async def until_signalled(command: Coroutine[None, None, int]) -> int:
     """Run a command; the first signal cancels it, so that all that it holds is given back.
 
-    A command may put its own handlers in place of these: `signalled` does, and so does a server.
+    A command may put its own handlers in place of these: `asked_to_end` does, and so does a server.
 
     Raises
     ------
@@ -55,11 +55,11 @@ async def until_signalled(command: Coroutine[None, None, int]) -> int:
             loop.remove_signal_handler(number)
 
 
-async def signalled() -> None:
-    """Wait until somebody asks us to end: the ordinary end of what runs until then."""
+def asked_to_end() -> asyncio.Event:
+    """Return what is set when somebody asks us to end, from now on in place of what happened then before."""
     asked = asyncio.Event()
     on_signal(asked.set)
-    await asked.wait()
+    return asked
 
 
 def on_signal(act: Callable[[], object]) -> None:

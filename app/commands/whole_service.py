@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.commands.crew import Crew
-from app.commands.interruption import signalled
+from app.commands.interruption import asked_to_end
 from app.commands.serving import require_free
 from app.commands.terminal import Terminal
 from app.commands.watching import embedded_servers_live, unless_it_raises
@@ -73,6 +73,7 @@ async def up(settings: Settings) -> int:
     """Run everything until Ctrl-C."""
     terminal = Terminal()
     async with whole_service(settings, terminal) as service:
+        asked = asked_to_end()
         terminal.line(f"The page will be at {service.url}/monitor/. Ctrl-C stops everything.")
-        await service.unless_one_ends(signalled())
+        await service.unless_one_ends(asked.wait())
     return 0

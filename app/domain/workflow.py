@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -203,19 +204,26 @@ def _check_node(graph: Graph, key: str, node: Any, pointer: str) -> Iterator[Fau
         yield Fault(f"{where}/inputs", "missing", "A node has inputs, an object; an empty one where it takes none.")
         return
     for name, value in node["inputs"].items():
-        at = f"{where}/inputs/{_escape(name)}"
-        # ComfyUI takes every list of two for a link, and a wrong one for an error of its own.
-        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and not _is_link(value):
-            yield Fault(at, "bad_link", "A link is [node id, output index], the index an integer.")
-        elif _is_link(value) and value[0] not in graph:
-            detail = f"The link leads to node {value[0]!r}, which the workflow has not."
-            yield Fault(at, "bad_link", detail, suggestion=nearest(value[0][:200], graph))
-        elif wrong := _unsendable(value):
-            yield Fault(at, *wrong)
+        if (fault := _input_fault(graph, value)) is not None:
+            yield replace(fault, pointer=f"{where}/inputs/{_escape(name)}")
     # Whatever else the node has is sent and kept as well, such as the title in its _meta.
     for name in node.keys() - {"class_type", "inputs"}:
         if wrong := _unsendable(node[name]):
             yield Fault(f"{where}/{_escape(name)}", *wrong)
+
+
+def _input_fault(graph: Graph, value: Any) -> Fault | None:
+    """Return what is wrong with an input's value; where it stands is for the caller to say."""
+    if _is_link(value):
+        if value[0] in graph:
+            return None
+        detail = f"The link leads to node {value[0]!r}, which the workflow has not."
+        return Fault("", "bad_link", detail, suggestion=nearest(value[0][:200], graph))
+    # ComfyUI takes every list of two for a link, and a wrong one for an error of its own.
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
+        return Fault("", "bad_link", "A link is [node id, output index], the index an integer.")
+    wrong = _unsendable(value)
+    return Fault("", *wrong) if wrong else None
 
 
 def _unsendable(value: Any, depth: int = 0) -> tuple[str, str] | None:
@@ -266,8 +274,8 @@ def _needed(graph: Graph, ends: Sequence[str]) -> set[str]:
 def _check_inputs(graph: Graph, catalog: Catalog, key: str, pointer: str) -> Iterator[Fault]:
     node_class = catalog.nodes[graph[key]["class_type"]]
     for name, spec in node_class.inputs.items():
-        where = f"{pointer}/{_escape(key)}/inputs/{_escape(name)}"
-        yield from _check_input(graph, catalog, node_class, spec, graph[key]["inputs"], name, where)
+        for fault in _check_input(graph, catalog, node_class, spec, graph[key]["inputs"], name):
+            yield replace(fault, pointer=f"{pointer}/{_escape(key)}/inputs/{_escape(name)}")
 
 
 def _check_input(
@@ -277,11 +285,11 @@ def _check_input(
     spec: InputSpec,
     inputs: Mapping[str, Any],
     name: str,
-    where: str,
 ) -> Iterator[Fault]:
+    """Yield what is wrong with an input; where it stands is for the caller to say."""
     if name not in inputs:
         if spec.required:
-            yield Fault(where, "required_input_missing", f"{node_class.name} needs the input {name!r}.")
+            yield Fault("", "required_input_missing", f"{node_class.name} needs the input {name!r}.")
         return
     value = inputs[name]
     if _is_link(value):
@@ -290,29 +298,29 @@ def _check_input(
             return
         if not -len(outputs) <= value[1] < len(outputs):
             detail = f"Node {value[0]!r} has {len(outputs)} outputs; there is none with index {value[1]}."
-            yield Fault(where, "bad_link", detail)
+            yield Fault("", "bad_link", detail)
         elif not spec.accepts_type(outputs[value[1]]):
             detail = f"{name!r} takes {spec.type}, and the link brings {outputs[value[1]]}."
-            yield Fault(where, "return_type_mismatch", detail)
+            yield Fault("", "return_type_mismatch", detail)
         return
     if spec.choices is not None:
         # Compared as text: a choice written as a number, or the other way round, is the same choice to a person.
         if not isinstance(value, list | dict) and str(value) not in {str(choice) for choice in spec.choices}:
             shown = tuple(str(choice) for choice in spec.choices[:_SHOWN])
             detail = f"{str(value)[:200]!r} is not among the {len(spec.choices)} values that {name!r} takes."
-            yield Fault(where, "value_not_in_list", detail, shown, nearest(str(value)[:200], spec.choices))
+            yield Fault("", "value_not_in_list", detail, shown, nearest(str(value)[:200], spec.choices))
         return
     if spec.type in ("INT", "FLOAT"):
-        yield from _check_number(spec, value, name, where)
+        yield from _check_number(spec, value, name)
 
 
-def _check_number(spec: InputSpec, value: Any, name: str, where: str) -> Iterator[Fault]:
+def _check_number(spec: InputSpec, value: Any, name: str) -> Iterator[Fault]:
     try:
         number = int(value) if spec.type == "INT" else float(value)
     except (TypeError, ValueError, OverflowError):
-        yield Fault(where, "invalid_input_type", f"{name!r} takes a number ({spec.type}).")
+        yield Fault("", "invalid_input_type", f"{name!r} takes a number ({spec.type}).")
         return
     if spec.minimum is not None and number < spec.minimum:
-        yield Fault(where, "value_smaller_than_min", f"{name!r} is {number}; the least is {spec.minimum}.")
+        yield Fault("", "value_smaller_than_min", f"{name!r} is {number}; the least is {spec.minimum}.")
     elif spec.maximum is not None and number > spec.maximum:
-        yield Fault(where, "value_bigger_than_max", f"{name!r} is {number}; the greatest is {spec.maximum}.")
+        yield Fault("", "value_bigger_than_max", f"{name!r} is {number}; the greatest is {spec.maximum}.")

@@ -69,6 +69,11 @@ class Names:
         return f"{self.namespace}:catalog:{digest}"
 
     @property
+    def figures(self) -> str:
+        """Key: a hash, field of a figure → its sum over all workers."""
+        return f"{self.namespace}:figures"
+
+    @property
     def cron(self) -> str:
         """Key: a hash, name of a periodic task → its last run, JSON."""
         return f"{self.namespace}:cron"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from dataclasses import replace
@@ -12,6 +13,7 @@ from redis.exceptions import RedisError
 
 from app.domain.job import STATUS_OF, JobStatus
 from app.domain.message import Snapshot, frame, timestamp
+from app.encoding import dumps
 from app.messaging.connection import AWAY
 
 if TYPE_CHECKING:
@@ -27,37 +29,70 @@ LIVE_TTL_S: Final = 60
 """A key that nobody renews is of a job long gone, whose end could not be told. A running job that is silent for longer
 loses nothing: with each heartbeat its progress goes into its row."""
 
+_TELL: Final = """
+for at = 2, #ARGV, 3 do
+    local call, name, value = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+    if call == 'PUBLISH' then
+        redis.call('PUBLISH', name, value)
+    elseif call == 'SET' then
+        redis.call('SET', name, value, 'EX', ARGV[1])
+    else
+        redis.call('DEL', name)
+    end
+end
+"""
+"""One command for all: redis-py spends more time on each command and its answer than Redis does."""
+
 
 class Events:
-    """Publishes what happened. A Redis that is away costs watchers a delay, never a job: polling heals it."""
+    """Publishes what happened, in order. A Redis that is away costs watchers a delay, never a job: polling heals it."""
 
     def __init__(self, redis: ArqRedis, names: Names) -> None:
         self._redis = redis
         self._names = names
+        self._script = redis.register_script(_TELL)
+        self._outbox: list[Snapshot] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    def tell(self, *snapshots: Snapshot) -> None:
+        """Tell watchers of these states, after what was told before, without waiting until they were sent."""
+        self._outbox += snapshots
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_all(), name="events")
 
     async def publish(self, *snapshots: Snapshot) -> None:
-        """Tell watchers of these states, in this order. Never raises: what is committed stays true."""
-        try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for snapshot in snapshots:
-                    told = frame(snapshot)
-                    pipe.publish(self._names.job(snapshot.job_id), json.dumps(told))
-                    event = {"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | told
-                    pipe.publish(self._names.events, json.dumps(event))
-                    if STATUS_OF[snapshot.phase] is JobStatus.RUNNING and (snapshot.tick or snapshot.progress):
-                        live = [
-                            snapshot.attempt,
-                            snapshot.seq,
-                            snapshot.tick,
-                            snapshot.progress,
-                            timestamp(snapshot.at),
-                        ]
-                        pipe.set(self._names.live(snapshot.job_id), json.dumps(live), ex=LIVE_TTL_S)
-                    elif snapshot.finished:
-                        pipe.delete(self._names.live(snapshot.job_id))
-                await pipe.execute()
-        except (*AWAY, RedisError) as error:
-            log.warning("could not publish events of jobs %s: %s", [each.job_id for each in snapshots], error)
+        """Tell watchers of these states, and wait until they were sent. Never raises: what is committed stays true."""
+        self.tell(*snapshots)
+        await self.all_told()
+
+    async def all_told(self) -> None:
+        """Return when everything that was told so far has been sent, or given up."""
+        if self._sending is not None:
+            await asyncio.shield(self._sending)
+
+    async def _send_all(self) -> None:
+        """Send what is in the outbox, and then in one round trip what came meanwhile, until nothing comes any more."""
+        while self._outbox:
+            snapshots, self._outbox = self._outbox, []
+            try:
+                await self._send(snapshots)
+            except (*AWAY, RedisError) as error:
+                log.warning("could not publish events of jobs %s: %s", [each.job_id for each in snapshots], error)
+            except Exception:
+                log.exception("could not publish events of jobs %s", [each.job_id for each in snapshots])
+
+    async def _send(self, snapshots: Sequence[Snapshot]) -> None:
+        calls: list[str | int] = []
+        for snapshot in snapshots:
+            told = frame(snapshot)
+            calls += "PUBLISH", self._names.job(snapshot.job_id), dumps(told)
+            calls += "PUBLISH", self._names.events, _news(snapshot, told)
+            if STATUS_OF[snapshot.phase] is JobStatus.RUNNING and (snapshot.tick or snapshot.progress):
+                live = [snapshot.attempt, snapshot.seq, snapshot.tick, snapshot.progress, timestamp(snapshot.at)]
+                calls += "SET", self._names.live(snapshot.job_id), dumps(live)
+            elif snapshot.finished:
+                calls += "DEL", self._names.live(snapshot.job_id), ""
+        await self._script(args=[LIVE_TTL_S, *calls])
 
     async def ask_to_cancel(self, job_id: int) -> None:
         """Tell the workers that a running job is to be cancelled; they also find out when they renew its lease."""
@@ -84,6 +119,15 @@ class Events:
             return list(snapshots)
         live = {each.job_id: _merged(each, raw) for each, raw in zip(running, kept, strict=True) if raw}
         return [live.get(each.job_id, each) for each in snapshots]
+
+
+def news(snapshot: Snapshot) -> str:
+    """Return what those who watch everything are told of this state of a job."""
+    return _news(snapshot, frame(snapshot))
+
+
+def _news(snapshot: Snapshot, told: dict[str, Any]) -> str:
+    return dumps({"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | told)
 
 
 def _merged(snapshot: Snapshot, raw: bytes) -> Snapshot:

@@ -15,6 +15,7 @@ from app.domain.job import task_id
 from app.messaging.connection import AWAY, EXPIRES_MS, serialize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from arq.connections import ArqRedis
@@ -23,11 +24,21 @@ if TYPE_CHECKING:
 
 TURN_FUNCTION: Final = "take_turn"
 """Name of the worker's arq function."""
+FAR_MS: Final = 2**53
+"""Later than any turn is due."""
 
 _ENQUEUE: Final = """
-local new = redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX')
-local added = redis.call('ZADD', KEYS[2], 'NX', ARGV[3], ARGV[4])
-redis.call('PUBLISH', ARGV[5], ARGV[3])
+local added, soonest, turns = {}, ARGV[2], #KEYS - 1
+for turn = 1, turns do
+    local at = 4 * turn
+    redis.call('SET', KEYS[turn + 1], ARGV[at], 'PX', ARGV[at + 1], 'NX')
+    added[turn] = redis.call('ZADD', KEYS[1], 'NX', ARGV[at + 2], ARGV[at + 3])
+    if tonumber(ARGV[at + 2]) < tonumber(soonest) then soonest = ARGV[at + 2] end
+end
+redis.call('PUBLISH', ARGV[1], soonest)
+for each = 4 * turns + 4, #ARGV do
+    redis.call('PUBLISH', ARGV[3], ARGV[each])
+end
 return added
 """
 """arq's own enqueue takes four round trips, and answers "duplicate" when the connection breaks in the middle, with
@@ -53,18 +64,30 @@ class JobQueue:
 
     async def enqueue(self, job_id: int, attempt: int, due: datetime | None = None) -> bool:
         """Give a job's attempt its turn, due now or at `due`, and wake the workers; False when it had it already."""
-        turn, now_ms = task_id(job_id, attempt), int(time.time() * 1000)
-        # Rounded up: a turn that comes a part of a millisecond too early finds its job not yet to be had.
-        score = max(now_ms, math.ceil(due.timestamp() * 1000)) if due is not None else now_ms
-        payload = serialize_job(TURN_FUNCTION, (job_id,), {}, None, now_ms, serializer=serialize)
+        return (await self.enqueue_all([(job_id, attempt, due)]))[0]
+
+    async def enqueue_all(
+        self, turns: Sequence[tuple[int, int, datetime | None]], news: Sequence[str] = ()
+    ) -> list[bool]:
+        """Give attempts, (job id, attempt, due), their turns in one round trip; return of each whether it had none yet.
+
+        `news` goes to those who watch everything.
+        """
+        now_ms = int(time.time() * 1000)
+        keys: list[str] = [self._names.queue]
+        values: list[str | bytes | int] = [self._names.wake, FAR_MS, self._names.events]
+        for job_id, attempt, due in turns:
+            turn = task_id(job_id, attempt)
+            # Rounded up: a turn that comes a part of a millisecond too early finds its job not yet to be had.
+            score = max(now_ms, math.ceil(due.timestamp() * 1000)) if due is not None else now_ms
+            payload = serialize_job(TURN_FUNCTION, (job_id,), {}, None, now_ms, serializer=serialize)
+            keys.append(job_key_prefix + turn)
+            values += [payload, score - now_ms + EXPIRES_MS, score, turn]
         try:
-            added = await self._enqueue(
-                keys=[job_key_prefix + turn, self._names.queue],
-                args=[payload, score - now_ms + EXPIRES_MS, score, turn, self._names.wake],
-            )
+            added = await self._enqueue(keys=keys, args=[*values, *news])
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("The queue cannot be reached at the moment.") from error
-        return bool(added)
+        return [bool(each) for each in added]
 
     async def take_back(self, job_id: int, attempt: int) -> None:
         """Forget a turn that nobody has begun; a begun one finds out by itself that there is nothing to do."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from app.domain.errors import GenonautError, JobAlreadyFinished, JobNotFinished, JobNotRetryable
+from app.domain.errors import GenonautError, JobAlreadyFinished, JobNotFinished, JobNotFound, JobNotRetryable
 from app.domain.job import Phase
-from app.keys import CONTROL, VIEWS
+from app.keys import BACKGROUND, CONTROL, VIEWS
 from app.monitor.pages import JOB
 from app.monitor.rendering import leave_flash
 from app.web.bodies import job_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from app.domain.job import Job
 
 log = logging.getLogger(__name__)
@@ -39,26 +36,15 @@ _SAID: Final = {
 }
 """What is said of a cancellation, by the phase in which the job then is."""
 
-UNFINISHED: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("UNFINISHED", set)
-
-
-@asynccontextmanager
-async def unfinished_cancels(app: web.Application) -> AsyncIterator[None]:
-    """Keep hold of the cancellations that go on after their page was answered."""
-    unfinished: set[asyncio.Task[None]] = set()
-    app[UNFINISHED] = unfinished
-    yield
-    tasks = list(unfinished)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
 
 @routes.post(JOB + "/cancel")
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel a job, and say `cancelled` only when it is."""
     job_id = job_id_of(request)
     cancelling = asyncio.create_task(request.config_dict[CONTROL].cancel(job_id, None, ACTOR), name=f"cancel-{job_id}")
+    following = asyncio.create_task(_follow(cancelling, job_id), name=f"cancel-{job_id}-rest")
+    request.config_dict[BACKGROUND].add(following)
+    following.add_done_callback(request.config_dict[BACKGROUND].discard)
     done, _ = await asyncio.wait({cancelling}, timeout=CONFIRM_S)
     if done:
         try:
@@ -66,9 +52,6 @@ async def cancel_job(request: web.Request) -> web.Response:
         except JobAlreadyFinished:
             return await _back(request, job_id, "late")
     else:
-        following = asyncio.create_task(_follow(cancelling, job_id), name=f"cancel-{job_id}-rest")
-        request.config_dict[UNFINISHED].add(following)
-        following.add_done_callback(request.config_dict[UNFINISHED].discard)
         phase = (await request.config_dict[VIEWS].view(job_id)).job.phase
     return await _back(request, job_id, _SAID.get(phase, "asked"))
 
@@ -100,7 +83,7 @@ async def _follow(cancelling: asyncio.Task[Job], job_id: int) -> None:
     """See a cancellation through to its end, which the job's events tell to whoever watches."""
     try:
         await cancelling
-    except JobAlreadyFinished:
+    except (JobAlreadyFinished, JobNotFound):
         pass
     except GenonautError as error:
         log.warning("job %s is asked to be cancelled; its end was not seen: %s", job_id, error)

@@ -12,7 +12,8 @@ from app.domain.job import JobStatus
 from app.storage.job_views import JobFilter
 
 if TYPE_CHECKING:
-    from app.storage.job_views import JobView, JobViews
+    from app.storage.job_views import JobViews, Page
+    from app.storage.whole_jobs import JobView
 
 PAGE_JOBS: Final = 50
 
@@ -70,7 +71,8 @@ class Listing:
     """A page of the list, newest first, with the addresses of its neighbours."""
 
     items: list[JobView]
-    total: int
+    total: str
+    """How many jobs the list has, `10,000+` when it is not known more exactly."""
     newer: str | None
     older: str | None
 
@@ -87,11 +89,15 @@ async def read_listing(views: JobViews, address: ListAddress) -> Listing | None:
         page = await views.page(chosen, "created_at", PAGE_JOBS, cursor=address.newer, skip=0)
         if page.next_cursor is None:
             return None
-        older = views.cursor_at("-created_at", page.items[0].job)
-        return Listing(page.items[::-1], page.total, address.link(newer=page.next_cursor), address.link(older=older))
+        older = address.link(older=views.cursor_at("-created_at", page.items[0].job)) if page.items else None
+        return Listing(page.items[::-1], _told(page), address.link(newer=page.next_cursor), older)
     page = await views.page(chosen, "-created_at", PAGE_JOBS, cursor=address.older, skip=0)
     newer = None
     if address.older is not None:
         newer = address.link(newer=views.cursor_at("created_at", page.items[0].job)) if page.items else address.link()
     older_link = address.link(older=page.next_cursor) if page.next_cursor else None
-    return Listing(page.items, page.total, newer, older_link)
+    return Listing(page.items, _told(page), newer, older_link)
+
+
+def _told(page: Page) -> str:
+    return f"{page.total:,}" if page.total_exact else f"{page.total:,}+"

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from app.domain.message import Snapshot
     from app.messaging.registry import Beat
-    from app.storage.job_views import JobView, QueueStats
+    from app.storage.job_views import QueueStats
+    from app.storage.whole_jobs import JobView
 
 PATIENCE_S: Final = 2.0
 """A page that waits longer for one of its figures shows it as unknown."""

@@ -33,7 +33,6 @@ def create_monitor() -> web.Application:
     )
     environment.globals["asset"] = app[ASSETS].address
     app.on_response_prepare.append(add_security_headers)
-    app.cleanup_ctx.append(actions.unfinished_cancels)
     app.add_routes(pages.routes)
     app.add_routes(actions.routes)
     app.router.add_get("/static/{name}", send_asset)

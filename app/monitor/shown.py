@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from app.domain.job import Phase
 from app.monitor.words import WORDS, Allowed, allowed
 from app.web.answers import job_answer
+from app.web.payloads import JobAnswer
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from app.domain.message import Snapshot
-    from app.storage.job_views import JobView
-    from app.web.payloads import JobAnswer, OutputAnswer
+    from app.storage.whole_jobs import JobView
+    from app.web.payloads import OutputAnswer
 
 _TITLE_CHARACTERS = 160
 
@@ -46,7 +47,7 @@ class ShownJob:
 
 def show(view: JobView, snapshot: Snapshot) -> ShownJob:
     """Return the job for the templates; `snapshot` brings the last progress."""
-    answer = job_answer(view, snapshot)
+    answer = JobAnswer.model_validate(job_answer(view, snapshot))
     picture = next((output for output in answer.outputs if output.thumbnail_url), None)
     return ShownJob(
         answer, _title(answer), WORDS[answer.phase], allowed(answer.phase), picture, _waited(view), _ran(view)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from app.batching import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,6 +14,9 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.storage.job_views import JobViews
 
+MOST_AT_ONCE: Final = 100
+"""Watchers whose jobs are read together: with more, the first of them would wait noticeably for the last."""
+
 
 class Snapshots:
     """The use case "how far are these jobs"."""
@@ -18,8 +24,21 @@ class Snapshots:
     def __init__(self, views: JobViews, events: Events) -> None:
         self._views = views
         self._events = events
+        # One read at a time: those who come meanwhile are the next one, and no read begins before it was asked for.
+        self._reading = Batcher(self._read_all, most=MOST_AT_ONCE, flights=1)
 
     async def read(self, job_ids: Sequence[int]) -> list[Snapshot]:
-        """Return the snapshots of those of the jobs that exist; raises `DatabaseUnavailable`."""
-        found = await self._views.snapshots(job_ids)
-        return await self._events.with_live(list(found.values()))
+        """Return the snapshots of those of the jobs that exist; raises `DatabaseUnavailable`.
+
+        What is asked for at the same time is one query and one MGET.
+        """
+        return await self._reading.do(job_ids)
+
+    async def settle(self) -> None:
+        """Return when no read is under way."""
+        await self._reading.settle()
+
+    async def _read_all(self, asked: Sequence[Sequence[int]]) -> list[list[Snapshot]]:
+        found = await self._views.snapshots(list(set(chain.from_iterable(asked))))
+        present = {each.job_id: each for each in await self._events.with_live(list(found.values()))}
+        return [[present[job_id] for job_id in job_ids if job_id in present] for job_ids in asked]

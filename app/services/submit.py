@@ -6,9 +6,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from app.batching import Batcher
 from app.domain.catalog import nearest
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, QueueUnavailable
 from app.domain.workflow import build_graph, check_against, check_structure, with_overrides
+from app.messaging.events import news
+from app.services.presence import Presence
 from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
@@ -17,13 +20,17 @@ if TYPE_CHECKING:
     from app.domain.catalog import Catalog
     from app.domain.job import Job, NewJob
     from app.domain.workflow import Graph
-    from app.messaging.events import Events
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
     from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
 
 NO_WORKER: Final = "No worker is alive at the moment: the job waits until one is."
+
+MOST_AT_ONCE: Final = 64
+"""Jobs that one transaction accepts: with more the first of them would wait noticeably for the last."""
+FLIGHTS: Final = 2
+"""Transactions under way at once: while PostgreSQL commits one, the next is read, and Redis told of the last."""
 
 _FIELD: Final = {
     r"^/workflow/checkpoint/inputs/ckpt_name$": "/checkpoint_model",
@@ -45,13 +52,12 @@ class Replayed:
 class Submitting:
     """The use case "submit a job"."""
 
-    def __init__(
-        self, store: JobStore, queue: JobQueue, events: Events, registry: Registry, default_checkpoint: str
-    ) -> None:
+    def __init__(self, store: JobStore, queue: JobQueue, registry: Registry, default_checkpoint: str) -> None:
         self._store = store
         self._queue = queue
-        self._events = events
         self._registry = registry
+        self._presence = Presence(registry)
+        self._accepting = Batcher(self._accept, most=MOST_AT_ONCE, flights=FLIGHTS)
         self._default_checkpoint = default_checkpoint or None
 
     async def submit(self, job: NewJob, overrides: Mapping[str, Any], once: Once | None = None) -> Job | Replayed:
@@ -71,25 +77,46 @@ class Submitting:
             return Replayed(answer)
         if job.workflow is not None:
             job = replace(job, workflow=checked_workflow(job.workflow, overrides))
-        backends = await self._registry.backends()
+        backends = await self._presence.backends()
         _check_backend_name(job, backends)
         job = await self._check_offers(job, backends)
-        if not any(beat.live for beat in await self._registry.workers()):
+        if not await self._presence.any_worker():
             job = replace(job, warnings=[*job.warnings, NO_WORKER])
-        accepted = await self._store.create(job, once)
-        if accepted is None:
-            return await self._replayed(once)
-        try:
-            await self._queue.enqueue(accepted.job_id, accepted.attempt, accepted.available_at)
-        except QueueUnavailable:
-            if await self._store.withdraw_unaccepted(accepted.job_id):
-                raise
-            # Somebody has taken it already; the reconciler sees to its turn.
-        await self._events.publish(snapshot_of(accepted))
+        if once is None:
+            accepted = await self._accepting.do(job)
+        else:
+            created = await self._store.create(job, once)
+            if created is None:
+                return await self._replayed(once)
+            (accepted,) = await self._enqueue([created])
+        if isinstance(accepted, QueueUnavailable):
+            raise accepted
         return accepted
 
-    async def _replayed(self, once: Once | None) -> Replayed:
-        answer = await self._store.replay(once) if once is not None else None
+    async def settle(self) -> None:
+        """Return when no job is being accepted."""
+        await self._accepting.settle()
+
+    async def _accept(self, jobs: Sequence[NewJob]) -> list[Job | QueueUnavailable]:
+        """Commit the rows of jobs that came at the same time, and give them their turns: one round trip for each."""
+        return await self._enqueue(await self._store.create_all(jobs))
+
+    async def _enqueue(self, jobs: list[Job]) -> list[Job | QueueUnavailable]:
+        """Give jobs their turns; of those that cannot be had because Redis is away, return why instead of the job.
+
+        Only those who watch everything are told: nobody watches a job yet whose number nobody knows.
+        """
+        try:
+            turns = [(job.job_id, job.attempt, job.available_at) for job in jobs]
+            await self._queue.enqueue_all(turns, [news(snapshot_of(job)) for job in jobs])
+        except QueueUnavailable as error:
+            withdrawn = await self._store.withdraw_unaccepted([job.job_id for job in jobs])
+            # The others somebody has taken already; the reconciler sees to their turns.
+            return [error if job.job_id in withdrawn else job for job in jobs]
+        return list(jobs)
+
+    async def _replayed(self, once: Once) -> Replayed:
+        answer = await self._store.replay(once)
         if answer is None:
             # The first request was taken back a moment ago, because Redis was away.
             raise QueueUnavailable("The queue cannot be reached at the moment.")
@@ -130,9 +157,9 @@ class Submitting:
 
 def checked_workflow(workflow: Any, overrides: Mapping[str, Any]) -> Graph:
     """Return the client's graph with its overrides, or raise `InvalidGraph` with every fault of its structure."""
-    faults = check_structure(workflow)
     changed: Graph = workflow
-    if not faults:
+    faults = check_structure(workflow)
+    if overrides and not faults:
         changed, faults = with_overrides(workflow, overrides)
         faults = faults or check_structure(changed)
     if faults:

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ColumnElement, and_, any_, func, insert, literal, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, func, select, text, update
+from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
 from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair
+from app.encoding import dumps
 from app.storage.jobs import JobStore
-from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, ContentRow, JobRow, OutputRow
-from app.storage.transitions import RELEASED, log_event, move, require, to_domain
+from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow, OutputRow
+from app.storage.transitions import (
+    FENCE,
+    MOVING,
+    claimed_step,
+    job_after,
+    job_of,
+    listed,
+    log_event,
+    stepped,
+    to_domain,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncSession
-
 AVOID_FOR = timedelta(minutes=5)
 """So long a job waits for another backend than one that failed it; after that any may try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How many seconds ago the backend began to execute a prompt, and ended it; None where nobody noticed."""
+
+    began_s: float | None = None
+    ended_s: float | None = None
+
+
+NOT_TOLD: Final = Ran()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,107 +62,54 @@ class AttemptStore(JobStore):
         Largest priority first, then first come, first served. Of several workers that ask at once each gets another
         job (`SKIP LOCKED`). The prompt id is committed with the claim, so that whoever takes over can look it up.
         """
-        fits = or_(JobRow.backend.is_(None), JobRow.backend == backend)
-        avoided = and_(literal(backend) == any_(JobRow.refused_by), JobRow.available_at > func.now() - AVOID_FOR)
-        turn = (
-            select(JobRow.id)
-            .where(IS_WAITING, JobRow.available_at <= func.now(), fits, ~avoided)
-            .order_by(JobRow.priority.desc(), JobRow.available_at, JobRow.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        async with self._database.transaction() as session:
-            row = await move(
-                session,
-                JobEvent.CLAIMED,
-                [JobRow.id == turn],
-                worker_id,
-                values={
-                    "worker_id": worker_id,
-                    "backend_name": backend,
-                    "prompt_id": prompt_id,
-                    "lease_expires_at": func.now() + timedelta(seconds=lease_s),
-                    "started_at": func.coalesce(JobRow.started_at, func.now()),
-                    "progress": 0,
-                    "error_code": None,
-                    "error_message": None,
-                },
-                data={"backend": backend, "prompt_id": prompt_id},
-            )
-            if row is None:
-                return None
-            session.add(
-                AttemptRow(
-                    job_id=row.id,
-                    number=row.attempt,
-                    worker_id=worker_id,
-                    backend_name=backend,
-                    prompt_id=prompt_id,
-                    claimed_at=func.now(),
-                )
-            )
-            return to_domain(row)
+        async with self._database.driver() as connection:
+            row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
+        return job_of(row) if row is not None else None
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Mapping[str, Any]) -> None:
         """Keep the graph as it is sent, before it is sent. Raises `LostClaim`."""
-        async with self._database.transaction() as session:
-            # The job's row first, as everywhere: two transactions that lock in different orders wait for each other.
-            held = update(JobRow).where(*_fence(claim), IS_RUNNING).values(prompt_id=prompt_id).returning(JobRow.id)
-            if await session.scalar(held) is None:
-                raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
-            values = {"graph": dict(graph), "prompt_id": prompt_id, "submitted_at": func.now()}
-            await session.execute(update(AttemptRow).where(*_attempt_of(claim)).values(values))
+        async with self._database.driver() as connection:
+            kept = await connection.fetchval(_SUBMITTING, *_fence_of(claim), prompt_id, dumps(graph))
+        if kept is None:
+            raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
 
-    async def executing(self, claim: Claim) -> Job:
-        """ComfyUI began to execute the prompt."""
-        return await self._move_claimed(claim, JobEvent.EXECUTING, attempt_values={"executing_at": func.now()})
+    async def executing(self, claim: Claim, known: Job | None = None) -> Job:
+        """ComfyUI began to execute the prompt. `known`, here and below: the job as the last step left it."""
+        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, known=known)
 
-    async def saving(self, claim: Claim) -> Job:
+    async def saving(self, claim: Claim, ran: Ran = NOT_TOLD, known: Job | None = None) -> Job:
         """ComfyUI is done with the prompt."""
-        values = {"executed_at": func.now()}
-        return await self._move_claimed(claim, JobEvent.SAVING, values={"progress": 100}, attempt_values=values)
+        return await self._step(JobEvent.SAVING, _SAVING, claim, ran.began_s, ran.ended_s or 0.0, known=known)
 
-    async def complete(self, claim: Claim, outputs: Sequence[Output], warnings: Sequence[str] = ()) -> Job:
-        """All files are in the store: commit content, outputs and `completed` together."""
+    async def complete(
+        self,
+        claim: Claim,
+        outputs: Sequence[Output],
+        warnings: Sequence[str] = (),
+        ran: Ran = NOT_TOLD,
+        known: Job | None = None,
+    ) -> Job:
+        """All files are in the store: commit content, outputs and `completed` together.
+
+        When it is told how it `ran`, a job whose `saving` was not noted goes through that phase in the same statement.
+        """
         if not outputs:
             raise ValueError("a job is completed by an output at least")
-        async with self._database.transaction() as session:
-            # The fence comes first: whoever is late finds out by it, and not by a constraint of `contents`.
-            await _hold(session, claim, JobEvent.COMPLETED)
-            content = await session.scalar(insert(ContentRow).values(job_id=claim.job_id).returning(ContentRow.id))
-            rows = [_output_columns(output) | {"content_id": content} for output in outputs]
-            await session.execute(insert(OutputRow), rows)
-            values: dict[str, Any] = {"content_id": content, "progress": 100, "completed_at": func.now()}
-            if warnings:
-                values["warnings"] = func.array_cat(JobRow.warnings, list(warnings))
-            values |= RELEASED
-            row = await _move_fenced(session, JobEvent.COMPLETED, claim, values, {"content_id": content})
-            await _end_attempt(session, claim, "completed")
-            return to_domain(row)
+        values = dumps([asdict(output) for output in outputs]), list(warnings), ran.began_s, ran.ended_s
+        done = await self._step(JobEvent.COMPLETED, _COMPLETE, claim, *values, known=known)
+        return replace(done, warnings=[*known.warnings, *warnings]) if known is not None else done
 
     async def fail(self, claim: Claim, error: AttemptFailed) -> Job:
         """End the job as failed."""
-        values = {"error_code": error.code, "error_message": str(error), "completed_at": func.now()} | RELEASED
-        return await self._end_claimed(claim, JobEvent.FAILED, "failed", values, error)
+        return await self._step(JobEvent.FAILED, _FAIL, claim, *_told(error))
 
     async def requeue(self, claim: Claim, error: AttemptFailed, delay_s: float, avoid: Sequence[str] = ()) -> Job:
         """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`."""
-        values = {
-            "attempt": JobRow.attempt + 1,
-            "available_at": func.now() + timedelta(seconds=delay_s),
-            "refused_by": list(avoid),
-            "error_code": error.code,
-            "error_message": str(error),
-            "progress": 0,
-        } | RELEASED
-        return await self._end_claimed(claim, JobEvent.REQUEUED, "retried", values, error)
+        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, *_told(error), delay_s, list(avoid))
 
     async def cancelled(self, claim: Claim) -> Job:
         """ComfyUI confirmed that the prompt no longer runs."""
-        return await self._end_claimed(
-            claim, JobEvent.CANCELLED, "cancelled", {"completed_at": func.now()} | RELEASED, None
-        )
+        return await self._step(JobEvent.CANCELLED, _CANCELLED, claim)
 
     async def renew_leases(self, worker_id: str, held: Mapping[Claim, int], lease_s: float) -> dict[int, Phase]:
         """Renew in one statement the leases of what this worker runs, and keep its progress (claim → percent).
@@ -248,69 +216,125 @@ class AttemptStore(JobStore):
             statement = update(JobRow).where(*_fence(claim), JobRow.status == "running")
             await session.execute(statement.values(lease_expires_at=func.now() - timedelta(seconds=1)))
 
-    async def _move_claimed(
-        self,
-        claim: Claim,
-        event: JobEvent,
-        *,
-        values: Mapping[str, Any] | None = None,
-        attempt_values: Mapping[str, Any] | None = None,
-    ) -> Job:
-        async with self._database.transaction() as session:
-            row = await _move_fenced(session, event, claim, dict(values or {}), {})
-            if attempt_values:
-                await session.execute(update(AttemptRow).where(*_attempt_of(claim)).values(attempt_values))
-            return to_domain(row)
-
-    async def _end_claimed(
-        self, claim: Claim, event: JobEvent, outcome: str, values: dict[str, Any], error: AttemptFailed | None
-    ) -> Job:
-        async with self._database.transaction() as session:
-            data = {"error_code": error.code, "error": str(error)} if error else {}
-            row = await _move_fenced(session, event, claim, values, data)
-            await _end_attempt(session, claim, outcome, error)
-            return to_domain(row)
+    async def _step(self, event: JobEvent, statement: str, claim: Claim, *values: Any, known: Job | None = None) -> Job:
+        """Make a transition; raises `LostClaim`, `InvalidTransition` or `JobNotFound` when it cannot be made."""
+        whole = f"{statement} SELECT {'*' if known is None else MOVING} FROM moved"  # noqa: S608  # of our own words only
+        async with self._database.driver() as connection:
+            row = await connection.fetchrow(whole, *_fence_of(claim), *values)
+        if row is not None:
+            return job_of(row) if known is None else job_after(known, row)
+        found = await self.get(claim.job_id)
+        if (found.attempt, found.worker_id) != (claim.attempt, claim.worker_id):
+            raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
+        raise InvalidTransition(found.phase, event)
 
 
 def _fence(claim: Claim) -> list[ColumnElement[bool]]:
     return [JobRow.id == claim.job_id, JobRow.attempt == claim.attempt, JobRow.worker_id == claim.worker_id]
 
 
-def _attempt_of(claim: Claim) -> list[ColumnElement[bool]]:
-    return [AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt]
+def _fence_of(claim: Claim) -> tuple[int, int, str]:
+    return claim.job_id, claim.attempt, claim.worker_id
 
 
-async def _move_fenced(
-    session: AsyncSession, event: JobEvent, claim: Claim, values: dict[str, Any], data: dict[str, Any]
-) -> JobRow:
-    row = await move(session, event, _fence(claim), claim.worker_id, values=values, data=data)
-    if row is None:
-        await _refuse(session, event, claim)
-    return row
+def _told(error: AttemptFailed) -> tuple[str, str, str | None, str | None]:
+    return error.code, str(error), error.node_id, error.node_type
 
 
-async def _hold(session: AsyncSession, claim: Claim, event: JobEvent) -> None:
-    """Lock the job's row until the end of the transaction; raises like `_move_fenced`."""
-    sources = sorted(TRANSITIONS[event].sources)
-    held = select(JobRow.id).where(*_fence(claim), JobRow.phase.in_(sources)).with_for_update(key_share=True)
-    if await session.scalar(held) is None:
-        await _refuse(session, event, claim)
+_CLAIM: Final = f"""
+    WITH turn AS (
+        SELECT id FROM generation_jobs
+        WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = $2::text)
+            AND NOT ($2 = ANY (refused_by) AND available_at > now() - $5::interval)
+        ORDER BY priority DESC, available_at, id
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ), moved AS (
+        UPDATE generation_jobs AS job
+        SET {stepped(TRANSITIONS[JobEvent.CLAIMED].target)}, worker_id = $1::text, backend_name = $2,
+            prompt_id = $3::text, lease_expires_at = now() + make_interval(secs => $4),
+            started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL
+        FROM turn
+        WHERE job.id = turn.id AND job.phase IN ({listed(TRANSITIONS[JobEvent.CLAIMED].sources)})
+        RETURNING job.*
+    ), logged AS (
+        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
+        SELECT id, seq, '{JobEvent.CLAIMED}', phase, attempt, $1, jsonb_build_object('backend', $2, 'prompt_id', $3)
+        FROM moved
+    ), tried AS (
+        INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
+        SELECT id, attempt, $1, $2, $3, now() FROM moved
+    )
+    SELECT * FROM moved"""  # noqa: S608  # of our own words only
 
+_SUBMITTING: Final = f"""
+    WITH held AS (
+        SELECT id FROM generation_jobs AS job WHERE {FENCE} AND job.status = 'running' FOR NO KEY UPDATE
+    ), renamed AS (
+        UPDATE generation_jobs AS job SET prompt_id = $4::text FROM held WHERE job.id = held.id AND job.prompt_id <> $4
+    )
+    UPDATE job_attempts AS tried SET graph = $5, prompt_id = $4, submitted_at = now()
+    FROM held WHERE tried.job_id = held.id AND tried.number = $2
+    RETURNING tried.job_id"""  # noqa: S608  # of our own words only
+"""The job's row first, as everywhere: two transactions that lock in different orders wait for each other."""
 
-async def _refuse(session: AsyncSession, event: JobEvent, claim: Claim) -> NoReturn:
-    found = await require(session, claim.job_id)
-    if (found.attempt, found.worker_id) != (claim.attempt, claim.worker_id):
-        raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
-    raise InvalidTransition(found.phase, event)
+_RELEASED: Final = "worker_id = NULL, lease_expires_at = NULL"
+_RAN: Final = """executing_at = COALESCE(tried.executing_at, now() - make_interval(secs => {began_s}::float8)),
+    executed_at = COALESCE(tried.executed_at, now() - make_interval(secs => {ended_s}::float8))"""
+_ENDED: Final = "ended_at = now(), outcome = '{outcome}'"
+_ERROR: Final = "error_code = $4::text, error_message = $5::text"
+_ERROR_DATA: Final = "jsonb_build_object('error_code', $4::text, 'error', $5::text)"
+_NODE: Final = "node_id = $6::text, node_type = $7::text"
 
+_EXECUTING: Final = claimed_step(JobEvent.EXECUTING, job="progress = job.progress", attempt="executing_at = now()")
+_SAVING: Final = claimed_step(JobEvent.SAVING, job="progress = 100", attempt=_RAN.format(began_s="$4", ended_s="$5"))
+_FAIL: Final = claimed_step(
+    JobEvent.FAILED,
+    job=f"completed_at = now(), {_ERROR}, {_RELEASED}",
+    attempt=f"{_ENDED.format(outcome='failed')}, {_ERROR}, {_NODE}",
+    data=_ERROR_DATA,
+)
+_REQUEUE: Final = claimed_step(
+    JobEvent.REQUEUED,
+    job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $8), refused_by = $9, progress = 0,
+        {_ERROR}, {_RELEASED}""",
+    attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
+    data=_ERROR_DATA,
+)
+_CANCELLED: Final = claimed_step(
+    JobEvent.CANCELLED, job=f"completed_at = now(), {_RELEASED}", attempt=_ENDED.format(outcome="cancelled")
+)
 
-async def _end_attempt(session: AsyncSession, claim: Claim, outcome: str, error: AttemptFailed | None = None) -> None:
-    values: dict[str, Any] = {"ended_at": func.now(), "outcome": outcome}
-    if error is not None:
-        values |= {"error_code": error.code, "error_message": str(error)}
-        values |= {"node_id": error.node_id, "node_type": error.node_type}
-    await session.execute(update(AttemptRow).where(*_attempt_of(claim)).values(values))
-
-
-def _output_columns(output: Output) -> dict[str, Any]:
-    return {name: getattr(output, name) for name in Output.__dataclass_fields__}
+_COLUMNS: Final = [column for column in OutputRow.__table__.columns if column.key in Output.__dataclass_fields__]
+_NAMES: Final = ", ".join(f'"{column.name}"' for column in _COLUMNS)
+_TYPED: Final = ", ".join(f'"{column.name}" {column.type.compile(postgresql.dialect())}' for column in _COLUMNS)  # type: ignore[no-untyped-call]
+_COMPLETE: Final = f"""
+    WITH held AS (
+        SELECT id, job.phase = '{Phase.SAVING}' AS was_saving FROM generation_jobs AS job
+        WHERE {FENCE} AND (job.phase IN ({listed(TRANSITIONS[JobEvent.COMPLETED].sources)})
+            OR $7::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
+        FOR NO KEY UPDATE
+    ), content AS (
+        INSERT INTO contents (job_id) SELECT id FROM held RETURNING id, job_id
+    ), stored AS (
+        INSERT INTO outputs (content_id, {_NAMES})
+        SELECT content.id, output.* FROM content, jsonb_to_recordset($4::jsonb) AS output ({_TYPED})
+    ), moved AS (
+        UPDATE generation_jobs AS job
+        SET {stepped(Phase.COMPLETED, "CASE WHEN was_saving THEN 1 ELSE 2 END")}, content_id = content.id,
+            progress = 100, completed_at = now(), warnings = job.warnings || $5::text[], {_RELEASED}
+        FROM held JOIN content ON content.job_id = held.id
+        WHERE job.id = held.id
+        RETURNING job.*
+    ), logged AS (
+        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
+        SELECT id, seq - 1, '{JobEvent.SAVING}', '{Phase.SAVING}', attempt, $3, '{{}}'::jsonb
+        FROM moved JOIN held USING (id) WHERE NOT was_saving
+        UNION ALL
+        SELECT id, seq, '{JobEvent.COMPLETED}', phase, attempt, $3, jsonb_build_object('content_id', content_id)
+        FROM moved
+    ), noted AS (
+        UPDATE job_attempts AS tried
+        SET {_RAN.format(began_s="$6", ended_s="$7")}, {_ENDED.format(outcome="completed")}
+        FROM moved WHERE tried.job_id = moved.id AND tried.number = $2
+    )"""  # noqa: S608  # of our own words only
+"""The fence comes first: whoever is late finds out by it, and not by a constraint of `contents`."""

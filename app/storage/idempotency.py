@@ -13,7 +13,7 @@ from app.domain.errors import IdempotencyKeyReused
 from app.storage.schema import IdempotencyRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -79,9 +79,9 @@ async def keep(session: AsyncSession, once: Once, job: Job) -> None:
     await session.execute(update(IdempotencyRow).where(*this).values(job_id=job.job_id, answer=once.answer(job)))
 
 
-async def forget(session: AsyncSession, job_id: int) -> None:
-    """Forget the key of a job that was not accepted after all."""
-    await session.execute(delete(IdempotencyRow).where(IdempotencyRow.job_id == job_id))
+async def forget(session: AsyncSession, job_ids: Collection[int]) -> None:
+    """Forget the keys of jobs that were not accepted after all."""
+    await session.execute(delete(IdempotencyRow).where(IdempotencyRow.job_id.in_(job_ids)))
 
 
 async def prune(session: AsyncSession) -> int:

@@ -4,28 +4,62 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Select,
+    any_,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 
+from app.batching import Batcher
 from app.domain.errors import Fault, InvalidRequest, JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase
 from app.domain.message import Snapshot
-from app.storage.schema import IS_WAITING, AttemptRow, ContentRow, EventRow, JobRow, OutputRow
+from app.storage.schema import (
+    IS_RUNNING,
+    IS_WAITING,
+    WAS_COMPLETED,
+    AttemptRow,
+    ContentRow,
+    EventRow,
+    JobRow,
+    OutputRow,
+)
+from app.storage.snapshots import read_snapshots
 from app.storage.transitions import to_domain
+from app.storage.whole_jobs import JobView, read_whole_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import BindParameter
     from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import InstrumentedAttribute
+    from sqlalchemy.sql.base import ColumnCollection, ReadOnlyColumnCollection
 
     from app.storage.database import Database
 
+    _Columns = ColumnCollection[str, Any] | ReadOnlyColumnCollection[str, Any]
+
 SOON: Final = timedelta(hours=1)
 """Who is due later needs no turn yet, and must not be in the way of those who do."""
+COUNTED: Final = 10_000
+"""So many jobs are looked at to count a list; of a longer one it is only said that it has at least so many."""
+SEARCHED: Final = 50_000
+"""So many jobs are searched for a text at a time: 0.15 s. The cursor leads on to the others."""
+MOST_AT_ONCE: Final = 64
+"""Jobs by number that one read brings."""
 
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]
 
@@ -42,26 +76,17 @@ class JobFilter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     q: str | None = None
-    """A text that the prompt contains, whatever its case."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job with its attempts and outputs."""
-
-    job: Job
-    attempts: list[Attempt]
-    outputs: list[Output]
-    position: int | None
-    """How many waiting jobs come before it, and itself: 1 is the next. None unless it waits."""
+    """A text that the prompt contains, whatever its case. No index helps to find it, hence `SEARCHED`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a list."""
+    """A page of a list. A search for a text may leave it short, or empty, and still lead on."""
 
     items: list[JobView]
     total: int
+    """How many jobs the list has; at least so many, unless it is exact."""
+    total_exact: bool
     next_cursor: str | None
 
 
@@ -88,41 +113,56 @@ class QueueStats:
     by_model: dict[str, int] = field(default_factory=dict)
 
 
-_KEYS: Final[dict[str, InstrumentedAttribute[Any]]] = {"created_at": JobRow.id, "updated_at": JobRow.updated_at}
-"""What a sort goes by: ids are given in the order of creation, and are unique."""
+_PLAN_FOR_THESE_VALUES: Final = text("SET LOCAL plan_cache_mode = force_custom_plan")
+"""A plan for any user would read past a million jobs to find the ten of this one; one for any time, all of them."""
 
 
 class JobViews:
     """Reads of jobs. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, counted: int = COUNTED, searched: int = SEARCHED) -> None:
         self._database = database
+        self._counted = counted
+        self._searched = searched
+        self._viewing = Batcher(self._read, most=MOST_AT_ONCE, flights=2)
 
     async def view(self, job_id: int) -> JobView:
-        """Return one job with all that belongs to it, or raise `JobNotFound`."""
-        async with self._database.transaction() as session:
-            row = await session.get(JobRow, job_id)
-            if row is None:
-                raise JobNotFound([job_id])
-            return (await _views(session, [row], positions=True))[0]
+        """Return one job with all that belongs to it, or raise `JobNotFound`; many that ask at once share the reads."""
+        view = await self._viewing.do(job_id)
+        if view is None:
+            raise JobNotFound([job_id])
+        return view
+
+    async def settle(self) -> None:
+        """Return when no job is being read on behalf of several."""
+        await self._viewing.settle()
+
+    async def _read(self, job_ids: Sequence[int]) -> list[JobView | None]:
+        async with self._database.driver() as connection:
+            return await read_whole_jobs(connection, job_ids)
 
     async def page(self, chosen: JobFilter, sort: Sort, limit: int, *, cursor: str | None, skip: int) -> Page:
         """Return up to `limit` jobs after the cursor, or after skipping; raises `InvalidRequest` for a bad cursor."""
-        descending, key = sort.startswith("-"), _KEYS[sort.lstrip("-")]
-        wanted = narrowed(select(JobRow), chosen)
+        whole = _places(chosen, sort)
         if cursor is not None:
-            value, after = _read_cursor(cursor, sort)
-            place = tuple_(key, JobRow.id)
-            wanted = wanted.where(place < (value, after) if descending else place > (value, after))
-        order = [key.desc(), JobRow.id.desc()] if descending else [key.asc(), JobRow.id.asc()]
+            whole = _after(whole, sort, *_read_cursor(cursor, sort))
+        wanted = _searched(whole, sort, chosen.q, self._searched) if chosen.q else whole
+        # The places first, by an index that needs no row, and then the rows of these alone.
+        found = wanted.limit(limit + 1).offset(skip).subquery()
+        jobs = _in_order(select(JobRow).join(found, found.c.id == JobRow.id), sort, found.c)
         async with self._database.transaction() as session:
-            rows = list(await session.scalars(wanted.order_by(*order).limit(limit + 1).offset(skip)))
-            total = await session.scalar(narrowed(select(func.count()).select_from(JobRow), chosen)) or 0
-            more = len(rows) > limit
-            items = await _views(session, rows[:limit], positions=False)
-        last = rows[limit - 1] if more else None
-        following = _write_cursor(sort, getattr(last, key.key), last.id) if last is not None else None
-        return Page(items, total, following)
+            if chosen != JobFilter():
+                await session.execute(_PLAN_FOR_THESE_VALUES)
+            rows = list(await session.scalars(jobs))
+            following: str | None = None
+            if len(rows) > limit:
+                following = self.cursor_at(sort, to_domain(rows[limit - 1]))
+            elif chosen.q:
+                following = await _search_on(session, whole, sort, self._searched)
+            total, exact = await _total(session, chosen, self._counted)
+            items = await _views(session, rows[:limit])
+        # A search may find jobs beyond those that were counted.
+        return Page(items, max(total, len(items)), exact, following)
 
     async def matching(self, chosen: JobFilter, limit: int) -> tuple[list[int], int]:
         """Return the ids of up to `limit` jobs that the filter matches, the oldest first, and how many it matches."""
@@ -148,10 +188,9 @@ class JobViews:
         took = func.extract(
             "epoch", AttemptRow.executed_at - func.coalesce(AttemptRow.executing_at, AttemptRow.submitted_at)
         )
-        last = select(took.label("took")).where(AttemptRow.outcome == "completed")
-        recent = last.order_by(AttemptRow.ended_at.desc()).limit(50).subquery()
+        last = select(took.label("took")).where(WAS_COMPLETED).order_by(AttemptRow.ended_at.desc()).limit(50).subquery()
         async with self._database.transaction() as session:
-            found = await session.scalar(select(func.percentile_cont(0.5).within_group(recent.c.took)))
+            found = await session.scalar(select(func.percentile_cont(0.5).within_group(last.c.took)))
         return float(found) if found is not None else None
 
     async def events(self, job_id: int) -> list[Event]:
@@ -165,34 +204,29 @@ class JobViews:
 
     async def snapshots(self, job_ids: Sequence[int]) -> dict[int, Snapshot]:
         """Return the present state of those of the jobs that exist."""
-        async with self._database.transaction() as session:
-            rows = list(await session.scalars(select(JobRow).where(JobRow.id.in_(job_ids))))
-            paths: dict[int, list[str]] = {}
-            if contents := [row.content_id for row in rows if row.content_id is not None]:
-                found = select(OutputRow.content_id, OutputRow.path).where(OutputRow.content_id.in_(contents))
-                for content_id, path in await session.execute(found.order_by(OutputRow.content_id, OutputRow.index)):
-                    paths.setdefault(content_id, []).append(path)
-            return {row.id: snapshot_of(to_domain(row), paths.get(row.content_id or 0, [])) for row in rows}
+        async with self._database.driver() as connection:
+            return await read_snapshots(connection, job_ids)
 
     async def stats(self) -> QueueStats:
         """Return the figures of the queue: exact for what waits and runs."""
+        model, age = func.coalesce(JobRow.checkpoint_model, ""), func.now() - func.min(JobRow.created_at)
+        kinds = (JobRow.status, JobRow.priority, model)
+        live = select(*kinds, func.count(), func.extract("epoch", age)).where(or_(IS_WAITING, IS_RUNNING))
+        stats, waits_s = QueueStats(), list[float]()
         async with self._database.transaction() as session:
-            live = select(JobRow.status, func.count()).where(JobRow.status.in_(["pending", "running"]))
-            by_status = dict((await session.execute(live.group_by(JobRow.status))).all())
-            age = func.extract("epoch", func.now() - func.min(JobRow.created_at))
-            oldest = await session.scalar(select(age).where(IS_WAITING))
-            priorities = select(JobRow.priority, func.count()).where(IS_WAITING).group_by(JobRow.priority)
-            by_priority = dict((await session.execute(priorities)).all())
-            model = func.coalesce(JobRow.checkpoint_model, "")
-            models = select(model, func.count()).where(IS_WAITING).group_by(model)
-            by_model = dict((await session.execute(models)).all())
-        oldest_s = float(oldest) if oldest is not None else None
-        return QueueStats(by_status=by_status, oldest_wait_s=oldest_s, by_priority=by_priority, by_model=by_model)
+            for status, priority, model_name, count, age_s in await session.execute(live.group_by(*kinds)):
+                _add(stats.by_status, status, count)
+                if status == JobStatus.PENDING:
+                    _add(stats.by_priority, priority, count)
+                    _add(stats.by_model, model_name, count)
+                    waits_s.append(float(age_s))
+        return replace(stats, oldest_wait_s=max(waits_s, default=None))
 
     async def finished_since(self, since: datetime) -> dict[str, int]:
         """Return how many jobs ended in each way since then."""
         statement = select(JobRow.status, func.count()).where(JobRow.completed_at >= since).group_by(JobRow.status)
         async with self._database.transaction() as session:
+            await session.execute(_PLAN_FOR_THESE_VALUES)
             return dict((await session.execute(statement)).all())
 
     async def waiting_turns(self, session: AsyncSession, limit: int) -> list[Job]:
@@ -226,8 +260,7 @@ class JobViews:
 
     def cursor_at(self, sort: Sort, job: Job) -> str:
         """Return the cursor that leads on from this job; with the opposite sort it leads back."""
-        key = _KEYS[sort.lstrip("-")].key
-        return _write_cursor(sort, job.job_id if key == "id" else getattr(job, key), job.job_id)
+        return _write_cursor(sort, getattr(job, sort.lstrip("-")), job.job_id)
 
 
 def snapshot_of(job: Job, output_paths: list[str] | None = None) -> Snapshot:
@@ -259,7 +292,9 @@ def narrowed(statement: Select[Any], chosen: JobFilter) -> Select[Any]:
     )
     conditions += [column == value for column, value in equal if value is not None]
     if chosen.status:
-        conditions.append(JobRow.status.in_(list(chosen.status)))
+        # As literals, so that the partial indexes can serve them.
+        statuses: BindParameter[str] = bindparam(None, sorted(chosen.status), expanding=True, literal_execute=True)
+        conditions.append(JobRow.status.in_(statuses))
     if chosen.created_after is not None:
         conditions.append(JobRow.created_at >= chosen.created_after)
     if chosen.created_before is not None:
@@ -269,19 +304,64 @@ def narrowed(statement: Select[Any], chosen: JobFilter) -> Select[Any]:
     return statement.where(*conditions)
 
 
-async def _views(session: AsyncSession, rows: Sequence[JobRow], *, positions: bool) -> list[JobView]:
+def _places(chosen: JobFilter, sort: Sort) -> Select[Any]:
+    """Return the statement for the ids of a list, with the times that it is sorted by; a text narrows it later."""
+    at = getattr(JobRow, sort.lstrip("-"))
+    statement = narrowed(select(JobRow.id, at.label("at")), replace(chosen, q=None))
+    return _in_order(statement, sort, statement.selected_columns)
+
+
+def _in_order(statement: Select[Any], sort: Sort, places: _Columns) -> Select[Any]:
+    if sort.startswith("-"):
+        return statement.order_by(places.at.desc(), places.id.desc())
+    return statement.order_by(places.at, places.id)
+
+
+def _after(whole: Select[Any], sort: Sort, at: datetime, job_id: int) -> Select[Any]:
+    """Return the statement for what comes after this place of the list."""
+    place = tuple_(getattr(JobRow, sort.lstrip("-")), JobRow.id)
+    return whole.where(place < (at, job_id) if sort.startswith("-") else place > (at, job_id))
+
+
+def _searched(whole: Select[Any], sort: Sort, q: str, among: int) -> Select[Any]:
+    """Return the statement for those of the next jobs, so many of them, whose prompt contains the text."""
+    looked_at = whole.add_columns(JobRow.prompt).limit(among).subquery().c
+    matching = select(looked_at.id, looked_at.at).where(looked_at.prompt.icontains(q, autoescape=True))
+    return _in_order(matching, sort, looked_at)
+
+
+async def _search_on(session: AsyncSession, whole: Select[Any], sort: Sort, among: int) -> str | None:
+    """Return the cursor that leads on from where the search ended; None when it has reached the list's end."""
+    match (await session.execute(whole.offset(among - 1).limit(2))).all():
+        case [(job_id, at), _]:
+            return _write_cursor(sort, at, job_id)
+    return None
+
+
+async def _total(session: AsyncSession, chosen: JobFilter, among: int) -> tuple[int, bool]:
+    """Return how many jobs match among the first ones, so many of them, and whether those were all."""
+    whole = _places(chosen, "-created_at")
+    looked_at = (whole.add_columns(JobRow.prompt) if chosen.q else whole).limit(among + 1).subquery()
+    found: ColumnElement[int] = func.count()
+    if chosen.q:
+        found = found.filter(looked_at.c.prompt.icontains(chosen.q, autoescape=True))
+    seen, matching = (await session.execute(select(func.count(), found).select_from(looked_at))).one()
+    return min(matching, among), seen <= among
+
+
+async def _views(session: AsyncSession, rows: Sequence[JobRow]) -> list[JobView]:
     """Return the rows with their attempts and outputs: one query for each kind, however many jobs."""
     attempts: dict[int, list[Attempt]] = {}
     outputs: dict[int, list[Output]] = {}
     if job_ids := [row.id for row in rows]:
         # The graphs can be large; they have a route of their own.
         columns = [column for column in AttemptRow.__table__.columns if column.key != "graph"]
-        statement = select(*columns).where(AttemptRow.job_id.in_(job_ids)).order_by(AttemptRow.number)
+        statement = select(*columns).where(AttemptRow.job_id == any_(_array(job_ids))).order_by(AttemptRow.number)
         for found in (await session.execute(statement)).mappings():
             values = {name: found[name] for name in Attempt.__dataclass_fields__ if name != "graph"}
             attempts.setdefault(found["job_id"], []).append(Attempt(graph=None, **values))
     if contents := [row.content_id for row in rows if row.content_id is not None]:
-        listed = select(OutputRow).where(OutputRow.content_id.in_(contents)).order_by(OutputRow.index)
+        listed = select(OutputRow).where(OutputRow.content_id == any_(_array(contents))).order_by(OutputRow.index)
         for output in await session.scalars(listed):
             outputs.setdefault(output.content_id, []).append(_output(output))
     return [
@@ -289,43 +369,40 @@ async def _views(session: AsyncSession, rows: Sequence[JobRow], *, positions: bo
             to_domain(row),
             attempts.get(row.id, []),
             outputs.get(row.content_id or 0, []),
-            await _position(session, row) if positions else None,
+            None,
         )
         for row in rows
     ]
 
 
-async def _position(session: AsyncSession, row: JobRow) -> int | None:
-    if row.status != JobStatus.PENDING:
-        return None
-    same = and_(JobRow.priority == row.priority, tuple_(JobRow.available_at, JobRow.id) < (row.available_at, row.id))
-    before = or_(JobRow.priority > row.priority, same)
-    statement = select(func.count()).select_from(JobRow).where(IS_WAITING, before)
-    return 1 + (await session.scalar(statement) or 0)
+def _array(ids: Sequence[int]) -> ColumnElement[Any]:
+    """Return the ids as one parameter: one statement to prepare, and not another one for each number of them."""
+    return literal(list(ids), ARRAY(BigInteger))
 
 
 def _output(row: OutputRow) -> Output:
     return Output(**{name: getattr(row, name) for name in Output.__dataclass_fields__})
 
 
-def _write_cursor(sort: str, value: Any, job_id: int) -> str:
-    plain = value.isoformat() if isinstance(value, datetime) else value
-    return base64.urlsafe_b64encode(json.dumps([sort, plain, job_id]).encode()).decode().rstrip("=")
+def _add(counts: dict[Any, int], name: Any, count: int) -> None:
+    counts[name] = counts.get(name, 0) + count
 
 
-def _read_cursor(cursor: str, sort: str) -> tuple[Any, int]:
+def _write_cursor(sort: Sort, at: datetime, job_id: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps([sort, at.isoformat(), job_id]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, sort: Sort) -> tuple[datetime, int]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         written_for, value, job_id = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
         # Of a time without a zone, or none in UTC, the driver would make an error of its own.
-        place = datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else int(value)
-        by_time = sort.lstrip("-") == "updated_at"
-        fits = written_for == sort and isinstance(place, datetime) == by_time and 0 <= int(job_id) < 2**63
-        fits = fits and (by_time or place == int(job_id))
+        at = datetime.fromisoformat(value).astimezone(UTC)
+        fits = written_for == sort and 0 <= int(job_id) < 2**63
     except (ValueError, TypeError, OverflowError, RecursionError):
         fits = False
     if not fits:
         detail = "Take next_cursor of the page before, with the same sort, or leave the cursor out."
         fault = Fault("cursor", "invalid_cursor", detail)
         raise InvalidRequest("The cursor is none that this service gave out.", [fault])
-    return place, int(job_id)
+    return at, int(job_id)

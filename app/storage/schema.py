@@ -115,23 +115,31 @@ class JobRow(Base):
             "id",
             postgresql_where=text("status = 'pending'"),
         ),
+        # No lease in it: renewing one rewrites the row within its page and touches no index.
+        Index("ix_generation_jobs_running", "id", postgresql_where=text("status = 'running'")),
+        # Lists by keyset: one for each order, and one for each filter in the order of creation.
+        Index("ix_generation_jobs_created_at_id", "created_at", "id"),
+        Index("ix_generation_jobs_updated_at_id", "updated_at", "id"),
+        # With the status, so that those of a user's jobs that have it are found without reading the others.
+        Index("ix_generation_jobs_user_id_created_at_id_status", "user_id", "created_at", "id", "status"),
+        Index("ix_generation_jobs_status_created_at_id", "status", "created_at", "id"),
+        Index("ix_generation_jobs_job_type_created_at_id", "job_type", "created_at", "id"),
+        Index("ix_generation_jobs_checkpoint_model_created_at_id", "checkpoint_model", "created_at", "id"),
+        Index("ix_generation_jobs_backend_name_created_at_id", "backend_name", "created_at", "id"),
+        # How many ended lately, and in which way, told by the index alone.
         Index(
-            "ix_generation_jobs_running", "worker_id", "lease_expires_at", postgresql_where=text("status = 'running'")
+            "ix_generation_jobs_completed_at_status",
+            "completed_at",
+            "status",
+            postgresql_where=text("completed_at IS NOT NULL"),
         ),
-        # Lists by keyset, newest first, with the filters that have few rows each.
-        Index("ix_generation_jobs_status_id", "status", "id"),
-        Index("ix_generation_jobs_user_id_id", "user_id", "id"),
-        Index("ix_generation_jobs_backend_name_id", "backend_name", "id"),
-        Index("ix_generation_jobs_checkpoint_model_id", "checkpoint_model", "id"),
-        Index("ix_generation_jobs_created_at", "created_at"),
-        Index("ix_generation_jobs_updated_at", "updated_at"),
-        Index("ix_generation_jobs_completed_at", "completed_at"),
     )
 
 
 IS_WAITING: Final = text("generation_jobs.status = 'pending'")
 IS_RUNNING: Final = text("generation_jobs.status = 'running'")
-"""With the status as a literal: of a parameter PostgreSQL cannot know that the partial indexes above serve it."""
+WAS_COMPLETED: Final = text("job_attempts.outcome = 'completed'")
+"""With the value as a literal: of a parameter PostgreSQL cannot know that the partial indexes serve it."""
 
 
 class AttemptRow(Base):

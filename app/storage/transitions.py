@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import ColumnElement, func, insert, update
 
 from app.domain.errors import JobNotFound
-from app.domain.job import STATUS_OF, TRANSITIONS, Job, JobEvent, Phase, Repair
+from app.domain.job import STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Repair
 from app.storage.schema import EventRow, JobRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -50,6 +51,42 @@ async def move(
     return row
 
 
+def claimed_step(event: JobEvent, *, job: str, attempt: str, data: str = "'{}'") -> str:
+    """Return the SQL of a transition that a worker makes, whole in one statement: fence, guard, event row, attempt row.
+
+    `job` and `attempt` are what is set beyond phase and seq in the rows of the two tables, `data` the event's. The
+    parameters `$1`, `$2`, `$3` are the claim's job id, attempt and worker id. What is to be known of the job's row, by
+    the name `moved`, is selected behind it.
+    """
+    move = TRANSITIONS[event]
+    return f"""
+        WITH moved AS (
+            UPDATE generation_jobs AS job
+            SET {stepped(move.target)}, {job}
+            WHERE {FENCE} AND job.phase IN ({listed(move.sources)})
+            RETURNING job.*
+        ), logged AS (
+            INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
+            SELECT id, seq, '{event}', phase, attempt, $3, {data} FROM moved
+        ), noted AS (
+            UPDATE job_attempts AS tried SET {attempt} FROM moved WHERE tried.job_id = moved.id AND tried.number = $2
+        )"""  # noqa: S608  # of our own words only
+
+
+FENCE: Final = "job.id = $1 AND job.attempt = $2 AND job.worker_id = $3::text"
+"""The claim's parameters: whoever was given up on finds no row."""
+
+
+def stepped(target: Phase, steps: str = "1") -> str:
+    """Return the SQL that brings a job's row to a phase, so many events later."""
+    return f"status = '{STATUS_OF[target]}', phase = '{target}', seq = job.seq + {steps}, updated_at = now()"
+
+
+def listed(phases: Iterable[Phase]) -> str:
+    """Return the phases as SQL lists them."""
+    return ", ".join(f"'{phase}'" for phase in sorted(phases))
+
+
 async def log_event(
     session: AsyncSession, row: JobRow, event: JobEvent | Repair, actor: str, data: Mapping[str, Any]
 ) -> None:
@@ -66,6 +103,23 @@ async def require(session: AsyncSession, job_id: int) -> JobRow:
 
 def to_domain(row: JobRow) -> Job:
     """Return the row as the domain knows it."""
-    names = {name for name in Job.__dataclass_fields__ if name not in ("job_id", "phase", "metadata")}
-    values = {name: getattr(row, name) for name in names}
+    values = {name: getattr(row, name) for name in _SAME_NAMES}
     return Job(job_id=row.id, phase=Phase(row.phase), metadata=row.job_metadata, **values)
+
+
+def job_of(record: Mapping[str, Any]) -> Job:
+    """Return a row of `generation_jobs`, as the driver gives it, as the domain knows it."""
+    values = {name: record[name] for name in _SAME_NAMES}
+    return Job(job_id=record["id"], phase=Phase(record["phase"]), metadata=record["metadata"], **values)
+
+
+def job_after(job: Job, record: Mapping[str, Any]) -> Job:
+    """Return the job after a step of which the driver gives the `MOVING` columns."""
+    values = {name: record[name] for name in _MOVING_NAMES}
+    return replace(job, phase=Phase(record["phase"]), **values)
+
+
+_MOVING_NAMES: Final = tuple(set(Job.__dataclass_fields__) - set(NewJob.__dataclass_fields__) - {"job_id", "phase"})
+MOVING: Final = ", ".join(("phase", *_MOVING_NAMES))
+"""The columns that steps change: what a client asked for, which can be long, need not be read again at each."""
+_SAME_NAMES: Final = tuple(set(Job.__dataclass_fields__) - {"job_id", "phase", "metadata"})

@@ -1,115 +1,126 @@
-"""Jobs and contents as they go over the wire."""
+"""Jobs and contents as they go over the wire: plain data of the shape that `payloads` describes.
+
+Not made through those models: each answer would be checked as if somebody else had written it, which costs more than
+the rest of it (a test does that once).
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.domain.job import Attempt, Job, Output, Phase
-from app.web.payloads import AttemptAnswer, ContentAnswer, EventAnswer, JobAnswer, OutputAnswer, Timings
+from app.domain.message import timestamp
 
 if TYPE_CHECKING:
     from app.domain.message import Snapshot
-    from app.storage.job_views import Event, JobView
+    from app.storage.job_views import Event
+    from app.storage.whole_jobs import JobView
 
 _SAME = [
     *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models", "width", "height"),
-    *("batch_size", "sampler_params", "workflow", "backend", "priority", "not_before", "max_attempts"),
-    *("timeout_seconds", "metadata", "params", "status", "phase", "attempt", "created_at", "updated_at"),
-    *("started_at", "completed_at", "backend_name", "content_id", "error_message", "error_code", "cancel_reason"),
+    *("batch_size", "sampler_params", "workflow", "backend", "priority", "max_attempts"),
+    *("timeout_seconds", "metadata", "params", "status", "phase", "attempt"),
+    *("backend_name", "content_id", "error_message", "error_code", "cancel_reason"),
     *("warnings", "job_id", "task_id"),
 ]
 """Fields that go out under the name that they have."""
+_TIMES = ["not_before", "created_at", "updated_at", "started_at", "completed_at"]
 
 
 def job_answer(
     view: JobView, snapshot: Snapshot, eta_s: float | None = None, *, now: datetime | None = None
-) -> JobAnswer:
+) -> dict[str, Any]:
     """Return a job as the API shows it; `snapshot` brings the last progress, `now` is the moment that timings end."""
     job = view.job
-    return JobAnswer(
+    return {
         **{name: getattr(job, name) for name in _SAME},
-        id=job.job_id,
-        seq=snapshot.order,
-        progress=100 if job.phase is Phase.COMPLETED else snapshot.progress,
-        queue_position=view.position,
-        eta_seconds=eta_s,
-        comfyui_prompt_id=job.prompt_id,
-        output_paths=[output.path for output in view.outputs],
-        outputs=[output_answer(job.content_id or 0, output) for output in view.outputs],
-        attempts=[attempt_answer(attempt) for attempt in view.attempts],
-        timings=_timings(job, view.attempts, now or datetime.now(UTC)),
-        links=_links(job),
-    )
+        **{name: _time(getattr(job, name)) for name in _TIMES},
+        "id": job.job_id,
+        "seq": snapshot.order,
+        "progress": 100 if job.phase is Phase.COMPLETED else snapshot.progress,
+        "queue_position": view.position,
+        "eta_seconds": eta_s,
+        "comfyui_prompt_id": job.prompt_id,
+        "output_paths": [output.path for output in view.outputs],
+        "outputs": [output_answer(job.content_id or 0, output) for output in view.outputs],
+        "attempts": [attempt_answer(attempt) for attempt in view.attempts],
+        "timings": _timings(job, view.attempts, now or datetime.now(UTC)),
+        "links": _links(job),
+    }
 
 
-def output_answer(content_id: int, output: Output) -> OutputAnswer:
+def output_answer(content_id: int, output: Output) -> dict[str, Any]:
     """Return an output with the addresses of its bytes."""
     url = f"/api/v1/contents/{content_id}/outputs/{output.index}"
-    return OutputAnswer(
-        index=output.index,
-        node_id=output.node_id,
-        kind=output.kind,
-        content_type=output.content_type,
-        size_bytes=output.size_bytes,
-        width=output.width,
-        height=output.height,
-        sha256=output.sha256,
-        url=url,
-        thumbnail_url=f"{url}/thumbnail" if output.thumbnail_path else None,
-    )
+    return {
+        "index": output.index,
+        "node_id": output.node_id,
+        "kind": output.kind,
+        "content_type": output.content_type,
+        "size_bytes": output.size_bytes,
+        "width": output.width,
+        "height": output.height,
+        "sha256": output.sha256,
+        "url": url,
+        "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path else None,
+    }
 
 
-def attempt_answer(attempt: Attempt) -> AttemptAnswer:
+def attempt_answer(attempt: Attempt) -> dict[str, Any]:
     """Return an attempt."""
-    return AttemptAnswer(
-        number=attempt.number,
-        worker=attempt.worker_id,
-        backend=attempt.backend_name,
-        prompt_id=attempt.prompt_id,
-        started_at=attempt.claimed_at,
-        submitted_at=attempt.submitted_at,
-        executing_at=attempt.executing_at,
-        executed_at=attempt.executed_at,
-        ended_at=attempt.ended_at,
-        outcome=attempt.outcome,
-        error_code=attempt.error_code,
-        error=attempt.error_message,
-        node_id=attempt.node_id,
-        node_type=attempt.node_type,
-    )
+    return {
+        "number": attempt.number,
+        "worker": attempt.worker_id,
+        "backend": attempt.backend_name,
+        "prompt_id": attempt.prompt_id,
+        "started_at": _time(attempt.claimed_at),
+        "submitted_at": _time(attempt.submitted_at),
+        "executing_at": _time(attempt.executing_at),
+        "executed_at": _time(attempt.executed_at),
+        "ended_at": _time(attempt.ended_at),
+        "outcome": attempt.outcome,
+        "error_code": attempt.error_code,
+        "error": attempt.error_message,
+        "node_id": attempt.node_id,
+        "node_type": attempt.node_type,
+    }
 
 
-def content_answer(content_id: int, job_id: int, created_at: datetime, outputs: list[Output]) -> ContentAnswer:
+def content_answer(content_id: int, job_id: int, created_at: datetime, outputs: list[Output]) -> dict[str, Any]:
     """Return what a job left."""
     listed = [output_answer(content_id, output) for output in outputs]
-    return ContentAnswer(content_id=content_id, job_id=job_id, created_at=created_at, outputs=listed)
+    return {"content_id": content_id, "job_id": job_id, "created_at": timestamp(created_at), "outputs": listed}
 
 
-def event_answer(event: Event) -> EventAnswer:
+def event_answer(event: Event) -> dict[str, Any]:
     """Return a step of a job's life."""
-    return EventAnswer(
-        seq=event.seq,
-        timestamp=event.at,
-        event=event.event,
-        phase=event.phase,
-        attempt=event.attempt,
-        actor=event.actor,
-        data=event.data,
-    )
+    return {
+        "seq": event.seq,
+        "timestamp": timestamp(event.at),
+        "event": event.event,
+        "phase": event.phase,
+        "attempt": event.attempt,
+        "actor": event.actor,
+        "data": event.data,
+    }
 
 
-def _timings(job: Job, attempts: list[Attempt], now: datetime) -> Timings:
+def _timings(job: Job, attempts: list[Attempt], now: datetime) -> dict[str, int | None]:
     last = attempts[-1] if attempts and attempts[-1].number == job.attempt else None
     began = (last.executing_at or last.submitted_at) if last else None
     executed = last.executed_at if last else None
     ended = job.completed_at or (last.ended_at if last else None)
-    return Timings(
-        queued_ms=_ms(job.created_at, last.claimed_at if last else (job.completed_at or now)),
-        execution_ms=_ms(began, executed or ended or now) if began else None,
-        saving_ms=_ms(executed, ended or now) if executed else None,
-        total_ms=_ms(job.created_at, job.completed_at or now),
-    )
+    return {
+        "queued_ms": _ms(job.created_at, last.claimed_at if last else (job.completed_at or now)),
+        "execution_ms": _ms(began, executed or ended or now) if began else None,
+        "saving_ms": _ms(executed, ended or now) if executed else None,
+        "total_ms": _ms(job.created_at, job.completed_at or now),
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return timestamp(at) if at is not None else None
 
 
 def _ms(start: datetime | None, end: datetime | None) -> int | None:

@@ -18,6 +18,7 @@ MAX_JSON_DEPTH: Final = 64
 MAX_FAULTS: Final = 100
 """So many are named; a body with more is wrong as a whole, and the answer stays one that can be read."""
 _SHOWN_CHARS: Final = 200
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -46,9 +47,24 @@ def check_texts(value: Any) -> list[Fault]:
     MalformedJson
         It is nested too deep.
     """
+    if _is_sound(value, 0):
+        return []
     faults: list[Fault] = []
     _look_into(value, "", 0, faults)
     return faults
+
+
+def _is_sound(value: Any, depth: int) -> bool:
+    """Whether there is nothing to be named, which is quickly found out: pointers are made only when there is."""
+    if isinstance(value, str):
+        return "\0" not in value and (value.isascii() or not _SURROGATE.search(value))
+    if isinstance(value, dict):
+        return depth < MAX_JSON_DEPTH and all(
+            _is_sound(key, depth) and _is_sound(each, depth + 1) for key, each in value.items()
+        )
+    if isinstance(value, list):
+        return depth < MAX_JSON_DEPTH and all(_is_sound(each, depth + 1) for each in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _look_into(value: Any, pointer: str, depth: int, faults: list[Fault]) -> None:
@@ -73,7 +89,7 @@ def _look_into(value: Any, pointer: str, depth: int, faults: list[Fault]) -> Non
 def _text_faults(text: str, pointer: str) -> list[Fault]:
     if "\0" in text:
         return [Fault(pointer, "nul_character", "A text must not contain the NUL character.")]
-    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+    if not text.isascii() and _SURROGATE.search(text):
         return [Fault(pointer, "lone_surrogate", "A text must not contain a lone surrogate: it is no Unicode.")]
     return []
 

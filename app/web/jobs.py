@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
+from app.encoding import dumps
 from app.keys import CONTROL, EVENTS, REGISTRY, SUBMITTING, VIEWS
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
-from app.storage.job_views import JobView, snapshot_of
+from app.storage.job_views import snapshot_of
+from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, event_answer, job_answer
 from app.web.bodies import fingerprint, idempotency_key_of, job_id_of, read_object, read_query
 from app.web.checking import check
 from app.web.payloads import (
-    AttemptListAnswer,
     BulkAnswer,
     BulkResult,
-    EventListAnswer,
-    JobAnswer,
-    JobListAnswer,
     QueueStatsAnswer,
 )
 from app.web.problems import problem
@@ -53,14 +51,13 @@ ACTOR: Final = "api"
 """Who did it, in a job's events, as long as there are no keys."""
 
 
-def answered(model: BaseModel, status: HTTPStatus = HTTPStatus.OK, **headers: str) -> web.Response:
-    """Return a model as the answer."""
-    return web.Response(
-        text=model.model_dump_json(), status=status, content_type="application/json", headers=headers or None
-    )
+def answered(told: BaseModel | dict[str, Any], status: HTTPStatus = HTTPStatus.OK, **headers: str) -> web.Response:
+    """Return a model, or plain data of a model's shape, as the answer."""
+    text = dumps(told) if isinstance(told, dict) else told.model_dump_json()
+    return web.Response(text=text, status=status, content_type="application/json", headers=headers or None)
 
 
-async def whole_job(request: web.Request, view: JobView) -> JobAnswer:
+async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     """Return a job with the last progress and the time it will probably take."""
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
     eta_s = await _eta(request, view, snapshot.progress)
@@ -75,10 +72,11 @@ async def create_job(request: web.Request) -> web.Response:
     key = idempotency_key_of(request)
     once = Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
     result = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides, once)
-    text = result.answer if isinstance(result, Replayed) else _created(result)
-    headers = {"Location": f"{BASE}/{json.loads(text)['job_id']}"}
     if isinstance(result, Replayed):
-        headers["Idempotency-Replayed"] = "true"
+        text, job_id, headers = result.answer, json.loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
+    else:
+        text, job_id, headers = _created(result), result.job_id, {}
+    headers["Location"] = f"{BASE}/{job_id}"
     return web.Response(text=text, status=HTTPStatus.CREATED, content_type="application/json", headers=headers)
 
 
@@ -93,9 +91,14 @@ async def list_jobs(request: web.Request) -> web.Response:
     )
     snapshots = await request.app[EVENTS].with_live([snapshot_of(view.job) for view in page.items])
     items = [job_answer(view, snapshot) for view, snapshot in zip(page.items, snapshots, strict=True)]
-    answer = JobListAnswer(
-        items=items, total=page.total, skip=asked.skip, limit=asked.limit, next_cursor=page.next_cursor
-    )
+    answer = {
+        "items": items,
+        "total": page.total,
+        "total_exact": page.total_exact,
+        "skip": asked.skip,
+        "limit": asked.limit,
+        "next_cursor": page.next_cursor,
+    }
     return answered(answer)
 
 
@@ -126,14 +129,14 @@ async def get_job(request: web.Request) -> web.Response:
 async def list_attempts(request: web.Request) -> web.Response:
     """Show a job's attempts."""
     attempts = await request.app[VIEWS].attempts(job_id_of(request))
-    return answered(AttemptListAnswer(items=[attempt_answer(attempt) for attempt in attempts]))
+    return answered({"items": [attempt_answer(attempt) for attempt in attempts]})
 
 
 @routes.get(ONE + "/events")
 async def list_events(request: web.Request) -> web.Response:
     """Show every step of a job's life."""
     events = await request.app[VIEWS].events(job_id_of(request))
-    return answered(EventListAnswer(items=[event_answer(event) for event in events]))
+    return answered({"items": [event_answer(event) for event in events]})
 
 
 @routes.get(ONE + "/workflow")
@@ -155,8 +158,7 @@ async def cancel_job(request: web.Request) -> web.Response:
         job = await request.app[CONTROL].cancel(job_id, asked.reason, ACTOR)
     except JobAlreadyFinished as error:
         view = await request.app[VIEWS].view(job_id)
-        job_told = (await whole_job(request, view)).model_dump(mode="json")
-        return problem(request, HTTPStatus.CONFLICT, error.code, str(error), job=job_told)
+        return problem(request, HTTPStatus.CONFLICT, error.code, str(error), job=await whole_job(request, view))
     answer = await whole_job(request, await request.app[VIEWS].view(job_id))
     return answered(answer, HTTPStatus.OK if job.phase is Phase.CANCELLED else HTTPStatus.ACCEPTED)
 
@@ -210,7 +212,7 @@ async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int]
 
 def _created(job: Job) -> str:
     """Return the answer to a submission: the same for the same job, so that a repetition gets it to the letter."""
-    return job_answer(JobView(job, [], [], None), snapshot_of(job), now=job.created_at).model_dump_json()
+    return dumps(job_answer(JobView(job, [], [], None), snapshot_of(job), now=job.created_at))
 
 
 async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:

@@ -19,6 +19,7 @@ _JOB: Final = "/api/v1/generation-jobs"
 _CONTENT: Final = "/api/v1/contents/{content_id}"
 _BYTES: Final = "bytes"
 _OBJECT: Final = "object"
+_TEXT: Final = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Operation:
     path: str
     summary: str
     answers: dict[int, type[BaseModel] | str | None]
-    """Status → model, `bytes`, `object`, or None for an empty body."""
+    """Status → model, `bytes`, `object`, `text`, or None for an empty body."""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     problems: tuple[int, ...] = (500, 503)
@@ -107,6 +108,7 @@ OPERATIONS: Final = (
         {200: payloads.ReadyAnswer, 503: payloads.ReadyAnswer},
         problems=(),
     ),
+    Operation("get", "/metrics", "Figures for Prometheus, in its text format", {200: _TEXT}, problems=()),
 )
 
 
@@ -171,6 +173,8 @@ def _answer(answer: type[BaseModel] | str | None, named: dict[Any, str]) -> dict
         return {"description": "No content"}
     if answer == _BYTES:
         return {"description": "The file", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    if answer == _TEXT:
+        return {"description": "The text", "content": {"text/plain": {"schema": {"type": "string"}}}}
     schema = {"type": "object"} if isinstance(answer, str) else {"$ref": named[answer]}
     return {"description": "The answer", "content": {"application/json": {"schema": schema}}}
 

@@ -114,11 +114,14 @@ class JobAnswer(BaseModel):
 class JobListAnswer(BaseModel):
     """A page of the list."""
 
-    items: list[JobAnswer]
-    total: int
+    items: list[JobAnswer] = Field(
+        description="A search for `q` looks at 50,000 jobs at a time and may find few, or none: `next_cursor` leads on."
+    )
+    total: int = Field(description="How many jobs there are beyond this page too; at least so many, if not exact.")
+    total_exact: bool = Field(description="False when there are more than 10,000 jobs, or that many to search for `q`.")
     skip: int
     limit: int
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="Leads to the jobs that follow; null at the end of the list.")
 
 
 class BulkResult(BaseModel):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 from aiohttp import web
 
 from app.domain import errors
+from app.encoding import dumps
 from app.web.payloads import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ _CODE_OF: Final[dict[HTTPStatus, str]] = {
 """Codes of aiohttp's own exceptions. Not made from the phrases: those change with Python's version."""
 
 REQUEST_ID: Final = web.RequestKey("REQUEST_ID", str)
+_REQUEST_ID: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 @web.middleware
@@ -74,7 +76,7 @@ async def errors_as_problems(
 ) -> web.StreamResponse:
     """Answer every error as problem JSON, 404 and 500 included, and put `X-Request-Id` on every answer."""
     given = request.headers.get("X-Request-Id", "")
-    request[REQUEST_ID] = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid4().hex
+    request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"  # a name
     try:
         response = await handler(request)
     except errors.GenonautError as error:
@@ -139,7 +141,7 @@ def problem(
     )
     told = document.model_dump(mode="json") | more
     told["errors"] = [{key: value for key, value in each.items() if value is not None} for each in told["errors"]]
-    return web.json_response(told, status=status, content_type="application/problem+json")
+    return web.Response(text=dumps(told), status=status, content_type="application/problem+json")
 
 
 def _of_http(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.chaos.processes import Fleet
 
 KEPT_KEYS: Final = re.compile(
-    r"chaos:(worker:.*|workers|backend:.*|backends|driver:.*|catalog:.*|cron|arq:queue:maintenance)"
+    r"chaos:(worker:.*|workers|backend:.*|backends|driver:.*|catalog:.*|cron|figures|arq:queue:maintenance)"
     r"|arq:(job|in-progress|retry|result):(reconcile|sweep):\d+"
 )
 """Keys of what lives on: heartbeats, leases on backends, catalogues, the clockwork. All others are some job's."""

@@ -13,12 +13,14 @@ from sqlalchemy import update
 
 from app.storage.schema import JobRow
 from harness import SMALL_BODY
+from tests.bench.filling import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from aiohttp.test_utils import TestClient
 
+    from app.settings import Settings
     from app.storage.database import Database
 
 BASE = "/api/v1/generation-jobs/"
@@ -191,6 +193,16 @@ async def test_new_jobs_do_not_disturb_who_pages_by_cursor(client: TestClient[An
     assert seen == old[::-1]
 
 
+async def test_of_more_jobs_than_are_counted_it_is_said_that_there_are_more(
+    client: TestClient[Any, Any], settings: Settings
+) -> None:
+    await fill(settings.database_url.get_secret_value(), 10_001)
+    found = await page(client, limit=2)
+    assert (found["total"], found["total_exact"], ids(found["items"])) == (10_000, False, [10_001, 10_000])
+    few = await page(client, user_id="seldom", limit=2)
+    assert (few["total"], few["total_exact"]) == (20, True)
+
+
 async def test_a_page_that_is_exactly_full_has_no_cursor(client: TestClient[Any, Any]) -> None:
     for _ in range(3):
         await create(client)
@@ -234,8 +246,9 @@ FORGED = [
     "%00",
     "e30",
     _cursor("-created_at", 3),
-    _cursor("-created_at", 3, 4),
-    _cursor("-created_at", "2026-11-23T12:00:00+00:00", 3),
+    _cursor("-created_at", 3, 3),
+    _cursor("-created_at", "2026-11-23T12:00:00+00:00", -3),
+    _cursor("-created_at", "2026-11-23T12:00:00+00:00", 2**63),
     _cursor("-updated_at", "2026-11-23T12:00:00+00:00", 3),
     _cursor("-created_at", None, None),
     _cursor("-created_at", 2**63, 2**63),

@@ -272,26 +272,31 @@ async def test_our_worker_runs_what_arqs_own_producer_enqueued(redis: ArqRedis, 
 async def test_what_we_override_of_arq_is_still_as_we_know_it() -> None:
     assert version("arq") == "0.28.0"
     assert "\n    arq ==0.28.0\n" in (ROOT / "setup.cfg").read_text()
-    signatures = {
-        "_poll_iteration": "(self) -> None",
-        "start_jobs": "(self, job_ids: list[bytes]) -> None",
-        "_release_sem_dec_counter_on_complete": "(self) -> None",
-        "run_job": "(self, job_id: str, score: int) -> None",
-    }
-    assert {name: str(inspect.signature(getattr(Worker, name))) for name in signatures} == signatures
+    assert str(inspect.signature(Worker._poll_iteration)) == "(self) -> None"
     worker = Worker([func(Slots(1).take_turn, name="x")], handle_signals=False)  # type: ignore[arg-type]
-    for name in ("tasks", "job_tasks", "job_counter", "max_jobs", "sem", "functions", "allow_pick_jobs", "burst"):
+    for name in (
+        "tasks",
+        "job_tasks",
+        "functions",
+        "allow_pick_jobs",
+        "burst",
+        "job_deserializer",
+        "ctx",
+        "heart_beat",
+    ):
         assert hasattr(worker, name), name
     assert worker.in_progress_timeout_s == 310
     used = inspect.getsource(Worker)
     for line in (
         "await self._poll_iteration()",
-        "if self.job_counter < self.max_jobs:",
-        "await self.start_jobs(job_ids)",
-        "if self.job_counter >= self.max_jobs:",
-        "t.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())",
         "pipe.psetex(in_progress_key, int(self.in_progress_timeout_s * 1000), b'1')",
+        "pipe.expire(retry_key_prefix + job_id, 88400)",
+        "incr_score = e.defer_score + (timestamp_ms() - score)",
+        "delete_keys += [retry_key_prefix + job_id, job_key_prefix + job_id]",
         "'job_id': job_id,",
+        "'job_try': job_try,",
+        "'enqueue_time': ms_to_datetime(enqueue_time_ms),",
+        "'score': score,",
     ):
         assert line in used, line
     prefixes = {

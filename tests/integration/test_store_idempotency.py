@@ -60,7 +60,7 @@ async def test_what_was_not_accepted_after_all_can_be_asked_for_again(database: 
     store = JobStore(database)
     job = await store.create(new_job(), once())
     assert job is not None
-    assert await store.withdraw_unaccepted(job.job_id)
+    assert await store.withdraw_unaccepted([job.job_id])
     assert await store.replay(once()) is None
     assert await store.create(new_job(), once()) is not None
 

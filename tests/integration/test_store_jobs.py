@@ -7,6 +7,7 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 from samples import SAMPLER, new_job, output, text_to_image
 from sqlalchemy import select, text
@@ -23,7 +24,7 @@ from app.domain.errors import (
     OutOfMemory,
 )
 from app.domain.job import NewJob, Phase
-from app.storage.attempts import AttemptStore, Claim
+from app.storage.attempts import AttemptStore, Claim, Ran
 from app.storage.job_views import JobViews
 from app.storage.schema import Base
 from harness import eventually
@@ -106,6 +107,44 @@ async def test_a_job_is_available_at_once_or_at_its_time(store: AttemptStore) ->
     assert past.available_at == past.created_at
 
 
+async def test_jobs_that_come_together_are_each_what_was_asked_for(store: AttemptStore, views: JobViews) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    asked = [
+        new_job(prompt=f"number {number}", not_before=later if number % 3 else None, params={"n": 10**30 + number})
+        for number in range(40)
+    ]
+    made = await store.create_all(asked)
+    assert [job.prompt for job in made] == [job.prompt for job in asked]
+    assert [job.job_id for job in made] == sorted({job.job_id for job in made})
+    read = await asyncio.gather(*(views.view(job.job_id) for job in reversed(made)))
+    assert [view.job for view in reversed(read)] == made
+    for job in made:
+        (event,) = await views.events(job.job_id)
+        assert (event.seq, event.event, event.actor) == (1, "submitted", job.user_id)
+
+
+async def test_of_jobs_that_come_together_all_are_accepted_or_none(store: AttemptStore, database: Database) -> None:
+    with pytest.raises(asyncpg.PostgresError):
+        await store.create_all([new_job(), new_job(width="wide")])
+    assert not any((await everything(database)).values())
+
+
+async def test_of_many_reads_at_once_each_gets_its_own_job_or_none(store: AttemptStore, views: JobViews) -> None:
+    job, claim = await claimed(store)
+    await store.executing(claim)
+    await store.saving(claim)
+    await store.complete(claim, [output(0), output(1)])
+    waiting = [await store.create(new_job(priority=priority)) for priority in (0, 5)]
+    ids = [waiting[0].job_id, 10**6, job.job_id, waiting[1].job_id, job.job_id]
+    found = await asyncio.gather(*(views.view(job_id) for job_id in ids), return_exceptions=True)
+    assert isinstance(found[1], JobNotFound)
+    assert [each.job.job_id for each in found if not isinstance(each, BaseException)] == [ids[0], *ids[2:]]
+    assert [each.position for each in found if not isinstance(each, BaseException)] == [2, None, 1, None]
+    assert found[2] == found[4]
+    assert [each.index for each in found[2].outputs] == [0, 1]
+    assert [each.outcome for each in found[2].attempts] == ["completed"]
+
+
 async def test_a_job_that_is_not_there_is_not_found(store: AttemptStore) -> None:
     for call in (store.get(99), store.cancel(99, None, "x"), store.retry(99, None, "x"), store.delete(99)):
         with pytest.raises(JobNotFound) as missed:
@@ -115,15 +154,15 @@ async def test_a_job_that_is_not_there_is_not_found(store: AttemptStore) -> None
 
 async def test_only_an_untouched_job_can_be_withdrawn(store: AttemptStore, database: Database) -> None:
     job = await store.create(new_job())
-    assert await store.withdraw_unaccepted(job.job_id)
-    assert not await store.withdraw_unaccepted(job.job_id)
+    assert await store.withdraw_unaccepted([job.job_id])
+    assert not await store.withdraw_unaccepted([job.job_id])
     assert not any((await everything(database)).values())
     taken, _ = await claimed(store)
-    assert not await store.withdraw_unaccepted(taken.job_id)
+    assert not await store.withdraw_unaccepted([taken.job_id])
     again = await store.create(new_job())
     await store.cancel(again.job_id, None, "x")
     await store.retry(again.job_id, None, "x")
-    assert not await store.withdraw_unaccepted(again.job_id)
+    assert not await store.withdraw_unaccepted([again.job_id])
 
 
 # Whose turn it is.
@@ -208,6 +247,26 @@ async def test_an_attempt_goes_through_its_phases_to_the_end(store: AttemptStore
     assert times == sorted(times)  # type: ignore[type-var]
 
 
+async def test_what_was_saved_at_once_goes_through_saving_in_the_same_step(
+    store: AttemptStore, views: JobViews
+) -> None:
+    job, claim = await claimed(store)
+    done = await store.complete(claim, [output(0)], ["a note"], Ran(began_s=3.0, ended_s=1.0), job)
+    assert (done.phase, done.seq, done.progress, done.warnings) == (Phase.COMPLETED, job.seq + 2, 100, ["a note"])
+    assert done == (await views.view(job.job_id)).job
+    events = await views.events(job.job_id)
+    assert [(each.event, each.phase, each.seq) for each in events[-2:]] == [
+        ("saving", Phase.SAVING, job.seq + 1),
+        ("completed", Phase.COMPLETED, job.seq + 2),
+    ]
+    (attempt,) = await views.attempts(job.job_id)
+    assert attempt.executing_at is not None
+    assert attempt.executed_at is not None
+    assert attempt.ended_at is not None
+    assert (attempt.executed_at - attempt.executing_at).total_seconds() == pytest.approx(2.0)
+    assert (attempt.ended_at - attempt.executed_at).total_seconds() == pytest.approx(1.0)
+
+
 async def test_a_failure_is_kept_with_its_node(store: AttemptStore, views: JobViews) -> None:
     _, claim = await claimed(store)
     failed = await store.fail(claim, ERROR)
@@ -244,7 +303,7 @@ async def test_if_an_output_cannot_be_kept_nothing_is(store: AttemptStore, datab
     await store.saving(claim)
     before = await everything(database)
     for outputs in ([output(0), output(0)], [output(0, sha256="x" * 65)], [output(0, size_bytes=2**63)]):
-        with pytest.raises(DBAPIError):
+        with pytest.raises(asyncpg.PostgresError):
             await store.complete(claim, outputs)
         assert await everything(database) == before
     assert (await store.complete(claim, [output(0)])).phase is Phase.COMPLETED

@@ -6,6 +6,7 @@ import base64
 import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from sqlalchemy import text
 
 from app.domain.errors import InvalidRequest, JobNotFound, NodeFailed
 from app.domain.job import JobStatus, Phase
+from app.monitor.listing import ListAddress, read_listing
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import JobFilter, JobViews, Sort
 
@@ -32,7 +34,7 @@ async def sql(database: Database, statement: str, **values: Any) -> list[Any]:
 
 @pytest.fixture
 async def filled(database: Database) -> Database:
-    """30 jobs, three users, all statuses, and only four different times of change among them."""
+    """30 jobs, three users, all statuses, and only four different times of creation and of change among them."""
     store = AttemptStore(database)
     for number in range(30):
         name = f"user{number % 3}"
@@ -50,7 +52,8 @@ async def filled(database: Database) -> Database:
                 await store.complete(claim, [output(0), output(1)])
     await sql(
         database,
-        "UPDATE generation_jobs SET updated_at = '2026-01-01'::timestamptz + make_interval(secs => (id * 7) % 4)",
+        "UPDATE generation_jobs SET updated_at = '2026-01-01'::timestamptz + make_interval(secs => (id * 7) % 4), "
+        "created_at = '2026-01-01'::timestamptz + make_interval(secs => id / 10)",
     )
     return database
 
@@ -68,8 +71,8 @@ async def walk(views: JobViews, chosen: JobFilter, sort: Sort, limit: int) -> li
 
 
 ORDERS = {
-    "-created_at": "id DESC",
-    "created_at": "id",
+    "-created_at": "created_at DESC, id DESC",
+    "created_at": "created_at, id",
     "-updated_at": "updated_at DESC, id DESC",
     "updated_at": "updated_at, id",
 }
@@ -98,8 +101,69 @@ async def test_pages_together_are_the_whole_list_in_its_order(filled: Database) 
 async def test_the_total_counts_what_the_filter_leaves_and_skip_skips(filled: Database) -> None:
     views = JobViews(filled)
     page = await views.page(JobFilter(user_id="user1"), "-created_at", 3, cursor=None, skip=8)
-    assert (page.total, len(page.items), page.next_cursor) == (10, 2, None)
+    assert (page.total, page.total_exact, len(page.items), page.next_cursor) == (10, True, 2, None)
     assert (await views.page(JobFilter(), "created_at", 5, cursor=None, skip=100)).items == []
+
+
+@pytest.mark.parametrize(("counted", "told"), [(9, (9, False)), (10, (10, True)), (11, (10, True))])
+async def test_a_list_is_counted_up_to_a_bound(filled: Database, counted: int, told: tuple[int, bool]) -> None:
+    views = JobViews(filled, counted=counted)
+    page = await views.page(JobFilter(user_id="user1"), "-created_at", 3, cursor=None, skip=0)
+    assert (page.total, page.total_exact) == told
+
+
+async def test_a_search_finds_everything_a_stretch_at_a_time(filled: Database) -> None:
+    for sort in SORTS:
+        for condition, chosen in (
+            ("prompt ILIKE '%DONE 1%'", JobFilter(q="DONE 1")),
+            ("prompt LIKE '%done 7%' AND user_id = 'user1'", JobFilter(q="done 7", user_id="user1")),
+            ("false", JobFilter(q="nowhere")),
+        ):
+            statement = f"SELECT id FROM generation_jobs WHERE {condition} ORDER BY {ORDERS[sort]}"  # noqa: S608
+            wanted = [row[0] for row in await sql(filled, statement)]
+            for searched in (1, 7, 10, 29, 30, 31):
+                views = JobViews(filled, searched=searched)
+                assert await walk(views, chosen, sort, 2) == wanted, (sort, condition, searched)
+
+
+async def test_a_search_ends_with_its_stretch_and_says_that_it_leads_on(filled: Database) -> None:
+    chosen = JobFilter(q="100%_done 1")  # of the jobs 1 to 30 those with the prompts 1, 11, 13, 15, 17 and 19
+    page = await JobViews(filled, searched=15, counted=15).page(chosen, "created_at", 5, cursor=None, skip=0)
+    assert [view.job.prompt for view in page.items] == ["100%_done 1", "100%_done 11", "100%_done 13"]
+    assert page.next_cursor is not None
+    assert page.total_exact is False
+    rest = await JobViews(filled, searched=15).page(chosen, "created_at", 5, cursor=page.next_cursor, skip=0)
+    assert [view.job.prompt for view in rest.items] == ["100%_done 15", "100%_done 17", "100%_done 19"]
+    assert (rest.next_cursor, rest.total, rest.total_exact) == (None, 6, True)
+
+
+async def test_a_search_never_tells_fewer_jobs_than_it_shows(filled: Database) -> None:
+    page = await JobViews(filled, counted=2).page(JobFilter(q="done"), "-created_at", 10, cursor=None, skip=0)
+    assert (len(page.items), page.total, page.total_exact) == (10, 10, False)
+
+
+async def test_the_page_of_jobs_says_that_there_are_more_than_were_counted(filled: Database) -> None:
+    counted = await read_listing(JobViews(filled), ListAddress())
+    more = await read_listing(JobViews(filled, counted=20), ListAddress())
+    assert counted is not None
+    assert more is not None
+    assert (counted.total, more.total) == ("30", "30+")
+
+
+async def test_the_page_of_jobs_leads_through_a_search_and_back(filled: Database) -> None:
+    views = JobViews(filled, searched=15)
+    first = await read_listing(views, ListAddress(q="done 1"))
+    assert first is not None
+    assert first.older is not None
+    older = ListAddress.model_validate(dict(parse_qsl(urlsplit(first.older).query)))
+    second = await read_listing(views, older)
+    assert second is not None
+    assert second.older is None
+    prompts = [view.job.prompt for listing in (first, second) for view in listing.items]
+    assert prompts == [f"100%_done {number}" for number in (19, 17, 15, 13, 11, 1)]
+    none = await read_listing(views, ListAddress(q="nowhere"))
+    assert none is not None
+    assert (none.items, none.older is None) == ([], False)
 
 
 async def test_created_after_is_inclusive_and_before_exclusive(filled: Database) -> None:
@@ -107,7 +171,7 @@ async def test_created_after_is_inclusive_and_before_exclusive(filled: Database)
     at = (await sql(filled, "SELECT created_at FROM generation_jobs ORDER BY id OFFSET 10 LIMIT 1"))[0][0]
     after = await walk(views, JobFilter(created_after=at), "created_at", 100)
     before = await walk(views, JobFilter(created_before=at), "created_at", 100)
-    assert (len(before), len(after)) == (10, 20)
+    assert (len(before), len(after)) == (9, 21)  # it shares its time with one before it and eight after it
 
 
 async def test_jobs_that_come_while_pages_are_turned_shift_nothing(filled: Database) -> None:
@@ -154,13 +218,15 @@ def cursor_of(*parts: Any) -> str:
         "=" * 5,
         cursor_of(),
         cursor_of("created_at", 5, 5),
-        cursor_of("-created_at", 5, 6),
+        cursor_of("-created_at", "2026-01-01T00:00:00+00:00", -1),
+        cursor_of("-created_at", "2026-01-01T00:00:00+00:00", 2**63),
         cursor_of("-created_at", 2**70, 2**70),
         cursor_of("-created_at", -1, -1),
         cursor_of("-created_at", float("inf"), 5),
         cursor_of("-created_at", float("nan"), 5),
         cursor_of("-created_at", None, None),
-        cursor_of("-created_at", "2026-01-01T00:00:00+00:00", 5),
+        cursor_of("-updated_at", "2026-01-01T00:00:00+00:00", 5),
+        cursor_of("-created_at", 5, 5),
         base64.urlsafe_b64encode(b"[" * 100_000).decode(),
     ],
 )

@@ -10,27 +10,31 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import ClientSession, TCPConnector, web
+from aiohttp import ClientSession, TCPConnector
 from integration.tcp_proxy import TcpProxy, proxied
 from redis.asyncio import Redis
+from sqlalchemy import text
 
 from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable
 from app.domain.job import Phase
 from app.domain.message import Snapshot
-from app.keys import HUB
+from app.keys import EVENTS, HUB, VIEWS
 from app.main import create_app
 from app.messaging.channels import Names
 from app.messaging.connection import close, make_listener, make_redis
 from app.messaging.events import Events
-from app.messaging.hub import Hub
-from app.web.realtime import Connection
+from app.messaging.hub import AT_ONCE, Hub
+from app.metrics import ServerMetrics
+from app.services.snapshots import Snapshots
+from app.storage.job_views import JobViews, snapshot_of
 from harness import SMALL_BODY, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from app.settings import Settings
+    from app.storage.database import Database
 
 
 class Watching:
@@ -40,16 +44,23 @@ class Watching:
         self.frames: list[tuple[int, int, bool]] = []
         self.events: list[dict[str, Any]] = []
         self.forgotten: list[int] = []
+        self.messages: list[bytes] = []
+        self.dismissed = False
 
-    def offer(self, job_id: int, order: int, text: str, *, finished: bool) -> None:
+    def offer(self, job_id: int, order: int, message: bytes, *, finished: bool) -> None:
         """Keep a frame."""
-        told = json.loads(text)
+        told = json.loads(message)
         assert (told["job_id"], told["seq"]) == (job_id, order)
         self.frames.append((job_id, order, finished))
+        self.messages.append(message)
 
-    def offer_event(self, text: str) -> None:
+    def offer_event(self, message: bytes) -> None:
         """Keep an event."""
-        self.events.append(json.loads(text))
+        self.events.append(json.loads(message))
+
+    def dismiss(self) -> None:
+        """Keep that the server shuts down."""
+        self.dismissed = True
 
     def forget(self, job_id: int) -> None:
         """Keep the id."""
@@ -82,7 +93,7 @@ async def running_hub(settings: Settings, truth: Truth) -> AsyncIterator[tuple[H
     """Run a hub, and yield it with what publishes to it."""
     names = Names(settings.redis_namespace)
     listener, redis = make_listener(settings), make_redis(settings, patient=False)
-    hub = Hub(listener, names, truth.read)
+    hub = Hub(listener, names, truth.read, bytes.strip, ServerMetrics())
     task = asyncio.create_task(hub.run(), name="hub")
 
     async def connected() -> bool:
@@ -145,30 +156,85 @@ async def test_a_watcher_that_has_come_misses_nothing_published_afterwards(setti
             await eventually(told, 5)
 
 
-async def test_what_happens_while_the_present_is_read_is_told_after_it(settings: Settings) -> None:
-    truth = Truth()
-    async with running_hub(settings, truth) as (hub, events):
-        all_ = Watching()
-        await hub.watch_everything(all_)
-        connection = Connection(web.WebSocketResponse(), outbox_frames=10, linger_s=0)
-        await hub.watch(connection, [1, 2])
-        present = await truth.read([1, 2])
-        await events.publish(present[0], snapshot(1, seq=2), snapshot(2, Phase.CANCELLED, seq=2))
+async def test_what_happens_while_the_present_is_read_is_told_after_it(
+    settings: Settings, aiohttp_client: Any, database: Database
+) -> None:
+    app = create_app(settings)
+    client = await aiohttp_client(app)
+    job_id = (await (await client.post("/api/v1/generation-jobs/", json=SMALL_BODY)).json())["job_id"]
+    present = snapshot_of((await app[VIEWS].view(job_id)).job)
+    async with client.ws_connect("/ws/events") as everything, database.transaction() as session:
+        # The read has to wait for this, and events do not.
+        await session.execute(text("LOCK TABLE generation_jobs IN ACCESS EXCLUSIVE MODE"))
+        connecting = asyncio.create_task(client.ws_connect(f"/ws/jobs/{job_id}"))
+
+        async def subscribed() -> bool:
+            return await subscriptions(settings) == {str(job_id)}
+
+        await eventually(subscribed)
+        later = [replace(present, seq=present.seq + more) for more in (1, 2)]
+        await app[EVENTS].publish(present, *later)
+        async with asyncio.timeout(20):
+            while (await everything.receive_json()).get("seq") != later[-1].order:
+                pass
+        assert not connecting.done()
+    async with asyncio.timeout(20):
+        ws = await connecting
+        seqs = [(await ws.receive_json())["seq"] for _ in range(3)]
+        assert seqs == [present.order, *(each.order for each in later)]
+        await ws.close()
+
+
+async def test_a_frame_is_made_once_for_all_who_watch_its_job(settings: Settings) -> None:
+    """Of more watchers than are told at once none is passed over."""
+    async with running_hub(settings, Truth()) as (hub, events):
+        watchers = [Watching() for _ in range(AT_ONCE + 1)]
+        for watcher in watchers:
+            await hub.watch(watcher, [1])
+        await events.publish(snapshot(1, seq=5))
 
         async def told() -> bool:
-            return len([event for event in all_.events if event["type"] == "job"]) == 3
+            return all((1, 5_000_000, False) in watcher.frames for watcher in watchers)
 
         await eventually(told)
-        assert connection._outbox.empty()
-        connection.follow(present)
-        frames = [json.loads(connection._outbox.get_nowait()) for _ in range(connection._outbox.qsize())]
-        assert [(one["job_id"], one["seq"]) for one in frames] == [
-            (1, 1_000_000),
-            (2, 1_000_000),
-            (1, 2_000_000),
-            (2, 2_000_000),
-        ]
-        assert not connection.done.is_set()
+        assert len({id(watcher.messages[-1]) for watcher in watchers}) == 1
+
+
+async def test_those_who_come_together_are_subscribed_and_read_together(settings: Settings, database: Database) -> None:
+    class Counting(JobViews):
+        """Counts the reads."""
+
+        reads = 0
+
+        async def snapshots(self, job_ids: Sequence[int]) -> dict[int, Snapshot]:
+            """Count, and read."""
+            self.reads += 1
+            return await super().snapshots(job_ids)
+
+    async with running_hub(settings, Truth(0)) as (hub, events), Redis.from_url(settings.redis_url_with_db) as redis:
+
+        async def subscribing() -> int:
+            return int((await redis.info("commandstats")).get("cmdstat_subscribe", {"calls": 0})["calls"])
+
+        before = await subscribing()
+        await asyncio.gather(*(hub.watch(Watching(), [job_id]) for job_id in range(1, 101)))
+        assert await subscriptions(settings) == {str(job_id) for job_id in range(1, 101)}
+        assert await subscribing() - before <= 2
+        views = Counting(database)
+        snapshots = Snapshots(views, events)
+        assert await asyncio.gather(*(snapshots.read([job_id]) for job_id in range(1, 101))) == [[]] * 100
+        assert views.reads <= 2
+
+
+async def test_who_comes_while_the_server_shuts_down_is_dismissed_too(settings: Settings) -> None:
+    async with running_hub(settings, Truth()) as (hub, _):
+        early, both, late, late_all = (Watching() for _ in range(4))
+        await hub.watch(early, [1, 2])
+        await hub.watch_everything(both)
+        hub.dismiss()
+        await hub.watch(late, [1])
+        await hub.watch_everything(late_all)
+        assert all(watcher.dismissed for watcher in (early, both, late, late_all))
 
 
 async def test_channels_are_left_when_their_last_watcher_leaves(settings: Settings) -> None:
@@ -177,7 +243,7 @@ async def test_channels_are_left_when_their_last_watcher_leaves(settings: Settin
         await hub.watch(first, [1, 2])
         await hub.watch(second, [2, 3])
         assert await subscriptions(settings) == {"1", "2", "3"}
-        await hub.unwatch(first, [1, 2])
+        hub.unwatch(first, [1, 2])
 
         async def left() -> bool:
             return await subscriptions(settings) == {"2", "3"}
@@ -191,8 +257,8 @@ async def test_channels_are_left_when_their_last_watcher_leaves(settings: Settin
 
         await eventually(told)
         assert first.frames == before
-        await hub.unwatch(second, [2, 3])
-        await hub.unwatch(second, [2, 3])
+        hub.unwatch(second, [2, 3])
+        hub.unwatch(second, [2, 3])
         assert hub._watchers == {}
 
 
@@ -203,7 +269,7 @@ async def test_coming_and_going_at_once_leaves_exactly_those_who_stayed(settings
         async def come_and_go() -> None:
             watcher = Watching()
             await hub.watch(watcher, range(1, 11))
-            await hub.unwatch(watcher, range(1, 11))
+            hub.unwatch(watcher, range(1, 11))
 
         await asyncio.gather(
             *(come_and_go() for _ in range(40)),
@@ -397,25 +463,29 @@ async def _connected(hub: Hub) -> bool:
 async def test_a_tick_that_an_outage_held_up_does_not_make_progress_fall(settings: Settings) -> None:
     redis = make_listener(settings)
     names = Names(settings.redis_namespace)
-    hub = Hub(redis, names, _nobody)
+    hub = Hub(redis, names, _nobody, bytes.strip, ServerMetrics())
     told: list[int] = []
 
     class Listener:
         """Keeps the progress that it is told."""
 
-        def offer(self, job_id: int, order: int, text: str, *, finished: bool) -> None:
-            told.append(json.loads(text)["progress"])
+        def offer(self, job_id: int, order: int, message: bytes, *, finished: bool) -> None:
+            told.append(json.loads(message)["progress"])
 
-        def offer_event(self, text: str) -> None:
+        def offer_event(self, message: bytes) -> None:
             """Not of interest."""
 
         def forget(self, job_id: int) -> None:
             """Not of interest."""
 
+        def dismiss(self) -> None:
+            """Not of interest."""
+
     await hub.watch(Listener(), [1])
     for seq, progress in enumerate((40, 91, 75, 91, 95)):
         frame = {"job_id": 1, "status": "processing", "seq": seq, "progress": progress}
-        hub._forward(names.job(1), json.dumps(frame))
+        frame["timestamp"] = "2026-01-01T00:00:00.000Z"
+        await hub._forward(names.job(1), json.dumps(frame).encode())
     await close(redis)
     assert told == [40, 91, 91, 95]
 

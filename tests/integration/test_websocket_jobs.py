@@ -258,6 +258,8 @@ async def test_five_hundred_jobs_on_one_socket(client: TestClient[Any, Any]) -> 
 
 
 async def test_everything_is_told_to_those_who_watch_everything(service: Service) -> None:
+    # A run of no length is never said to be executing.
+    await service.standin.state.apply(replace(SLOW))
     async with service.client.ws_connect("/ws/events") as ws:
         assert await next_frame(ws) == {"type": "hello"}
         job_id = await create(service.client)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
+from app.domain.message import frame
 from app.keys import EVENTS, HUB, VIEWS
 from app.main import create_app
 from app.storage.job_views import snapshot_of
@@ -212,7 +215,7 @@ async def test_a_stalled_reader_is_closed_and_delays_nobody(settings: Settings, 
             await next_frame(ws)
             await eventually(lambda: watched(2))
             for number in range(1, 61):
-                told = {"job_id": job_id, "status": "processing", "seq": snapshot.order + number, "padding": padding}
+                told = frame(replace(snapshot, tick=number)) | {"status": "processing", "padding": padding}
                 await app[EVENTS]._redis.publish(hub._names.job(job_id), json.dumps(told))
                 assert (await next_frame(ws))["seq"] == snapshot.order + number
             await eventually(lambda: watched(1))
@@ -283,3 +286,67 @@ async def test_a_client_that_leaves_is_forgotten(settings: Settings, aiohttp_cli
 
     await eventually(forgotten)
     assert (await client.get(f"{BASE}/{job_id}")).status == 200
+
+
+@pytest.mark.parametrize("length", [1, 125, 126, 65_535, 65_536])
+async def test_a_text_of_any_length_arrives_whole(settings: Settings, aiohttp_client: Any, length: int) -> None:
+    app = create_app(settings)
+    client = await aiohttp_client(app)
+    async with client.ws_connect("/ws/events") as ws:
+        assert (await next_frame(ws))["type"] == "hello"
+        for text in ("x" * length, "y" * length):
+            await app[EVENTS]._redis.publish(app[HUB]._names.events, text)
+            # There is another hello as soon as the hub listens.
+            while "hello" in (told := await ws.receive_str(timeout=20)):
+                pass
+            assert told == text
+
+
+async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(settings: Settings, aiohttp_client: Any) -> None:
+    """What it does not read at once is more than the kernel and the transport take, and less than its outbox."""
+    app = create_app(settings)
+    client = await aiohttp_client(app)
+    job_id = await create(client)
+    snapshot, padding = snapshot_of((await app[VIEWS].view(job_id)).job), "x" * 500_000
+    loop = asyncio.get_running_loop()
+    with socket.socket() as pausing:
+        pausing.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        pausing.setblocking(False)
+        await loop.sock_connect(pausing, (client.server.host, client.server.port))
+        await loop.sock_sendall(pausing, handshake(job_id))
+        received = b""
+        while b'"seq"' not in received:
+            received += await loop.sock_recv(pausing, 65_536)
+        (connection,) = app[HUB]._watchers[job_id]
+        for number in range(1, 41):
+            told = frame(replace(snapshot, tick=number)) | {"status": "processing", "padding": padding}
+            await app[EVENTS]._redis.publish(app[HUB]._names.job(job_id), json.dumps(told))
+
+        async def waiting() -> bool:
+            return len(connection._outbox) > 5 and connection._told[job_id] == snapshot.order + 40
+
+        await eventually(waiting)
+        chunks = []
+        async with asyncio.timeout(20):
+            while sum(map(len, chunks)) < 40 * len(json.dumps(told)):
+                chunks.append(await loop.sock_recv(pausing, 1 << 20))
+    seqs = re.findall(rb'"seq": ?(\d+)', received + b"".join(chunks))
+    assert [int(seq) - snapshot.order for seq in seqs] == list(range(41))
+
+
+async def test_a_client_that_answers_no_ping_is_dropped(settings: Settings, aiohttp_client: Any) -> None:
+    app = create_app(settings.model_copy(update={"ws_heartbeat_seconds": 0.2}))
+    client = await aiohttp_client(app)
+    job_id = await create(client)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as silent:
+        silent.setblocking(False)
+        await loop.sock_connect(silent, (client.server.host, client.server.port))
+        await loop.sock_sendall(silent, handshake(job_id))
+        async with asyncio.timeout(20):
+            await until_cut_off(silent)
+    await eventually(lambda: _nobody_watches(app[HUB]))
+
+
+async def _nobody_watches(hub: Any) -> bool:
+    return not hub._watchers

@@ -251,7 +251,7 @@ async def test_a_thumbnail_that_cannot_be_stored_costs_a_note_and_not_the_pictur
     (folder / "1_0.thumb.webp" / "in-the-way").mkdir(parents=True)
     done = await service.finished(job["job_id"])
     assert (done["status"], done["outputs"][0]["thumbnail_url"]) == ("completed", None)
-    assert "thumbnail of output 0 could not be stored" in done["warnings"][0]
+    assert "thumbnail of output 0 could not be stored" in done["warnings"][-1]
     assert (await service.client.get(done["outputs"][0]["url"])).status == 200
 
 

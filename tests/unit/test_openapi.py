@@ -36,7 +36,7 @@ async def test_the_document_and_the_router_name_the_same_routes() -> None:
         info = route.resource.get_info() if route.resource else {}
         path = info.get("path") or info.get("formatter") or ""
         # HEAD comes with GET; of a path with and without a slash at the end one is named.
-        if route.method not in ("HEAD", "*") and path.startswith(("/api", "/health", "/openapi")):
+        if route.method not in ("HEAD", "*") and path.startswith(("/api", "/health", "/metrics", "/openapi")):
             routes.add((route.method.lower(), path.rstrip("/")))
     told = {(method, path.rstrip("/")) for path, methods in document()["paths"].items() for method in methods}
     assert told == routes

@@ -1,0 +1,24 @@
+"""The present state of jobs as watchers are told of it: read for all who come, and again should an event be lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.job import Phase
+from app.domain.message import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SNAPSHOTS: Final = """
+    SELECT id AS job_id, phase, seq, updated_at AS at, attempt, progress, backend_name, error_code, error_message,
+        cancel_reason, content_id,
+        ARRAY(SELECT path FROM outputs WHERE outputs.content_id = jobs.content_id ORDER BY index) AS output_paths
+    FROM generation_jobs AS jobs WHERE id = ANY($1)"""
+"""One statement, so that it is one moment, and only what is told: a row's graphs may be large."""
+
+
+async def read_snapshots(connection: Any, job_ids: Sequence[int]) -> dict[int, Snapshot]:
+    """Return the present state of those of the jobs that exist; through the driver itself."""
+    rows = await connection.fetch(_SNAPSHOTS, job_ids)
+    return {row["job_id"]: Snapshot(**(dict(row) | {"phase": Phase(row["phase"])})) for row in rows}

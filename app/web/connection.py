@@ -1,0 +1,200 @@
+"""One WebSocket client: what goes out to it, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from aiohttp import WSCloseCode, web
+
+from app.cancellation import end_tasks
+from app.domain.errors import BadParameter, Fault
+from app.domain.message import frame
+from app.keys import METRICS, SETTINGS
+from app.web.commands import answer_to
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp.abc import AbstractStreamWriter
+
+    from app.domain.message import Snapshot
+
+log = logging.getLogger(__name__)
+
+CLOSE_S: Final = 10.0
+"""So long a client may take to read what was sent before the close."""
+CLOSE_LAGGING_S: Final = 2.0
+
+
+def text_frame(text: bytes) -> bytes:
+    """Return a WebSocket text frame of a server: whole, neither masked nor compressed (RFC 6455, section 5.2)."""
+    length = len(text)
+    if length < 126:
+        return struct.pack("!BB", 0x81, length) + text
+    if length < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, length) + text
+    return struct.pack("!BBQ", 0x81, 127, length) + text
+
+
+class Connection:
+    """One WebSocket client: a frame goes straight to its transport or, while that is full, into a bounded outbox.
+
+    The frames come ready-made, the same bytes for all clients, so aiohttp's `send_str` is passed by: all that happens
+    for each client is a write. What aiohttp itself sends, pings, pongs and the close, is whole frames too.
+    It remembers the last frame of each job, so that nothing goes out twice, and nothing after a job's end.
+    """
+
+    __slots__ = (
+        "_closing", "_done", "_draining", "_dropped", "_early", "_end", "_linger_s", "_lingering", "_most", "_out",
+        "_outbox", "_request", "_told", "ws",
+    )  # fmt: skip
+
+    def __init__(self, request: web.Request, jobs: int = 0) -> None:
+        settings = request.app[SETTINGS]
+        self.ws: Final = web.WebSocketResponse(
+            heartbeat=settings.ws_heartbeat_seconds, max_msg_size=settings.max_body_bytes, compress=False
+        )
+        self._request: Final = request
+        self._linger_s: Final = settings.ws_linger_seconds
+        self._most: Final = settings.ws_outbox_frames + jobs
+        self._outbox: Final[deque[bytes]] = deque()
+        self._told: Final[dict[int, int]] = {}
+        """The `seq` last told of each job that is followed; a job that has finished is not in it any more."""
+        self._early: list[tuple[int, int, bytes, bool]] | None = []
+        """Frames that came while the present state was being read; None when that is known."""
+        self._dropped = 0
+        """Frames that found the outbox full."""
+        self._done = False
+        """Every followed job has finished."""
+        self._out: tuple[AbstractStreamWriter, asyncio.WriteTransport] | None = None
+        """What is written to, from the upgrade on."""
+        self._end: tuple[WSCloseCode, bytes] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+
+    async def upgrade(self) -> None:
+        """Begin to speak WebSocket; raises `BadParameter` if the client does not, `ConnectionError` if it is gone."""
+        try:
+            writer = await self.ws.prepare(self._request)
+        except web.HTTPBadRequest as error:
+            detail = "This address speaks WebSocket: connect with ws:// and an Upgrade header."
+            raise BadParameter(detail, [Fault("Upgrade", "not_a_websocket", detail)]) from error
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError("the client left during the upgrade")
+        self._out = writer, transport
+        if self._end is not None:
+            self._closing = asyncio.create_task(self._send_close(transport, *self._end), name="ws-close")
+
+    def follow(self, snapshots: Sequence[Snapshot]) -> None:
+        """Begin with the present state of each job, and go on with what has happened since it was read."""
+        early, self._early = self._early or [], None
+        self._told.update((snapshot.job_id, -1) for snapshot in snapshots)
+        for snapshot in snapshots:
+            message = text_frame(orjson.dumps(frame(snapshot)))
+            self.offer(snapshot.job_id, snapshot.order, message, finished=snapshot.finished)
+        for job_id, order, message, finished in early:
+            self.offer(job_id, order, message, finished=finished)
+
+    def offer(self, job_id: int, order: int, message: bytes, *, finished: bool) -> None:
+        """Send a frame of a job, unless the client has it, a later one, or the job's last one already."""
+        if self._early is not None:
+            self._early.append((job_id, order, message, finished))
+            return
+        last = self._told.get(job_id)
+        if last is None or order <= last:
+            return
+        self._told[job_id] = order
+        self.send(message)
+        if finished:
+            self.forget(job_id)
+
+    def forget(self, job_id: int) -> None:
+        """Follow a job no longer: it has finished, or was deleted. There is nothing to wait for after the last one."""
+        if self._told.pop(job_id, None) is not None and not self._told:
+            self._done = True
+            if self._draining is None:
+                self._linger()
+
+    def offer_event(self, message: bytes) -> None:
+        """Send an event of the service."""
+        self.send(message)
+
+    def dismiss(self) -> None:
+        """Close, because the server goes away."""
+        self._close(WSCloseCode.GOING_AWAY, b"the server is going away, come back")
+
+    def send(self, message: bytes) -> None:
+        """Send a frame. A client that does not keep up is closed, and comes back for a snapshot."""
+        if self._out is None or self.ws.closed or self._out[1].is_closing():
+            return
+        if self._draining is None:
+            if not self._request.protocol.writing_paused:
+                self._out[1].write(message)
+                return
+            self._draining = asyncio.create_task(self._drain(*self._out), name="ws-drain")
+        if len(self._outbox) < self._most:
+            self._outbox.append(message)
+        else:
+            self._dropped += 1
+            self._close(WSCloseCode.TRY_AGAIN_LATER, b"too slow")
+
+    async def serve(self) -> None:
+        """Answer what the client says, until either side ends it."""
+        metrics = self._request.app[METRICS]
+        metrics.socket_opened()
+        try:
+            async for message in self.ws:
+                if (answer := answer_to(message)) is not None:
+                    self.send(text_frame(answer))
+            if self._closing is not None:
+                await asyncio.wait([self._closing])
+        except Exception:
+            # It is too late for an answer that tells of it.
+            log.exception("a WebSocket ended with an error")
+        finally:
+            metrics.socket_closed(self._dropped, too_slow=self._dropped > 0)
+            if self._lingering is not None:
+                self._lingering.cancel()
+            if tasks := [task for task in (self._draining, self._closing) if task is not None]:
+                await end_tasks(tasks)
+
+    async def _drain(self, writer: AbstractStreamWriter, transport: asyncio.WriteTransport) -> None:
+        """Send what is in the outbox as fast as the client reads."""
+        try:
+            while self._outbox and not self.ws.closed:
+                await writer.drain()
+                while self._outbox and not self.ws.closed and not self._request.protocol.writing_paused:
+                    transport.write(self._outbox.popleft())
+        except ConnectionError:
+            return
+        finally:
+            self._draining = None
+        if self._done:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Stay a while for who has something to say, and close."""
+        if self._lingering is None:
+            loop, reason = asyncio.get_running_loop(), b"all jobs have finished"
+            self._lingering = loop.call_later(self._linger_s, self._close, WSCloseCode.OK, reason)
+
+    def _close(self, code: WSCloseCode, reason: bytes) -> None:
+        if self._end is None:
+            self._end = code, reason
+            if self._out is not None:
+                self._closing = asyncio.create_task(self._send_close(self._out[1], code, reason), name="ws-close")
+
+    async def _send_close(self, transport: asyncio.WriteTransport, code: WSCloseCode, reason: bytes) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_LAGGING_S if code is WSCloseCode.TRY_AGAIN_LATER else CLOSE_S):
+                await self.ws.close(code=code, message=reason)
+        except TimeoutError:
+            # Closed politely, it would be kept until the client has read what it does not read.
+            transport.abort()

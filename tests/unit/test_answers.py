@@ -1,0 +1,89 @@
+"""Answers are plain data: that they have the shape that the OpenAPI document promises is seen to here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from samples import new_job, output
+
+from app.domain.job import Attempt, Job, Phase
+from app.encoding import dumps, loads
+from app.storage.job_views import Event, snapshot_of
+from app.storage.whole_jobs import JobView
+from app.web import payloads
+from app.web.answers import content_answer, event_answer, job_answer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+AT = datetime(2026, 11, 23, 12, 0, 0, 123_456, tzinfo=UTC)
+
+
+def job(**changes: Any) -> Job:
+    asked = new_job(not_before=AT, metadata={"a": "b"}, params={"n": 10**30})
+    values: dict[str, Any] = {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
+    values |= {
+        "job_id": 7,
+        "phase": Phase.COMPLETED,
+        "seq": 5,
+        "attempt": 1,
+        "attempt_limit": 4,
+        "progress": 100,
+        "backend_name": "b",
+        "worker_id": "w",
+        "prompt_id": "p",
+        "refused_by": [],
+        "error_code": None,
+        "error_message": None,
+        "cancel_reason": None,
+        "content_id": 3,
+        "available_at": AT,
+        "created_at": AT,
+        "updated_at": AT,
+        "started_at": AT,
+        "completed_at": AT + timedelta(seconds=2),
+    }
+    return Job(**values | changes)
+
+
+def attempt() -> Attempt:
+    times = dict.fromkeys(("claimed_at", "submitted_at", "executing_at", "executed_at", "ended_at"), AT)
+    errors = dict.fromkeys(("error_code", "error_message", "node_id", "node_type"))
+    return Attempt(
+        number=1, worker_id="w", backend_name="b", prompt_id="p", graph=None, outcome="completed", **times, **errors
+    )
+
+
+def same_shape(told: Any, model: type[BaseModel]) -> None:
+    """Check that the data has the very keys of the model, also in what it contains, and values of its types."""
+    told = loads(dumps(told))
+    model.model_validate(told)
+    assert set(told) == set(model.model_fields)
+    for name, nested in (("outputs", payloads.OutputAnswer), ("attempts", payloads.AttemptAnswer)):
+        for each in told.get(name, []):
+            assert set(each) == set(nested.model_fields)
+    if "timings" in told:
+        assert set(told["timings"]) == set(payloads.Timings.model_fields)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_job_has_the_promised_shape_in_every_phase(phase: Phase) -> None:
+    changes: dict[str, Any] = {"content_id": None, "completed_at": None} if phase is not Phase.COMPLETED else {}
+    view = JobView(job(phase=phase, **changes), [attempt()], [output(), output(1, thumbnail_path=None)], 1)
+    same_shape(job_answer(view, snapshot_of(view.job), 1.5), payloads.JobAnswer)
+
+
+def test_times_have_milliseconds_and_numbers_all_their_digits() -> None:
+    view = JobView(job(), [attempt()], [], None)
+    told = dumps(job_answer(view, snapshot_of(view.job)))
+    assert '"created_at":"2026-11-23T12:00:00.123Z"' in told.replace('": ', '":')
+    assert str(10**30) in told
+    assert str(2**64 - 1) in told
+
+
+def test_contents_and_events_have_the_promised_shape() -> None:
+    same_shape(content_answer(3, 7, AT, [output()]), payloads.ContentAnswer)
+    event = Event(seq=1, at=AT, event="submitted", phase=Phase.QUEUED, attempt=1, actor="x", data={})
+    same_shape(event_answer(event), payloads.EventAnswer)

@@ -1,0 +1,42 @@
+"""JSON text: quick, and exact."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.encoding import dumps, loads
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUES)
+def test_whatever_is_json_comes_back_the_same(value: Any) -> None:
+    assert loads(dumps(value)) == value
+    assert loads(json.dumps(value)) == value
+    assert json.loads(dumps(value)) == value
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63, 2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, 10**30])
+def test_integers_of_any_size_keep_every_digit(number: int) -> None:
+    assert loads(f'{{"seed": {number}}}') == {"seed": number}
+    assert loads(dumps([number])) == [number]
+
+
+def test_times_are_told_also_beside_a_long_number() -> None:
+    at = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    assert loads(dumps([at])) == loads(dumps([at, 10**30]))[:1] == [at.isoformat()]
+
+
+def test_what_is_no_json_is_refused() -> None:
+    for value in (object(), [object(), 10**30]):
+        with pytest.raises(TypeError):
+            dumps(value)
