@@ -122,6 +122,15 @@ class Database:
             raise SchemaNotAtHead(f"The database {what}; this version needs {head}. Run: {help_command}")
 
 
+async def driver_of(session: AsyncSession) -> asyncpg.Connection:
+    """Return the driver's own connection of a session, to take part in its transaction.
+
+    The session must have executed a statement: only the first one begins the transaction.
+    """
+    raw = await (await session.connection()).get_raw_connection()
+    return raw.driver_connection
+
+
 @contextmanager
 def _away_named() -> Iterator[None]:
     try:

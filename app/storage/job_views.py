@@ -9,14 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
     ColumnElement,
     Select,
-    any_,
     bindparam,
     func,
-    literal,
     or_,
     select,
     text,
@@ -27,6 +23,7 @@ from app.batching import Batcher
 from app.domain.errors import Fault, InvalidRequest, JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase
 from app.domain.message import Snapshot
+from app.storage.database import driver_of
 from app.storage.schema import (
     IS_RUNNING,
     IS_WAITING,
@@ -139,7 +136,7 @@ class JobViews:
 
     async def _read(self, job_ids: Sequence[int]) -> list[JobView | None]:
         async with self._database.driver() as connection:
-            return await read_whole_jobs(connection, job_ids)
+            return await read_whole_jobs(connection, job_ids, positions=True)
 
     async def page(self, chosen: JobFilter, sort: Sort, limit: int, *, cursor: str | None, skip: int) -> Page:
         """Return up to `limit` jobs after the cursor, or after skipping; raises `InvalidRequest` for a bad cursor."""
@@ -147,20 +144,22 @@ class JobViews:
         if cursor is not None:
             whole = _after(whole, sort, *_read_cursor(cursor, sort))
         wanted = _searched(whole, sort, chosen.q, self._searched) if chosen.q else whole
-        # The places first, by an index that needs no row, and then the rows of these alone.
-        found = wanted.limit(limit + 1).offset(skip).subquery()
-        jobs = _in_order(select(JobRow).join(found, found.c.id == JobRow.id), sort, found.c)
         async with self._database.transaction() as session:
             if chosen != JobFilter():
                 await session.execute(_PLAN_FOR_THESE_VALUES)
-            rows = list(await session.scalars(jobs))
+            # The places first, by an index that needs no row, and then the rows of these alone.
+            places = (await session.execute(wanted.limit(limit + 1).offset(skip))).all()
             following: str | None = None
-            if len(rows) > limit:
-                following = self.cursor_at(sort, to_domain(rows[limit - 1]))
+            if len(places) > limit:
+                last = places[limit - 1]
+                following = _write_cursor(sort, last.at, last.id)
             elif chosen.q:
                 following = await _search_on(session, whole, sort, self._searched)
             total, exact = await _total(session, chosen, self._counted)
-            items = await _views(session, rows[:limit])
+            job_ids = [place.id for place in places[:limit]]
+            views = await read_whole_jobs(await driver_of(session), job_ids, positions=False)
+        # One may have been deleted meanwhile.
+        items = [view for view in views if view is not None]
         # A search may find jobs beyond those that were counted.
         return Page(items, max(total, len(items)), exact, following)
 
@@ -347,37 +346,6 @@ async def _total(session: AsyncSession, chosen: JobFilter, among: int) -> tuple[
         found = found.filter(looked_at.c.prompt.icontains(chosen.q, autoescape=True))
     seen, matching = (await session.execute(select(func.count(), found).select_from(looked_at))).one()
     return min(matching, among), seen <= among
-
-
-async def _views(session: AsyncSession, rows: Sequence[JobRow]) -> list[JobView]:
-    """Return the rows with their attempts and outputs: one query for each kind, however many jobs."""
-    attempts: dict[int, list[Attempt]] = {}
-    outputs: dict[int, list[Output]] = {}
-    if job_ids := [row.id for row in rows]:
-        # The graphs can be large; they have a route of their own.
-        columns = [column for column in AttemptRow.__table__.columns if column.key != "graph"]
-        statement = select(*columns).where(AttemptRow.job_id == any_(_array(job_ids))).order_by(AttemptRow.number)
-        for found in (await session.execute(statement)).mappings():
-            values = {name: found[name] for name in Attempt.__dataclass_fields__ if name != "graph"}
-            attempts.setdefault(found["job_id"], []).append(Attempt(graph=None, **values))
-    if contents := [row.content_id for row in rows if row.content_id is not None]:
-        listed = select(OutputRow).where(OutputRow.content_id == any_(_array(contents))).order_by(OutputRow.index)
-        for output in await session.scalars(listed):
-            outputs.setdefault(output.content_id, []).append(_output(output))
-    return [
-        JobView(
-            to_domain(row),
-            attempts.get(row.id, []),
-            outputs.get(row.content_id or 0, []),
-            None,
-        )
-        for row in rows
-    ]
-
-
-def _array(ids: Sequence[int]) -> ColumnElement[Any]:
-    """Return the ids as one parameter: one statement to prepare, and not another one for each number of them."""
-    return literal(list(ids), ARRAY(BigInteger))
 
 
 def _output(row: OutputRow) -> Output:

@@ -12,6 +12,7 @@ from app.domain.job import FINISHED, STATUS_OF, Job, JobEvent, NewJob, Phase
 from app.domain.workflow import with_seed
 from app.encoding import dumps
 from app.storage import idempotency
+from app.storage.database import driver_of
 from app.storage.schema import ContentRow, JobRow, OutputRow
 from app.storage.transitions import RELEASED, move, require, to_domain
 
@@ -40,8 +41,7 @@ class JobStore:
         async with self._database.transaction() as session:
             if not await idempotency.reserve(session, once):
                 return None
-            connection = await (await session.connection()).get_raw_connection()
-            (accepted,) = await _insert(connection.driver_connection, [job])
+            (accepted,) = await _insert(await driver_of(session), [job])
             await idempotency.keep(session, once, accepted)
             return accepted
 

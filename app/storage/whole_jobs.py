@@ -46,8 +46,11 @@ _ATTEMPT_FIELDS: Final = [name for name in Attempt.__dataclass_fields__ if name 
 _OUTPUT_FIELDS: Final = list(Output.__dataclass_fields__)
 
 
-async def read_whole_jobs(connection: Any, job_ids: Sequence[int]) -> list[JobView | None]:
-    """Return the jobs in the order of their numbers, None for those that are not there; through the driver itself."""
+async def read_whole_jobs(connection: Any, job_ids: Sequence[int], *, positions: bool) -> list[JobView | None]:
+    """Return the jobs in the order of `job_ids`, None for those that are not there; through the driver itself.
+
+    Positions in the queue, which cost the more the longer it is, are left out unless asked for.
+    """
     rows = {row["id"]: row for row in await connection.fetch(_JOBS, job_ids)}
     attempts: dict[int, list[Attempt]] = {}
     if rows:
@@ -59,12 +62,13 @@ async def read_whole_jobs(connection: Any, job_ids: Sequence[int]) -> list[JobVi
         for row in await connection.fetch(_OUTPUTS, contents):
             output = Output(**{name: row[name] for name in _OUTPUT_FIELDS})
             outputs.setdefault(row["content_id"], []).append(output)
-    positions: dict[int, int] = {}
-    if waiting := [job_id for job_id, row in rows.items() if row["status"] == JobStatus.PENDING]:
-        positions = {row["id"]: row["position"] for row in await connection.fetch(_POSITIONS, waiting)}
+    places: dict[int, int] = {}
+    waiting = [job_id for job_id, row in rows.items() if row["status"] == JobStatus.PENDING]
+    if positions and waiting:
+        places = {row["id"]: row["position"] for row in await connection.fetch(_POSITIONS, waiting)}
     views = {
         job_id: JobView(
-            _job(row), attempts.get(job_id, []), outputs.get(row["content_id"] or 0, []), positions.get(job_id)
+            _job(row), attempts.get(job_id, []), outputs.get(row["content_id"] or 0, []), places.get(job_id)
         )
         for job_id, row in rows.items()
     }
