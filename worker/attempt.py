@@ -411,8 +411,10 @@ class Attempt:
                 continue
             if place in (Place.FINISHED, Place.UNKNOWN):
                 return entry
-            if place is Place.RUNNING and self._began_at is None:
-                self._begin()
+            if place is Place.RUNNING:
+                if self._began_at is None:
+                    self._begin()
+                self.backend.saw_running(self._prompt_id, self._stall_s)
         raise BackendLost("The backend did not confirm that the run was stopped.")
 
     async def _mark_executing(self) -> None:

@@ -41,6 +41,10 @@ def _nothing() -> None:
 class Follower(Protocol):
     """Who follows a prompt."""
 
+    @property
+    def cancelling(self) -> bool:
+        """Whether it only waits for the prompt's end, which it has asked for."""
+
     def feed(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take a frame of the prompt; must not wait."""
 
@@ -124,12 +128,14 @@ class Backend:
             self._look_again()
 
     def saw_running(self, prompt_id: str | None, stall_s: float) -> None:
-        """Note what is executed while one of ours waits behind it; the same prompt for too long means a standstill.
+        """Note what is executed while one of ours waits behind it, or is to end: too long the same means a standstill.
 
-        A prompt that is followed here is judged by its follower, who hears of its progress.
+        A prompt that is followed here is judged by its follower, who hears of its progress; unless that one stops it,
+        and waits for nothing but its end.
         """
         now = time.monotonic()
-        if prompt_id is None or prompt_id in self._followers:
+        follower = self._followers.get(prompt_id or "")
+        if prompt_id is None or (follower is not None and not follower.cancelling):
             self._ahead = None
         elif self._ahead is None or self._ahead[0] != prompt_id:
             self._ahead = (prompt_id, now)
