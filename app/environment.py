@@ -14,7 +14,7 @@ from app.embedded.ports import free_port, is_free
 from app.embedded.services import Wanted, embedded_services
 from app.embedded.shared import State
 from app.settings import ROOT
-from app.storage.database import migrate
+from app.storage.database import HEAD, Database, make_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,8 +59,21 @@ async def with_servers(
             found["comfyui_urls"] = f"standin={running.standin_url}"
         completed = settings.model_copy(update=found)
         if running.database_url and migrated:
-            await migrate(completed)
+            await _migrate(completed)
         yield completed
+
+
+async def _migrate(settings: Settings) -> None:
+    engine = make_engine(settings)
+    try:
+        revision = await Database(engine).schema_revision()
+    finally:
+        await engine.dispose()
+    if revision != HEAD:
+        # Only the process that comes first needs alembic.
+        from app.storage.migrating import migrate
+
+        await migrate(settings)
 
 
 def require_ports(wanted: Wanted) -> None:

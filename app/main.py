@@ -117,9 +117,8 @@ def _application(settings: Settings) -> web.Application:
 
 def _construct(app: web.Application, settings: Settings) -> None:
     names = Names(settings.redis_namespace)
-    engine = make_engine(settings)
     redis, listener = make_redis(settings, patient=False), make_listener(settings)
-    database = Database(engine)
+    database = Database(make_engine(settings))
     store, views = JobStore(database), JobViews(database)
     queue, events, files = JobQueue(redis, names), Events(redis, names), FileStore(settings.storage_path)
     registry = Registry(redis, names, settings.stale_seconds)
@@ -133,10 +132,10 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.VIEWS] = views
     app[keys.SNAPSHOTS] = snapshots
     app[keys.SUBMITTING] = Submitting(store, queue, registry, settings.default_checkpoint)
-    app[keys.CONTROL] = Control(store, queue, events, files, settings.cancel_wait_seconds)
     app[keys.METRICS] = ServerMetrics()
-    app[keys.FIGURES] = Figures(redis, names)
-    app[keys.HUB] = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
+    app[keys.FIGURES] = figures = Figures(redis, names)
+    app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
+    app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, settings.cancel_wait_seconds)
     background: set[asyncio.Task[None]] = set()
     app[keys.BACKGROUND] = background
 
@@ -151,7 +150,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         await events.all_told()
         await close(redis)
         await close(listener)
-        await engine.dispose()
+        await database.close()
 
     app.cleanup_ctx.extend([connections, _fan_out])
     app.on_shutdown.append(_close_sockets)

@@ -56,7 +56,7 @@ IDLE_GAP: Final = Family(
 TAKEOVERS: Final = Family("genonaut_lease_takeovers_total", "Attempts taken over from a worker that had fallen silent.")
 JOBS_FINISHED: Final = Family(
     "genonaut_jobs_finished_total",
-    "Jobs that workers have brought to an end; one cancelled while it waited needs no worker.",
+    "Jobs that have come to an end, those cancelled while they waited among them.",
     "status",
 )
 FLEET: Final = (QUEUE_WAIT, PICK_UP, EXECUTION, SAVING, IDLE_GAP, TAKEOVERS, JOBS_FINISHED)

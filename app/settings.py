@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
@@ -227,8 +228,9 @@ def load_settings(environment: str | None = None, **overrides: Any) -> Settings:
         raise WrongSettings(f"Settings that make no sense: {listed}.") from None
 
 
+@cache
 def package_version() -> str:
-    """Return this version of Genonaut."""
+    """Return this version of Genonaut; it is read from files, and asked for with each heartbeat."""
     try:
         return version("genonaut")
     except PackageNotFoundError:

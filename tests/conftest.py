@@ -18,7 +18,8 @@ from app.embedded.services import Running, Wanted, start
 from app.embedded.temporary import temporary_data_dir
 from app.main import create_app
 from app.settings import Settings, load_settings
-from app.storage.database import Database, alembic_config, make_engine
+from app.storage.database import Database, make_engine
+from app.storage.migrating import alembic_config
 from harness import Service, StandinServer
 from worker.main import WorkerProcess
 from worker.standin.main import STANDIN
@@ -101,9 +102,9 @@ def settings(servers: Running, database_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
     """The test's database."""
-    engine = make_engine(settings)
-    yield Database(engine)
-    await engine.dispose()
+    database = Database(make_engine(settings))
+    yield database
+    await database.close()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ async def recorded(database: Database) -> AsyncIterator[list[Statement]]:
     SQLAlchemy tells its own; what is given to the driver itself the driver tells.
     """
     seen: list[Statement] = []
-    watched: set[asyncpg.Connection] = set()
+    watched: set[asyncpg.Connection] = {driven for _, driven in database._spare}
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if any(table in statement for table in Base.metadata.tables):
@@ -45,6 +45,8 @@ async def recorded(database: Database) -> AsyncIterator[list[Statement]]:
     engine = database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
     event.listen(engine, "checkout", watch)
+    for driven in watched:
+        driven.add_query_logger(note_logged)
     try:
         yield seen
         await asyncio.sleep(0)  # what the driver logs is noted in the loop's next round

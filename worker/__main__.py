@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.commands.entry import run_command
 from app.environment import with_servers
+from app.garbage import spare_what_lives_long
 from worker.main import WorkerProcess, wait_for_schema
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ async def work(settings: Settings) -> int:
     """Run one worker until it is told to stop."""
     async with with_servers(settings, comfyui=True) as complete:
         await wait_for_schema(complete, f"make migrate-{complete.genonaut_env}")
-        return await WorkerProcess(complete).run()
+        process = WorkerProcess(complete)
+        spare_what_lives_long()
+        return await process.run()
 
 
 def main(arguments: list[str] | None = None) -> int:

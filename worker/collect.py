@@ -7,15 +7,13 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import BackendLost, StorageFailed
+from app.domain.errors import BackendLost
 from app.domain.job import Job, Output
 from app.storage.files import output_path
-from worker.media import Media, inspect
+from worker.media import inspect
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from app.storage.files import FileStore
+    from app.storage.files import FileStore, Received
     from worker.comfyui import ComfyUI, OutputFile
 
 log = logging.getLogger(__name__)
@@ -61,24 +59,30 @@ class Collector:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _one(self, job: Job, comfyui: ComfyUI, file: OutputFile, index: int) -> tuple[Output, str | None]:
-        temporary = await self._download(comfyui, file)
+        received = await self._download(comfyui, file)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._keep, job, file, index, temporary)
-
-    def _keep(self, job: Job, file: OutputFile, index: int, temporary: Path) -> tuple[Output, str | None]:
-        """Look into a downloaded file and store it with its thumbnail: all that blocks, in one step of a thread."""
         try:
-            media = inspect(temporary, file.filename)
-            path = output_path(job.created_at, job.job_id, job.attempt, index, media.extension)
-            stored = self._files.keep_now(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        thumbnail_path, note = self._thumbnail(job, index, media)
-        try:
-            self._files.sync_now(path)
-        except StorageFailed:
-            self._files.delete_now([path, *([thumbnail_path] if thumbnail_path else [])])
+            return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)
+        except asyncio.CancelledError:
+            # The step may not have begun, and now never will.
+            await self._files.discard(received)
             raise
+
+    def _keep(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
+        """Look into what was received and store it with its thumbnail: all that blocks, in one step of a thread."""
+        try:
+            with received.open() as opened:
+                media = inspect(opened, file.filename)
+        except BaseException:
+            received.discard()
+            raise
+        path = output_path(job.created_at, job.job_id, job.attempt, index, media.extension)
+        beside = output_path(job.created_at, job.job_id, job.attempt, index, "thumb.webp")
+        stored = self._files.keep_now(received, path, media.thumbnail, beside.rpartition("/")[2])
+        note = media.warning
+        if stored.thumbnail_failed is not None:
+            # It costs a note, and not the picture.
+            note = f"The thumbnail of output {index} could not be stored: {stored.thumbnail_failed}"
         output = Output(
             index=index,
             node_id=file.node_id,
@@ -89,22 +93,11 @@ class Collector:
             height=media.height,
             sha256=stored.sha256,
             path=path,
-            thumbnail_path=thumbnail_path,
+            thumbnail_path=beside if media.thumbnail is not None and stored.thumbnail_failed is None else None,
         )
         return output, note
 
-    def _thumbnail(self, job: Job, index: int, media: Media) -> tuple[str | None, str | None]:
-        """Store the thumbnail; one that cannot be had costs a note, and not the picture."""
-        if media.thumbnail is None:
-            return None, media.warning
-        path = output_path(job.created_at, job.job_id, job.attempt, index, "thumb.webp")
-        try:
-            self._files.write_now(path, media.thumbnail)
-        except StorageFailed as error:
-            return None, f"The thumbnail of output {index} could not be stored: {error}"
-        return path, media.warning
-
-    async def _download(self, comfyui: ComfyUI, file: OutputFile) -> Path:
+    async def _download(self, comfyui: ComfyUI, file: OutputFile) -> Received:
         for number in range(1, TRIES + 1):
             try:
                 return await self._files.receive(comfyui.download(file), self._max_output_bytes)

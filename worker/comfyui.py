@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,15 +27,16 @@ from app.domain.errors import (
 from app.domain.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from aiohttp import ClientResponse, ClientWebSocketResponse
+    from aiohttp import ClientWebSocketResponse
 
     from app.domain.workflow import Graph
 
 CHUNK_BYTES: Final = 256 * 1024
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
+_JSON: Final = {"Content-Type": "application/json"}
 _MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 
 
@@ -91,9 +93,7 @@ class ComfyUI:
 
     async def object_info(self) -> bytes:
         """Return what the server offers, as it stands on the wire."""
-        async with self._request("GET", "/object_info") as response:
-            _expect_ok(response)
-            raw = await response.read()
+        raw = await self._ok("GET", "/object_info")
         try:
             described = json.loads(raw)
         except ValueError as error:
@@ -114,9 +114,7 @@ class ComfyUI:
         """
         body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": dict(extra)}
         try:
-            async with self._request("POST", "/prompt", json=body) as response:
-                raw = await response.read()
-                status = response.status
+            status, raw = await self._request("POST", "/prompt", body)
         except BackendLost as error:
             raise UnclearSubmission(str(error)) from error
         answer = _object(raw)
@@ -165,14 +163,12 @@ class ComfyUI:
 
     async def stop(self, prompt_id: str) -> None:
         """Delete the prompt from the queue, then interrupt it where it runs; each alone can miss (point 9)."""
-        async with self._request("POST", "/queue", json={"delete": [prompt_id]}) as response:
-            _expect_ok(response)
+        await self._ok("POST", "/queue", {"delete": [prompt_id]})
         if not self._interrupts_targeted() and (await self.locate(prompt_id))[0] is not Place.RUNNING:
             return
-        async with self._request("POST", "/interrupt", json={"prompt_id": prompt_id}) as response:
-            _expect_ok(response)
+        await self._ok("POST", "/interrupt", {"prompt_id": prompt_id})
 
-    async def download(self, file: OutputFile) -> AsyncIterator[bytes]:
+    async def download(self, file: OutputFile) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of an output.
 
         Raises
@@ -188,12 +184,20 @@ class ComfyUI:
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
         # A whole video may take long; it is silence that tells of a server that is gone.
         timeout = ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._timeout.total)
-        async with self._request("GET", "/view", params=query, timeout=timeout) as response:
-            if response.status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
-                raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
-            _expect_ok(response)
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                yield chunk
+        try:
+            async with self._session.get(f"{self._url}/view", params=query, timeout=timeout) as response:
+                if response.status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
+                    raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
+                _expect_ok("/view", response.status)
+                while True:
+                    # aiohttp's own limit on silence is gone once it stumbled over a damaged chunk of a large answer.
+                    async with asyncio.timeout(self._timeout.total):
+                        chunk = await response.content.read(CHUNK_BYTES)
+                    if not chunk:
+                        return
+                    yield chunk
+        except (ClientError, OSError, TimeoutError) as error:
+            raise _away(error) from error
 
     @asynccontextmanager
     async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse]:
@@ -222,22 +226,31 @@ class ComfyUI:
         return not known or tuple(map(int, numbers[:3])) >= _TARGETED_INTERRUPT
 
     async def _get_object(self, path: str) -> dict[str, Any]:
-        async with self._request("GET", path) as response:
-            _expect_ok(response)
-            raw = await response.read()
+        raw = await self._ok("GET", path)
         answer = _object(raw)
         if not answer and raw.strip() != b"{}":
             raise BackendLost(f"The backend answered {path.split('/')[1]} with something that is no JSON object.")
         return answer
 
-    @asynccontextmanager
-    async def _request(self, method: str, path: str, **options: Any) -> AsyncIterator[ClientResponse]:
-        options.setdefault("timeout", self._timeout)
+    async def _ok(self, method: str, path: str, body: Any = None) -> bytes:
+        status, raw = await self._request(method, path, body)
+        _expect_ok(path, status)
+        return raw
+
+    async def _request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """Return status and content of an answer.
+
+        aiohttp sends a GET again that met a connection which the server was just closing, and never a POST.
+        """
+        data, headers = (None, None) if body is None else (_json(body), _JSON)
         try:
-            async with self._session.request(method, f"{self._url}{path}", **options) as response:
-                yield response
+            # Read to its end, or broken off there, a response gives its connection back by itself.
+            response = await self._session.request(
+                method, f"{self._url}{path}", data=data, headers=headers, timeout=self._timeout
+            )
+            return response.status, await response.read()
         except (ClientError, OSError, TimeoutError) as error:
-            raise BackendLost(f"The backend cannot be reached: {_named(error)}.") from error
+            raise _away(error) from error
 
 
 def read_frame(message: Any) -> tuple[str, dict[str, Any]] | None:
@@ -328,9 +341,21 @@ def _object(raw: bytes | str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _expect_ok(response: ClientResponse) -> None:
-    if response.status != HTTPStatus.OK:
-        raise BackendLost(f"The backend answered {response.url.path} with status {response.status}.")
+def _json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # An integer of more than 64 bits, or deeper nesting than it takes.
+        return json.dumps(value).encode()
+
+
+def _expect_ok(path: str, status: int) -> None:
+    if status != HTTPStatus.OK:
+        raise BackendLost(f"The backend answered {path} with status {status}.")
+
+
+def _away(error: BaseException) -> BackendLost:
+    return BackendLost(f"The backend cannot be reached: {_named(error)}.")
 
 
 def _named(error: BaseException) -> str:

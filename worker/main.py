@@ -64,12 +64,11 @@ class WorkerProcess:
         self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = asyncio.Event()
         self._beat_now = asyncio.Event()
-        self._engine = make_engine(settings)
         self._redis = make_redis(settings, patient=True)
         self._quick_redis = make_redis(settings, patient=False)
         self._listener = make_listener(settings)
         self._session = ClientSession(cookie_jar=DummyCookieJar(), connector=TCPConnector(limit=0))
-        database = Database(self._engine)
+        database = Database(make_engine(settings))
         self._database = database
         views = JobViews(database)
         queue, events = JobQueue(self._quick_redis, self._names), Events(self._quick_redis, self._names)
@@ -194,7 +193,7 @@ class WorkerProcess:
         for client in (self._redis, self._quick_redis, self._listener):
             with contextlib.suppress(*AWAY, RedisError):
                 await close(client)
-        await self._engine.dispose()
+        await self._database.close()
 
     async def _arq_for_ever(self, worker: Worker) -> None:
         """Run an arq worker; an outage of Redis must not end the process."""
@@ -284,15 +283,15 @@ class WorkerProcess:
 
 async def wait_for_schema(settings: Settings, help_command: str) -> None:
     """Return when the database can be reached and its schema is at head; raises `SchemaNotAtHead`."""
-    engine = make_engine(settings)
+    database = Database(make_engine(settings))
     try:
         while True:
             try:
-                await Database(engine).check_schema(help_command)
+                await database.check_schema(help_command)
             except DatabaseUnavailable as error:
                 log.warning("waiting for the database: %s", error)
                 await asyncio.sleep(2)
             else:
                 return
     finally:
-        await engine.dispose()
+        await database.close()

@@ -29,7 +29,8 @@ from app.domain.workflow import check_against
 from app.services.submit import graph_of
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
-from worker.attempt import MARK, SAVING_S, Attempt
+from worker.attempt import SAVING_S, Attempt
+from worker.submission import MARK
 
 if TYPE_CHECKING:
     from app.domain.job import Attempt as AttemptRecord
@@ -99,10 +100,11 @@ class Runner:
             backend.take_slot()
             try:
                 prompt_id = str(uuid4())
+                asked_at = time.monotonic()
                 job = await self._store.claim(self.worker_id, backend.name, prompt_id, self._settings.lease_seconds)
                 if job is not None:
                     self._measures.claimed(job)
-                    await self._run(job, backend, taken_over=False)
+                    await self._run(job, backend, claimed_at=asked_at)
                     return None
             except DatabaseUnavailable as error:
                 log.warning("no turns while the database is away: %s", error)
@@ -217,11 +219,11 @@ class Runner:
         backend.take_slot()
         try:
             (told,) = await self._events.with_live([snapshot_of(job)])
-            await self._run(replace(job, progress=told.progress), backend, taken_over=True)
+            await self._run(replace(job, progress=told.progress), backend, claimed_at=None)
         finally:
             backend.free_slot()
 
-    async def _run(self, job: Job, backend: Backend, *, taken_over: bool) -> None:
+    async def _run(self, job: Job, backend: Backend, *, claimed_at: float | None) -> None:
         """Run one attempt as far as it needs the backend, and hand what it left to be saved."""
         claim = Claim(job.job_id, job.attempt, self.worker_id)
         attempt = Attempt(
@@ -240,9 +242,11 @@ class Runner:
         self._tasks[job.job_id] = task
         keep = False
         try:
-            if not taken_over:
+            if claimed_at is not None:
                 attempt.announce()
-            if await attempt.run(taken_over=taken_over):
+                # The news goes out first: what follows keeps the loop for as long as a graph takes to be sent.
+                await asyncio.sleep(0)
+            if await attempt.run(claimed_at=claimed_at):
                 keep = True
                 self._finish(attempt)
             else:
@@ -338,11 +342,11 @@ class Runner:
             log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
             if not verdict.retry:
                 self.failed += 1
-                await attempt.persist(lambda: self._store.fail(claim, failure), Phase.FAILED)
+                await attempt.persist(lambda sent: self._store.fail(claim, failure, sent=sent), Phase.FAILED)
                 return
             avoid = avoid if verdict.elsewhere else []
             waiting = await attempt.persist(
-                lambda: self._store.requeue(claim, failure, verdict.delay_s, avoid), Phase.RETRYING
+                lambda sent: self._store.requeue(claim, failure, verdict.delay_s, avoid, sent=sent), Phase.RETRYING
             )
             with contextlib.suppress(QueueUnavailable):
                 # The reconciler gives it its turn, if Redis is away now.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from app.commands.interruption import Interrupted, until_signalled
+from app.commands.memory import giving_memory_back
 from app.domain.errors import GenonautError
 from app.embedded.errors import EmbeddedError
 from app.environment import set_up_logging
@@ -26,7 +27,7 @@ def run_command(environment: str | None, command: Callable[[Settings], Coroutine
         settings = load_settings(environment)
         set_up_logging(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(until_signalled(command(settings)))
+            return runner.run(until_signalled(giving_memory_back(command(settings))))
     except (GenonautError, EmbeddedError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

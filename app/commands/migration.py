@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 
 from app.commands.terminal import show
 from app.domain.errors import DatabaseUnavailable, GenonautError
 from app.environment import with_servers
-from app.storage.database import Database, make_engine, migrate
+from app.storage.database import Database, make_engine
+from app.storage.migrating import migrate
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from app.settings import Settings
 
 
@@ -48,16 +46,11 @@ async def _revision(settings: Settings) -> str | None:
     """Return the schema's revision; None when there is no schema."""
     engine = make_engine(settings)
     try:
-        async with Database(engine).transaction() as session:
-            return await (await session.connection()).run_sync(_current)
+        return await Database(engine).schema_revision()
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"The database that DATABASE_URL names cannot be used: {_reason(error)}") from error
     finally:
         await engine.dispose()
-
-
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _reason(error: BaseException) -> BaseException:

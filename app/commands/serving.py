@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import resource
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from app.embedded import Wanted, embedded_services
 from app.embedded.ports import free_port, is_free
 from app.embedded.redis_server import read_config
 from app.environment import REDIS_CONFIG, require_ports, say, with_servers
+from app.garbage import spare_what_lives_long
 from app.main import PortBusy, create_app, create_monitor_app, run
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ async def monitor(settings: Settings) -> int:
     """Run the page alone."""
     require_free(settings.monitor_port, "MONITOR_PORT")
     async with with_servers(settings) as complete:
-        return await run(create_monitor_app(complete), complete, complete.monitor_port, _migrate_command(complete))
+        app = create_monitor_app(complete)
+        prepare_for_many_sockets()
+        return await run(app, complete, complete.monitor_port, _migrate_command(complete))
 
 
 async def redis_start(settings: Settings) -> int:
@@ -86,9 +88,7 @@ def prepare_for_many_sockets() -> None:
     # A hard limit of "none" may be more than the kernel gives.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(2000, 10, 50)
+    spare_what_lives_long()
 
 
 def _migrate_command(settings: Settings) -> str:

@@ -26,17 +26,13 @@ class Names:
 
     @property
     def events(self) -> str:
-        """Channel: every change, for those who watch everything."""
+        """Channel: every change of every job, worker and backend."""
         return f"{self.namespace}:events"
 
     @property
     def cancels(self) -> str:
         """Channel: ids of running jobs whose cancellation was asked for."""
         return f"{self.namespace}:cancels"
-
-    def job(self, job_id: int) -> str:
-        """Channel: the frames of one job."""
-        return f"{self.namespace}:job:{job_id}"
 
     def live(self, job_id: int) -> str:
         """Key: the last progress of a running job; JSON with the attempt it belongs to."""

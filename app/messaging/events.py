@@ -17,7 +17,7 @@ from app.encoding import dumps
 from app.messaging.connection import AWAY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from arq.connections import ArqRedis
 
@@ -84,9 +84,7 @@ class Events:
     async def _send(self, snapshots: Sequence[Snapshot]) -> None:
         calls: list[str | int] = []
         for snapshot in snapshots:
-            told = frame(snapshot)
-            calls += "PUBLISH", self._names.job(snapshot.job_id), dumps(told)
-            calls += "PUBLISH", self._names.events, _news(snapshot, told)
+            calls += "PUBLISH", self._names.events, news(snapshot)
             if STATUS_OF[snapshot.phase] is JobStatus.RUNNING and (snapshot.tick or snapshot.progress):
                 live = [snapshot.attempt, snapshot.seq, snapshot.tick, snapshot.progress, timestamp(snapshot.at)]
                 calls += "SET", self._names.live(snapshot.job_id), dumps(live)
@@ -110,24 +108,41 @@ class Events:
 
     async def with_live(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Return the snapshots with the last progress told since; while Redis is away, as they are."""
-        running = [each for each in snapshots if STATUS_OF[each.phase] is JobStatus.RUNNING]
-        if not running:
-            return list(snapshots)
+        running = [each.job_id for each in snapshots if STATUS_OF[each.phase] is JobStatus.RUNNING]
+        return merged(snapshots, await self.live(running))
+
+    async def live(self, job_ids: Sequence[int]) -> dict[int, bytes]:
+        """Return what was last told of the progress of those that run, for `merged`; nothing while Redis is away."""
+        if not job_ids:
+            return {}
         try:
-            kept = await self._redis.mget([self._names.live(each.job_id) for each in running])
+            kept = await self._redis.mget([self._names.live(job_id) for job_id in job_ids])
         except (*AWAY, RedisError):
-            return list(snapshots)
-        live = {each.job_id: _merged(each, raw) for each, raw in zip(running, kept, strict=True) if raw}
-        return [live.get(each.job_id, each) for each in snapshots]
+            return {}
+        return {job_id: raw for job_id, raw in zip(job_ids, kept, strict=True) if raw}
+
+
+def merged(snapshots: Sequence[Snapshot], live: Mapping[int, bytes]) -> list[Snapshot]:
+    """Return the snapshots with the last progress told, as `Events.live` found it.
+
+    It may have been read before them: what was told since reaches whoever watches already.
+    """
+    return [
+        _merged(each, live[each.job_id]) if each.job_id in live and STATUS_OF[each.phase] is JobStatus.RUNNING else each
+        for each in snapshots
+    ]
 
 
 def news(snapshot: Snapshot) -> str:
-    """Return what those who watch everything are told of this state of a job."""
-    return _news(snapshot, frame(snapshot))
+    """Return what is published of this state of a job: its frame, and more for those who watch everything."""
+    return dumps({"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | frame(snapshot))
 
 
-def _news(snapshot: Snapshot, told: dict[str, Any]) -> str:
-    return dumps({"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | told)
+def frame_of(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the frame that is in the news of a job."""
+    # Of all frames this one has a backend of its own.
+    more = ("type", "phase") if told["status"] == "started" else ("type", "phase", "backend")
+    return {name: value for name, value in told.items() if name not in more}
 
 
 def _merged(snapshot: Snapshot, raw: bytes) -> Snapshot:

@@ -56,7 +56,7 @@ class Registry:
     def __init__(self, redis: ArqRedis, names: Names, stale_s: float) -> None:
         self._redis = redis
         self._names = names
-        self._stale_s = stale_s
+        self.stale_s: Final = stale_s
         self._catalogs: dict[str, Catalog] = {}
         self._drive = redis.register_script(_DRIVE)
         self._stop_driving = redis.register_script(_STOP_DRIVING)
@@ -163,5 +163,5 @@ class Registry:
         for name, raw, left_ms in zip(names, found[::2], found[1::2], strict=True):
             if raw is not None:
                 age_s = max(0.0, KEPT_S - left_ms / 1000)
-                beats.append(Beat(name, age_s, json.loads(raw), age_s < self._stale_s))
+                beats.append(Beat(name, age_s, json.loads(raw), age_s < self.stale_s))
         return sorted(beats, key=lambda beat: beat.name)

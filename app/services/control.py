@@ -6,25 +6,29 @@ import asyncio
 import contextlib
 import logging
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.cancellation import end_tasks
 from app.domain.errors import GenonautError, JobAlreadyFinished, QueueUnavailable, Unavailable
 from app.domain.job import FINISHED, Job, JobStatus, Phase
+from app.metrics import JOBS_FINISHED, Tally
 from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from app.messaging.events import Events
+    from app.messaging.figures import Figures
+    from app.messaging.hub import Hub
     from app.messaging.queue import JobQueue
     from app.storage.files import FileStore
     from app.storage.jobs import JobStore
 
 log = logging.getLogger(__name__)
 
-_LOOK_AGAIN_S = 0.1
-_AT_ONCE = 16
+LOOK_AGAIN_S: Final = 1.0
+"""A job whose cancellation is waited for is looked at so often, in case its last event was lost."""
+_AT_ONCE: Final = 16
 """Jobs of a bulk action that are dealt with at the same time; each may wait for ComfyUI's word."""
 
 
@@ -37,13 +41,25 @@ class Control:
     """The use cases that change an accepted job."""
 
     def __init__(
-        self, store: JobStore, queue: JobQueue, events: Events, files: FileStore, cancel_wait_s: float
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        events: Events,
+        hub: Hub,
+        figures: Figures,
+        files: FileStore,
+        cancel_wait_s: float,
+        look_again_s: float = LOOK_AGAIN_S,
     ) -> None:
         self._store = store
         self._queue = queue
         self._events = events
+        self._hub = hub
+        self._figures = figures
         self._files = files
         self._cancel_wait_s = cancel_wait_s
+        self._look_again_s = look_again_s
+        self._tally = Tally()
 
     async def cancel(self, job_id: int, reason: str | None, actor: str) -> Job:
         """Cancel a job: a waiting one at once; of a running one wait a while for ComfyUI's own word.
@@ -56,22 +72,42 @@ class Control:
         JobAlreadyFinished
             It ended before it could be cancelled.
         """
-        job = await self._store.cancel(job_id, reason, actor)
-        if job.phase is Phase.CANCELLED:
-            with contextlib.suppress(QueueUnavailable):
-                # A turn that stays in the queue finds nothing to do: no harm, only later.
-                await self._queue.take_back(job_id, job.attempt)
-            await self._events.publish(snapshot_of(job))
-            return job
-        await self._events.ask_to_cancel(job_id)
-        await self._events.publish(*await self._events.with_live([snapshot_of(job)]))
+        ending = _Ending()
+        # Before anything is asked for, so that the end cannot come unnoticed.
+        self._hub.watch(ending, [job_id])
+        try:
+            job, changed = await self._store.cancel(job_id, reason, actor)
+            if job.phase is not Phase.CANCELLED:
+                await self._events.ask_to_cancel(job_id)
+                await self._events.publish(*await self._events.with_live([snapshot_of(job)]))
+                job = await self._confirmed(job, ending)
+            elif changed:
+                await self._tell_withdrawn(job)
+        finally:
+            self._hub.unwatch(ending, [job_id])
+        if job.status in FINISHED and job.status is not JobStatus.CANCELLED:
+            raise JobAlreadyFinished(f"Job {job_id} was {job.status} before it could be cancelled.")
+        return job
+
+    async def _tell_withdrawn(self, job: Job) -> None:
+        """Tell everybody of a job that was cancelled while it waited; what Redis does not hear does no harm."""
+        self._tally.count(JOBS_FINISHED, job.status)
+        # A turn that stays in the queue finds nothing to do; a figure is handed over with the next one.
+        turn, figure = self._queue.take_back(job.job_id, job.attempt), self._figures.add(self._tally)
+        faults = await asyncio.gather(turn, figure, self._events.publish(snapshot_of(job)), return_exceptions=True)
+        for fault in faults:
+            if fault is not None and not isinstance(fault, QueueUnavailable):
+                raise fault
+
+    async def _confirmed(self, job: Job, ending: _Ending) -> Job:
+        """Return the job as soon as it has ended, or as it is when the wait is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._cancel_wait_s):
                 while job.status not in FINISHED:
-                    await asyncio.sleep(_LOOK_AGAIN_S)
-                    job = await self._store.get(job_id)
-        if job.status in FINISHED and job.status is not JobStatus.CANCELLED:
-            raise JobAlreadyFinished(f"Job {job_id} was {job.status} before it could be cancelled.")
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._look_again_s):
+                            await ending.seen.wait()
+                    job = await self._store.get(job.job_id)
         return job
 
     async def in_bulk(
@@ -125,3 +161,27 @@ class Control:
         """
         await self._files.delete(await self._store.delete(job_id))
         await self._events.publish_event({"type": "deleted", "job_id": job_id})
+
+
+class _Ending:
+    """Watches for the end of a job."""
+
+    def __init__(self) -> None:
+        self.seen: Final = asyncio.Event()
+
+    def offer(self, job_id: int, order: int, message: bytes, *, finished: bool) -> None:
+        """Take a frame."""
+        del job_id, order, message
+        if finished:
+            self.seen.set()
+
+    def offer_event(self, message: bytes) -> None:
+        """Take an event of the service: there are none for who watches a job."""
+
+    def forget(self, job_id: int) -> None:
+        """The job is gone."""
+        del job_id
+        self.seen.set()
+
+    def dismiss(self) -> None:
+        """The server shuts down, and lets its handlers end."""

@@ -1,18 +1,36 @@
-"""Who is there, as of a moment ago: read from Redis at most a few times a second, however many ask."""
+"""Who is there: read from Redis a few times a second at most, and waited for only where a moment matters."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from app.domain.errors import QueueUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.messaging.registry import Beat, Registry
 
+log = logging.getLogger(__name__)
+
+LATER_S: Final = 0.1
+"""Who was just answered from an old picture is served first, and then a new one is taken."""
 FRESH_S: Final = 0.2
 """Heartbeats come seconds apart: a fifth of a second more or less tells nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Who is there at one moment."""
+
+    backends: Sequence[Beat]
+    """The heartbeats of all backends seen within a day."""
+    any_worker: bool
+    """Whether a worker is alive."""
 
 
 class Presence:
@@ -20,27 +38,44 @@ class Presence:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        # The time between two heartbeats.
+        self._recent_s = registry.stale_s / 3
         self._lock = asyncio.Lock()
         self._read_at = float("-inf")
-        self._backends: Sequence[Beat] = ()
-        self._workers: Sequence[Beat] = ()
+        self._present = Present((), any_worker=False)
+        self._refreshing: asyncio.Task[None] | None = None
 
-    async def backends(self) -> Sequence[Beat]:
-        """Return the heartbeats of all backends seen within a day."""
-        await self._refresh()
-        return self._backends
+    async def recently(self) -> Present:
+        """Return who was there a few seconds ago, at once; who asks next will know better.
 
-    async def any_worker(self) -> bool:
-        """Whether a worker is alive."""
-        await self._refresh()
-        return any(beat.live for beat in self._workers)
+        Nobody is turned away by it: before a no `now` is asked.
+        """
+        age_s = time.monotonic() - self._read_at
+        if age_s > self._recent_s:
+            return await self.now()
+        if age_s > FRESH_S and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.create_task(self._refresh(), name="presence")
+        return self._present
+
+    async def now(self) -> Present:
+        """Return who is there."""
+        if time.monotonic() - self._read_at > FRESH_S:
+            async with self._lock:
+                # Whoever held the lock before has read them.
+                if time.monotonic() - self._read_at > FRESH_S:
+                    backends, workers = await asyncio.gather(self._registry.backends(), self._registry.workers())
+                    self._present = Present(backends, any(beat.live for beat in workers))
+                    self._read_at = time.monotonic()
+        return self._present
+
+    async def settle(self) -> None:
+        """Return when nothing is being read on behalf of those who come later."""
+        if self._refreshing is not None:
+            await self._refreshing
 
     async def _refresh(self) -> None:
-        if time.monotonic() - self._read_at <= FRESH_S:
-            return
-        async with self._lock:
-            # Whoever held the lock before has read them.
-            if time.monotonic() - self._read_at <= FRESH_S:
-                return
-            backends, workers = await self._registry.backends(), await self._registry.workers()
-            self._backends, self._workers, self._read_at = backends, workers, time.monotonic()
+        await asyncio.sleep(LATER_S)
+        try:
+            await self.now()
+        except QueueUnavailable as error:
+            log.debug("who is there could not be read: %s", error)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from app.batching import Batcher
+from app.messaging.events import merged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +41,12 @@ class Snapshots:
         await self._reading.settle()
 
     async def _read_all(self, asked: Sequence[Sequence[int]]) -> list[list[Snapshot]]:
-        found = await self._views.snapshots(list(set(chain.from_iterable(asked))))
-        present = {each.job_id: each for each in await self._events.with_live(list(found.values()))}
+        wanted = list(set(chain.from_iterable(asked)))
+        # At the same time: whoever asks watches already, and is told what comes after the first of the two.
+        live = asyncio.create_task(self._events.live(wanted), name="live")
+        try:
+            found = await self._views.snapshots(wanted)
+        finally:
+            told = await live
+        present = {each.job_id: each for each in merged(list(found.values()), told)}
         return [[present[job_id] for job_id in job_ids if job_id in present] for job_ids in asked]

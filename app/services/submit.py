@@ -77,11 +77,7 @@ class Submitting:
             return Replayed(answer)
         if job.workflow is not None:
             job = replace(job, workflow=checked_workflow(job.workflow, overrides))
-        backends = await self._presence.backends()
-        _check_backend_name(job, backends)
-        job = await self._check_offers(job, backends)
-        if not await self._presence.any_worker():
-            job = replace(job, warnings=[*job.warnings, NO_WORKER])
+        job = await self._check(job)
         if once is None:
             accepted = await self._accepting.do(job)
         else:
@@ -96,6 +92,19 @@ class Submitting:
     async def settle(self) -> None:
         """Return when no job is being accepted."""
         await self._accepting.settle()
+        await self._presence.settle()
+
+    async def _check(self, job: NewJob) -> NewJob:
+        """Return the job as it is accepted; what was true a moment ago is good enough for that, and not for a no."""
+        present = await self._presence.recently()
+        try:
+            checked = await self._check_offers(job, present.backends)
+        except (InvalidGraph, InvalidRequest):
+            present = await self._presence.now()
+            checked = await self._check_offers(job, present.backends)
+        if present.any_worker or (await self._presence.now()).any_worker:
+            return checked
+        return replace(checked, warnings=[*checked.warnings, NO_WORKER])
 
     async def _accept(self, jobs: Sequence[NewJob]) -> list[Job | QueueUnavailable]:
         """Commit the rows of jobs that came at the same time, and give them their turns: one round trip for each."""
@@ -124,6 +133,7 @@ class Submitting:
 
     async def _check_offers(self, job: NewJob, backends: Sequence[Beat]) -> NewJob:
         """Check the graph against every backend that may take it; return the job with its checkpoint settled."""
+        _check_backend_name(job, backends)
         catalogs = await self._catalogs(job, backends)
         if job.workflow is None and job.checkpoint_model is None:
             offered = next((catalog.checkpoints[0] for catalog in catalogs if catalog.checkpoints), None)

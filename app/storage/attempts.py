@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ColumnElement, and_, func, select, text, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
@@ -17,6 +17,7 @@ from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow, Outpu
 from app.storage.transitions import (
     FENCE,
     MOVING,
+    SENT,
     claimed_step,
     job_after,
     job_of,
@@ -41,7 +42,16 @@ class Ran:
     ended_s: float | None = None
 
 
-NOT_TOLD: Final = Ran()
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The graph as it went to the backend, as JSON, and how many seconds ago; None where there is nothing to add."""
+
+    graph: str | None = None
+    ago_s: float | None = None
+
+
+NOT_SEEN: Final = Ran()
+NOT_TOLD: Final = Sent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +76,40 @@ class AttemptStore(JobStore):
             row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
         return job_of(row) if row is not None else None
 
-    async def submitting(self, claim: Claim, prompt_id: str, graph: Mapping[str, Any]) -> None:
-        """Keep the graph as it is sent, before it is sent. Raises `LostClaim`."""
+    async def submitting(
+        self, claim: Claim, prompt_id: str, graph: Mapping[str, Any], ago_s: float | None = 0.0
+    ) -> None:
+        """Keep the graph that is sent now, or was sent `ago_s` seconds ago, nobody knows when if None.
+
+        Raises `LostClaim`.
+        """
         async with self._database.driver() as connection:
-            kept = await connection.fetchval(_SUBMITTING, *_fence_of(claim), prompt_id, dumps(graph))
+            kept = await connection.fetchval(_SUBMITTING, *_fence_of(claim), prompt_id, dumps(graph), ago_s)
         if kept is None:
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
 
-    async def executing(self, claim: Claim, known: Job | None = None) -> Job:
-        """ComfyUI began to execute the prompt. `known`, here and below: the job as the last step left it."""
-        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, known=known)
+    async def executing(self, claim: Claim, known: Job | None = None, *, sent: Sent = NOT_TOLD) -> Job:
+        """ComfyUI began to execute the prompt.
 
-    async def saving(self, claim: Claim, ran: Ran = NOT_TOLD, known: Job | None = None) -> Job:
+        `known`, here and below: the job as the last step left it. `sent`: what `submitting` would keep, if nobody did.
+        """
+        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, sent, known=known)
+
+    async def saving(
+        self, claim: Claim, ran: Ran = NOT_SEEN, known: Job | None = None, *, sent: Sent = NOT_TOLD
+    ) -> Job:
         """ComfyUI is done with the prompt."""
-        return await self._step(JobEvent.SAVING, _SAVING, claim, ran.began_s, ran.ended_s or 0.0, known=known)
+        return await self._step(JobEvent.SAVING, _SAVING, claim, sent, ran.began_s, ran.ended_s or 0.0, known=known)
 
     async def complete(
         self,
         claim: Claim,
         outputs: Sequence[Output],
         warnings: Sequence[str] = (),
-        ran: Ran = NOT_TOLD,
+        ran: Ran = NOT_SEEN,
         known: Job | None = None,
+        *,
+        sent: Sent = NOT_TOLD,
     ) -> Job:
         """All files are in the store: commit content, outputs and `completed` together.
 
@@ -96,20 +118,28 @@ class AttemptStore(JobStore):
         if not outputs:
             raise ValueError("a job is completed by an output at least")
         values = dumps([asdict(output) for output in outputs]), list(warnings), ran.began_s, ran.ended_s
-        done = await self._step(JobEvent.COMPLETED, _COMPLETE, claim, *values, known=known)
+        done = await self._step(JobEvent.COMPLETED, _COMPLETE, claim, sent, *values, known=known)
         return replace(done, warnings=[*known.warnings, *warnings]) if known is not None else done
 
-    async def fail(self, claim: Claim, error: AttemptFailed) -> Job:
+    async def fail(self, claim: Claim, error: AttemptFailed, *, sent: Sent = NOT_TOLD) -> Job:
         """End the job as failed."""
-        return await self._step(JobEvent.FAILED, _FAIL, claim, *_told(error))
+        return await self._step(JobEvent.FAILED, _FAIL, claim, sent, *_told(error))
 
-    async def requeue(self, claim: Claim, error: AttemptFailed, delay_s: float, avoid: Sequence[str] = ()) -> Job:
+    async def requeue(
+        self,
+        claim: Claim,
+        error: AttemptFailed,
+        delay_s: float,
+        avoid: Sequence[str] = (),
+        *,
+        sent: Sent = NOT_TOLD,
+    ) -> Job:
         """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`."""
-        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, *_told(error), delay_s, list(avoid))
+        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, sent, *_told(error), delay_s, list(avoid))
 
-    async def cancelled(self, claim: Claim) -> Job:
+    async def cancelled(self, claim: Claim, *, sent: Sent = NOT_TOLD) -> Job:
         """ComfyUI confirmed that the prompt no longer runs."""
-        return await self._step(JobEvent.CANCELLED, _CANCELLED, claim)
+        return await self._step(JobEvent.CANCELLED, _CANCELLED, claim, sent)
 
     async def renew_leases(self, worker_id: str, held: Mapping[Claim, int], lease_s: float) -> dict[int, Phase]:
         """Renew in one statement the leases of what this worker runs, and keep its progress (claim → percent).
@@ -117,28 +147,16 @@ class AttemptStore(JobStore):
         Returns job id → phase of those that are still its own; whatever is missing was given to somebody else, and
         what is `cancelling` is to be cancelled.
         """
-        claims = list(held)
-        statement = text("""
-            UPDATE generation_jobs AS job
-            SET lease_expires_at = now() + make_interval(secs => :lease_s),
-                progress = GREATEST(job.progress, held.percent)
-            FROM unnest(CAST(:ids AS bigint[]), CAST(:attempts AS int[]), CAST(:percents AS smallint[]))
-                AS held (id, attempt, percent)
-            WHERE job.id = held.id AND job.attempt = held.attempt AND job.worker_id = :worker_id
-                AND job.status = 'running'
-            RETURNING job.id, job.phase""")
-        async with self._database.transaction() as session:
-            found = await session.execute(
-                statement,
-                {
-                    "lease_s": lease_s,
-                    "ids": [claim.job_id for claim in claims],
-                    "attempts": [claim.attempt for claim in claims],
-                    "percents": [held[claim] for claim in claims],
-                    "worker_id": worker_id,
-                },
+        async with self._database.driver() as connection:
+            found = await connection.fetch(
+                _RENEW,
+                worker_id,
+                lease_s,
+                [claim.job_id for claim in held],
+                [claim.attempt for claim in held],
+                list(held.values()),
             )
-            return {job_id: Phase(phase) for job_id, phase in found}
+        return {row["id"]: Phase(row["phase"]) for row in found}
 
     async def take_over(
         self,
@@ -156,29 +174,9 @@ class AttemptStore(JobStore):
         jobs that this worker itself runs: when it was too slow to renew their leases, it still has them. The leases
         ran out at least `over_for_s` seconds ago.
         """
-        abandoned = (
-            select(JobRow)
-            .where(
-                IS_RUNNING,
-                JobRow.lease_expires_at < func.now() - timedelta(seconds=over_for_s),
-                JobRow.backend_name.in_(backends),
-                JobRow.id.not_in(held),
-            )
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        lease = func.now() + timedelta(seconds=lease_s)
-        async with self._database.transaction() as session:
-            before = {row.id: row.worker_id for row in await session.scalars(abandoned)}
-            values = {"worker_id": worker_id, "lease_expires_at": lease, "seq": JobRow.seq + 1}
-            statement = update(JobRow).where(JobRow.id.in_(before)).values(values).returning(JobRow)
-            options = {"synchronize_session": False, "populate_existing": True}
-            rows = list(await session.scalars(statement, execution_options=options))
-            for row in rows:
-                await log_event(session, row, Repair.TAKEN_OVER, worker_id, {"from": before[row.id]})
-                this = and_(AttemptRow.job_id == row.id, AttemptRow.number == row.attempt)
-                await session.execute(update(AttemptRow).where(this).values(worker_id=worker_id))
-            return [to_domain(row) for row in rows]
+        async with self._database.driver() as connection:
+            rows = await connection.fetch(_TAKE_OVER, worker_id, list(backends), lease_s, list(held), limit, over_for_s)
+        return [job_of(row) for row in rows]
 
     async def abandoned(self, for_s: float, limit: int) -> list[Job]:
         """Return running jobs whose lease ran out so long ago, and that nobody has taken over."""
@@ -216,11 +214,13 @@ class AttemptStore(JobStore):
             statement = update(JobRow).where(*_fence(claim), JobRow.status == "running")
             await session.execute(statement.values(lease_expires_at=func.now() - timedelta(seconds=1)))
 
-    async def _step(self, event: JobEvent, statement: str, claim: Claim, *values: Any, known: Job | None = None) -> Job:
+    async def _step(
+        self, event: JobEvent, statement: str, claim: Claim, sent: Sent, *values: Any, known: Job | None = None
+    ) -> Job:
         """Make a transition; raises `LostClaim`, `InvalidTransition` or `JobNotFound` when it cannot be made."""
         whole = f"{statement} SELECT {'*' if known is None else MOVING} FROM moved"  # noqa: S608  # of our own words only
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(whole, *_fence_of(claim), *values)
+            row = await connection.fetchrow(whole, *_fence_of(claim), sent.graph, sent.ago_s, *values)
         if row is not None:
             return job_of(row) if known is None else job_after(known, row)
         found = await self.get(claim.job_id)
@@ -266,13 +266,42 @@ _CLAIM: Final = f"""
     )
     SELECT * FROM moved"""  # noqa: S608  # of our own words only
 
+_RENEW: Final = """
+    UPDATE generation_jobs AS job
+    SET lease_expires_at = now() + make_interval(secs => $2), progress = GREATEST(job.progress, held.percent)
+    FROM unnest($3::bigint[], $4::int[], $5::smallint[]) AS held (id, attempt, percent)
+    WHERE job.id = held.id AND job.attempt = held.attempt AND job.worker_id = $1 AND job.status = 'running'
+    RETURNING job.id, job.phase"""
+
+_TAKE_OVER: Final = f"""
+    WITH abandoned AS (
+        SELECT id, worker_id FROM generation_jobs
+        WHERE status = 'running' AND lease_expires_at < now() - make_interval(secs => $6)
+            AND backend_name = ANY ($2::text[]) AND id <> ALL ($4::bigint[])
+        LIMIT $5::int FOR UPDATE SKIP LOCKED
+    ), moved AS (
+        UPDATE generation_jobs AS job
+        SET worker_id = $1::text, lease_expires_at = now() + make_interval(secs => $3), seq = job.seq + 1
+        FROM abandoned WHERE job.id = abandoned.id
+        RETURNING job.*
+    ), logged AS (
+        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
+        SELECT id, seq, '{Repair.TAKEN_OVER}', phase, attempt, $1, jsonb_build_object('from', abandoned.worker_id)
+        FROM moved JOIN abandoned USING (id)
+    ), noted AS (
+        UPDATE job_attempts AS tried SET worker_id = $1
+        FROM moved WHERE tried.job_id = moved.id AND tried.number = moved.attempt
+    )
+    SELECT * FROM moved"""  # noqa: S608  # of our own words only
+
 _SUBMITTING: Final = f"""
     WITH held AS (
         SELECT id FROM generation_jobs AS job WHERE {FENCE} AND job.status = 'running' FOR NO KEY UPDATE
     ), renamed AS (
         UPDATE generation_jobs AS job SET prompt_id = $4::text FROM held WHERE job.id = held.id AND job.prompt_id <> $4
     )
-    UPDATE job_attempts AS tried SET graph = $5, prompt_id = $4, submitted_at = now()
+    UPDATE job_attempts AS tried SET graph = $5, prompt_id = $4,
+        submitted_at = COALESCE(now() - make_interval(secs => $6::float8), tried.submitted_at)
     FROM held WHERE tried.job_id = held.id AND tried.number = $2
     RETURNING tried.job_id"""  # noqa: S608  # of our own words only
 """The job's row first, as everywhere: two transactions that lock in different orders wait for each other."""
@@ -281,12 +310,12 @@ _RELEASED: Final = "worker_id = NULL, lease_expires_at = NULL"
 _RAN: Final = """executing_at = COALESCE(tried.executing_at, now() - make_interval(secs => {began_s}::float8)),
     executed_at = COALESCE(tried.executed_at, now() - make_interval(secs => {ended_s}::float8))"""
 _ENDED: Final = "ended_at = now(), outcome = '{outcome}'"
-_ERROR: Final = "error_code = $4::text, error_message = $5::text"
-_ERROR_DATA: Final = "jsonb_build_object('error_code', $4::text, 'error', $5::text)"
-_NODE: Final = "node_id = $6::text, node_type = $7::text"
+_ERROR: Final = "error_code = $6::text, error_message = $7::text"
+_ERROR_DATA: Final = "jsonb_build_object('error_code', $6::text, 'error', $7::text)"
+_NODE: Final = "node_id = $8::text, node_type = $9::text"
 
 _EXECUTING: Final = claimed_step(JobEvent.EXECUTING, job="progress = job.progress", attempt="executing_at = now()")
-_SAVING: Final = claimed_step(JobEvent.SAVING, job="progress = 100", attempt=_RAN.format(began_s="$4", ended_s="$5"))
+_SAVING: Final = claimed_step(JobEvent.SAVING, job="progress = 100", attempt=_RAN.format(began_s="$6", ended_s="$7"))
 _FAIL: Final = claimed_step(
     JobEvent.FAILED,
     job=f"completed_at = now(), {_ERROR}, {_RELEASED}",
@@ -295,8 +324,8 @@ _FAIL: Final = claimed_step(
 )
 _REQUEUE: Final = claimed_step(
     JobEvent.REQUEUED,
-    job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $8), refused_by = $9, progress = 0,
-        {_ERROR}, {_RELEASED}""",
+    job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $10), refused_by = $11,
+        progress = 0, {_ERROR}, {_RELEASED}""",
     attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
     data=_ERROR_DATA,
 )
@@ -311,17 +340,17 @@ _COMPLETE: Final = f"""
     WITH held AS (
         SELECT id, job.phase = '{Phase.SAVING}' AS was_saving FROM generation_jobs AS job
         WHERE {FENCE} AND (job.phase IN ({listed(TRANSITIONS[JobEvent.COMPLETED].sources)})
-            OR $7::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
+            OR $9::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
         FOR NO KEY UPDATE
     ), content AS (
         INSERT INTO contents (job_id) SELECT id FROM held RETURNING id, job_id
     ), stored AS (
         INSERT INTO outputs (content_id, {_NAMES})
-        SELECT content.id, output.* FROM content, jsonb_to_recordset($4::jsonb) AS output ({_TYPED})
+        SELECT content.id, output.* FROM content, jsonb_to_recordset($6::jsonb) AS output ({_TYPED})
     ), moved AS (
         UPDATE generation_jobs AS job
         SET {stepped(Phase.COMPLETED, "CASE WHEN was_saving THEN 1 ELSE 2 END")}, content_id = content.id,
-            progress = 100, completed_at = now(), warnings = job.warnings || $5::text[], {_RELEASED}
+            progress = 100, completed_at = now(), warnings = job.warnings || $7::text[], {_RELEASED}
         FROM held JOIN content ON content.job_id = held.id
         WHERE job.id = held.id
         RETURNING job.*
@@ -334,7 +363,7 @@ _COMPLETE: Final = f"""
         FROM moved
     ), noted AS (
         UPDATE job_attempts AS tried
-        SET {_RAN.format(began_s="$6", ended_s="$7")}, {_ENDED.format(outcome="completed")}
+        SET {SENT}, {_RAN.format(began_s="$8", ended_s="$9")}, {_ENDED.format(outcome="completed")}
         FROM moved WHERE tried.job_id = moved.id AND tried.number = $2
     )"""  # noqa: S608  # of our own words only
 """The fence comes first: whoever is late finds out by it, and not by a constraint of `contents`."""

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.domain.errors import DatabaseUnavailable, SchemaNotAtHead
 from app.encoding import dumps, loads
-from app.settings import ROOT, Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from sqlalchemy import Connection
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+    from app.settings import Settings
+
+HEAD: Final = "0003"
+"""The last revision in migrations/versions; alembic knows it too, but takes 10 MB of each process that asks."""
 
 _SERVER_AWAY: Final = (
     asyncpg.PostgresConnectionError,
@@ -38,6 +37,14 @@ _SERVER_AWAY: Final = (
     asyncpg.DeadlockDetectedError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+)
+_OF_THE_DRIVER: Final = (
+    DBAPIError,
+    PoolTimeoutError,
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
 )
 
 
@@ -76,6 +83,9 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._spare: list[_Spare] = []
+        # At least half of the pool's places are left to the sessions.
+        self._most_spare = engine.pool.size() // 2 if isinstance(engine.pool, AsyncAdaptedQueuePool) else 0
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -90,36 +100,79 @@ class Database:
             async with self._sessions.begin() as session:
                 yield session
 
-    @asynccontextmanager
-    async def driver(self) -> AsyncIterator[asyncpg.Connection]:
+    def driver(self) -> _Lent:
         """Lend the driver's own connection: each statement a transaction of its own, prepared, and one round trip.
 
-        For what is done thousands of times a second, where SQLAlchemy's layers and BEGIN and COMMIT cost more than
-        the statement itself. JSON goes in as text.
+        For what is done thousands of times a second, where SQLAlchemy's layers, and the way into its pool and out of
+        it, cost more than the statement itself. JSON goes in as text.
 
         Raises
         ------
         DatabaseUnavailable
             As `transaction`.
         """
-        with _away_named():
-            async with self.engine.connect() as connection:
-                yield (await connection.get_raw_connection()).driver_connection
+        return _Lent(self.engine, self._spare, self._most_spare)
+
+    async def close(self) -> None:
+        """Close all connections; what is lent must have come back."""
+        while self._spare:
+            await self._spare.pop()[0].close()
+        await self.engine.dispose()
 
     async def ping(self) -> None:
         """Ask the server for a sign of life; raises `DatabaseUnavailable`."""
         async with self.transaction() as session:
             await session.execute(text("SELECT 1"))
 
+    async def schema_revision(self) -> str | None:
+        """Return the schema's revision; None when there is no schema."""
+        async with self.transaction() as session:
+            if await session.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+                return None
+            revision: str | None = await session.scalar(text("SELECT version_num FROM alembic_version"))
+            return revision
+
     async def check_schema(self, help_command: str) -> None:
         """Raise `SchemaNotAtHead`, naming the command that helps, unless the schema is the one of this version."""
-        async with self.transaction() as session:
-            connection = await session.connection()
-            found = await connection.run_sync(_current_revision)
-        head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
-        if found != head:
+        found = await self.schema_revision()
+        if found != HEAD:
             what = "has no schema yet" if found is None else f"has the schema of revision {found}"
-            raise SchemaNotAtHead(f"The database {what}; this version needs {head}. Run: {help_command}")
+            raise SchemaNotAtHead(f"The database {what}; this version needs {HEAD}. Run: {help_command}")
+
+
+_Spare = tuple[AsyncConnection, asyncpg.Connection]
+"""A connection out of the pool for good, and the driver's own in it."""
+
+
+class _Lent:
+    """A loan of the driver's own connection: a spare one, which did not go back into the pool, or one from there."""
+
+    def __init__(self, engine: AsyncEngine, spare: list[_Spare], most_spare: int) -> None:
+        self._engine = engine
+        self._spare = spare
+        self._most_spare = most_spare
+
+    async def __aenter__(self) -> asyncpg.Connection:
+        with _away_named():
+            while self._spare:
+                self._lent, self._driven = self._spare.pop()
+                if not self._driven.is_closed():
+                    return self._driven
+                # The server dropped it meanwhile.
+                await self._lent.invalidate()
+                await self._lent.close()
+            self._lent = await self._engine.connect()
+            self._driven = (await self._lent.get_raw_connection()).driver_connection
+            return self._driven
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None and len(self._spare) < self._most_spare:
+            self._spare.append((self._lent, self._driven))
+            return
+        with _away_named():
+            await self._lent.close()
+            if isinstance(error, _OF_THE_DRIVER):
+                raise error
 
 
 async def driver_of(session: AsyncSession) -> asyncpg.Connection:
@@ -135,14 +188,7 @@ async def driver_of(session: AsyncSession) -> asyncpg.Connection:
 def _away_named() -> Iterator[None]:
     try:
         yield
-    except (
-        DBAPIError,
-        PoolTimeoutError,
-        OSError,
-        TimeoutError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-    ) as error:
+    except _OF_THE_DRIVER as error:
         if is_away(error):
             raise DatabaseUnavailable("The database cannot be reached at the moment.") from error
         raise
@@ -163,21 +209,3 @@ def is_away(error: BaseException) -> bool:
             return True
         seen = getattr(seen, "orig", None) or seen.__cause__
     return isinstance(error, OperationalError)
-
-
-def alembic_config(url: str) -> Config:
-    """Return alembic's configuration for a database."""
-    config = Config(str(ROOT / "migrations" / "alembic.ini"))
-    config.set_main_option("script_location", str(ROOT / "migrations"))
-    # A % in a password would be taken for an interpolation.
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    return config
-
-
-async def migrate(settings: Settings) -> None:
-    """Bring the schema to head. Alembic runs its own event loop, so it does that in a thread."""
-    await asyncio.to_thread(command.upgrade, alembic_config(settings.sqlalchemy_url), "head")
-
-
-def _current_revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()

@@ -1,26 +1,35 @@
 """The store of files: written under a temporary name and renamed, so that a path that exists is a whole file."""
 
+# Paths are plain text where files are written: pathlib took longer than the system calls that it made.
+# ruff: noqa: PTH102, PTH103, PTH105, PTH106, PTH108, PTH118, PTH120, PTH123
+
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
+import io
 import os
+import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 from uuid import uuid4
 
 from app.domain.errors import StorageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
     from datetime import datetime
-    from pathlib import Path
+
+_T = TypeVar("_T")
 
 _TEMPORARY: Final = ".tmp"
-HELD_BYTES: Final = 4 * 2**20
-"""So much of what is received is held in memory until a thread writes it: a small file costs one such step."""
+HELD_BYTES: Final = 2**20
+"""A smaller file is held in memory until the thread that looks into it writes it: it costs one such step."""
+_TRIES: Final = 10
+"""So often a folder is made: a deletion next door may have taken it, empty for a moment, away again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,61 @@ class Stored:
     path: str
     size_bytes: int
     sha256: str
+    thumbnail_failed: str | None = None
+    """Why its thumbnail could not be stored, if there was one."""
+
+
+class Received:
+    """A file that has no place in the store yet: in memory, or, if it is large, under a temporary name.
+
+    Its methods block. One waits for the other: what a cancelled receiver discards, a thread may still be writing.
+    """
+
+    def __init__(self, temporary: str) -> None:
+        self.size_bytes = 0
+        self.data: bytes | None = None
+        """All of it; None while it is on the disk."""
+        self.draft: _Draft | None = None
+        self._temporary = temporary
+        self._discarded = False
+        self._digest = hashlib.sha256()
+        self._lock = threading.Lock()
+
+    def hold(self, data: bytes) -> None:
+        """Take all of it, small as it is, into memory."""
+        self.data = data
+        self.size_bytes = len(data)
+        self._digest.update(data)
+
+    def append(self, chunks: Sequence[bytes], *, last: bool) -> None:
+        """Write on in the temporary file, made if need be; after the last chunks it is durable. Raises `OSError`."""
+        with self._lock:
+            if self._discarded:
+                return
+            if self.draft is None:
+                os.makedirs(os.path.dirname(self._temporary), exist_ok=True)
+                self.draft = _Draft(self._temporary)
+            for chunk in chunks:
+                self.draft.write(chunk)
+                self._digest.update(chunk)
+                self.size_bytes += len(chunk)
+            if last:
+                self.draft.settle()
+
+    def open(self) -> BinaryIO:
+        """Return it to be read; the caller closes it."""
+        return io.BytesIO(self.data) if self.data is not None else open(self._temporary, "rb")
+
+    def sha256(self) -> str:
+        """Return the digest of all of it, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def discard(self) -> None:
+        """Delete the temporary file, if it has one that is still there."""
+        with self._lock:
+            self._discarded = True
+            if self.draft is not None:
+                self.draft.discard()
 
 
 class FileStore:
@@ -37,102 +101,76 @@ class FileStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._root = os.path.realpath(root)
+        self._durable = ""
+        """The folder of job folders that was last made durable together with all those above it."""
 
     def absolute(self, path: str) -> Path:
         """Return where a relative path of the store is; raises `ValueError` for one that leads outside."""
-        found = (self.root / path).resolve()
-        if not found.is_relative_to(self.root.resolve()):
-            raise ValueError(f"{path} leads outside the store")
-        return found
+        return Path(self._inside(path))
 
-    async def receive(self, chunks: AsyncIterator[bytes], max_bytes: int) -> Path:
-        """Write what comes to a temporary file and return it; the caller inspects it and calls `keep` or `discard`.
+    async def receive(self, chunks: AsyncGenerator[bytes, None], max_bytes: int) -> Received:
+        """Return what comes; the caller looks into it, and keeps or discards it.
 
         Raises
         ------
         StorageFailed
             The disk is full or cannot be written, or there are more than `max_bytes`.
         """
-        temporary = self.root / _TEMPORARY / uuid4().hex
+        received = Received(os.path.join(self.root, _TEMPORARY, uuid4().hex))
         size, held, held_bytes = 0, list[bytes](), 0
+        spilled = False
         try:
-            async for chunk in chunks:
-                size += len(chunk)
-                _require_room(size, max_bytes)
-                held.append(chunk)
-                held_bytes += len(chunk)
-                if held_bytes >= HELD_BYTES:
-                    await asyncio.to_thread(_append, temporary, held, last=False)
-                    held, held_bytes = [], 0
-            await asyncio.to_thread(_append, temporary, held, last=True)
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    size += len(chunk)
+                    _require_room(size, max_bytes)
+                    held.append(chunk)
+                    held_bytes += len(chunk)
+                    if held_bytes >= HELD_BYTES:
+                        spilled = True
+                        await asyncio.to_thread(received.append, held, last=False)
+                        held, held_bytes = [], 0
+            if spilled:
+                await asyncio.to_thread(received.append, held, last=True)
+            else:
+                received.hold(b"".join(held))
         except OSError as error:
-            await self.discard(temporary)
+            await self.discard(received)
             raise _failed(error) from error
         except BaseException:
-            await self.discard(temporary)
+            if spilled:
+                await self.discard(received)
             raise
-        return temporary
+        return received
 
-    async def keep(self, temporary: Path, path: str) -> Stored:
-        """Move a temporary file to its place, replacing what a broken-off attempt of the same number left there."""
-
-        def kept() -> Stored:
-            stored = self.keep_now(temporary, path)
-            self.sync_now(path)
-            return stored
-
-        return await asyncio.to_thread(kept)
+    async def keep(self, received: Received, path: str) -> Stored:
+        """Bring what was received to its place, replacing what a broken-off attempt of the same number left there."""
+        return await asyncio.to_thread(self.keep_now, received, path)
 
     async def write(self, path: str, data: bytes) -> Stored:
         """Store a small file."""
+        received = Received(os.path.join(self.root, _TEMPORARY, uuid4().hex))
+        received.hold(data)
+        return await self.keep(received, path)
 
-        def written() -> Stored:
-            stored = self.write_now(path, data)
-            self.sync_now(path)
-            return stored
+    def keep_now(self, received: Received, path: str, thumbnail: bytes | None = None, name: str = "") -> Stored:
+        """Do what `keep` does, in a thread of the caller's, with a thumbnail of this name in the same folder.
 
-        return await asyncio.to_thread(written)
-
-    def keep_now(self, temporary: Path, path: str) -> Stored:
-        """Do what `keep` does, in a thread of the caller's; the name is durable after `sync_now`."""
+        A thumbnail that cannot be stored does not keep the file itself from being stored. Raises `StorageFailed`.
+        """
         try:
-            target = self.absolute(path)
-            with temporary.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = temporary.stat().st_size
-            _move(temporary, target)
-        except OSError as error:
-            _discard(temporary)
-            raise _failed(error) from error
-        except BaseException:
-            _discard(temporary)
+            return self._kept(received, path, thumbnail, name)
+        except BaseException as error:
+            received.discard()
+            if isinstance(error, OSError):
+                raise _failed(error) from error
             raise
-        return Stored(path, size, digest)
 
-    def write_now(self, path: str, data: bytes) -> Stored:
-        """Do what `write` does, in a thread of the caller's; the name is durable after `sync_now`."""
-        temporary = self.root / _TEMPORARY / uuid4().hex
-        try:
-            _append(temporary, [data], last=True)
-        except OSError as error:
-            _discard(temporary)
-            raise _failed(error) from error
-        return self.keep_now(temporary, path)
-
-    def sync_now(self, path: str) -> None:
-        """Make the names in a file's folder durable: a name is, only when its folder is. Blocks."""
-        try:
-            folder = os.open(self.absolute(path).parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise _failed(error) from error
-
-    async def discard(self, temporary: Path) -> None:
-        """Delete a temporary file, if it is still there."""
-        await asyncio.to_thread(_discard, temporary)
+    async def discard(self, received: Received) -> None:
+        """Delete what was received, if it is on the disk and did not get its place."""
+        # Shielded: a second cancellation must not leave it lying.
+        await asyncio.shield(asyncio.to_thread(received.discard))
 
     async def old_files(self, older_s: float, newer_s: float) -> list[str]:
         """Return the paths of files that were written between so many seconds ago; broken-off ones are deleted.
@@ -148,15 +186,10 @@ class FileStore:
     def delete_now(self, paths: Iterable[str]) -> None:
         """Do what `delete` does, in a thread of the caller's."""
         for path in paths:
-            target = self.absolute(path)
-            target.unlink(missing_ok=True)
-            folder = target.parent
-            while folder != self.root.resolve():
-                try:
-                    folder.rmdir()
-                except OSError:
-                    break
-                folder = folder.parent
+            target = self._inside(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+            self._prune(os.path.dirname(target))
 
     def _old_files(self, older_s: float, newer_s: float) -> list[str]:
         now = time.time()
@@ -174,47 +207,162 @@ class FileStore:
                         found.append(file.relative_to(self.root).as_posix())
         return found
 
+    def _kept(self, received: Received, path: str, thumbnail: bytes | None, name: str) -> Stored:
+        target = self._inside(path)
+        folder = os.path.dirname(target)
+        small, failed = None, None
+        draft = received.draft if received.data is None else self._drafted(folder, received.data)
+        assert draft is not None  # noqa: S101 - it is in memory or on the disk
+        try:
+            if thumbnail is not None:
+                # Written before the first fsync: a file system with a journal commits both at once.
+                try:
+                    small = self._drafted(folder, thumbnail)
+                except OSError as error:
+                    failed = str(_failed(error))
+            draft.settle()
+            self._place(draft, target)
+            if small is not None:
+                try:
+                    small.settle()
+                    self._place(small, os.path.join(folder, name))
+                except OSError as error:
+                    small.discard()
+                    failed = str(_failed(error))
+            # A name is durable only when its folder is.
+            self._sync(folder)
+        except BaseException:
+            for each in filter(None, (draft, small)):
+                each.discard()
+                each.displace()
+            self._prune(folder)
+            raise
+        return Stored(path, received.size_bytes, received.sha256(), failed)
+
+    def _inside(self, path: str) -> str:
+        found = os.path.realpath(os.path.join(self._root, path))
+        if found != self._root and not found.startswith(self._root.rstrip(os.sep) + os.sep):
+            raise ValueError(f"{path} leads outside the store")
+        return found
+
+    def _drafted(self, folder: str, data: bytes) -> _Draft:
+        """Write data under a temporary name in the folder where it is to stay: a rename within it costs least."""
+        draft = self._in_folder(folder, lambda: _Draft(os.path.join(folder, f".{uuid4().hex}")))
+        try:
+            draft.write(data)
+        except BaseException:
+            draft.discard()
+            self._prune(folder)
+            raise
+        return draft
+
+    def _place(self, draft: _Draft, target: str) -> None:
+        self._in_folder(os.path.dirname(target), lambda: draft.place(target))
+
+    def _in_folder(self, folder: str, step: Callable[[], _T]) -> _T:
+        """Take the step after the folder was made, again if it vanished: one that is empty is deleted next door."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                self._make(folder)
+                return step()
+        self._make(folder)
+        return step()
+
+    def _make(self, folder: str) -> None:
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self._durable = ""
+            os.makedirs(folder, exist_ok=True)
+
+    def _sync(self, folder: str) -> None:
+        """Make the names in a folder durable, and its own, and, when that was not done before, those above it."""
+        _sync_folder(folder)
+        if folder == self._root:
+            return
+        above = os.path.dirname(folder)
+        _sync_folder(above)
+        if above == self._durable:
+            return
+        higher = above
+        while higher != self._root:
+            higher = os.path.dirname(higher)
+            _sync_folder(higher)
+        self._durable = above
+
+    def _prune(self, folder: str) -> None:
+        """Delete the folder if it is empty, and those above it that are empty then."""
+        while folder != self._root:
+            try:
+                os.rmdir(folder)
+            except OSError:
+                return
+            folder = os.path.dirname(folder)
+
+
+class _Draft:
+    """A file under a temporary name, open to be written until it is settled."""
+
+    __slots__ = ("_fd", "_path", "_target")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._target = ""
+        self._fd: int | None = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+
+    def write(self, data: bytes) -> None:
+        assert self._fd is not None  # noqa: S101 - nothing is written to what is settled
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+    def settle(self) -> None:
+        """Make its content durable."""
+        if self._fd is not None:
+            os.fsync(self._fd)
+            self._close()
+
+    def place(self, target: str) -> None:
+        """Give it its name, which is durable only when the folder is."""
+        os.replace(self._path, target)
+        self._target = target
+
+    def discard(self) -> None:
+        """Delete it, unless it has got its name."""
+        self._close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+    def displace(self) -> None:
+        """Delete it under the name that it got."""
+        if self._target:
+            with contextlib.suppress(OSError):
+                os.unlink(self._target)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
 
 def output_path(created_at: datetime, job_id: int, attempt: int, index: int, extension: str) -> str:
     """Return where an output is kept: `{yyyy}/{mm}/{dd}/{job_id}/{attempt}_{index}.{ext}`, by the job's own day."""
     return f"{created_at:%Y/%m/%d}/{job_id}/{attempt}_{index}.{extension}"
 
 
-def _move(temporary: Path, target: Path) -> None:
-    for tries_left in range(9, -1, -1):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(target)
-        except (FileNotFoundError, FileExistsError):
-            # A deletion next door may have taken the folder, empty for a moment, away again.
-            if not tries_left or not temporary.exists():
-                raise
-        else:
-            return
-
-
-def _append(temporary: Path, chunks: Sequence[bytes], *, last: bool) -> None:
-    """Write on at the end of a temporary file, made if need be; after the last chunks it is durable."""
+def _sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY)
     try:
-        file = temporary.open("ab")
-    except FileNotFoundError:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("ab")
-    with file:
-        file.writelines(chunks)
-        if last:
-            file.flush()
-            os.fsync(file.fileno())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _require_room(size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise StorageFailed(f"An output is larger than {max_bytes} bytes (MAX_OUTPUT_BYTES).")
-
-
-def _discard(temporary: Path) -> None:
-    with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
 
 
 def _failed(error: OSError) -> StorageFailed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -57,6 +58,8 @@ SEARCHED: Final = 50_000
 """So many jobs are searched for a text at a time: 0.15 s. The cursor leads on to the others."""
 MOST_AT_ONCE: Final = 64
 """Jobs by number that one read brings."""
+USUAL_S: Final = 5.0
+"""So old may be what is said of how long runs take."""
 
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]
 
@@ -122,6 +125,8 @@ class JobViews:
         self._counted = counted
         self._searched = searched
         self._viewing = Batcher(self._read, most=MOST_AT_ONCE, flights=2)
+        self._usual: tuple[float, float] | None = None
+        """What `usual_execution_s` returned last, and until when that holds, in seconds of the monotonic clock."""
 
     async def view(self, job_id: int) -> JobView:
         """Return one job with all that belongs to it, or raise `JobNotFound`; many that ask at once share the reads."""
@@ -163,12 +168,20 @@ class JobViews:
         # A search may find jobs beyond those that were counted.
         return Page(items, max(total, len(items)), exact, following)
 
-    async def matching(self, chosen: JobFilter, limit: int) -> tuple[list[int], int]:
-        """Return the ids of up to `limit` jobs that the filter matches, the oldest first, and how many it matches."""
+    async def matching(self, chosen: JobFilter, limit: int) -> tuple[list[int], int, bool]:
+        """Return the ids of up to `limit` jobs that the filter matches, the oldest first, and how many it matches.
+
+        As for a list they are counted up to a bound; the last of the three is whether those are all.
+        """
+        wanted = _places(chosen, "created_at")
+        if chosen.q:
+            # All of them: what lies behind a bound could not be reached, there is no cursor to lead on.
+            wanted = wanted.where(JobRow.prompt.icontains(chosen.q, autoescape=True))
         async with self._database.transaction() as session:
-            total = await session.scalar(narrowed(select(func.count()).select_from(JobRow), chosen)) or 0
-            ids = await session.scalars(narrowed(select(JobRow.id), chosen).order_by(JobRow.id).limit(limit))
-            return list(ids), total
+            await session.execute(_PLAN_FOR_THESE_VALUES)
+            total, exact = await _total(session, chosen, self._counted)
+            job_ids = list(await session.scalars(wanted.limit(limit)))
+        return job_ids, max(total, len(job_ids)), exact
 
     async def attempts(self, job_id: int) -> list[Attempt]:
         """Return the job's attempts, the first one first."""
@@ -183,14 +196,23 @@ class JobViews:
             return await session.scalar(sent.order_by(AttemptRow.number.desc()).limit(1))
 
     async def usual_execution_s(self) -> float | None:
-        """Return the median execution time of the last 50 completed attempts, in seconds; None when there are none."""
+        """Return the median execution time of the last 50 completed attempts, in seconds; None when there are none.
+
+        It may be `USUAL_S` old: everybody who looks at a live job asks for it.
+        """
+        if self._usual is not None and time.monotonic() < self._usual[1]:
+            return self._usual[0]
         took = func.extract(
             "epoch", AttemptRow.executed_at - func.coalesce(AttemptRow.executing_at, AttemptRow.submitted_at)
         )
         last = select(took.label("took")).where(WAS_COMPLETED).order_by(AttemptRow.ended_at.desc()).limit(50).subquery()
         async with self._database.transaction() as session:
             found = await session.scalar(select(func.percentile_cont(0.5).within_group(last.c.took)))
-        return float(found) if found is not None else None
+        if found is None:
+            # The first one is to be heard of at once.
+            return None
+        self._usual = float(found), time.monotonic() + USUAL_S
+        return float(found)
 
     async def events(self, job_id: int) -> list[Event]:
         """Return the steps of the job's life in order, or raise `JobNotFound`."""

@@ -63,10 +63,11 @@ class JobStore:
         async with self._database.transaction() as session:
             return to_domain(await require(session, job_id))
 
-    async def cancel(self, job_id: int, reason: str | None, actor: str) -> Job:
+    async def cancel(self, job_id: int, reason: str | None, actor: str) -> tuple[Job, bool]:
         """Cancel a waiting job at once, or note that a running one is to be cancelled.
 
-        Asked again, it changes nothing. A job that is being saved is past cancelling, and returned as it is.
+        Returns the job, and whether this has changed it: asked again, it changes nothing. A job that is being saved is
+        past cancelling, and returned as it is.
 
         Raises
         ------
@@ -82,10 +83,10 @@ class JobStore:
                         session, event, [JobRow.id == job_id], actor, values=asked | ended, data={"reason": reason}
                     )
                     if row is not None:
-                        return to_domain(row)
+                        return to_domain(row), True
                 job = to_domain(await require(session, job_id))
                 if job.phase in (Phase.CANCELLED, Phase.CANCELLING, Phase.SAVING):
-                    return job
+                    return job, False
                 if job.status in FINISHED:
                     raise JobAlreadyFinished(f"Job {job_id} is already {job.status}.")
             raise InvalidTransition(job.phase, JobEvent.CANCEL_REQUESTED)

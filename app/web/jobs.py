@@ -198,16 +198,16 @@ async def delete_job(request: web.Request) -> web.Response:
 
 
 async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int], Awaitable[Job]]) -> web.Response:
-    job_ids, matched = asked.job_ids or [], len(asked.job_ids or [])
+    job_ids, matched, exact = asked.job_ids or [], len(asked.job_ids or []), True
     if asked.filter is not None:
-        job_ids, matched = await request.app[VIEWS].matching(asked.filter.to_filter(), MAX_BULK)
+        job_ids, matched, exact = await request.app[VIEWS].matching(asked.filter.to_filter(), MAX_BULK)
     results = [
         BulkResult(job_id=job_id, ok=False, code=became.code, detail=str(became))
         if isinstance(became, GenonautError)
         else BulkResult(job_id=job_id, ok=True, status=became.status, phase=became.phase)
         for job_id, became in await request.app[CONTROL].in_bulk(job_ids, act)
     ]
-    return answered(BulkAnswer(results=results, matched=matched))
+    return answered(BulkAnswer(results=results, matched=matched, matched_exact=exact))
 
 
 def _created(job: Job) -> str:

@@ -139,7 +139,8 @@ class BulkAnswer(BaseModel):
     """A result for each job, in the order asked for; `matched` counts what a filter matches beyond these."""
 
     results: list[BulkResult]
-    matched: int
+    matched: int = Field(description="At least so many, if not exact.")
+    matched_exact: bool = Field(description="False when there are more than 10,000, or that many to search for `q`.")
 
 
 class EventAnswer(BaseModel):

@@ -50,7 +50,7 @@ async def follow_everything(request: web.Request) -> web.StreamResponse:
     connection = Connection(request)
     try:
         await connection.upgrade()
-        await hub.watch_everything(connection)
+        hub.watch_everything(connection)
         connection.send(text_frame(HELLO))
         await connection.serve()
     except ConnectionError as error:
@@ -66,7 +66,7 @@ async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamRes
     connection = Connection(request, len(job_ids))
     try:
         # Joined first and read after, so that no event falls between; what comes twice is dropped by its number.
-        await hub.watch(connection, job_ids)
+        hub.watch(connection, job_ids)
         present = await request.app[SNAPSHOTS].read(job_ids)
         if missing := sorted(set(job_ids) - {snapshot.job_id for snapshot in present}):
             raise JobNotFound(missing)

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 from acceptance.commands import Place, free_ports, temporary_place
-from alembic.script import ScriptDirectory
 
-from app.storage.database import alembic_config
+from app.storage.database import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-HEAD = ScriptDirectory.from_config(alembic_config("")).get_current_head()
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,9 @@ from app.embedded.services import Wanted, embedded_services
 from app.embedded.temporary import temporary_data_dir
 from app.settings import load_settings
 from app.storage.attempts import AttemptStore, Claim
-from app.storage.database import Database, make_engine, migrate
+from app.storage.database import Database, make_engine
 from app.storage.job_views import JobFilter, JobViews
+from app.storage.migrating import migrate
 from tests.bench.filling import fill
 from tests.plans import plan, recorded
 from tests.samples import new_job
@@ -104,7 +105,7 @@ MEASURES: Final = [
     Measure("claim", lambda subject, _: subject.store.claim("w1", "gpu1", "prompt", 60), after=_end),
     _reads("read a finished job", lambda subject: subject.views.view(subject.jobs // 2)),
     _reads("read a waiting job, with its position", lambda subject: subject.views.view(subject.jobs - 20)),
-    _reads("what a run usually takes", lambda subject: subject.views.usual_execution_s()),
+    _reads("what a run usually takes", lambda subject: JobViews(subject.database).usual_execution_s()),
     _reads("queue stats", lambda subject: subject.views.stats()),
     _reads("jobs ended in the last hour", lambda subject: subject.views.finished_since(SINCE)),
     _reads("list: first page", lambda subject: subject.page()),
@@ -171,10 +172,9 @@ async def _filled(server_url: str, name: str, jobs: int) -> AsyncIterator[Subjec
     version = await connection.fetchval("SHOW server_version")
     await connection.close()
     print(f"{jobs:,} jobs, {size}, filled in {time.monotonic() - began:.0f} s (PostgreSQL {version})", flush=True)
-    engine = make_engine(settings)
-    database = Database(engine)
+    database = Database(make_engine(settings))
     yield Subject(jobs, url, database, AttemptStore(database), JobViews(database))
-    await engine.dispose()
+    await database.close()
 
 
 async def _medians(subjects: list[Subject], rounds: int) -> dict[str, list[float]]:

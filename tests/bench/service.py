@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from app.embedded.services import Running, Wanted, embedded_services
 from app.embedded.temporary import temporary_data_dir
 from app.settings import Settings, load_settings
-from app.storage.database import migrate
+from app.storage.migrating import migrate
 from tests.bench.client import Unexpected
 from tests.chaos.processes import Member
 from tests.chaos.servers import pick_ports

@@ -77,8 +77,8 @@ async def _keys(fleet: Fleet) -> list[str]:
 
 async def sweep(settings: Settings) -> str:
     """Let the service itself delete orphaned files, as its clockwork does every hour."""
-    engine, redis = make_engine(settings), make_redis(settings, patient=False)
-    database, names = Database(engine), Names(settings.redis_namespace)
+    database, redis = Database(make_engine(settings)), make_redis(settings, patient=False)
+    names = Names(settings.redis_namespace)
     reconciler = Reconciler(
         database,
         JobStore(database),
@@ -95,7 +95,7 @@ async def sweep(settings: Settings) -> str:
         return await reconciler.sweep()
     finally:
         await close(redis)
-        await engine.dispose()
+        await database.close()
 
 
 def pictures(evidence: Evidence) -> Iterator[Violation]:

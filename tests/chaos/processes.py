@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from app.embedded.postgres_server import PostgresServer
 from app.embedded.redis_server import RedisServer
 from app.settings import ROOT, Settings, load_settings
-from app.storage.database import migrate
+from app.storage.migrating import migrate
 from tests.chaos.servers import Database, pick_ports
 
 if TYPE_CHECKING:

@@ -50,7 +50,8 @@ async def test_a_filter_acts_on_exactly_what_it_matches(client: Client) -> None:
     ann = [await submit(client, user_id="ann") for _ in range(2)]
     bob = await submit(client, user_id="bob")
     done = await act(client, "cancel", filter={"user_id": "ann", "status": ["pending"]})
-    assert (done["matched"], [each["job_id"] for each in done["results"]]) == (2, ann)
+    assert (done["matched"], done["matched_exact"]) == (2, True)
+    assert [each["job_id"] for each in done["results"]] == ann
     assert await statuses(client) == {ann[0]: "cancelled", ann[1]: "cancelled", bob: "pending"}
 
 

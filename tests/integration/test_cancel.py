@@ -5,14 +5,32 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from integration.test_worker_faults import executing, running_for
+from samples import new_job
 
+from app.cancellation import end_tasks
+from app.domain.job import Phase
+from app.messaging.channels import Names
+from app.messaging.connection import close, make_listener, make_redis
+from app.messaging.events import Events
+from app.messaging.figures import Figures
+from app.messaging.hub import Hub
+from app.messaging.queue import JobQueue
+from app.metrics import ServerMetrics
+from app.services.control import Control
+from app.services.snapshots import Snapshots
+from app.storage.attempts import AttemptStore, Claim
+from app.storage.files import FileStore
+from app.storage.job_views import JobViews, snapshot_of
 from harness import eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from app.settings import Settings
+    from app.storage.database import Database
     from harness import Service
     from worker.main import WorkerProcess
 
@@ -35,6 +53,46 @@ async def in_phase(service: Service, job_id: int, phase: str) -> None:
 def outcomes(service: Service) -> list[str]:
     """How the executions ended."""
     return [str(each.outcome) for each in service.standin.state.log.executions]
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
+    settings: Settings, database: Database, told: bool
+) -> None:
+    store, names = AttemptStore(database), Names(settings.redis_namespace)
+    listener, redis = make_listener(settings), make_redis(settings, patient=False)
+    queue, events, figures = JobQueue(redis, names), Events(redis, names), Figures(redis, names)
+    hub = Hub(listener, names, Snapshots(JobViews(database), events).read, bytes.strip, ServerMetrics())
+    # What is not heard is not healed either.
+    listening = [asyncio.create_task(hub.run(), name="hub")] if told else []
+    files, look_again_s = FileStore(settings.storage_path), 60 if told else 0.1
+    control = Control(store, queue, events, hub, figures, files, cancel_wait_s=30, look_again_s=look_again_s)
+
+    async def connected() -> bool:
+        return hub.connected is told
+
+    try:
+        await eventually(connected)
+        await store.create(new_job())
+        job = await store.claim("w", "b", "p", 60)
+        assert job is not None
+        cancelling = asyncio.create_task(control.cancel(job.job_id, None, "x"))
+
+        async def asked() -> bool:
+            return (await store.get(job.job_id)).phase is Phase.CANCELLING
+
+        await eventually(asked)
+        assert hub._watchers.keys() == {job.job_id}
+        done = await store.cancelled(Claim(job.job_id, job.attempt, "w"))
+        if told:
+            await events.publish(snapshot_of(done))
+        async with asyncio.timeout(8):
+            assert (await cancelling).phase is Phase.CANCELLED
+        assert hub._watchers == {}
+    finally:
+        await end_tasks(listening)
+        await close(listener)
+        await close(redis)
 
 
 async def test_two_clients_that_cancel_at_once_get_the_same_answer(service: Service) -> None:

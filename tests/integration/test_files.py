@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import itertools
 import os
+import stat
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -15,13 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.domain.errors import BackendLost, StorageFailed
-from app.storage.files import FileStore, output_path
+from app.storage.files import HELD_BYTES, FileStore, Received, output_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Iterator
     from pathlib import Path
 
 PATH = "2026/11/23/17/1_0.png"
+LARGE = b"x" * (HELD_BYTES + 1)
+"""Too large to be held in memory while it is received."""
 
 
 @pytest.fixture
@@ -33,15 +38,19 @@ def files(store: FileStore) -> list[str]:
     return sorted(path.relative_to(store.root).as_posix() for path in store.root.rglob("*") if path.is_file())
 
 
-async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+async def chunks(*parts: bytes) -> AsyncGenerator[bytes, None]:
     for part in parts:
         yield part
 
 
-async def test_what_was_received_and_kept_is_whole(store: FileStore) -> None:
-    data = os.urandom(300_000)
-    temporary = await store.receive(chunks(data[:1], data[1:200_000], b"", data[200_000:]), len(data))
-    stored = await store.keep(temporary, PATH)
+@pytest.mark.parametrize("size", [0, 1, 300_000, HELD_BYTES - 1, HELD_BYTES, HELD_BYTES + 1, 3 * HELD_BYTES])
+async def test_what_was_received_and_kept_is_whole(store: FileStore, size: int) -> None:
+    data = os.urandom(size)
+    parts = [data[at:until] for at, until in itertools.pairwise((0, 1, 200_000, 200_000, 900_000, size))]
+    received = await store.receive(chunks(*(parts if size > 900_000 else [data])), len(data))
+    with received.open() as file:
+        assert file.read() == data
+    stored = await store.keep(received, PATH)
     assert (stored.path, stored.size_bytes, stored.sha256) == (PATH, len(data), hashlib.sha256(data).hexdigest())
     assert store.absolute(PATH).read_bytes() == data
     assert files(store) == [PATH]
@@ -50,7 +59,7 @@ async def test_what_was_received_and_kept_is_whole(store: FileStore) -> None:
 async def test_nothing_is_seen_under_its_name_before_it_is_whole(store: FileStore) -> None:
     go_on = asyncio.Event()
 
-    async def slow() -> AsyncIterator[bytes]:
+    async def slow() -> AsyncGenerator[bytes, None]:
         yield b"half"
         await go_on.wait()
         yield b"whole"
@@ -68,30 +77,125 @@ async def test_nothing_is_seen_under_its_name_before_it_is_whole(store: FileStor
     assert store.absolute(PATH).read_bytes() == b"halfwhole"
 
 
+@pytest.mark.parametrize("half", [b"half", LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("error", [BackendLost("gone"), ValueError("bug"), asyncio.CancelledError()])
-async def test_what_breaks_off_leaves_nothing_and_is_told_as_it_was(store: FileStore, error: BaseException) -> None:
-    async def broken() -> AsyncIterator[bytes]:
-        yield b"half"
+async def test_what_breaks_off_leaves_nothing_and_is_told_as_it_was(
+    store: FileStore, error: BaseException, half: bytes
+) -> None:
+    async def broken() -> AsyncGenerator[bytes, None]:
+        yield half
         raise error
 
     with pytest.raises(type(error)):
-        await store.receive(broken(), 100)
+        await store.receive(broken(), 2**30)
     assert files(store) == []
+
+
+async def test_a_reception_that_is_cancelled_while_a_thread_writes_leaves_nothing(store: FileStore) -> None:
+    for turns in range(12):
+        receiving = asyncio.create_task(store.receive(chunks(*[LARGE] * 3), 2**30))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+    assert files(store) == []
+
+
+def test_a_thread_that_comes_after_the_discarding_writes_nothing(store: FileStore) -> None:
+    received = Received(str(store.root / ".tmp" / "x"))
+    received.discard()
+    received.append([LARGE], last=True)
+    assert files(store) == []
+
+
+@pytest.mark.parametrize("data", [b"x", LARGE], ids=["small", "large"])
+async def test_what_could_not_be_made_durable_is_taken_away_again(
+    store: FileStore, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = await store.receive(chunks(data), 2**30)
+    fsync = os.fsync
+
+    def only_files(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    with pytest.raises(StorageFailed, match="Input/output error"):
+        store.keep_now(received, PATH, b"small", "1_0.thumb.webp")
+    assert files(store) == []
+
+
+async def test_a_source_is_closed_at_once_when_its_bytes_are_refused(store: FileStore) -> None:
+    closed = False
+
+    async def endless() -> AsyncGenerator[bytes, None]:
+        nonlocal closed
+        try:
+            while True:
+                yield b"x"
+        finally:
+            closed = True
+
+    with pytest.raises(StorageFailed):
+        await store.receive(endless(), 10)
+    assert closed
 
 
 async def test_what_is_too_large_is_refused_at_the_byte_and_leaves_nothing(store: FileStore) -> None:
     with pytest.raises(StorageFailed, match="10 bytes"):
         await store.receive(chunks(b"x" * 10, b"x"), 10)
     assert files(store) == []
-    await store.discard(await store.receive(chunks(b"x" * 10), 10))
+    with pytest.raises(StorageFailed, match=f"{len(LARGE)} bytes"):
+        await store.receive(chunks(LARGE, b"x"), len(LARGE))
     assert files(store) == []
+    await store.discard(await store.receive(chunks(b"x" * 10), 10))
+    large = await store.receive(chunks(LARGE), len(LARGE))
+    assert len(files(store)) == 1
+    await store.discard(large)
+    assert files(store) == []
+
+
+def test_a_file_and_its_thumbnail_are_stored_together(store: FileStore) -> None:
+    for data in (b"picture", LARGE):
+        received = asyncio.run(store.receive(chunks(data), 2**30))
+        stored = store.keep_now(received, PATH, b"small", "1_0.thumb.webp")
+        assert (stored.thumbnail_failed, stored.size_bytes) == (None, len(data))
+        assert store.absolute("2026/11/23/17/1_0.thumb.webp").read_bytes() == b"small"
+        assert files(store) == [PATH, "2026/11/23/17/1_0.thumb.webp"]
+
+
+async def test_a_thumbnail_that_has_no_place_leaves_the_file_and_nothing_else(store: FileStore) -> None:
+    store.absolute("2026/11/23/17/1_0.thumb.webp/in the way").mkdir(parents=True)
+    stored = store.keep_now(await store.receive(chunks(b"x"), 10), PATH, b"small", "1_0.thumb.webp")
+    assert stored.thumbnail_failed is not None
+    assert "could not be stored" in stored.thumbnail_failed
+    assert files(store) == [PATH]
+
+
+async def test_a_file_that_has_no_place_leaves_no_thumbnail(store: FileStore) -> None:
+    store.absolute(f"{PATH}/in the way").mkdir(parents=True)
+    for data in (b"x", LARGE):
+        with pytest.raises(StorageFailed, match="could not be stored"):
+            store.keep_now(await store.receive(chunks(data), 2**30), PATH, b"small", "1_0.thumb.webp")
+        assert files(store) == []
+
+
+async def test_what_is_discarded_after_it_was_kept_stays(store: FileStore) -> None:
+    for data in (b"x", LARGE):
+        received = await store.receive(chunks(data), 2**30)
+        await store.keep(received, PATH)
+        await store.discard(received)
+        assert store.absolute(PATH).read_bytes() == data
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../outside", "a/b/../../../x"])
 async def test_no_path_leads_outside_and_the_file_is_not_left_lying(store: FileStore, path: str) -> None:
-    temporary = await store.receive(chunks(b"x"), 10)
-    with pytest.raises(ValueError, match="outside"):
-        await store.keep(temporary, path)
+    for data in (b"x", LARGE):
+        received = await store.receive(chunks(data), 2**30)
+        with pytest.raises(ValueError, match="outside"):
+            await store.keep(received, path)
     with pytest.raises(ValueError, match="outside"):
         await store.delete([path])
     assert files(store) == []
@@ -123,7 +227,7 @@ async def test_deleting_takes_empty_folders_along_and_leaves_neighbours(store: F
     await store.delete(["2026/11/23/17/1_1.png"])
     assert sorted(path.name for path in (store.root / "2026" / "11").iterdir()) == ["22"]
     await store.delete(["2026/11/22/3/1_0.png"])
-    assert sorted(path.name for path in store.root.iterdir()) == [".tmp"]
+    assert list(store.root.iterdir()) == []
     await store.write(PATH, b"again")
     assert files(store) == [PATH]
 
@@ -141,13 +245,15 @@ async def test_writing_and_deleting_next_to_each_other_loses_no_file(store: File
 async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageFailed, match="could not be stored"):
-        await FileStore(tmp_path / "file").receive(chunks(b"x"), 10)
+        await FileStore(tmp_path / "file").receive(chunks(LARGE), 2**30)
     store = FileStore(tmp_path / "store")
-    temporary = await store.receive(chunks(b"x"), 10)
-    (store.root / "2026").write_text("in the way")
-    with pytest.raises(StorageFailed, match="could not be stored"):
-        await store.keep(temporary, PATH)
-    assert files(store) == ["2026"]
+    for data in (LARGE, b"x"):
+        received = await store.receive(chunks(data), 2**30)
+        store.root.mkdir(exist_ok=True)
+        (store.root / "2026").write_text("in the way")
+        with pytest.raises(StorageFailed, match="could not be stored"):
+            await store.keep(received, PATH)
+        assert files(store) == ["2026"]
 
 
 @pytest.fixture
@@ -169,13 +275,19 @@ async def test_a_full_disk_is_said_to_be_full_and_what_was_half_written_makes_ro
         await store.receive(chunks(*[os.urandom(2**18)] * 8), 2**30)
     assert files(store) == ["a/1_0.png"]
     await store.write("a/1_1.png", os.urandom(2**19))
+    with pytest.raises(StorageFailed, match="No space left"):
+        await store.write("b/1_0.png", os.urandom(2**19))
+    assert files(store) == ["a/1_0.png", "a/1_1.png"]
+    assert not (small_disk / "b").exists()
 
 
 async def test_old_files_are_found_and_broken_off_ones_deleted(store: FileStore) -> None:
     await store.write("2026/11/23/17/1_0.png", b"old")
     await store.write("2026/11/23/17/1_1.png", b"new")
     await store.write("2026/11/20/3/1_0.png", b"of a folder long unchanged")
-    temporary, fresh = [await store.receive(chunks(b"half"), 10) for _ in range(2)]
+    for _ in range(2):
+        await store.receive(chunks(LARGE), 2**30)
+    temporary, fresh = (store.root / ".tmp").iterdir()
     ago = time.time() - 600
     for path in (store.absolute("2026/11/23/17/1_0.png"), temporary, store.absolute("2026/11/20/3/1_0.png")):
         os.utime(path, (ago, ago))

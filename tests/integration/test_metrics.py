@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.main import create_app
 from app.settings import ROOT
-from harness import Service, eventually
+from harness import SMALL_BODY, Service, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -125,6 +125,14 @@ async def test_a_job_that_waits_and_one_that_is_cancelled_are_told_apart(service
     assert found.value("genonaut_execution_seconds_count", backend="standin") == 1
     assert found.value("genonaut_saving_seconds_count", backend="standin") == 0
     await service.client.post(f"{BASE}/{waiting['job_id']}/cancel")
+
+
+async def test_a_job_cancelled_while_it_waits_is_counted_once(client: TestClient[Any, Any]) -> None:
+    """There is no worker that could count it."""
+    jobs = [await (await client.post(f"{BASE}/", json=SMALL_BODY)).json() for _ in range(2)]
+    for job in (*jobs, *jobs):
+        assert (await client.post(f"{BASE}/{job['job_id']}/cancel")).status == 200
+    assert (await scrape(client)).value("genonaut_jobs_finished_total", status="cancelled") == 2
 
 
 async def test_requests_are_counted_by_the_template_of_their_route(client: TestClient[Any, Any]) -> None:

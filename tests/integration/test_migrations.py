@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from app.domain.errors import SchemaNotAtHead
 from app.settings import ROOT, Settings, load_settings
-from app.storage.database import Database, alembic_config, make_engine, migrate
+from app.storage.database import HEAD, Database, make_engine
+from app.storage.migrating import alembic_config, migrate
 from app.storage.schema import Base
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ async def check_schema(url: str) -> None:
 def test_there_is_one_line_of_revisions_from_nothing() -> None:
     assert REVISIONS[0].down_revision is None
     assert [revision.down_revision for revision in REVISIONS[1:]] == [revision.revision for revision in REVISIONS[:-1]]
+
+
+def test_this_version_needs_the_last_one() -> None:
+    assert REVISIONS[-1].revision == HEAD
 
 
 async def test_each_revision_goes_up_and_down_and_up_again(config: Config, empty_database_url: str) -> None:
@@ -98,7 +103,7 @@ async def test_a_schema_of_another_version_is_refused_by_its_name(database_url: 
 
 
 async def test_two_processes_that_migrate_at_once_both_succeed(empty_database_url: str) -> None:
-    script = "import sys; from alembic import command; from app.storage.database import alembic_config as config; "
+    script = "import sys; from alembic import command; from app.storage.migrating import alembic_config as config; "
     script += "command.upgrade(config(sys.argv[1]), 'head')"
     url = empty_database_url.replace("postgresql:", "postgresql+asyncpg:")
     started = [

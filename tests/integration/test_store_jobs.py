@@ -447,10 +447,12 @@ async def test_one_statement_renews_all_leases_and_keeps_progress_that_only_rise
 
 async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_confirmed(store: AttemptStore) -> None:
     waiting = await store.create(new_job())
-    gone = await store.cancel(waiting.job_id, "not needed", "someone")
+    gone, changed = await store.cancel(waiting.job_id, "not needed", "someone")
+    assert changed
     assert (gone.phase, gone.cancel_reason, gone.completed_at is not None) == (Phase.CANCELLED, "not needed", True)
     job, claim = await claimed(store)
-    asked = await store.cancel(job.job_id, "why not", "someone")
+    asked, changed = await store.cancel(job.job_id, "why not", "someone")
+    assert changed
     assert (asked.phase, asked.completed_at) == (Phase.CANCELLING, None)
     ended = await store.cancelled(claim)
     assert (ended.phase, ended.cancel_reason, ended.worker_id) == (Phase.CANCELLED, "why not", None)
@@ -459,18 +461,18 @@ async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_confirm
 
 async def test_asked_again_a_cancel_changes_nothing(store: AttemptStore, database: Database) -> None:
     job, claim = await claimed(store)
-    first = await store.cancel(job.job_id, "first", "a")
+    first, _ = await store.cancel(job.job_id, "first", "a")
     before = await everything(database)
-    assert await store.cancel(job.job_id, "second", "b") == first
+    assert await store.cancel(job.job_id, "second", "b") == (first, False)
     assert await everything(database) == before
     ended = await store.cancelled(claim)
-    assert await store.cancel(job.job_id, "third", "c") == ended
+    assert await store.cancel(job.job_id, "third", "c") == (ended, False)
 
 
 async def test_a_job_that_is_being_saved_is_past_cancelling_and_a_finished_one_says_so(store: AttemptStore) -> None:
     _, claim = await claimed(store)
     saving = await store.saving(claim)
-    assert await store.cancel(claim.job_id, None, "x") == saving
+    assert await store.cancel(claim.job_id, None, "x") == (saving, False)
     await store.complete(claim, [output()])
     with pytest.raises(JobAlreadyFinished, match="completed"):
         await store.cancel(claim.job_id, None, "x")

@@ -112,6 +112,25 @@ async def test_a_list_is_counted_up_to_a_bound(filled: Database, counted: int, t
     assert (page.total, page.total_exact) == told
 
 
+@pytest.mark.parametrize(("counted", "told"), [(9, (9, False)), (10, (10, True))])
+async def test_what_a_bulk_action_is_for_is_counted_up_to_a_bound(
+    filled: Database, counted: int, told: tuple[int, bool]
+) -> None:
+    wanted = await sql(filled, "SELECT id FROM generation_jobs WHERE user_id = 'user1' ORDER BY created_at, id")
+    chosen = JobFilter(user_id="user1")
+    job_ids, matched, exact = await JobViews(filled, counted=counted).matching(chosen, 4)
+    assert (job_ids, (matched, exact)) == ([row[0] for row in wanted[:4]], told)
+    # Never fewer than are acted on.
+    assert (await JobViews(filled, counted=2).matching(chosen, 4))[1:] == (4, False)
+
+
+async def test_a_bulk_action_finds_a_text_however_far_away(filled: Database) -> None:
+    """There is no cursor that would lead on to what lies behind a bound."""
+    wanted = await sql(filled, "SELECT id FROM generation_jobs WHERE prompt = '100%_done 29'")
+    job_ids, matched, exact = await JobViews(filled, counted=3, searched=3).matching(JobFilter(q="DONE 29"), 1000)
+    assert (job_ids, matched, exact) == ([row[0] for row in wanted], 1, False)
+
+
 async def test_a_search_finds_everything_a_stretch_at_a_time(filled: Database) -> None:
     for sort in SORTS:
         for condition, chosen in (
@@ -297,6 +316,10 @@ async def test_figures_of_the_queue(database: Database) -> None:
     await store.complete(claim, [output()])
     await sql(database, "UPDATE job_attempts SET executed_at = executing_at + interval '12 seconds'")
     assert await views.usual_execution_s() == pytest.approx(12)
+    # It is read once for all who ask within a few seconds.
+    await sql(database, "DELETE FROM job_attempts")
+    assert await views.usual_execution_s() == pytest.approx(12)
+    assert await JobViews(database).usual_execution_s() is None
     assert await views.finished_since(datetime.now(UTC) - timedelta(hours=1)) == {"completed": 1}
     assert await views.finished_since(datetime.now(UTC) + timedelta(hours=1)) == {}
 

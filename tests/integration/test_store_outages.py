@@ -16,7 +16,8 @@ from app.embedded.ports import HOST
 from app.embedded.services import Wanted, start
 from app.embedded.temporary import temporary_data_dir
 from app.storage.attempts import AttemptStore
-from app.storage.database import Database, make_engine, migrate
+from app.storage.database import Database, make_engine
+from app.storage.migrating import migrate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,16 +30,15 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def connect(settings: Settings) -> AsyncIterator[Callable[..., Database]]:
     """Make databases of the test's settings with some changed."""
-    engines = []
+    databases = []
 
     def make(**changes: Any) -> Database:
-        engine = make_engine(settings.model_copy(update=changes))
-        engines.append(engine)
-        return Database(engine)
+        databases.append(Database(make_engine(settings.model_copy(update=changes))))
+        return databases[-1]
 
     yield make
-    for engine in engines:
-        await engine.dispose()
+    for database in databases:
+        await database.close()
 
 
 async def pid_of(session: AsyncSession) -> int:
@@ -189,8 +189,7 @@ async def test_a_server_that_stops_and_comes_back_is_away_meanwhile(settings: Se
             url = SecretStr(services.running.database_url or "")
             own = settings.model_copy(update={"database_url": url, "database_timeout_seconds": 5})
             await migrate(own)
-            engine = make_engine(own)
-            database = Database(engine)
+            database = Database(make_engine(own))
             store = AttemptStore(database)
             job = await store.create(new_job())
             await asyncio.to_thread(services.stop)
@@ -199,6 +198,6 @@ async def test_a_server_that_stops_and_comes_back_is_away_meanwhile(settings: Se
             services = await asyncio.to_thread(start, wanted)
             if services.running.database_url == url.get_secret_value():
                 assert (await store.get(job.job_id)).job_id == job.job_id
-            await engine.dispose()
+            await database.close()
         finally:
             await asyncio.to_thread(services.stop)

@@ -216,7 +216,7 @@ async def test_a_stalled_reader_is_closed_and_delays_nobody(settings: Settings, 
             await eventually(lambda: watched(2))
             for number in range(1, 61):
                 told = frame(replace(snapshot, tick=number)) | {"status": "processing", "padding": padding}
-                await app[EVENTS]._redis.publish(hub._names.job(job_id), json.dumps(told))
+                await app[EVENTS]._redis.publish(hub._names.events, json.dumps({"type": "job"} | told))
                 assert (await next_frame(ws))["seq"] == snapshot.order + number
             await eventually(lambda: watched(1))
             # Not only forgotten: cut off, though it has read nothing of what lies in between.
@@ -294,7 +294,8 @@ async def test_a_text_of_any_length_arrives_whole(settings: Settings, aiohttp_cl
     client = await aiohttp_client(app)
     async with client.ws_connect("/ws/events") as ws:
         assert (await next_frame(ws))["type"] == "hello"
-        for text in ("x" * length, "y" * length):
+        # JSON texts of this length.
+        for text in ("1", "2") if length == 1 else (f'"{letter * (length - 2)}"' for letter in "xy"):
             await app[EVENTS]._redis.publish(app[HUB]._names.events, text)
             # There is another hello as soon as the hub listens.
             while "hello" in (told := await ws.receive_str(timeout=20)):
@@ -320,7 +321,7 @@ async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(settings: S
         (connection,) = app[HUB]._watchers[job_id]
         for number in range(1, 41):
             told = frame(replace(snapshot, tick=number)) | {"status": "processing", "padding": padding}
-            await app[EVENTS]._redis.publish(app[HUB]._names.job(job_id), json.dumps(told))
+            await app[EVENTS]._redis.publish(app[HUB]._names.events, json.dumps({"type": "job"} | told))
 
         async def waiting() -> bool:
             return len(connection._outbox) > 5 and connection._told[job_id] == snapshot.order + 40
@@ -328,7 +329,7 @@ async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(settings: S
         await eventually(waiting)
         chunks = []
         async with asyncio.timeout(20):
-            while sum(map(len, chunks)) < 40 * len(json.dumps(told)):
+            while sum(map(len, chunks)) < 40 * len(json.dumps(told, separators=(",", ":"))):
                 chunks.append(await loop.sock_recv(pausing, 1 << 20))
     seqs = re.findall(rb'"seq": ?(\d+)', received + b"".join(chunks))
     assert [int(seq) - snapshot.order for seq in seqs] == list(range(41))

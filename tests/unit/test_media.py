@@ -31,7 +31,10 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 def look(folder: Path, name: str, data: bytes) -> Media:
     path = folder / "file"
     path.write_bytes(data)
-    return inspect(path, name)
+    with path.open("rb") as file:
+        from_disk = inspect(file, name)
+    assert inspect(io.BytesIO(data), name) == from_disk
+    return from_disk
 
 
 def thumbnail(media: Media) -> Image.Image:

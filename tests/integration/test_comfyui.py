@@ -1,0 +1,147 @@
+"""The client of ComfyUI on a disturbed wire: connections that the server had given up, answers that break off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import ClientSession
+
+from app.domain.errors import BackendLost, OutputInvalid, StorageFailed
+from app.storage.files import HELD_BYTES, FileStore
+from worker.comfyui import ComfyUI, OutputFile, UnclearSubmission
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+PICTURE = OutputFile("9", "a.png")
+
+
+class Wire:
+    """A server that answers each request with the next of `answers`; it closes where one is None or ends broken off."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes | None] = []
+        self.requests: list[str] = []
+        self.bodies: list[bytes] = []
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+                lengths = [int(line.split(":")[1]) for line in head if line.lower().startswith("content-length")]
+                self.bodies.append(await reader.readexactly(lengths[0] if lengths else 0))
+                self.requests.append(head[0].rpartition(" ")[0])
+                answer = self.answers.pop(0)
+                if answer is None:
+                    return
+                writer.write(answer)
+                await writer.drain()
+                if answer.endswith(BROKEN):
+                    return
+
+
+BROKEN = b"broken off"
+
+
+def ok(body: bytes, length: int | None = None) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body) if length is None else length, body)
+
+
+def chunked(*parts: bytes) -> bytes:
+    whole = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + whole
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[tuple[Wire, ComfyUI]]:
+    served = Wire()
+    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, ClientSession() as session:
+        yield served, ComfyUI(session, f"http://127.0.0.1:{port}", timeout_s=2, max_message_bytes=2**20)
+
+
+async def test_a_submission_on_a_connection_that_was_given_up_is_never_sent_twice(wire: tuple[Wire, ComfyUI]) -> None:
+    served, comfyui = wire
+    served.answers = [ok(b'{"17": {}}'), None, ok(b'{"prompt_id": "17"}')]
+    assert await comfyui.history("17") == {}
+    with pytest.raises(UnclearSubmission):
+        await comfyui.submit({}, prompt_id="17", client_id="c", extra={})
+    assert served.requests == ["GET /history/17", "POST /prompt"]
+    assert served.connections == 1  # the kept connection was the one that broke
+
+
+async def test_a_question_on_a_connection_that_was_given_up_is_asked_again(wire: tuple[Wire, ComfyUI]) -> None:
+    served, comfyui = wire
+    served.answers = [ok(b"{}"), None, ok(b'{"17": {"outputs": {}}}')]
+    assert await comfyui.history("17") is None
+    assert await comfyui.history("17") == {"outputs": {}}
+    assert (served.requests, served.connections) == (["GET /history/17"] * 3, 2)
+
+
+async def test_an_answer_that_breaks_off_leaves_the_submission_unclear(wire: tuple[Wire, ComfyUI]) -> None:
+    served, comfyui = wire
+    served.answers = [ok(b'{"prompt_id": "17"' + BROKEN, length=100)]
+    with pytest.raises(UnclearSubmission):
+        await comfyui.submit({}, prompt_id="17", client_id="c", extra={})
+    served.answers = [ok(b"{" + BROKEN, length=100)]
+    with pytest.raises(BackendLost):
+        await comfyui.history("17")
+
+
+async def test_connections_are_kept_from_call_to_call(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:
+    served, comfyui = wire
+    error = b"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\nNo."
+    served.answers = [ok(b'{"prompt_id": "17"}'), ok(b"{}"), ok(b"bytes"), error, ok(b"{}")]
+    assert await comfyui.submit({}, prompt_id="17", client_id="c", extra={}) == "17"
+    assert await comfyui.history("17") is None
+    await FileStore(tmp_path).receive(comfyui.download(PICTURE), 5)
+    with pytest.raises(BackendLost, match="/history/17 with status 500"):
+        await comfyui.history("17")
+    assert await comfyui.history("17") is None
+    assert served.connections == 1
+
+
+async def test_a_graph_reaches_the_server_exactly(wire: tuple[Wire, ComfyUI]) -> None:
+    served, comfyui = wire
+    for value in (2**64 - 1, 2**80, -(2**70), 0.1, "日本 \ud800", None, True):
+        served.answers = [ok(b'{"prompt_id": "17"}')]
+        graph = {"1": {"class_type": "A", "inputs": {"value": value}}}
+        await comfyui.submit(graph, prompt_id="17", client_id="c", extra={"mark": {"job_id": 1}})
+        assert json.loads(served.bodies[-1]) == {
+            "prompt": graph,
+            "prompt_id": "17",
+            "client_id": "c",
+            "extra_data": {"mark": {"job_id": 1}},
+        }
+
+
+@pytest.mark.parametrize("size", [10, 3 * HELD_BYTES])
+async def test_a_download_that_is_broken_off_or_too_large_leaves_nothing(
+    wire: tuple[Wire, ComfyUI], tmp_path: Path, size: int
+) -> None:
+    served, comfyui = wire
+    data = b"x" * size
+    for answer in (ok(data + BROKEN, length=size + 100), chunked(data, BROKEN)[:-2], chunked(data) + BROKEN):
+        served.answers = [answer]
+        with pytest.raises(BackendLost):
+            await FileStore(tmp_path).receive(comfyui.download(PICTURE), 2**30)
+    for answer in (ok(data), chunked(data, b"")):
+        served.answers = [answer]
+        with pytest.raises(StorageFailed, match="MAX_OUTPUT_BYTES"):
+            await FileStore(tmp_path).receive(comfyui.download(PICTURE), size - 1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+async def test_a_file_that_the_server_does_not_have_is_said_so(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:
+    served, comfyui = wire
+    served.answers = [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
+    with pytest.raises(OutputInvalid, match=r"a\.png"):
+        await FileStore(tmp_path).receive(comfyui.download(PICTURE), 10)
