@@ -32,6 +32,10 @@ STATS_AGE_S: Final = 30.0
 REFRESH_S: Final = 5.0
 """How often it is looked whether one of these is due."""
 _MOST_DELAY_S: Final = 5.0
+MOST_SAVING: Final = 16
+"""Runs of a backend whose outputs are being saved at once, before it is given no more: what is done comes first.
+
+Of runs shorter than their saving the backlog would grow without end, each step in it later than the one before."""
 
 
 def _nothing() -> None:
@@ -61,6 +65,8 @@ class Backend:
         self.comfyui = comfyui
         self.slots = slots
         self.used = 0
+        self.saving = 0
+        """Runs that need no slot any more, and whose outputs are on their way."""
         self.driven = False
         self.healthy = False
         self.reason: str | None = "not connected yet"
@@ -84,9 +90,9 @@ class Backend:
     @property
     def load(self) -> BackendLoad:
         """What the scheduler looks at."""
-        usable = self.slots if self.driven and self.healthy and not self.stuck_prompt else 0
+        able = self.driven and self.healthy and not self.stuck_prompt and self.saving < MOST_SAVING
         ours = len(self._followers)
-        return BackendLoad(self.name, usable, self.used, max(0, self.queue_remaining - ours))
+        return BackendLoad(self.name, self.slots if able else 0, self.used, max(0, self.queue_remaining - ours))
 
     @contextlib.contextmanager
     def following(self, prompt_id: str, follower: Follower) -> Any:
@@ -105,6 +111,15 @@ class Backend:
     def free_slot(self) -> None:
         """Count one prompt less, and tell who waits for it."""
         self.used -= 1
+        self.on_slot()
+
+    def begin_saving(self) -> None:
+        """Count one more run that is being saved."""
+        self.saving += 1
+
+    def end_saving(self) -> None:
+        """Count one less, and tell who waits for a slot."""
+        self.saving -= 1
         self.on_slot()
 
     def set_health(self, reason: str | None) -> None:

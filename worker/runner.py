@@ -8,6 +8,7 @@ import logging
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -271,7 +272,12 @@ class Runner:
         task = asyncio.create_task(self._finished(attempt), name=f"save-{attempt.job.job_id}")
         self._tasks[attempt.job.job_id] = task
         self._saving.add(task)
-        task.add_done_callback(self._saving.discard)
+        attempt.backend.begin_saving()
+        task.add_done_callback(partial(self._saved, attempt.backend))
+
+    def _saved(self, backend: Backend, task: asyncio.Task[None]) -> None:
+        self._saving.discard(task)
+        backend.end_saving()
 
     async def _finished(self, attempt: Attempt) -> None:
         claim = attempt.claim
