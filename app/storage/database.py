@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The last revision in migrations/versions; alembic knows it too, but takes 10 MB of each process that asks."""
 
 _SERVER_AWAY: Final = (
@@ -45,6 +45,7 @@ _OF_THE_DRIVER: Final = (
     TimeoutError,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
 )
 
 
@@ -170,6 +171,9 @@ class _Lent:
             self._spare.append((self._lent, self._driven))
             return
         with _away_named():
+            if error is not None and is_away(error):
+                # Its end may be on the way: the next one to use it would learn of it too late.
+                await self._lent.invalidate()
             await self._lent.close()
             if isinstance(error, _OF_THE_DRIVER):
                 raise error
@@ -197,6 +201,9 @@ def _away_named() -> Iterator[None]:
 def is_away(error: BaseException) -> bool:
     """Whether the error says that the server cannot serve us now, and not that the statement is wrong."""
     if isinstance(error, PoolTimeoutError | OSError | TimeoutError):
+        return True
+    # "cannot switch to state …": the server has said goodbye to an idle connection, and its end is still on the way.
+    if isinstance(error, asyncpg.InternalClientError):
         return True
     # asyncpg's own, such as "connection is closed". Its DataError is one of them too, and a ValueError.
     if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):

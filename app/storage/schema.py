@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     DateTime,
     ForeignKey,
@@ -133,6 +134,13 @@ class JobRow(Base):
             "status",
             postgresql_where=text("completed_at IS NOT NULL"),
         ),
+        Index(
+            "ix_generation_jobs_error_code_created_at_id",
+            "error_code",
+            "created_at",
+            "id",
+            postgresql_where=text("error_code IS NOT NULL"),
+        ),
     )
 
 
@@ -163,10 +171,23 @@ class AttemptRow(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     node_id: Mapped[str | None] = mapped_column(Text)
     node_type: Mapped[str | None] = mapped_column(Text)
+    # As ComfyUI told it, cut; for operators only, because it shows a server's paths.
+    traceback: Mapped[str | None] = mapped_column(Text)
+    # When ComfyUI began and ended each node, in ms since `executing_at`; app/domain/spans.py has the shape.
+    spans: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
+    # Equal for runs that cost about the same: the graph without its seeds, texts and file names.
+    workflow_key: Mapped[str | None] = mapped_column(String(32))
 
     __table_args__ = (
         Index("ix_job_attempts_prompt_id", "prompt_id"),
+        Index("ix_job_attempts_worker_id", "worker_id", "job_id"),
         Index("ix_job_attempts_completed", "ended_at", postgresql_where=text("outcome = 'completed'")),
+        Index(
+            "ix_job_attempts_workflow_key",
+            "workflow_key",
+            "ended_at",
+            postgresql_where=text("outcome = 'completed'"),
+        ),
     )
 
 
@@ -237,3 +258,114 @@ class IdempotencyRow(Base):
         Index("ix_idempotency_keys_created_at", "created_at"),
         Index("ix_idempotency_keys_job_id", "job_id"),
     )
+
+
+class BackendStateRow(Base):
+    """What operators have decided about a backend; one without a row is in use."""
+
+    __tablename__ = "backend_states"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    drained: Mapped[bool] = mapped_column(Boolean)
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    changed_by: Mapped[str] = mapped_column(String(255))
+
+
+class PeriodicTaskRow(Base):
+    """A periodic task and its last run."""
+
+    __tablename__ = "periodic_tasks"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    schedule: Mapped[str] = mapped_column(String(64))
+    last_run: Mapped[datetime]
+    next_run: Mapped[datetime]
+    duration_ms: Mapped[int] = mapped_column(Integer)
+    result: Mapped[str] = mapped_column(Text)
+    failed: Mapped[bool] = mapped_column(Boolean)
+    worker_id: Mapped[str] = mapped_column(String(255))
+
+
+class KeyRow(Base):
+    """A key that people sign in with; only its hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),)
+
+
+class SessionRow(Base):
+    """A browser that has signed in to the page; only the hash of its cookie is kept."""
+
+    __tablename__ = "monitor_sessions"
+
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[int] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_monitor_sessions_expires_at", "expires_at"),)
+
+
+class AuditRow(Base):
+    """What somebody did by hand; only ever appended."""
+
+    __tablename__ = "audit_log"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    actor: Mapped[str] = mapped_column(String(255))
+    role: Mapped[str] = mapped_column(String(16))
+    action: Mapped[str] = mapped_column(String(32))
+    # What it was done to: a job's id, a worker's, a backend's name; of a bulk action the scope as printed.
+    target: Mapped[str] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        Index("ix_audit_log_actor_id", "actor", "id"),
+        Index("ix_audit_log_action_id", "action", "id"),
+    )
+
+
+class JobStatisticsRow(Base):
+    """Finished jobs of one kind in a stretch of time: how many, and histograms of waits and runs, which add up."""
+
+    __tablename__ = "job_statistics"
+
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(String(16), primary_key=True)
+    backend_name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    checkpoint_model: Mapped[str] = mapped_column(String(255), primary_key=True)
+    error_code: Mapped[str] = mapped_column(String(64), primary_key=True)
+    node_type: Mapped[str] = mapped_column(Text, primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    waits: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    runs: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+
+
+class QueueStatisticsRow(Base):
+    """The queue's depth at one moment."""
+
+    __tablename__ = "queue_statistics"
+
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    waiting: Mapped[int] = mapped_column(Integer)
+    running: Mapped[int] = mapped_column(Integer)
+
+
+class StatisticsProgressRow(Base):
+    """Up to when finished jobs are in the statistics: one row."""
+
+    __tablename__ = "statistics_progress"
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    counted_until: Mapped[datetime]

@@ -104,6 +104,24 @@ async def test_a_connection_that_was_cut_while_it_lay_idle_is_replaced(
         assert await pid_of(session) != pid
 
 
+async def test_a_spare_connection_to_which_the_server_has_said_goodbye_is_away_and_goes(
+    connect: Callable[..., Database],
+) -> None:
+    database = connect()
+    async with database.driver() as spare:
+        assert await spare.fetchval("SELECT 1") == 1
+    # What a server that is stopped says to an idle connection, a moment before it closes it.
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    spare._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+    with pytest.raises(DatabaseUnavailable):
+        async with database.driver() as again:
+            assert again is spare
+            await again.fetchval("SELECT 1")
+    async with database.driver() as fresh:
+        assert fresh is not spare
+        assert await fresh.fetchval("SELECT 2") == 2
+
+
 async def test_a_pool_without_a_free_connection_is_away_in_bounded_time(connect: Callable[..., Database]) -> None:
     database = connect(database_pool_size=1, database_timeout_seconds=0.3)
     async with asyncio.timeout(10):
