@@ -100,6 +100,9 @@ bench: .venv/.dev ## how fast it is here, beside the limit of the same run: a Ma
 bench-scale: .venv/.dev ## what the everyday statements cost with 1,000 jobs and with 1,000,000: some 3 minutes
 	@exec $(BIN)/python -m tests.bench.scale $(BENCH_ARGS)
 
+screenshots: .venv/.dev ## pictures of every page at work, wide and narrow, light and dark, into env/data/screenshots
+	@exec $(BIN)/python -m tests.screenshots
+
 clean: ## remove .venv and what tools left behind; jobs and images in env/data are kept
 	@rm -rf .venv build genonaut.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find app worker migrations tests -name __pycache__ -prune -exec rm -rf {} +
@@ -110,6 +113,6 @@ clean: ## remove .venv and what tools left behind; jobs and images in env/data a
 .venv/.dev: $(INSTALLED_FROM) $(UNUSABLE)
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
-.PHONY: UNUSABLE help demo demo-once test standin redis-start lint types chaos bench bench-scale clean
+.PHONY: UNUSABLE help demo demo-once test standin redis-start lint types chaos bench bench-scale screenshots clean
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

@@ -31,9 +31,17 @@ HEAL_S: Final = 10.0
 HEAL_WITHOUT_REDIS_S: Final = 1.0
 HELLO: Final = b'{"type": "hello"}'
 """Tells those who watch everything to look at everything anew, because an event may have been lost."""
+RECENT_S: Final = 2.0
+"""So long the hub remembers what it has heard of a job, for who comes to watch it right after sending it."""
+MOST_RECENT: Final = 4096
 AT_ONCE: Final = 500
 """Watchers that are told before everybody else on the event loop has a turn."""
 _FIRST_DELAY_S: Final = 0.1
+_FINISHED: Final = ("completed", "failed", "cancelled")
+
+
+Offer = tuple[int, int, bytes, bool]
+"""What `Watcher.offer` takes: job, `seq`, message, and whether the job has finished."""
 
 
 class Watcher(Protocol):
@@ -78,6 +86,8 @@ class Hub:
         self._progress: dict[int, int] = {}
         """What was last told of each watched job that runs."""
         self._everything: set[Watcher] = set()
+        self._recent: dict[int, tuple[float, dict[str, Any]]] = {}
+        """The last news of jobs, the oldest first, and when it was heard, by the event loop's clock."""
         self._connected = False
         self._dismissed = False
 
@@ -95,6 +105,28 @@ class Hub:
             self._watchers.setdefault(job_id, set()).add(watcher)
         if self._dismissed:
             watcher.dismiss()
+
+    def heard_of(self, job_ids: Sequence[int]) -> list[Offer] | None:
+        """Return what `Watcher.offer` takes of the present state of these watched jobs, if all were just heard of.
+
+        It spares who follows a job that was just sent two reads; what is told after this moment reaches the watcher.
+        """
+        since = asyncio.get_running_loop().time() - RECENT_S
+        heard = [self._recent.get(job_id) for job_id in job_ids] if self._connected else [None]
+        known = [each[1] for each in heard if each is not None and each[0] >= since]
+        if len(known) < len(heard):
+            return None
+        present = []
+        for told in map(frame_of, known):
+            self._rises(told["job_id"], told.get("progress") if told["status"] == "processing" else None)
+            message = self._encode(orjson.dumps(told))
+            present.append((told["job_id"], told["seq"], message, told["status"] in _FINISHED))
+        return present
+
+    def offers(self, snapshots: Sequence[Snapshot]) -> list[Offer]:
+        """Return what `Watcher.offer` takes of snapshots that were read for watchers."""
+        self._note(snapshots)
+        return [(each.job_id, each.order, self._encode(orjson.dumps(frame(each))), each.finished) for each in snapshots]
 
     def unwatch(self, watcher: Watcher, job_ids: Iterable[int]) -> None:
         """Forward no more."""
@@ -137,6 +169,7 @@ class Hub:
                 # Right after a loss at once again, then ever more seldom.
                 delay_s = _FIRST_DELAY_S if self._connected else min(delay_s * 2, 2.0)
                 self._connected = False
+                self._recent.clear()
                 await asyncio.sleep(delay_s)
         finally:
             await end_tasks([healing])
@@ -160,28 +193,39 @@ class Hub:
     async def _forward(self, text: bytes) -> None:
         # What is no text would end the connection of every client: it raises here.
         told: Any = orjson.loads(text)
-        if isinstance(told, dict) and told.get("type") == "job" and told["job_id"] in self._watchers:
-            await self._forward_frame(frame_of(told))
+        if isinstance(told, dict) and told.get("type") == "job":
+            self._remember(told)
+            if told["job_id"] in self._watchers:
+                await self._forward_frame(frame_of(told))
+        elif isinstance(told, dict) and told.get("type") == "deleted":
+            self._recent.pop(told["job_id"], None)
         if self._everything:
             message = self._encode(text)
             async for some in _parts(self._everything):
                 for watcher in some:
                     watcher.offer_event(message)
 
+    def _remember(self, told: dict[str, Any]) -> None:
+        last = self._recent.pop(told["job_id"], None)
+        if last is not None and last[1]["seq"] > told["seq"]:
+            told = last[1]
+        self._recent[told["job_id"]] = asyncio.get_running_loop().time(), told
+        if len(self._recent) > MOST_RECENT:
+            del self._recent[next(iter(self._recent))]
+
     async def _forward_frame(self, told: dict[str, Any]) -> None:
-        finished = told["status"] in ("completed", "failed", "cancelled")
+        finished = told["status"] in _FINISHED
         if self._rises(told["job_id"], told.get("progress") if told["status"] == "processing" else None):
-            await self._offer(told["job_id"], told["seq"], orjson.dumps(told), finished=finished)
+            await self._offer(told["job_id"], told["seq"], self._encode(orjson.dumps(told)), finished)
             self._metrics.forwarded(told.get("timestamp"))
 
-    async def _offer(self, job_id: int, order: int, text: bytes, *, finished: bool) -> None:
+    async def _offer(self, job_id: int, order: int, message: bytes, finished: bool) -> None:
         if watchers := self._watchers.get(job_id):
-            message = self._encode(text)
             async for some in _parts(watchers):
                 for watcher in some:
                     watcher.offer(job_id, order, message, finished=finished)
 
-    def note(self, snapshots: Iterable[Snapshot]) -> None:
+    def _note(self, snapshots: Iterable[Snapshot]) -> None:
         """Note what watchers are told besides what is forwarded, so that no progress that is late falls behind it."""
         for snapshot in snapshots:
             running = snapshot.phase in (Phase.EXECUTING, Phase.SAVING, Phase.CANCELLING)
@@ -222,10 +266,8 @@ class Hub:
             except Unavailable as error:
                 log.warning("could not read the watched jobs again: %s", error)
                 return
-            self.note(snapshots)
-            for snapshot in snapshots:
-                text = orjson.dumps(frame(snapshot))
-                await self._offer(snapshot.job_id, snapshot.order, text, finished=snapshot.finished)
+            for offer in self.offers(snapshots):
+                await self._offer(*offer)
             for job_id in set(asked) - {snapshot.job_id for snapshot in snapshots}:
                 # Deleted, and so finished before; who missed that must not wait for it for ever.
                 for watcher in list(self._watchers.get(job_id, ())):

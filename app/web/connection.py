@@ -8,12 +8,10 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-import orjson
 from aiohttp import WSCloseCode, web
 
 from app.cancellation import end_tasks
 from app.domain.errors import BadParameter, Fault
-from app.domain.message import frame
 from app.keys import METRICS, SETTINGS
 from app.web.commands import answer_to
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from app.domain.message import Snapshot
+    from app.messaging.hub import Offer
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class Connection:
         self._outbox: Final[deque[bytes]] = deque()
         self._told: Final[dict[int, int]] = {}
         """The `seq` last told of each job that is followed; a job that has finished is not in it any more."""
-        self._early: list[tuple[int, int, bytes, bool]] | None = []
+        self._early: list[Offer] | None = []
         """Frames that came while the present state was being read; None when that is known."""
         self._dropped = 0
         """Frames that found the outbox full."""
@@ -92,14 +90,11 @@ class Connection:
         if self._end is not None:
             self._closing = asyncio.create_task(self._send_close(transport, *self._end), name="ws-close")
 
-    def follow(self, snapshots: Sequence[Snapshot]) -> None:
+    def follow(self, present: Sequence[Offer]) -> None:
         """Begin with the present state of each job, and go on with what has happened since it was read."""
         early, self._early = self._early or [], None
-        self._told.update((snapshot.job_id, -1) for snapshot in snapshots)
-        for snapshot in snapshots:
-            message = text_frame(orjson.dumps(frame(snapshot)))
-            self.offer(snapshot.job_id, snapshot.order, message, finished=snapshot.finished)
-        for job_id, order, message, finished in early:
+        self._told.update((job_id, -1) for job_id, *_ in present)
+        for job_id, order, message, finished in (*present, *early):
             self.offer(job_id, order, message, finished=finished)
 
     def offer(self, job_id: int, order: int, message: bytes, *, finished: bool) -> None:

@@ -67,12 +67,14 @@ async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamRes
     try:
         # Joined first and read after, so that no event falls between; what comes twice is dropped by its number.
         hub.watch(connection, job_ids)
-        present = await request.app[SNAPSHOTS].read(job_ids)
-        if missing := sorted(set(job_ids) - {snapshot.job_id for snapshot in present}):
-            raise JobNotFound(missing)
+        told = hub.heard_of(job_ids)
+        if told is None:
+            present = await request.app[SNAPSHOTS].read(job_ids)
+            if missing := sorted(set(job_ids) - {snapshot.job_id for snapshot in present}):
+                raise JobNotFound(missing)
+            told = hub.offers(present)
         await connection.upgrade()
-        hub.note(present)
-        connection.follow(present)
+        connection.follow(told)
         await connection.serve()
     except ConnectionError as error:
         log.debug("a client left early: %s", error)

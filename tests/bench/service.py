@@ -155,17 +155,19 @@ def _members(
     quick = ["--model-load-seconds", "0", "--step-seconds", "0", "--no-previews"]
     standin = ["--port", str(ports["standin"]), "--directory", str(folder / "comfyui"), *quick]
     wanted = {
-        "standin": ("worker.standin", standin, _answers(session, f"{urls['standin']}/system_stats")),
-        "bare": ("tests.bench.bare", [str(ports["bare"])], _answers(session, f"{urls['bare']}/job")),
-        "app": ("app", ["serve"], _answers(session, f"{urls['api']}/health/live")),
+        "standin": ("worker.standin", standin, answers(session, f"{urls['standin']}/system_stats")),
+        "bare": ("tests.bench.bare", [str(ports["bare"])], answers(session, f"{urls['bare']}/job")),
+        "app": ("app", ["serve"], answers(session, f"{urls['api']}/health/live")),
     }
     members = {name: Member(name, *rest[:2], environment, folder, rest[2]) for name, rest in wanted.items()}
-    worker = Member("worker", "worker", [], environment, folder, _answers(session, ""))
-    worker.ready = _connected(worker)
+    worker = Member("worker", "worker", [], environment, folder, answers(session, ""))
+    worker.ready = connected(worker, "standin")
     return members | {"worker": worker}
 
 
-def _answers(session: ClientSession, url: str) -> Callable[[], Awaitable[bool]]:
+def answers(session: ClientSession, url: str) -> Callable[[], Awaitable[bool]]:
+    """Return a probe of whether a server answers there."""
+
     async def probe() -> bool:
         try:
             async with session.get(url, timeout=ClientTimeout(total=2)) as response:
@@ -176,12 +178,12 @@ def _answers(session: ClientSession, url: str) -> Callable[[], Awaitable[bool]]:
     return probe
 
 
-def _connected(worker: Member) -> Callable[[], Awaitable[bool]]:
+def connected(worker: Member, backend: str) -> Callable[[], Awaitable[bool]]:
     """Return a probe for what the present incarnation has logged: its heartbeats may be of the one before."""
 
     async def probe() -> bool:
         told = await asyncio.to_thread(worker.log_path.read_text, errors="replace")
-        return "backend standin is connected" in told.rpartition(f"=== worker, start {worker.incarnation}\n")[2]
+        return f"backend {backend} is connected" in told.rpartition(f"=== worker, start {worker.incarnation}\n")[2]
 
     return probe
 

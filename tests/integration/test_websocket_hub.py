@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession, TCPConnector
 from integration.tcp_proxy import TcpProxy, proxied
 from redis.asyncio import Redis
+from samples import new_job
 from sqlalchemy import text
 
 from app.cancellation import end_tasks
@@ -28,6 +29,7 @@ from app.messaging.hub import AT_ONCE, Hub
 from app.metrics import ServerMetrics
 from app.services.snapshots import Snapshots
 from app.storage.job_views import JobViews, snapshot_of
+from app.storage.jobs import JobStore
 from harness import SMALL_BODY, eventually
 
 if TYPE_CHECKING:
@@ -161,8 +163,9 @@ async def test_what_happens_while_the_present_is_read_is_told_after_it(
 ) -> None:
     app = create_app(settings)
     client = await aiohttp_client(app)
-    job_id = (await (await client.post("/api/v1/generation-jobs/", json=SMALL_BODY)).json())["job_id"]
-    present = snapshot_of((await app[VIEWS].view(job_id)).job)
+    # Of which nobody was told.
+    present = snapshot_of(await JobStore(database).create(new_job()))
+    job_id = present.job_id
     async with client.ws_connect("/ws/events") as everything, database.transaction() as session:
         # The read has to wait for this, and events do not.
         await session.execute(text("LOCK TABLE generation_jobs IN ACCESS EXCLUSIVE MODE"))
@@ -183,6 +186,66 @@ async def test_what_happens_while_the_present_is_read_is_told_after_it(
         seqs = [(await ws.receive_json())["seq"] for _ in range(3)]
         assert seqs == [present.order, *(each.order for each in later)]
         await ws.close()
+
+
+async def test_who_follows_a_job_just_sent_waits_for_no_database(
+    settings: Settings, aiohttp_client: Any, database: Database
+) -> None:
+    client = await aiohttp_client(create_app(settings))
+    job_id = (await (await client.post("/api/v1/generation-jobs/", json=SMALL_BODY)).json())["job_id"]
+
+    async def heard() -> bool:
+        return job_id in client.app[HUB]._recent
+
+    await eventually(heard)
+    async with database.transaction() as session:
+        await session.execute(text("LOCK TABLE generation_jobs IN ACCESS EXCLUSIVE MODE"))
+        async with asyncio.timeout(20), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+            told = await ws.receive_json()
+    read = frame(snapshot_of((await client.app[VIEWS].view(job_id)).job))
+    assert told == read
+
+
+async def test_what_was_heard_of_a_job_is_kept_no_longer_than_it_is_surely_the_present(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hub_behind_proxy(settings, Truth()) as (hub, proxy), running_hub(settings, Truth()) as (_, events):
+
+        async def heard(count: int) -> None:
+            async def known() -> bool:
+                return len(hub._recent) == count
+
+            await eventually(known)
+
+        # In the wrong order: the later state counts.
+        await events.publish(snapshot(1, Phase.EXECUTING, seq=3), snapshot(1, Phase.ASSIGNED, seq=2), snapshot(2))
+        await heard(2)
+        (told,) = hub.heard_of([1]) or ()
+        assert told[:2] == (1, 3_000_000)
+        assert hub.heard_of([1, 3]) is None
+        with monkeypatch.context() as patched:
+            patched.setattr("app.messaging.hub.RECENT_S", 0.0)
+            await asyncio.sleep(0.01)
+            assert hub.heard_of([1]) is None
+        await events.publish_event({"type": "deleted", "job_id": 1})
+        await heard(1)
+        assert hub.heard_of([1]) is None
+        assert hub.heard_of([2]) is not None
+        await proxy.cut()
+        await heard(0)
+        assert hub.heard_of([2]) is None
+
+
+async def test_only_so_many_jobs_are_remembered(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.messaging.hub.MOST_RECENT", 2)
+    async with running_hub(settings, Truth()) as (hub, events):
+        await events.publish(*(snapshot(job_id) for job_id in (1, 2, 1, 3)))
+
+        async def heard() -> bool:
+            return 3 in hub._recent
+
+        await eventually(heard)
+        assert list(hub._recent) == [1, 3]
 
 
 async def test_a_frame_is_made_once_for_all_who_watch_its_job(settings: Settings) -> None:
