@@ -10,6 +10,8 @@
 PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+NAME ?=
+ROLE ?=
 
 BIN := .venv/bin
 APP := $(BIN)/python -m app
@@ -81,6 +83,15 @@ workers-dev workers-demo workers-test: workers-%: .venv/.run ## the workers, liv
 cron-status-dev cron-status-demo cron-status-test: cron-status-%: .venv/.run ## periodic tasks: last and next run
 	@exec $(APP) cron-status --env $*
 
+keys-add-dev keys-add-demo keys-add-test: keys-add-%: .venv/.run ## a key that signs in to the page: NAME=ann ROLE=viewer, operator or admin
+	@exec $(APP) keys-add --env $* --name "$(NAME)" --role "$(ROLE)"
+
+keys-list-dev keys-list-demo keys-list-test: keys-list-%: .venv/.run ## the keys: names, roles, when they were used
+	@exec $(APP) keys-list --env $*
+
+keys-revoke-dev keys-revoke-demo keys-revoke-test: keys-revoke-%: .venv/.run ## take a key back, and end its sessions: NAME=ann
+	@exec $(APP) keys-revoke --env $* --name "$(NAME)"
+
 # Working on it
 
 lint: .venv/.dev ## ruff, its formatter, and the import contracts
@@ -114,5 +125,5 @@ clean: ## remove .venv and what tools left behind; jobs and images in env/data a
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
 .PHONY: UNUSABLE help demo demo-once test standin redis-start lint types chaos bench bench-scale screenshots clean
-.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status))
+.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

@@ -9,30 +9,46 @@ from aiohttp import web
 from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
+from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
+from app.services.access import Access
 from app.services.control import Control
+from app.services.fleet import Fleet
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
 from app.settings import Settings
+from app.storage.audit import Audit
 from app.storage.database import Database
 from app.storage.files import FileStore
+from app.storage.fleet_figures import FleetFigures
 from app.storage.job_views import JobViews
+from app.storage.keys import KeyStore
+from app.storage.run_times import RunTimes
+from app.storage.statistics import Statistics
 
 if TYPE_CHECKING:
     import asyncio
 
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)
+ACCESS: Final = web.AppKey("ACCESS", Access)
+AUDIT: Final = web.AppKey("AUDIT", Audit)
+KEYS: Final = web.AppKey("KEYS", KeyStore)
 DATABASE: Final = web.AppKey("DATABASE", Database)
 QUEUE: Final = web.AppKey("QUEUE", JobQueue)
 EVENTS: Final = web.AppKey("EVENTS", Events)
+PREVIEWS: Final = web.AppKey("PREVIEWS", Previews)
 REGISTRY: Final = web.AppKey("REGISTRY", Registry)
 FILES: Final = web.AppKey("FILES", FileStore)
 VIEWS: Final = web.AppKey("VIEWS", JobViews)
+RUN_TIMES: Final = web.AppKey("RUN_TIMES", RunTimes)
+STATISTICS: Final = web.AppKey("STATISTICS", Statistics)
 SNAPSHOTS: Final = web.AppKey("SNAPSHOTS", Snapshots)
 SUBMITTING: Final = web.AppKey("SUBMITTING", Submitting)
 CONTROL: Final = web.AppKey("CONTROL", Control)
+FLEET: Final = web.AppKey("FLEET", Fleet)
+FLEET_FIGURES: Final = web.AppKey("FLEET_FIGURES", FleetFigures)
 METRICS: Final = web.AppKey("METRICS", ServerMetrics)
 FIGURES: Final = web.AppKey("FIGURES", Figures)
 HUB: Final = web.AppKey("HUB", Hub)

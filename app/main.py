@@ -16,29 +16,43 @@ from app import keys
 from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable, GenonautError, SchemaNotAtHead
 from app.messaging.channels import Names
+from app.messaging.commands import Commands
 from app.messaging.connection import close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
+from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
+from app.services.access import Access
 from app.services.control import Control
+from app.services.fleet import Fleet
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
+from app.storage.audit import Audit
+from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
+from app.storage.fleet_figures import FleetFigures
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
-from app.web import contents, jobs, metrics, realtime, system
+from app.storage.keys import KeyStore
+from app.storage.periodic_tasks import PeriodicTasks
+from app.storage.run_times import RunTimes
+from app.storage.statistics import Statistics
+from app.web import contents, fleet, jobs, metrics, realtime, system
 from app.web.connection import text_frame
 from app.web.metrics import counted
 from app.web.origin import refuse_foreign_pages
 from app.web.problems import errors_as_problems
+from app.web.signed_in import only_signed_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+
+    from aiohttp.typedefs import Middleware
 
     from app.settings import Settings
 
@@ -57,7 +71,7 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    for table in (jobs.routes, contents.routes, system.routes, metrics.routes, realtime.routes):
+    for table in (jobs.routes, contents.routes, fleet.routes, system.routes, metrics.routes, realtime.routes):
         _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app
@@ -65,7 +79,7 @@ def create_app(settings: Settings) -> web.Application:
 
 def create_monitor_app(settings: Settings) -> web.Application:
     """Return a server of the page alone, which works while the API is down."""
-    app = _application(settings)
+    app = _application(settings, only_signed_in)
     _construct(app, settings)
 
     async def to_page(request: web.Request) -> web.Response:
@@ -110,8 +124,8 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
     return 0
 
 
-def _application(settings: Settings) -> web.Application:
-    guards = (counted, errors_as_problems, refuse_foreign_pages)
+def _application(settings: Settings, *more: Middleware) -> web.Application:
+    guards = (counted, errors_as_problems, refuse_foreign_pages, *more)
     return web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
 
 
@@ -127,15 +141,24 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.DATABASE] = database
     app[keys.QUEUE] = queue
     app[keys.EVENTS] = events
+    app[keys.PREVIEWS] = Previews(redis, names)
     app[keys.REGISTRY] = registry
     app[keys.FILES] = files
     app[keys.VIEWS] = views
+    app[keys.RUN_TIMES] = RunTimes(database)
+    app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots
     app[keys.SUBMITTING] = Submitting(store, queue, registry, settings.default_checkpoint)
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)
     app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
     app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, settings.cancel_wait_seconds)
+    commands = Commands(redis, names)
+    app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
+    app[keys.FLEET_FIGURES] = FleetFigures(database)
+    app[keys.KEYS] = key_store = KeyStore(database)
+    app[keys.ACCESS] = Access(key_store, read_only=settings.monitor_read_only)
+    app[keys.AUDIT] = Audit(database)
     background: set[asyncio.Task[None]] = set()
     app[keys.BACKGROUND] = background
 

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     api_port: int = Field(8001, ge=1, le=65535)
     monitor_port: int = Field(5555, ge=1, le=65535)
     standin_port: int = Field(8189, ge=1, le=65535)
+    monitor_read_only: bool = False
 
     database_url: SecretStr = SecretStr("")
     redis_url: SecretStr = SecretStr("")

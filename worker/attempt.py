@@ -21,9 +21,9 @@ from app.domain.errors import (
     InvalidTransition,
 )
 from app.domain.job import Phase
-from app.domain.progress import ProgressFold
+from app.domain.workflow_key import workflow_key
 from app.encoding import dumps
-from app.storage.attempts import NOT_TOLD, Ran, Sent
+from app.storage.attempts import Noted
 from app.storage.job_views import snapshot_of
 from worker.comfyui import Ending, Place, read_ending
 from worker.stopping import stop_prompt
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from app.storage.attempts import AttemptStore, Claim
     from worker.backends import Backend
     from worker.measures import Measures
+    from worker.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Attempt:
         poll_s: float,
         stall_s: float,
         measures: Measures,
+        pictures: Pictures,
     ) -> None:
         self.job = job
         self.claim = claim
@@ -81,6 +83,8 @@ class Attempt:
         self._prompt_id = job.prompt_id or ""
         self._watch = Watch(backend.name, measures)
         self._watch.cancelling = job.phase is Phase.CANCELLING
+        self._feed = pictures.of(job.job_id, job.attempt)
+        self._watch.on_picture = self._feed.show
         self._sent: tuple[Graph, float | None] | None = None
         """The graph and when it went, while PostgreSQL has yet to be told of them; no moment of one taken over."""
         self._tick = 0
@@ -115,12 +119,13 @@ class Attempt:
             The attempt is somebody else's now.
         """
         graph = graph_for(self.job, self.backend, self._prompt_id)
-        self._watch.fold = ProgressFold(graph)
+        self._watch.follow(graph)
         # What was told of this attempt by whoever had it before: it never falls.
         self._watch.fold.percent = self.job.progress
         if claimed_at is not None:
             self._watch.due_at = self._measures.due_at(self.job)
         with ExitStack() as following:
+            following.callback(self._feed.end)
             following.enter_context(self.backend.following(self._prompt_id, self._watch))
             if claimed_at is not None or not await self._found_again(graph):
                 if self.cancelling:
@@ -143,7 +148,7 @@ class Attempt:
         return read_ending(self._entry)
 
     async def persist(
-        self, write: Callable[[Sent], Awaitable[Job]], reached: Phase, outputs: Sequence[Output] = ()
+        self, write: Callable[[Noted], Awaitable[Job]], reached: Phase, outputs: Sequence[Output] = ()
     ) -> Job:
         """Make a step to the phase `reached`, waiting while the database is away, and tell the watchers."""
         delay_s = 0.1
@@ -171,19 +176,19 @@ class Attempt:
 
     async def mark_saving(self) -> None:
         """ComfyUI is done with the prompt, and its outputs are on their way."""
-        await self.persist(lambda sent: self._store.saving(self.claim, self._ran(), self.job, sent=sent), Phase.SAVING)
+        await self.persist(lambda noted: self._store.saving(self.claim, self.job, noted=noted), Phase.SAVING)
 
     async def complete(self, outputs: list[Output], notes: list[str]) -> None:
         """Everything is durable: say so."""
         await self.persist(
-            lambda sent: self._store.complete(self.claim, outputs, notes, self._ran(), self.job, sent=sent),
+            lambda noted: self._store.complete(self.claim, outputs, notes, self.job, noted=noted),
             Phase.COMPLETED,
             outputs,
         )
 
     async def mark_cancelled(self) -> None:
         """ComfyUI confirmed that the prompt runs no more."""
-        await self.persist(lambda sent: self._store.cancelled(self.claim, sent=sent), Phase.CANCELLED)
+        await self.persist(lambda noted: self._store.cancelled(self.claim, noted=noted), Phase.CANCELLED)
 
     async def _found_again(self, graph: Graph) -> bool:
         """Whether the backend knows the prompt of an attempt that was taken over; raises `BackendForgot` if it did."""
@@ -199,6 +204,7 @@ class Attempt:
     async def _submit(self, graph: Graph, fenced_at: float) -> str:
         submission = Submission(self.job, self.claim, self.backend, self._store, fenced_at)
         sent_at = time.monotonic()
+        self.backend.will_load(self._prompt_id, graph)
         accepted = await submission.send(graph, self._prompt_id)
         if not submission.noted:
             self._sent = graph, sent_at
@@ -305,7 +311,7 @@ class Attempt:
 
     async def _mark_executing(self) -> None:
         try:
-            await self.persist(lambda sent: self._store.executing(self.claim, self.job, sent=sent), Phase.EXECUTING)
+            await self.persist(lambda noted: self._store.executing(self.claim, self.job, noted=noted), Phase.EXECUTING)
         except InvalidTransition as error:
             if error.phase != Phase.CANCELLING:
                 raise
@@ -313,25 +319,29 @@ class Attempt:
             self._watch.cancelling = True
 
     async def _tell_progress(self) -> None:
-        """Publish the percentage when it rises, at most ten times a second."""
+        """Publish the percentage when it rises, and which node is at work, at most ten times a second."""
         while True:
             await self._watch.changed.wait()
             self._watch.changed.clear()
             if self.job.phase is Phase.EXECUTING:
                 self._tick += 1
-                self._events.tell(replace(self._snapshot(), tick=self._tick, at=datetime.now(UTC)))
+                node = self._watch.spans.at_work()
+                self._events.tell(replace(self._snapshot(), tick=self._tick, at=datetime.now(UTC), node=node))
             await asyncio.sleep(PROGRESS_S)
 
-    def _ran(self) -> Ran:
-        """When the backend began and ended it, for the record."""
-        return Ran(_ago(self._watch.began_at), _ago(self._watch.ended_at))
-
-    def _untold(self) -> Sent:
-        """What of its sending PostgreSQL has yet to be told."""
-        if self._sent is None:
-            return NOT_TOLD
-        graph, sent_at = self._sent
-        return Sent(dumps(graph), _ago(sent_at))
+    def _untold(self) -> Noted:
+        """What of the attempt PostgreSQL has yet to be told."""
+        watch = self._watch
+        graph, sent_at = self._sent or (None, None)
+        spans = watch.spans.kept(watch.began_at) if watch.began_at is not None else []
+        return Noted(
+            graph=dumps(graph) if graph is not None else None,
+            workflow_key=workflow_key(graph) if graph is not None else None,
+            sent_s=_ago(sent_at),
+            began_s=_ago(watch.began_at),
+            ended_s=_ago(watch.ended_at),
+            spans=dumps(spans) if spans else None,
+        )
 
     def _snapshot(self) -> Snapshot:
         told = snapshot_of(self.job)

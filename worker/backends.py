@@ -16,11 +16,12 @@ from app.domain.catalog import Catalog, read_catalog
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
 from app.domain.scheduling import BackendLoad, by_preference
-from worker.comfyui import Place, read_frame
+from worker.comfyui import Picture, Place, read_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from app.domain.workflow import Graph
     from app.messaging.registry import Registry
     from worker.comfyui import ComfyUI
 
@@ -37,6 +38,8 @@ MOST_SAVING: Final = 16
 
 Of runs shorter than their saving the backlog would grow without end, each step in it later than the one before."""
 
+UNDRIVEN: Final = "No worker drives it at the moment."
+
 
 def _nothing() -> None:
     """Nobody wants to know."""
@@ -51,6 +54,13 @@ class Follower(Protocol):
 
     def feed(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take a frame of the prompt; must not wait."""
+
+    @property
+    def executing(self) -> bool:
+        """Whether the backend works on the prompt now, as far as is known."""
+
+    def show(self, picture: Picture) -> None:
+        """Take a picture of the prompt; must not wait."""
 
     def look(self) -> None:
         """Frames may have been lost: look at the queue and the history."""
@@ -68,6 +78,8 @@ class Backend:
         self.saving = 0
         """Runs that need no slot any more, and whose outputs are on their way."""
         self.driven = False
+        self.drained = False
+        """It is given no more prompts, and finishes those that it has."""
         self.healthy = False
         self.reason: str | None = "not connected yet"
         self.since = datetime.now(UTC)
@@ -77,6 +89,12 @@ class Backend:
         self.digest: str | None = None
         self.stuck_prompt: str | None = None
         """The prompt at which its execution stands still; while there is one, it is given no more."""
+        self.models: list[str] = []
+        """The checkpoints of the run that began last: what it has probably in its memory."""
+        self._loads: dict[str, list[str]] = {}
+        """Prompt → the checkpoints that it loads, of those that are followed."""
+        self.freed: dict[str, Any] | None = None
+        """When it was last told to free its memory, and what was wrong with that if anything was."""
         self.stats: dict[str, Any] = {}
         self._catalog_at = self._stats_at = 0.0
         self._followers: dict[str, Follower] = {}
@@ -86,13 +104,20 @@ class Backend:
         """Called when it may take another prompt."""
         self.on_health: Callable[[], None] = _nothing
         """Called when it fell ill or recovered."""
+        self.on_change: Callable[[], None] = _nothing
+        """Called when a reader of its state would see another one."""
 
     @property
     def load(self) -> BackendLoad:
         """What the scheduler looks at."""
-        able = self.driven and self.healthy and not self.stuck_prompt and self.saving < MOST_SAVING
-        ours = len(self._followers)
-        return BackendLoad(self.name, self.slots if able else 0, self.used, max(0, self.queue_remaining - ours))
+        able = self.driven and self.healthy and not self.drained and not self.stuck_prompt
+        able = able and self.saving < MOST_SAVING
+        return BackendLoad(self.name, self.slots if able else 0, self.used, self.foreign)
+
+    @property
+    def foreign(self) -> int:
+        """Prompts in its queue that are not ours."""
+        return max(0, self.queue_remaining - len(self._followers))
 
     @contextlib.contextmanager
     def following(self, prompt_id: str, follower: Follower) -> Any:
@@ -103,14 +128,17 @@ class Backend:
         finally:
             if self._followers.get(prompt_id) is follower:
                 del self._followers[prompt_id]
+                self._loads.pop(prompt_id, None)
 
     def take_slot(self) -> None:
         """Count one more prompt."""
         self.used += 1
+        self.on_change()
 
     def free_slot(self) -> None:
         """Count one prompt less, and tell who waits for it."""
         self.used -= 1
+        self.on_change()
         self.on_slot()
 
     def begin_saving(self) -> None:
@@ -120,7 +148,36 @@ class Backend:
     def end_saving(self) -> None:
         """Count one less, and tell who waits for a slot."""
         self.saving -= 1
+        self.on_change()
         self.on_slot()
+
+    def set_drained(self, drained: bool) -> None:
+        """Note what was decided about it."""
+        if drained != self.drained:
+            log.info("backend %s is %s", self.name, "drained" if drained else "in use again")
+            self.drained = drained
+            self.on_change()
+            self.on_slot()
+
+    def will_load(self, prompt_id: str, graph: Graph) -> None:
+        """Note the checkpoints that a prompt which is followed loads when it begins; one without any loads none."""
+        inputs = [node["inputs"] for node in graph.values()]
+        named = dict.fromkeys(each["ckpt_name"] for each in inputs if isinstance(each.get("ckpt_name"), str))
+        if named:
+            self._loads[prompt_id] = list(named)
+
+    async def free_memory(self) -> None:
+        """Have it unload its models; `freed` tells how that went, and its figures are asked for anew."""
+        fault = None
+        try:
+            await self.comfyui.free_memory()
+        except BackendLost as error:
+            fault = str(error)
+        else:
+            self.models = []
+            self._stats_at = 0.0
+        self.freed = {"at": timestamp(datetime.now(UTC)), "fault": fault}
+        self.on_change()
 
     def set_health(self, reason: str | None) -> None:
         """Note that it is well (None), or what ails it."""
@@ -169,7 +226,11 @@ class Backend:
             "since": timestamp(self.since),
             "slots": self.slots,
             "used": self.used,
+            "drained": self.drained,
             "queue_remaining": self.queue_remaining,
+            "foreign": self.foreign,
+            "models": self.models,
+            "freed": self.freed,
             "version": self.comfyui.version,
             "checkpoints": len(self.catalog.checkpoints),
             "device": device.get("name"),
@@ -205,7 +266,9 @@ class Backend:
                 async for message in ws:
                     # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
                     frame = read_frame(message)
-                    if frame is not None:
+                    if isinstance(frame, Picture):
+                        self._show(frame)
+                    elif frame is not None:
                         self._dispatch(*frame)
             finally:
                 await end_tasks([refreshing])
@@ -241,9 +304,23 @@ class Backend:
             remaining = info.get("queue_remaining") if isinstance(info, dict) else None
             self.queue_remaining = remaining if isinstance(remaining, int) else self.queue_remaining
             return
-        follower = self._followers.get(str(data.get("prompt_id")))
+        prompt_id = str(data.get("prompt_id"))
+        if kind == "execution_start" and prompt_id in self._loads:
+            self.models = self._loads[prompt_id]
+            self.on_change()
+        follower = self._followers.get(prompt_id)
         if follower is not None:
             follower.feed(kind, data)
+
+    def _show(self, picture: Picture) -> None:
+        """Hand a picture to who follows its prompt, and to nobody if that cannot be known."""
+        if picture.prompt_id is not None:
+            shown = [follower] if (follower := self._followers.get(picture.prompt_id)) else []
+        else:
+            # The old form does not say whose it is: what is executed is one prompt, and that must be one of ours.
+            shown = [follower for follower in set(self._followers.values()) if follower.executing]
+        if len(shown) == 1:
+            shown[0].show(picture)
 
     def _look_again(self) -> None:
         for follower in list(self._followers.values()):
@@ -258,6 +335,10 @@ class BackendPool:
         self._registry = registry
         self._worker_id = worker_id
         self._lease_s = lease_s
+        self.quiet = False
+        """This worker gives nothing to its backends, and lets go of each that has nothing of it left."""
+        self.drained: frozenset[str] | None = None
+        """What was decided about backends; None as long as that is not known, and nothing is driven before it is."""
 
     @property
     def driven(self) -> list[Backend]:
@@ -266,10 +347,12 @@ class BackendPool:
 
     def free_slots(self) -> int:
         """Return how many prompts could be submitted at once."""
-        return sum(backend.load.free for backend in self.backends.values())
+        return 0 if self.quiet else sum(backend.load.free for backend in self.backends.values())
 
     def by_preference(self) -> list[Backend]:
         """Return the backends with a free slot, the one that would begin soonest first."""
+        if self.quiet:
+            return []
         return [self.backends[name] for name in by_preference(each.load for each in self.backends.values())]
 
     async def others(self, avoid: list[str]) -> list[Catalog]:
@@ -282,9 +365,23 @@ class BackendPool:
         found = [await self._registry.catalog(digest) for digest in digests]
         return [catalog for catalog in found if catalog is not None]
 
-    async def renew(self) -> None:
-        """Take or renew the leases on driving; raises `QueueUnavailable`, and then nothing changes."""
+    def set_drained(self, names: frozenset[str]) -> None:
+        """Note which backends are to be given no more prompts."""
+        self.drained = names
         for backend in self.backends.values():
+            backend.set_drained(backend.name in names)
+
+    async def renew(self) -> None:
+        """Take or renew the leases on driving; raises `QueueUnavailable`, and then nothing changes.
+
+        While the worker is quiet each backend on which nothing of it runs is left to other workers.
+        """
+        for backend in self.backends.values():
+            if self.drained is None or (self.quiet and not backend.driven):
+                continue
+            if self.quiet and not backend.used:
+                await self._let_go(backend)
+                continue
             held = await self._registry.drive(backend.name, self._worker_id, self._lease_s)
             if held != backend.driven:
                 log.info("backend %s is %s driven by this worker", backend.name, "now" if held else "no longer")
@@ -293,8 +390,14 @@ class BackendPool:
     async def let_go(self) -> None:
         """Give the leases back, so that other workers can take the backends over at once."""
         for backend in self.driven:
-            backend.driven = False
-            await self._registry.stop_driving(backend.name, self._worker_id)
+            await self._let_go(backend)
+
+    async def _let_go(self, backend: Backend) -> None:
+        log.info("backend %s is given up by this worker", backend.name)
+        backend.driven = False
+        nobody = {"driver": None, "healthy": False, "reason": UNDRIVEN, "since": timestamp(datetime.now(UTC))}
+        last = backend.state(self._worker_id) | nobody
+        await self._registry.stop_driving(backend.name, self._worker_id, last)
 
     async def run(self) -> None:
         """Serve every backend until cancelled."""

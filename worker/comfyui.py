@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,7 +25,7 @@ from app.domain.errors import (
     OutputInvalid,
     WorkflowRefused,
 )
-from app.domain.text import clean
+from app.domain.text import clean, traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -37,6 +38,10 @@ CHUNK_BYTES: Final = 256 * 1024
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
 _JSON: Final = {"Content-Type": "application/json"}
+_HEAD: Final = struct.Struct(">II")
+"""Of a binary frame: what it is, and a number whose meaning depends on that."""
+_PREVIEW: Final = 1
+_PREVIEW_WITH_METADATA: Final = 4
 _MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 
 
@@ -72,6 +77,15 @@ class Ending:
 
     outputs: list[OutputFile] = field(default_factory=list)
     failure: AttemptFailed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that came in a binary frame: of a run as it comes into being, or what a node sends on purpose."""
+
+    image: memoryview
+    prompt_id: str | None
+    """None in the old form, which does not say whose it is."""
 
 
 class ComfyUI:
@@ -168,6 +182,10 @@ class ComfyUI:
             return
         await self._ok("POST", "/interrupt", {"prompt_id": prompt_id})
 
+    async def free_memory(self) -> None:
+        """Have the server unload its models and forget its results, as soon as nothing runs (section 1)."""
+        await self._ok("POST", "/free", {"unload_models": True, "free_memory": True})
+
     async def download(self, file: OutputFile) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of an output.
 
@@ -253,13 +271,32 @@ class ComfyUI:
             raise _away(error) from error
 
 
-def read_frame(message: Any) -> tuple[str, dict[str, Any]] | None:
-    """Return (type, data) of a text frame; None for previews, other binary frames, and what is not understood."""
+def read_frame(message: Any) -> tuple[str, dict[str, Any]] | Picture | None:
+    """Return (type, data) of a text frame, or the picture of a binary one; None for what is neither, or not understood.
+
+    Nothing is copied: of the pictures, which can be many and large, most are never looked at.
+    """
+    if message.type is WSMsgType.BINARY:
+        return _picture(memoryview(message.data))
     if message.type is not WSMsgType.TEXT:
         return None
     frame = _object(message.data)
     kind, data = frame.get("type"), frame.get("data")
     return (kind, data) if isinstance(kind, str) and isinstance(data, dict) else None
+
+
+def _picture(frame: memoryview) -> Picture | None:
+    """Return what a binary frame shows, in either form (section 5)."""
+    if len(frame) <= _HEAD.size:
+        return None
+    kind, number = _HEAD.unpack_from(frame)
+    if kind == _PREVIEW:
+        return Picture(frame[_HEAD.size :], None)
+    end = _HEAD.size + number
+    if kind != _PREVIEW_WITH_METADATA or end >= len(frame):
+        return None
+    prompt_id = _object(bytes(frame[_HEAD.size : end])).get("prompt_id")
+    return Picture(frame[end:], prompt_id) if isinstance(prompt_id, str) else None
 
 
 def read_ending(entry: Mapping[str, Any]) -> Ending:
@@ -303,7 +340,7 @@ def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
     failure = OutOfMemory if kind.endswith("OutOfMemoryError") else NodeFailed
-    return failure(f"{where}{message}", **node)
+    return failure(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
 
 
 def _refusal(answer: Mapping[str, Any]) -> WorkflowRefused:

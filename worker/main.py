@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import secrets
 import signal
 import socket
 import sys
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,26 +19,33 @@ from redis.exceptions import RedisError
 
 from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable, Unavailable
-from app.domain.message import timestamp
+from app.domain.fleet import WorkerState
 from app.messaging.channels import Names
+from app.messaging.commands import Commands
 from app.messaging.connection import AWAY, close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.figures import Figures
+from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
-from app.settings import package_version
 from app.storage.attempts import AttemptStore
+from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
+from app.storage.periodic_tasks import PeriodicTasks
+from app.storage.statistics import Statistics
 from worker.backends import Backend, BackendPool
 from worker.collect import Collector
 from worker.comfyui import ComfyUI
 from worker.measures import Measures
+from worker.pictures import Pictures
 from worker.reconcile import Reconciler
 from worker.runner import Runner
 from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
+from worker.telling import Telling
 from worker.turns import TurnWorker
+from worker.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -60,10 +65,11 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._names = Names(settings.redis_namespace)
-        self._started_at = datetime.now(UTC)
         self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = asyncio.Event()
         self._beat_now = asyncio.Event()
+        self._learn_now = asyncio.Event()
+        self._freeing: asyncio.Task[None] | None = None
         self._redis = make_redis(settings, patient=True)
         self._quick_redis = make_redis(settings, patient=False)
         self._listener = make_listener(settings)
@@ -74,14 +80,14 @@ class WorkerProcess:
         queue, events = JobQueue(self._quick_redis, self._names), Events(self._quick_redis, self._names)
         self._events = events
         self._registry = Registry(self._quick_redis, self._names, settings.stale_seconds)
-        self._queue = queue
         backends = [self._backend(name, url) for name, url in settings.backends.items()]
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
         store, files = AttemptStore(database), FileStore(settings.storage_path)
         self._collector = Collector(files, settings.max_output_bytes)
         self._measures, self._figures = Measures(), Figures(self._quick_redis, self._names)
+        pictures = Pictures(Previews(self._quick_redis, self._names))
         self._runner = Runner(
-            self.worker_id, settings, store, views, queue, events, self._pool, self._collector, self._measures
+            self.worker_id, settings, store, views, queue, events, self._pool, self._collector, self._measures, pictures
         )
         self._turns = TurnWorker(
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
@@ -92,8 +98,15 @@ class WorkerProcess:
             health_check_key=f"{self._names.worker(self.worker_id)}:arq",
             health_check_interval=ARQ_HEALTH_S,
         )
+        self._commands = Commands(self._quick_redis, self._names)
+        states = BackendStates(database)
+        self._wishes = Wishes(self.worker_id, self._commands, states, self._pool, self._beat_now.set)
+        self._telling = Telling(self.worker_id, self._registry, events, self._pool, self._runner, self._wishes)
+        clockwork = periodic_tasks(settings.reconcile_seconds)
         maintenance = {
-            "registry": self._registry,
+            "worker_id": self.worker_id,
+            "runs": PeriodicTasks(database),
+            "clockwork": {task.name: task for task in clockwork},
             "reconciler": Reconciler(
                 database,
                 store,
@@ -106,12 +119,13 @@ class WorkerProcess:
                 orphan_s=settings.orphan_seconds,
             ),
             "reconcile_seconds": settings.reconcile_seconds,
+            "statistics": Statistics(database),
         }
         self._maintenance = Worker(
             **get_kwargs(MaintenanceSettings),  # type: ignore[arg-type]
             functions=[],
-            cron_jobs=periodic_tasks(settings.reconcile_seconds),
-            queue_name=f"{self._names.queue}:maintenance",
+            cron_jobs=clockwork,
+            queue_name=self._names.maintenance,
             redis_pool=self._redis,
             ctx=maintenance,
             handle_signals=False,
@@ -138,6 +152,8 @@ class WorkerProcess:
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "leases": self._leases_for_ever,
             "presence": self._presence_for_ever,
+            "drains": self._learn_for_ever,
+            "news": self._news_for_ever,
             "backends": self._pool.run,
             "listener": self._listen_for_ever,
             "turns": partial(self._arq_for_ever, self._turns),
@@ -165,10 +181,17 @@ class WorkerProcess:
         backend = Backend(name, url, comfyui, settings.backend_slots)
         backend.on_slot = self._wake
         backend.on_health = self._beat_now.set
+        backend.on_change = self._change
         return backend
 
     def _wake(self) -> None:
         self._turns.wake()
+        if self._pool.quiet:
+            # What has nothing left is for others to drive.
+            self._beat_now.set()
+
+    def _change(self) -> None:
+        self._telling.change()
 
     def _free_slots(self) -> int:
         return 0 if self._stopping.is_set() else self._pool.free_slots()
@@ -178,7 +201,7 @@ class WorkerProcess:
         self._turns.allow_pick_jobs = False
         await self._runner.drain(self._settings.shutdown_grace_seconds)
         await self._events.all_told()
-        await end_tasks(tasks)
+        await end_tasks([*tasks, *([self._freeing] if self._freeing else [])])
         for worker in (self._turns, self._maintenance):
             # Cancelled turns go back into the queue, where other workers find them.
             await end_tasks(worker.tasks.values())
@@ -187,7 +210,8 @@ class WorkerProcess:
                 await self._turns.settle()
                 await self._quick_redis.delete(self._turns.health_check_key, self._maintenance.health_check_key)
                 await self._pool.let_go()
-                await self._registry.leave(self.worker_id)
+                await self._telling.leave()
+                await self._commands.nudge()
                 await self._figures.add(self._measures.tally)
         await self._session.close()
         for client in (self._redis, self._quick_redis, self._listener):
@@ -214,17 +238,55 @@ class WorkerProcess:
             await asyncio.sleep(max(0.05, self._settings.heartbeat_seconds - spent))
 
     async def _presence_for_ever(self) -> None:
-        """Every `HEARTBEAT_SECONDS`, and when a backend's health changes: the signs of life in Redis.
+        """Every `HEARTBEAT_SECONDS`, and when there is a reason: signs of life in Redis, and what is asked for there.
 
         A loop of its own: a Redis that hangs must not cost the leases in PostgreSQL.
         """
+        beats = (self._wishes.obey, self._drive, self._turns.renew_locks, self._telling.beat, self._add_figures)
         while True:
             self._beat_now.clear()
-            for beat in (self._pool.renew, self._turns.renew_locks, self._tell, self._add_figures):
+            for beat in beats:
                 await self._survive(beat)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.heartbeat_seconds):
-                    await self._beat_now.wait()
+            if self._freeing is None or self._freeing.done():
+                # Not waited for: a backend that does not answer must not cost a lease.
+                self._freeing = asyncio.create_task(self._survive(self._wishes.free), name="freeing")
+            if self._wishes.state is WorkerState.STOPPING and self._is_idle():
+                log.info("nothing runs any more, and this worker was asked to stop then")
+                self.stop()
+            await self._heartbeat(self._beat_now)
+
+    async def _drive(self) -> None:
+        """Renew the leases on backends; those that were let go are for the other workers to take at once."""
+        before = len(self._pool.driven)
+        await self._pool.renew()
+        if self._pool.quiet and len(self._pool.driven) < before:
+            await self._commands.nudge()
+
+    async def _learn_for_ever(self) -> None:
+        """Every `HEARTBEAT_SECONDS`, and when something was decided: which backends are drained.
+
+        A loop of its own: a PostgreSQL that hangs must not cost the leases in Redis.
+        """
+        while True:
+            self._learn_now.clear()
+            await self._survive(self._wishes.learn)
+            await self._heartbeat(self._learn_now)
+
+    async def _news_for_ever(self) -> None:
+        """Tell of changes; while Redis is away the heartbeats do."""
+        while True:
+            await self._survive(self._telling.run)
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+
+    async def _heartbeat(self, at_once: asyncio.Event) -> None:
+        """Return when it is time for the next heartbeat, or for an extra one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.heartbeat_seconds):
+                await at_once.wait()
+
+    def _is_idle(self) -> bool:
+        """Whether nothing of what this worker was given is left with it."""
+        return not self._runner.running and not any(backend.used for backend in self._pool.backends.values())
 
     async def _survive(self, beat: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -234,43 +296,33 @@ class WorkerProcess:
         except Exception:
             log.exception("the heartbeat stumbled")
 
-    async def _tell(self) -> None:
-        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        state = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "version": package_version(),
-            "started_at": timestamp(self._started_at),
-            "backends": [backend.name for backend in self._pool.driven],
-            "slots": sum(backend.slots for backend in self._pool.driven),
-            "running": self._runner.running,
-            "done": self._runner.done,
-            "failed": self._runner.failed,
-            # Kilobytes on Linux, bytes on macOS.
-            "memory_bytes": usage if sys.platform == "darwin" else usage * 1024,
-        }
-        told = {backend.name: backend.state(self.worker_id) for backend in self._pool.driven}
-        await self._registry.beat(self.worker_id, state, told)
-
     async def _add_figures(self) -> None:
         await self._figures.add(self._measures.tally)
 
+    def _look(self) -> None:
+        """Look at once what is wanted of this worker."""
+        self._beat_now.set()
+        self._learn_now.set()
+
     async def _listen_for_ever(self) -> None:
-        """Be woken for turns and told of cancels; both have a poll behind them."""
+        """Be woken for turns, told of cancels, and nudged to look what is wanted; all have a poll behind them."""
         delay_s = 0.1
         while True:
             try:
                 async with self._listener.pubsub() as pubsub:
-                    await pubsub.subscribe(self._names.wake, self._names.cancels)
+                    await pubsub.subscribe(self._names.wake, self._names.cancels, self._names.commands)
                     delay_s = 0.1
                     # Something may have been said while nobody listened.
                     self._turns.wake()
+                    self._look()
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
                         if message is None:
                             await pubsub.check_health()
                         elif message["channel"].decode() == self._names.wake:
                             self._turns.wake(int(message["data"]))
+                        elif message["channel"].decode() == self._names.commands:
+                            self._look()
                         else:
                             self._runner.request_cancel(int(message["data"]))
             except (*AWAY, RedisError) as error:

@@ -19,6 +19,9 @@ from app.domain.text import clean
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+PREVIEW_PX: Final = 320
+"""The longer side of a picture that is coming into being."""
+MOST_PREVIEW_BYTES: Final = 16 * 2**20
 THUMBNAIL_PX: Final = 512
 """The longer side of a thumbnail."""
 _IMAGE_TYPES: Final = {
@@ -75,6 +78,25 @@ def inspect(file: BinaryIO, filename: str) -> Media:
         return Media("text", "text/plain", ending)
     safe = ending if ending.isascii() and ending.isalnum() and len(ending) <= 16 else "bin"
     return Media("file", "application/octet-stream", safe)
+
+
+def small_picture(image: memoryview) -> bytes | None:
+    """Return a picture that ComfyUI sends while it works as a small WebP; None for what is none, or too large."""
+    if len(image) > MOST_PREVIEW_BYTES:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(image)) as opened:
+                # Of a JPEG only as much is decoded as is needed.
+                opened.draft("RGB", (PREVIEW_PX, PREVIEW_PX))
+                small = opened.convert("RGB")
+        small.thumbnail((PREVIEW_PX, PREVIEW_PX), Image.Resampling.BILINEAR)
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=70, method=0)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+    return buffer.getvalue()
 
 
 def _picture(file: BinaryIO, shown: str) -> Media | None:

@@ -11,6 +11,7 @@ from app.domain.errors import BackendLost, InvalidTransition, LostClaim
 from app.domain.job import Job, Phase, task_id
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
+from app.storage.keys import KeyStore
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -81,7 +82,7 @@ class Reconciler:
         return ", ".join(done) or "nothing to do"
 
     async def sweep(self) -> str:
-        """Delete files that belong to no job, and idempotency keys that have had their day."""
+        """Delete files that belong to no job, and idempotency keys and sessions that have had their day."""
         old = await self._files.old_files(self._orphan_s, SWEEP_WINDOW_S)
         orphans: list[str] = []
         for start in range(0, len(old), BATCH):
@@ -90,7 +91,8 @@ class Reconciler:
             orphans += [path for path in paths if path not in known]
         await self._files.delete(orphans)
         keys = await self._store.prune_keys()
-        return f"deleted {len(orphans)} orphaned files and {keys} old idempotency keys"
+        sessions = await KeyStore(self._database).prune()
+        return f"deleted {len(orphans)} orphaned files, {keys} old idempotency keys and {sessions} ended sessions"
 
     async def _enqueue_lost(self, session: AsyncSession) -> list[int]:
         """Give waiting jobs a turn that have none: Redis was emptied, or away when they were accepted."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from worker.collect import Collector
     from worker.comfyui import Ending
     from worker.measures import Measures
+    from worker.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Runner:
         pool: BackendPool,
         collector: Collector,
         measures: Measures,
+        pictures: Pictures,
     ) -> None:
         self.worker_id = worker_id
         self.done = 0
@@ -76,6 +78,7 @@ class Runner:
         self._pool = pool
         self._collector = collector
         self._measures = measures
+        self._pictures = pictures
         self._running: dict[int, Attempt] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._saving: set[asyncio.Task[None]] = set()
@@ -88,6 +91,10 @@ class Runner:
     def running(self) -> list[int]:
         """Ids of the jobs that this worker holds, those being saved included."""
         return sorted(self._running)
+
+    def on(self, backend: Backend) -> list[int]:
+        """Ids of the jobs that this worker has on a backend, those being saved included."""
+        return sorted(job_id for job_id, attempt in self._running.items() if attempt.backend is backend)
 
     async def take_turn(self, job_id: int) -> float | None:
         """Run the job whose turn it is, until its slot is free again.
@@ -197,6 +204,7 @@ class Runner:
         # Again and again: a run that ends in this very moment begins to be saved.
         while pending := {task for task in (*self._saving, *self._tasks.values()) if not task.done()}:
             await end_tasks(pending)
+        await self._pictures.close()
         self._collector.close()
 
     async def _wait_s(self, job_id: int) -> float | None:
@@ -236,6 +244,7 @@ class Runner:
             poll_s=self._settings.comfyui_poll_seconds,
             stall_s=self._settings.comfyui_stall_seconds,
             measures=self._measures,
+            pictures=self._pictures,
         )
         self._running[job.job_id] = attempt
         task = asyncio.current_task()
@@ -348,11 +357,11 @@ class Runner:
             log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
             if not verdict.retry:
                 self.failed += 1
-                await attempt.persist(lambda sent: self._store.fail(claim, failure, sent=sent), Phase.FAILED)
+                await attempt.persist(lambda noted: self._store.fail(claim, failure, noted=noted), Phase.FAILED)
                 return
             avoid = avoid if verdict.elsewhere else []
             waiting = await attempt.persist(
-                lambda sent: self._store.requeue(claim, failure, verdict.delay_s, avoid, sent=sent), Phase.RETRYING
+                lambda noted: self._store.requeue(claim, failure, verdict.delay_s, avoid, noted=noted), Phase.RETRYING
             )
             with contextlib.suppress(QueueUnavailable):
                 # The reconciler gives it its turn, if Redis is away now.

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from arq import cron, func
+from arq.cron import next_cron
 from arq.worker import Retry
 
-from app.domain.errors import Unavailable
-from app.domain.message import timestamp
+from app.domain.errors import DatabaseUnavailable, GenonautError
 from app.messaging.connection import EXPIRES_MS, deserialize, serialize
 from app.messaging.queue import TURN_FUNCTION
+from app.storage.periodic_tasks import PeriodicRun
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from arq.cron import CronJob
     from arq.worker import Function
 
-    from app.messaging.registry import Registry
     from worker.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 MOST_TRIES: Final = 1_000_000
 """arq counts restarts and full backends as tries; how often a job is tried is PostgreSQL's to say."""
 MOST_WAIT_S: Final = 5.0
-SWEEP_EVERY: Final = timedelta(hours=1)
+MOST_S: Final = 60
+"""A periodic task that takes longer is ended: the next run goes on where this one was."""
 
 
 async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
@@ -43,33 +45,56 @@ async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
 
 async def reconcile(ctx: dict[str, Any]) -> str:
     """Put right what fell between PostgreSQL, Redis and the backends."""
-    every = timedelta(seconds=ctx["reconcile_seconds"])
-    return await _noted(ctx, "reconcile", every, ctx["reconciler"].run)
+    return await _noted(ctx, "reconcile", f"every {ctx['reconcile_seconds']} s", ctx["reconciler"].run)
 
 
 async def sweep(ctx: dict[str, Any]) -> str:
     """Delete what nobody needs any more."""
-    return await _noted(ctx, "sweep", SWEEP_EVERY, ctx["reconciler"].sweep)
+    return await _noted(ctx, "sweep", "every hour", ctx["reconciler"].sweep)
 
 
-async def _noted(ctx: dict[str, Any], name: str, every: timedelta, work: Callable[[], Awaitable[str]]) -> str:
-    """Do the work of a periodic task, and note how it went."""
-    registry: Registry = ctx["registry"]
-    began, now = time.monotonic(), datetime.now(UTC)
+async def record_statistics(ctx: dict[str, Any]) -> str:
+    """Count in the statistics what has ended, and how many jobs wait and run."""
+    return await _noted(ctx, "record_statistics", "every minute", ctx["statistics"].run)
+
+
+async def _noted(ctx: dict[str, Any], name: str, schedule: str, work: Callable[[], Awaitable[str]]) -> str:
+    """Do the work of a periodic task, and note how it went, also when it failed."""
+    began, now, failed = time.monotonic(), datetime.now(UTC), True
     try:
-        result = await work()
-        run = {
-            "schedule": f"every {every.total_seconds():.0f} s",
-            "last_run": timestamp(now),
-            "next_run": timestamp(now + every),
-            "result": result,
-            "duration_ms": round((time.monotonic() - began) * 1000),
-        }
-        await registry.note_cron(name, run)
-    except Unavailable as error:
+        async with asyncio.timeout(MOST_S):
+            result = await work()
+        failed = False
+    except GenonautError as error:
         log.warning("%s could not do its work: %s", name, error)
-        return str(error)
+        result = str(error)
+    except TimeoutError:
+        log.warning("%s took longer than %s s, and was ended", name, MOST_S)
+        result = f"It took longer than {MOST_S} s, and was ended."
+    except Exception:
+        log.exception("%s stumbled over a bug", name)
+        result = "Something went wrong in the worker; its log says what."
+    run = PeriodicRun(
+        name=name,
+        schedule=schedule,
+        last_run=now,
+        next_run=_following(ctx["clockwork"][name], now),
+        duration_ms=round((time.monotonic() - began) * 1000),
+        result=result,
+        failed=failed,
+        worker_id=ctx["worker_id"],
+    )
+    try:
+        await ctx["runs"].note(run)
+    except DatabaseUnavailable as error:
+        log.warning("the run of %s cannot be noted: %s", name, error)
     return result
+
+
+def _following(task: CronJob, now: datetime) -> datetime:
+    """Return when the clock has the task run next, whatever made it run this time."""
+    hand = {unit: getattr(task, unit) for unit in ("month", "day", "weekday", "hour", "minute", "second")}
+    return next_cron(now, **hand, microsecond=task.microsecond)
 
 
 class WorkerSettings:
@@ -97,7 +122,8 @@ class MaintenanceSettings:
     keep_result = 0
     log_results = False
     max_jobs = 4
-    job_timeout = 60
+    # Not arq's time limit ends a task but its own, which is noted.
+    job_timeout = MOST_S + 10
     timezone = UTC
 
 
@@ -107,4 +133,5 @@ def periodic_tasks(reconcile_seconds: int) -> list[CronJob]:
     return [
         cron(reconcile, name="reconcile", second=seconds, run_at_startup=True, max_tries=1, keep_result=0),
         cron(sweep, name="sweep", minute=7, second=0, max_tries=1, keep_result=0),
+        cron(record_statistics, name="record_statistics", second=20, run_at_startup=True, max_tries=1, keep_result=0),
     ]

@@ -8,10 +8,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from app.domain.progress import ProgressFold
+from app.domain.spans import Spans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from app.domain.workflow import Graph
+    from worker.comfyui import Picture
     from worker.measures import Measures
 
 
@@ -25,49 +28,76 @@ class Watch:
         self._backend = backend
         self._measures = measures
         self.fold = ProgressFold({})
+        self.spans = Spans({})
         self.due_at: float | None = None
         self.heard_at = time.monotonic()
         self.began_at: float | None = None
         self.ended_at: float | None = None
         self.cancelling = False
+        self.on_picture: Callable[[Picture], None] | None = None
+        """Called with each picture of the prompt; must not wait."""
         self.changed = asyncio.Event()
-        """The progress rose."""
+        """The progress rose, or another node is at work."""
         self.ended = asyncio.Event()
         self._news = asyncio.Event()
+
+    @property
+    def executing(self) -> bool:
+        """Whether the backend works on it, as far as one has heard."""
+        return self.began_at is not None and self.ended_at is None
 
     def request_cancel(self) -> None:
         """Note that it is to be stopped."""
         self.cancelling = True
         self._news.set()
 
+    def follow(self, graph: Graph) -> None:
+        """Begin to fold what is heard of this graph's nodes."""
+        self.fold, self.spans = ProgressFold(graph), Spans(graph)
+
     def feed(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take a frame of this prompt."""
         rose = False
-        self.heard_at = time.monotonic()
+        now = self.heard_at = time.monotonic()
         match kind:
             case "execution_cached":
-                rose = self.fold.cached(map(str, data.get("nodes") or ()))
+                cached = [str(node_id) for node_id in data.get("nodes") or ()]
+                self.spans.cached(cached)
+                rose = self.fold.cached(cached)
+            case "execution_success":
+                self.spans.succeeded(now)
             case "executing" if data.get("node") is None:
                 # Only now is the history readable (COMFYUI, section 0, point 1).
-                self.ended_at = self.heard_at
+                self.ended_at = now
                 seen = self.began_at if self.due_at is not None else None
                 self._measures.ended(self._backend, seen, self.ended_at)
                 self.ended.set()
                 self._news.set()
             case "executing":
-                rose = self.fold.began(str(data.get("display_node") or data.get("node")))
+                node_id, shown = str(data["node"]), str(data.get("display_node") or data["node"])
+                self.spans.began(node_id, shown, now)
+                self.fold.began(shown)
+                rose = True
             case "progress":
                 value, maximum = data.get("value"), data.get("max")
+                self.spans.stepped(str(data.get("node")), value, maximum)
                 if isinstance(value, int | float) and isinstance(maximum, int | float):
                     rose = self.fold.stepped(str(data.get("node")), value, maximum)
             case "progress_state":
                 nodes = data.get("nodes")
                 if isinstance(nodes, dict):
-                    rose = self.fold.state({key: node for key, node in nodes.items() if isinstance(node, dict)})
+                    known = {key: node for key, node in nodes.items() if isinstance(node, dict)}
+                    self.spans.state(known, now)
+                    rose = self.fold.state(known)
         if kind != "execution_success":
             self.begin()
         if rose:
             self.changed.set()
+
+    def show(self, picture: Picture) -> None:
+        """Take a picture of this prompt."""
+        if self.on_picture is not None:
+            self.on_picture(picture)
 
     def begin(self) -> None:
         """Note that the backend executes it, if that is news."""

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from app.commands.redis_database import open_redis
 from app.commands.terminal import duration, show, table
+from app.environment import with_servers
 from app.messaging.channels import Names
 from app.messaging.registry import Registry
+from app.storage.database import Database, make_engine
+from app.storage.periodic_tasks import PeriodicTasks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from app.messaging.registry import Beat
     from app.settings import Settings
+    from app.storage.periodic_tasks import PeriodicRun
 
 
 async def workers(settings: Settings) -> int:
@@ -33,14 +35,18 @@ async def workers(settings: Settings) -> int:
 
 async def cron_status(settings: Settings) -> int:
     """Show the periodic tasks, which the workers run."""
-    async with open_redis(settings) as (redis, complete):
-        registry = Registry(redis, Names(complete.redis_namespace), complete.stale_seconds)
-        crons = await registry.crons()
-    if crons:
+    environment = settings.genonaut_env
+    async with with_servers(settings, redis=False) as complete:
+        database = Database(make_engine(complete))
+        try:
+            await database.check_schema(f"make migrate-{environment}")
+            runs = await PeriodicTasks(database).all()
+        finally:
+            await database.close()
+    if runs:
         header = ("TASK", "SCHEDULE", "LAST RUN", "RESULT", "TOOK", "NEXT RUN")
-        show(table(header, [_cron_row(name, run) for name, run in sorted(crons.items())]))
+        show(table(header, [_cron_row(run) for run in runs]))
     else:
-        environment = settings.genonaut_env
         show(f"No periodic task of {environment} has run yet; a worker runs them: make worker-{environment}.")
     return 0
 
@@ -58,28 +64,26 @@ def _worker_row(beat: Beat) -> tuple[object, ...]:
     )
 
 
-def _cron_row(name: str, run: Mapping[str, Any]) -> tuple[object, ...]:
-    took_ms = run.get("duration_ms")
-    return (
-        name,
-        run.get("schedule") or "unknown",
-        _at(run.get("last_run")),
-        run.get("result") or "none",
-        f"{took_ms:.0f} ms" if isinstance(took_ms, int | float) else "unknown",
-        _at(run.get("next_run"), past="overdue by {}"),
-    )
+def _cron_row(run: PeriodicRun) -> tuple[object, ...]:
+    result = f"failed: {run.result}" if run.failed else run.result
+    next_run = _told(run.next_run, past="overdue by {}")
+    return (run.name, run.schedule, _told(run.last_run), result, f"{run.duration_ms} ms", next_run)
 
 
-def _at(text: Any, past: str = "{} ago") -> str:
-    """Return a time as a table shows it: UTC, and how far away; `past` says that of a time that is over."""
+def _at(text: Any) -> str:
+    """Return a heartbeat's time as a table shows it."""
     try:
         at = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         return "never" if text is None else str(text)
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return _told(at.replace(tzinfo=UTC) if at.tzinfo is None else at)
+
+
+def _told(at: datetime, past: str = "{} ago") -> str:
+    """Return a time as a table shows it: UTC, and how far away; `past` says that of a time that is over."""
     away_s = (datetime.now(UTC) - at).total_seconds()
     told = past.format(duration(away_s)) if away_s >= 0 else f"in {duration(-away_s)}"
-    return f"{at:%Y-%m-%d %H:%M:%S}Z ({told})"
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z ({told})"
 
 
 def _listed(value: Any) -> str:

@@ -166,7 +166,7 @@ def _kind(key: bytes, names: Names) -> str:
     text = _text(key)
     prefixes = [job_key_prefix, in_progress_key_prefix, result_key_prefix, retry_key_prefix]
     prefixes += [names.worker(""), names.backend(""), names.driver(""), names.catalog(""), names.live(0)[:-1]]
-    whole = {names.queue, names.workers, names.backends, names.cron}
+    whole = {names.queue, names.maintenance, names.workers, names.backends}
     whole |= {abort_jobs_ss, names.queue + health_check_key_suffix}
     if text in whole:
         return text

@@ -79,6 +79,24 @@ class ForeignOrigin(GenonautError):
     code = "foreign_origin"
 
 
+class SignInNeeded(GenonautError):
+    """Nobody is signed in, and without that there is nothing to be seen."""
+
+    code = "sign_in_needed"
+
+
+class WrongKey(GenonautError):
+    """The key is none of ours, or was revoked."""
+
+    code = "wrong_key"
+
+
+class KeyTaken(GenonautError):
+    """A key has this name already."""
+
+    code = "key_taken"
+
+
 class NotFound(GenonautError):
     """What the address names does not exist."""
 
@@ -94,6 +112,30 @@ class JobNotFound(NotFound):
         listed = ", ".join(map(str, job_ids))
         super().__init__(f"There is no job {listed}." if len(job_ids) == 1 else f"There are no jobs {listed}.")
         self.job_ids = tuple(job_ids)
+
+
+class BackendNotFound(NotFound):
+    """No such backend, or none that anybody could tell something."""
+
+    code = "backend_not_found"
+
+
+class WorkerNotFound(NotFound):
+    """No such worker is alive."""
+
+    code = "worker_not_found"
+
+
+class TaskNotFound(NotFound):
+    """No such periodic task."""
+
+    code = "task_not_found"
+
+
+class KeyNotFound(NotFound):
+    """No key has this name."""
+
+    code = "key_not_found"
 
 
 class ContentNotFound(NotFound):
@@ -182,15 +224,26 @@ class ErrorClass(StrEnum):
 
 
 class AttemptFailed(GenonautError):
-    """An attempt ended without its outputs. The message is for the user: no paths and no tracebacks of any server."""
+    """An attempt ended without its outputs. The message is for the user: no paths and no tracebacks of any server.
+
+    The traceback of the node's exception is for operators only.
+    """
 
     code = "attempt_failed"
     error_class: ClassVar[ErrorClass] = ErrorClass.BUG
 
-    def __init__(self, message: str, *, node_id: str | None = None, node_type: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        node_id: str | None = None,
+        node_type: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.node_id = node_id
         self.node_type = node_type
+        self.traceback = traceback
 
 
 class WorkflowRefused(AttemptFailed):

@@ -251,6 +251,12 @@ class Attempt:
     error_message: str | None
     node_id: str | None
     node_type: str | None
+    traceback: str | None
+    """As ComfyUI told it, cut; it shows a server's paths."""
+    spans: list[dict[str, Any]] | None
+    """When ComfyUI began and ended each node, as `app.domain.spans` has it; None if nobody was told."""
+    workflow_key: str | None
+    """Equal for runs that cost about the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

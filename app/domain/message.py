@@ -25,6 +25,8 @@ class Snapshot:
     at: datetime
     attempt: int
     progress: int = 0
+    node: dict[str, Any] | None = None
+    """The node at work with its own step, as `Spans.at_work` has it; for those who watch everything."""
     backend_name: str | None = None
     error_code: str | None = None
     error_message: str | None = None

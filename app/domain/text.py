@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 MAX_CHARS: Final = 2000
+MAX_TRACEBACK_BYTES: Final = 16 * 1024
 
 _QUOTED_PATH: Final = re.compile(r"(?<=['\"])(?:[A-Za-z]:)?(?:/|\\{1,2})[^'\"\n]*[/\\]([^'\"/\\\n]*)(?=['\"])")
 """Between quotes a folder's name may have spaces."""
@@ -26,3 +27,14 @@ def clean(text: object, limit: int = MAX_CHARS) -> str:
     plain = str(text)[: limit * 2].replace("\0", "").encode("utf-8", "replace").decode()
     plain = _PATH.sub(r"…/\1", _QUOTED_PATH.sub(r"…/\1", plain)).strip()
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+
+
+def traceback_of(lines: Any) -> str | None:
+    """Return the traceback that ComfyUI tells line by line, its end if it is long; None when it tells none.
+
+    It shows folders of ComfyUI's machine, which an operator needs and users must not see.
+    """
+    whole = "".join(str(line) for line in lines) if isinstance(lines, list) else ""
+    # The innermost calls stand at the end. Cut in characters first, for the same reason as above.
+    raw = whole[-MAX_TRACEBACK_BYTES:].replace("\0", "").encode("utf-8", "replace")
+    return raw[-MAX_TRACEBACK_BYTES:].decode("utf-8", "ignore").strip("\n") or None

@@ -116,10 +116,21 @@ def with_seed(graph: Graph, seed: int) -> tuple[Graph, bool]:
     return changed, found
 
 
+def is_link(value: Any) -> bool:
+    """Whether an input's value is a link to another node's output."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and not isinstance(value[1], bool)
+    )
+
+
 def links(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
     """Yield (input, node id, output index) of each input that is a link."""
     for name, value in inputs.items():
-        if _is_link(value):
+        if is_link(value):
             yield name, value[0], value[1]
 
 
@@ -183,16 +194,6 @@ def _escape(token: str) -> str:
     return token.replace("~", "~0").replace("/", "~1")
 
 
-def _is_link(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-        and not isinstance(value[1], bool)
-    )
-
-
 def _check_node(graph: Graph, key: str, node: Any, pointer: str) -> Iterator[Fault]:
     where = f"{pointer}/{_escape(key)}"
     if not isinstance(node, dict):
@@ -214,7 +215,7 @@ def _check_node(graph: Graph, key: str, node: Any, pointer: str) -> Iterator[Fau
 
 def _input_fault(graph: Graph, value: Any) -> Fault | None:
     """Return what is wrong with an input's value; where it stands is for the caller to say."""
-    if _is_link(value):
+    if is_link(value):
         if value[0] in graph:
             return None
         detail = f"The link leads to node {value[0]!r}, which the workflow has not."
@@ -292,7 +293,7 @@ def _check_input(
             yield Fault("", "required_input_missing", f"{node_class.name} needs the input {name!r}.")
         return
     value = inputs[name]
-    if _is_link(value):
+    if is_link(value):
         outputs = catalog.nodes[graph[value[0]]["class_type"]].outputs
         if outputs is None:
             return

@@ -38,6 +38,10 @@ class Names:
         """Key: the last progress of a running job; JSON with the attempt it belongs to."""
         return f"{self.namespace}:live:{job_id}"
 
+    def preview(self, job_id: int) -> str:
+        """Key: the newest picture of a running job: its number, 8 bytes, the greatest first, and then WebP."""
+        return f"{self.namespace}:preview:{job_id}"
+
     def worker(self, worker_id: str) -> str:
         """Key: a worker's heartbeat, JSON."""
         return f"{self.namespace}:worker:{worker_id}"
@@ -70,6 +74,23 @@ class Names:
         return f"{self.namespace}:figures"
 
     @property
-    def cron(self) -> str:
-        """Key: a hash, name of a periodic task → its last run, JSON."""
-        return f"{self.namespace}:cron"
+    def maintenance(self) -> str:
+        """arq's queue of periodic tasks: a sorted set, run → due time in ms."""
+        return f"{self.queue}:maintenance"
+
+    @property
+    def commands(self) -> str:
+        """Channel: an operator wants something of a worker, which looks what; the content says nothing."""
+        return f"{self.namespace}:commands"
+
+    def asked(self, worker_id: str) -> str:
+        """Key: the state that a worker was asked to be in."""
+        return f"{self.namespace}:asked:{worker_id}"
+
+    def asked_to_free(self, backend: str) -> str:
+        """Key: a backend is to free its memory; gone when its driver has passed that on."""
+        return f"{self.namespace}:asked-to-free:{backend}"
+
+    def asked_to_run(self, task: str) -> str:
+        """Key: a periodic task was asked to run now; the last run that was known then."""
+        return f"{self.namespace}:asked-to-run:{task}"

@@ -86,7 +86,8 @@ class Events:
         for snapshot in snapshots:
             calls += "PUBLISH", self._names.events, news(snapshot)
             if STATUS_OF[snapshot.phase] is JobStatus.RUNNING and (snapshot.tick or snapshot.progress):
-                live = [snapshot.attempt, snapshot.seq, snapshot.tick, snapshot.progress, timestamp(snapshot.at)]
+                at = timestamp(snapshot.at)
+                live = [snapshot.attempt, snapshot.seq, snapshot.tick, snapshot.progress, at, snapshot.node]
                 calls += "SET", self._names.live(snapshot.job_id), dumps(live)
             elif snapshot.finished:
                 calls += "DEL", self._names.live(snapshot.job_id), ""
@@ -135,23 +136,24 @@ def merged(snapshots: Sequence[Snapshot], live: Mapping[int, bytes]) -> list[Sna
 
 def news(snapshot: Snapshot) -> str:
     """Return what is published of this state of a job: its frame, and more for those who watch everything."""
-    return dumps({"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | frame(snapshot))
+    told = {"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | frame(snapshot)
+    return dumps(told | {"node": snapshot.node} if snapshot.node is not None else told)
 
 
 def frame_of(told: dict[str, Any]) -> dict[str, Any]:
     """Return the frame that is in the news of a job."""
     # Of all frames this one has a backend of its own.
-    more = ("type", "phase") if told["status"] == "started" else ("type", "phase", "backend")
+    more = ("type", "phase", "node") if told["status"] == "started" else ("type", "phase", "node", "backend")
     return {name: value for name, value in told.items() if name not in more}
 
 
 def _merged(snapshot: Snapshot, raw: bytes) -> Snapshot:
     try:
-        attempt, seq, tick, progress, at = json.loads(raw)
+        attempt, seq, tick, progress, at, *more = json.loads(raw)
     except ValueError:
         # Written by a worker of another version, in the middle of a deployment.
         return snapshot
     if attempt != snapshot.attempt:
         return snapshot
-    told = replace(snapshot, progress=max(snapshot.progress, progress))
+    told = replace(snapshot, progress=max(snapshot.progress, progress), node=more[0] if more else None)
     return replace(told, tick=tick, at=datetime.fromisoformat(at)) if seq == snapshot.seq else told

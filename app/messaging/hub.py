@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
@@ -34,6 +35,8 @@ HELLO: Final = b'{"type": "hello"}'
 RECENT_S: Final = 2.0
 """So long the hub remembers what it has heard of a job, for who comes to watch it right after sending it."""
 MOST_RECENT: Final = 4096
+PROGRESS_S: Final = 0.25
+"""Who watches everything is told of the progress of a job so often at most."""
 AT_ONCE: Final = 500
 """Watchers that are told before everybody else on the event loop has a turn."""
 _FIRST_DELAY_S: Final = 0.1
@@ -86,6 +89,8 @@ class Hub:
         self._progress: dict[int, int] = {}
         """What was last told of each watched job that runs."""
         self._everything: set[Watcher] = set()
+        self._paces: dict[int, _Pace] = {}
+        """How fast those who watch everything are told of each running job."""
         self._recent: dict[int, tuple[float, dict[str, Any]]] = {}
         """The last news of jobs, the oldest first, and when it was heard, by the event loop's clock."""
         self._connected = False
@@ -147,6 +152,8 @@ class Hub:
     def unwatch_everything(self, watcher: Watcher) -> None:
         """Undo `watch_everything`."""
         self._everything.discard(watcher)
+        if not self._everything:
+            self._forget_paces()
 
     def dismiss(self) -> None:
         """Tell every watcher, and whoever still comes, that the server shuts down."""
@@ -170,8 +177,10 @@ class Hub:
                 delay_s = _FIRST_DELAY_S if self._connected else min(delay_s * 2, 2.0)
                 self._connected = False
                 self._recent.clear()
+                self._forget_paces()
                 await asyncio.sleep(delay_s)
         finally:
+            self._forget_paces()
             await end_tasks([healing])
 
     async def _listen(self) -> None:
@@ -199,11 +208,48 @@ class Hub:
                 await self._forward_frame(frame_of(told))
         elif isinstance(told, dict) and told.get("type") == "deleted":
             self._recent.pop(told["job_id"], None)
-        if self._everything:
+        if self._everything and not self._held_back(told, text):
             message = self._encode(text)
             async for some in _parts(self._everything):
                 for watcher in some:
                     watcher.offer_event(message)
+
+    def _held_back(self, told: Any, text: bytes) -> bool:
+        """Whether an event is progress that comes too soon after the last: the newest is told when its time has come.
+
+        Whatever else is told of the job says more than the progress before it, which is dropped.
+        """
+        if not isinstance(told, dict) or told.get("type") != "job":
+            return False
+        job_id, stage = told["job_id"], (told["status"], told.get("phase"))
+        pace = self._paces.get(job_id)
+        if pace is not None and pace.stage == stage and stage[0] == "processing":
+            pace.held = text
+            return True
+        if pace is not None:
+            del self._paces[job_id]
+            pace.timer.cancel()
+        if stage[0] == "processing":
+            self._paces[job_id] = _Pace(stage, self._later(job_id))
+        return False
+
+    def _later(self, job_id: int) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(PROGRESS_S, self._tell_held, job_id)
+
+    def _tell_held(self, job_id: int) -> None:
+        """Tell the newest progress of a job that was held back, if there is any."""
+        pace = self._paces[job_id]
+        if pace.held is None:
+            del self._paces[job_id]
+            return
+        message, pace.held, pace.timer = self._encode(pace.held), None, self._later(job_id)
+        for watcher in list(self._everything):
+            watcher.offer_event(message)
+
+    def _forget_paces(self) -> None:
+        for pace in self._paces.values():
+            pace.timer.cancel()
+        self._paces.clear()
 
     def _remember(self, told: dict[str, Any]) -> None:
         last = self._recent.pop(told["job_id"], None)
@@ -272,6 +318,18 @@ class Hub:
                 # Deleted, and so finished before; who missed that must not wait for it for ever.
                 for watcher in list(self._watchers.get(job_id, ())):
                     watcher.forget(job_id)
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How fast those who watch everything are told of the progress of a job."""
+
+    stage: tuple[str, str | None]
+    """Status and phase that the progress is of."""
+    timer: asyncio.TimerHandle
+    """Until it rings it is too soon to tell more."""
+    held: bytes | None = None
+    """The newest progress that was not told yet."""
 
 
 async def _parts(watchers: Iterable[Watcher]) -> AsyncIterator[list[Watcher]]:

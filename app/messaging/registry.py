@@ -1,4 +1,4 @@
-"""Who is there: heartbeats of workers and backends, what backends offer, and the last runs of periodic tasks."""
+"""Who is there: heartbeats of workers and backends, and what backends offer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-_STOP_DRIVING: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_STOP_DRIVING: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+redis.call('DEL', KEYS[1])
+return 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Registry:
         """A worker has stopped of its own will: it is not lost, it is gone."""
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.delete(self._names.worker(worker_id))
+                pipe.delete(self._names.worker(worker_id), self._names.asked(worker_id))
                 pipe.zrem(self._names.workers, worker_id)
                 await pipe.execute()
         except (*AWAY, RedisError) as error:
@@ -104,10 +109,14 @@ class Registry:
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("The lease on a backend could not be taken.") from error
 
-    async def stop_driving(self, name: str, worker_id: str) -> None:
-        """Let the lease on a backend go, so that another worker need not wait for its end."""
+    async def stop_driving(self, name: str, worker_id: str, last: Mapping[str, Any]) -> None:
+        """Let the lease on a backend go, so that another worker need not wait for its end.
+
+        `last` becomes its heartbeat, until the next driver tells more.
+        """
+        keys = [self._names.driver(name), self._names.backend(name)]
         try:
-            await self._stop_driving(keys=[self._names.driver(name)], args=[worker_id])
+            await self._stop_driving(keys=keys, args=[worker_id, json.dumps(last), KEPT_S])
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("The lease on a backend could not be given back.") from error
 
@@ -133,21 +142,6 @@ class Registry:
                 self._catalogs.pop(next(iter(self._catalogs)))
             self._catalogs[digest] = read_catalog(json.loads(zlib.decompress(raw)))
         return self._catalogs[digest]
-
-    async def note_cron(self, name: str, run: Mapping[str, Any]) -> None:
-        """Keep the last run of a periodic task."""
-        try:
-            await self._redis.execute_command("HSET", self._names.cron, name, json.dumps(run))  # type: ignore[no-untyped-call]
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The run of a periodic task could not be noted.") from error
-
-    async def crons(self) -> dict[str, dict[str, Any]]:
-        """Return periodic task → its last run."""
-        try:
-            found = await self._redis.execute_command("HGETALL", self._names.cron)  # type: ignore[no-untyped-call]
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The runs of periodic tasks could not be read.") from error
-        return {name.decode(): json.loads(raw) for name, raw in found.items()}
 
     async def _beats(self, index: str, key: Any) -> list[Beat]:
         try:

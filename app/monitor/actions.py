@@ -12,8 +12,9 @@ from aiohttp import web
 from app.domain.errors import GenonautError, JobAlreadyFinished, JobNotFinished, JobNotFound, JobNotRetryable
 from app.domain.job import Phase
 from app.keys import BACKGROUND, CONTROL, VIEWS
-from app.monitor.pages import JOB
-from app.monitor.rendering import leave_flash
+from app.monitor.auditing import note
+from app.monitor.job_pages import JOB
+from app.monitor.rendering import VIEWER, leave_flash
 from app.web.bodies import job_id_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 routes: Final = web.RouteTableDef()
 
-ACTOR: Final = "monitor"
-"""Who did it, in a job's events, as long as nobody signs in."""
 CONFIRM_S: Final = 1.5
 """So long a page waits for a cancellation to be confirmed; after that it says `cancelling`, and shows the rest live."""
 
@@ -41,7 +40,8 @@ _SAID: Final = {
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel a job, and say `cancelled` only when it is."""
     job_id = job_id_of(request)
-    cancelling = asyncio.create_task(request.config_dict[CONTROL].cancel(job_id, None, ACTOR), name=f"cancel-{job_id}")
+    actor = request[VIEWER].name
+    cancelling = asyncio.create_task(request.config_dict[CONTROL].cancel(job_id, None, actor), name=f"cancel-{job_id}")
     following = asyncio.create_task(_follow(cancelling, job_id), name=f"cancel-{job_id}-rest")
     request.config_dict[BACKGROUND].add(following)
     following.add_done_callback(request.config_dict[BACKGROUND].discard)
@@ -50,10 +50,10 @@ async def cancel_job(request: web.Request) -> web.Response:
         try:
             phase = cancelling.result().phase
         except JobAlreadyFinished:
-            return await _back(request, job_id, "late")
+            return await _back(request, "cancel", job_id, "late")
     else:
         phase = (await request.config_dict[VIEWS].view(job_id)).job.phase
-    return await _back(request, job_id, _SAID.get(phase, "asked"))
+    return await _back(request, "cancel", job_id, _SAID.get(phase, "asked"))
 
 
 @routes.post(JOB + "/retry")
@@ -62,10 +62,10 @@ async def retry_job(request: web.Request) -> web.Response:
     job_id = job_id_of(request)
     new_seed = (await request.post()).get("seed") == "new"
     try:
-        await request.config_dict[CONTROL].retry(job_id, new_seed=new_seed, actor=ACTOR)
+        await request.config_dict[CONTROL].retry(job_id, new_seed=new_seed, actor=request[VIEWER].name)
     except JobNotRetryable:
-        return await _back(request, job_id, "not_retryable")
-    return await _back(request, job_id, "reseeded" if new_seed else "retried")
+        return await _back(request, "retry", job_id, "not_retryable")
+    return await _back(request, "retry", job_id, "reseeded" if new_seed else "retried")
 
 
 @routes.post(JOB + "/delete")
@@ -75,8 +75,8 @@ async def delete_job(request: web.Request) -> web.Response:
     try:
         await request.config_dict[CONTROL].delete(job_id)
     except JobNotFinished:
-        return await _back(request, job_id, "not_finished")
-    return await _back(request, job_id, "deleted")
+        return await _back(request, "delete", job_id, "not_finished")
+    return await _back(request, "delete", job_id, "deleted")
 
 
 async def _follow(cancelling: asyncio.Task[Job], job_id: int) -> None:
@@ -89,11 +89,22 @@ async def _follow(cancelling: asyncio.Task[Job], job_id: int) -> None:
         log.warning("job %s is asked to be cancelled; its end was not seen: %s", job_id, error)
 
 
-async def _back(request: web.Request, job_id: int, code: str) -> web.Response:
-    """Lead back to the page that the form names, if it is one of ours, else to the job."""
+async def lead_back(request: web.Request, code: str, *parts: int, otherwise: str = "/monitor/") -> web.Response:
+    """Lead back to the page that the form names, if it is one of ours, and have it say what happened."""
+    response = web.Response(
+        status=303, headers={"Location": await way_back(request, otherwise), "Cache-Control": "no-store"}
+    )
+    leave_flash(request, response, code, *parts)
+    return response
+
+
+async def way_back(request: web.Request, otherwise: str) -> str:
+    """Return the address that the form names as the one it was sent from, if it is one of ours."""
     named = (await request.post()).get("back", "")
     own = isinstance(named, str) and re.fullmatch(r"/monitor/[!-\[\]-~]*", named) is not None
-    target = named if own and isinstance(named, str) else f"/monitor/jobs/{job_id}"
-    response = web.Response(status=303, headers={"Location": target, "Cache-Control": "no-store"})
-    leave_flash(request, response, code, job_id)
-    return response
+    return named if own and isinstance(named, str) else otherwise
+
+
+async def _back(request: web.Request, action: str, job_id: int, code: str) -> web.Response:
+    await note(request, action, f"job {job_id}", code)
+    return await lead_back(request, code, job_id, otherwise=f"/monitor/jobs/{job_id}")

@@ -8,16 +8,19 @@ import re
 import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
-from app.domain.errors import GenonautError, NotFound, Unavailable
-from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, render
+from app.domain.access import Ability
+from app.domain.errors import GenonautError, NotFound, SignInNeeded, Unavailable
+from app.keys import ACCESS
+from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, VIEWER, render
+from app.services.access import SESSION_COOKIE
 from app.web.problems import REQUEST_ID, STATUS_OF
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +35,30 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _SAFE_METHODS: Final = ("GET", "HEAD")
+PUBLIC: Final = frozenset({"/monitor/sign-in", "/monitor/static/{name}"})
+"""What is served to who has not signed in."""
+ABILITIES: Final[Mapping[str, Ability]] = {
+    "/monitor/sign-out": Ability.SEE,
+    "/monitor/jobs/{job_id}/cancel": Ability.CANCEL,
+    "/monitor/jobs/{job_id}/retry": Ability.RETRY,
+    "/monitor/jobs/{job_id}/delete": Ability.DELETE,
+    "/monitor/bulk/cancel": Ability.CANCEL,
+    "/monitor/bulk/retry": Ability.RETRY,
+    "/monitor/bulk/delete": Ability.DELETE,
+    "/monitor/backends/{name}/drain": Ability.STEER_BACKEND,
+    "/monitor/backends/{name}/resume": Ability.STEER_BACKEND,
+    "/monitor/backends/{name}/free": Ability.STEER_BACKEND,
+    "/monitor/workers/{worker_id}/quiet": Ability.STEER_WORKER,
+    "/monitor/workers/{worker_id}/resume": Ability.STEER_WORKER,
+    "/monitor/workers/{worker_id}/stop": Ability.STEER_WORKER,
+    "/monitor/schedule/{task}/run": Ability.RUN_TASK,
+    "/monitor/audit": Ability.SEE_AUDIT,
+}
+"""What it takes to use an address; any other is for all to read, and for nobody to send a form to."""
 
 
 class Forbidden(GenonautError):
-    """The request may not come from our own page."""
+    """The request does not come from our own page, or from somebody who may do this."""
 
     code = "forbidden"
 
@@ -55,6 +78,7 @@ async def errors_as_pages(
     known = re.fullmatch(r"[\w-]{43}", given) is not None
     request[CSRF_TOKEN] = given if known else secrets.token_urlsafe(32)
     try:
+        await _let_in(request)
         if request.method not in _SAFE_METHODS and request.match_info.http_exception is None:
             await _check_own_page(request, given if known else "")
         response = await handler(request)
@@ -68,6 +92,33 @@ async def errors_as_pages(
         log.exception("request %s: %s %s", request.get(REQUEST_ID), request.method, request.path)
         response = await _broken(request)
     return response
+
+
+def place_of(request: web.Request) -> str:
+    """Return the address as `ABILITIES` names it; "" where there is nothing."""
+    resource = request.match_info.route.resource
+    place = resource.canonical if resource is not None else ""
+    # The action in the address decides what it takes.
+    return place.replace("{action}", request.match_info.get("action", ""))
+
+
+async def _let_in(request: web.Request) -> None:
+    """Note who it is from; raise `SignInNeeded`, or `Forbidden` when that one may not do this."""
+    place = place_of(request)
+    if place in PUBLIC:
+        return
+    access = request.config_dict[ACCESS]
+    viewer = await access.viewer(request.cookies.get(SESSION_COOKIE), request.remote)
+    request[VIEWER] = viewer
+    if request.match_info.http_exception is not None:
+        return
+    reads = request.method in _SAFE_METHODS
+    ability = ABILITIES.get(place, Ability.SEE if reads else None)
+    # A question before an action is for who may act; there is nothing else that differs between the two.
+    if ability is None or not viewer.may(ability):
+        raise Forbidden(f"As {viewer.role} you may not do this.")
+    if not reads and access.read_only and place != "/monitor/sign-out":
+        raise Forbidden("This page is read-only (MONITOR_READ_ONLY), so nothing was done.")
 
 
 async def _check_own_page(request: web.Request, cookie: str) -> None:
@@ -91,6 +142,8 @@ async def _check_own_page(request: web.Request, cookie: str) -> None:
 
 
 async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
+    if isinstance(error, SignInNeeded):
+        return await _to_sign_in(request, error)
     if isinstance(error, Forbidden):
         return await _page(request, HTTPStatus.FORBIDDEN, "Not allowed", str(error))
     if isinstance(error, Unavailable):
@@ -106,6 +159,15 @@ async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
         log.error("request %s: unexpected %s", request.get(REQUEST_ID), type(error).__name__, exc_info=error)
         return await _broken(request)
     return await _page(request, status, "That did not work", str(error))
+
+
+async def _to_sign_in(request: web.Request, error: SignInNeeded) -> web.Response:
+    """Lead a reader to the sign-in page, and back afterwards; what is no page of its own is only refused."""
+    if request.method in _SAFE_METHODS and FRAGMENT_HEADER not in request.headers:
+        where = urlencode({"next": request.path_qs})
+        headers = {"Location": f"/monitor/sign-in?{where}", "Cache-Control": "no-store"}
+        return web.Response(status=HTTPStatus.SEE_OTHER, headers=headers)
+    return await _page(request, HTTPStatus.UNAUTHORIZED, "Sign in first", str(error))
 
 
 async def _of_http(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -2,41 +2,117 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.domain.job import JobStatus
-from app.storage.job_views import JobFilter
+from app.storage.job_views import COUNTED, Count, JobFilter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from app.storage.job_views import JobViews, Page
     from app.storage.whole_jobs import JobView
 
+SIZES: Final = (25, 50, 100, 200)
 PAGE_JOBS: Final = 50
+MAX_AGE_S: Final = 10 * 365 * 86400.0
+LIVE: Final = (JobStatus.PENDING, JobStatus.RUNNING)
+TABS: Final[Mapping[str, tuple[JobStatus, ...]]] = {
+    "active": LIVE,
+    "completed": (JobStatus.COMPLETED,),
+    "failed": (JobStatus.FAILED,),
+    "cancelled": (JobStatus.CANCELLED,),
+    "": tuple(JobStatus),
+}
+"""Tabs by what stands in the address; the empty one is of all jobs."""
+BULK_STATUSES: Final[Mapping[str, tuple[JobStatus, ...]]] = {
+    "cancel": LIVE,
+    "retry": (JobStatus.FAILED, JobStatus.CANCELLED),
+    "delete": (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED),
+}
+"""Actions on many jobs, and the statuses in which they may be done."""
+NARROWING: Final = {
+    "q": "text",
+    "user": "user",
+    "model": "model",
+    "backend": "backend",
+    "worker": "worker",
+    "error": "error",
+    "node": "node",
+    "job_type": "type",
+    "from": "sent from",
+    "to": "sent before",
+    "ended_from": "ended from",
+    "ended_to": "ended before",
+    "waited_over": "waited over",
+    "ran_over": "ran over",
+}
+"""Filters by their names in the address, and as they are called on the page. The status has its tabs."""
+
+
+_KINDS: Final = 8
+"""So many kinds of errors on a page are counted."""
+_ALIKE: Final = 999
+"""So far are jobs counted that failed alike."""
+
+
+def _with_zone(value: Any) -> Any:
+    """Return a time as browsers' fields send it, without a zone, as UTC, which is what the field asks for."""
+    if not isinstance(value, str):
+        return value
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        return value
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, BeforeValidator(_with_zone)]
+Name = Annotated[str, Field(max_length=255)]
+Cursor = Annotated[str, Field(max_length=1000)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_AGE_S, allow_inf_nan=False)]
 
 
 class ListAddress(BaseModel):
     """What stands in the address of the list. Empty means absent, as browsers send the fields of a form."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
-    status: JobStatus | None = None
+    status: Literal["active"] | JobStatus | None = None
     q: str | None = Field(None, max_length=1000)
-    user: str | None = Field(None, max_length=255)
-    model: str | None = Field(None, max_length=255)
-    backend: str | None = Field(None, max_length=255)
-    older: str | None = Field(None, max_length=1000)
+    user: Name | None = None
+    model: Name | None = None
+    backend: Name | None = None
+    worker: Name | None = None
+    error: Name | None = None
+    node: Name | None = None
+    job_type: Name | None = None
+    since: Moment | None = Field(None, alias="from")
+    until: Moment | None = Field(None, alias="to")
+    ended_from: Moment | None = None
+    ended_to: Moment | None = None
+    waited_over: Seconds | None = None
+    ran_over: Seconds | None = None
+    size: Literal[25, 50, 100, 200] | None = None
+    older: Cursor | None = None
     """Cursor of the page that begins after it, newest first."""
-    newer: str | None = Field(None, max_length=1000)
+    newer: Cursor | None = None
     """Cursor of the page that ends before it."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, data: Any) -> Any:
-        return {name: value for name, value in data.items() if value} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        given = {name: value for name, value in data.items() if value not in ("", None)}
+        if isinstance(given.get("size"), str) and given["size"].isascii() and given["size"].isdigit():
+            given["size"] = int(given["size"][:9])
+        return given
 
     @property
     def first(self) -> bool:
@@ -44,25 +120,47 @@ class ListAddress(BaseModel):
         return self.older is None and self.newer is None
 
     @property
+    def jobs(self) -> int:
+        """How many jobs a page has."""
+        return self.size or PAGE_JOBS
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What is set, by its name in the address, as texts."""
+        values = self.model_dump(mode="json", by_alias=True)
+        return {name: _text(value) for name, value in values.items() if value is not None}
+
+    @property
     def narrowed_by(self) -> dict[str, str]:
         """The filters that are set, but for the status, which has its tabs."""
-        names = ("q", "user", "model", "backend")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        fields = self.fields
+        return {name: fields[name] for name in NARROWING if name in fields}
 
     def link(self, **changes: str | None) -> str:
         """Return the address with these changes, on the first page unless they name another."""
-        values = self.model_dump(mode="json") | {"older": None, "newer": None} | changes
+        values = {**self.fields, "older": None, "newer": None, **changes}
         query = urlencode({name: value for name, value in values.items() if value is not None})
         return f"/monitor/?{query}" if query else "/monitor/"
 
     def to_filter(self) -> JobFilter:
         """Return what the list is narrowed to."""
+        statuses = LIVE if self.status == "active" else (self.status,) if self.status else ()
         return JobFilter(
-            status=[self.status] if self.status else (),
+            status=[JobStatus(status) for status in statuses],
             q=self.q,
             user_id=self.user,
             checkpoint_model=self.model,
             backend=self.backend,
+            worker=self.worker,
+            error_code=self.error,
+            node_type=self.node,
+            job_type=self.job_type,
+            created_after=self.since,
+            created_before=self.until,
+            ended_after=self.ended_from,
+            ended_before=self.ended_to,
+            waited_over_s=self.waited_over,
+            ran_over_s=self.ran_over,
         )
 
 
@@ -73,8 +171,19 @@ class Listing:
     items: list[JobView]
     total: str
     """How many jobs the list has, `10,000+` when it is not known more exactly."""
+    before: Count | None
+    """How many jobs of the list come before this page; None when that is not known."""
     newer: str | None
     older: str | None
+
+    @property
+    def position(self) -> str:
+        """Which jobs of the list these are, in words."""
+        shown, noun = len(self.items), "job" if self.total == "1" else "jobs"
+        if self.before is None or not self.before.exact:
+            return f"{shown} of {self.total} {noun}, newest first"
+        first = self.before.value + 1
+        return f"{first:,}–{self.before.value + shown:,} of {self.total} {noun}, newest first"
 
 
 async def read_listing(views: JobViews, address: ListAddress) -> Listing | None:
@@ -86,18 +195,99 @@ async def read_listing(views: JobViews, address: ListAddress) -> Listing | None:
     """
     chosen = address.to_filter()
     if address.newer is not None:
-        page = await views.page(chosen, "created_at", PAGE_JOBS, cursor=address.newer, skip=0)
+        page = await views.page(chosen, "created_at", address.jobs, cursor=address.newer, skip=0)
         if page.next_cursor is None:
             return None
         older = address.link(older=views.cursor_at("-created_at", page.items[0].job)) if page.items else None
-        return Listing(page.items[::-1], _told(page), address.link(newer=page.next_cursor), older)
-    page = await views.page(chosen, "-created_at", PAGE_JOBS, cursor=address.older, skip=0)
-    newer = None
-    if address.older is not None:
-        newer = address.link(newer=views.cursor_at("created_at", page.items[0].job)) if page.items else address.link()
-    older_link = address.link(older=page.next_cursor) if page.next_cursor else None
-    return Listing(page.items, _told(page), newer, older_link)
+        items, newer = page.items[::-1], address.link(newer=page.next_cursor)
+    else:
+        page = await views.page(chosen, "-created_at", address.jobs, cursor=address.older, skip=0)
+        items, newer = page.items, None
+        if address.older is not None:
+            newer = address.link(newer=views.cursor_at("created_at", items[0].job)) if items else address.link()
+        older = address.link(older=page.next_cursor) if page.next_cursor else None
+    return Listing(items, _told(page), await _before(views, chosen, address, items), newer, older)
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """A tab above the list."""
+
+    name: str
+    """As it stands in the address; empty for all jobs."""
+    count: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an action would be done to, if it were done to all that the list holds."""
+
+    action: str
+    count: str
+    link: str
+    """Of the page that asks first, with what is in the list at this moment and nothing that comes later."""
+
+
+async def count_tabs(views: JobViews, address: ListAddress) -> tuple[list[Tab], list[Scope]]:
+    """Return the tabs with how many jobs each has under the address' other filters, and what may be done to all."""
+    counts = await views.counts(address.to_filter())
+    until = await views.newest_id()
+    tabs = [Tab(name, told([counts[status] for status in statuses])) for name, statuses in TABS.items()]
+    scopes = []
+    for action in BULK_STATUSES:
+        found = [counts[status] for status in bulk_filter(address, action).status]
+        if any(count.value for count in found):
+            query = urlencode({**address.fields, "until_id": until})
+            scopes.append(Scope(action, told(found), f"/monitor/bulk/{action}?{query}"))
+    return tabs, scopes
+
+
+def bulk_filter(address: ListAddress, action: str) -> JobFilter:
+    """Return what of the list an action can be done to, by status; without any if it can be done to nothing there."""
+    chosen = address.to_filter()
+    able = BULK_STATUSES[action]
+    return replace(chosen, status=[status for status in able if not chosen.status or status in chosen.status])
+
+
+async def read_alike(views: JobViews, items: list[JobView]) -> dict[int, tuple[str | None, str]]:
+    """Return of each failed job on the page the node's class in which it failed, and how many failed alike."""
+    errors = {view.job.job_id: error for view in items if (error := error_of(view)) is not None}
+    # Most that fail fail alike; of a page that is full of different ones the first are counted.
+    kinds = list(dict.fromkeys(errors.values()))[:_KINDS]
+    counts = dict(zip(kinds, await views.alike(kinds, _ALIKE), strict=True))
+    return {
+        job_id: (error[1], told([counts[error]]) if error in counts and counts[error].value > 1 else "")
+        for job_id, error in errors.items()
+    }
+
+
+def error_of(view: JobView) -> tuple[str, str | None] | None:
+    """Return the code of a failed job's error, and the class of the node that it is of; None for any other job."""
+    job = view.job
+    if job.status is not JobStatus.FAILED or job.error_code is None:
+        return None
+    failed = (each.node_type for each in reversed(view.attempts) if each.error_code == job.error_code)
+    return job.error_code, next(failed, None)
+
+
+def told(counts: list[Count]) -> str:
+    """Return the sum of counts in words: exact up to `COUNTED`, and with a plus when there may be more."""
+    total = sum(count.value for count in counts)
+    more = total > COUNTED or not all(count.exact for count in counts)
+    return f"{min(total, COUNTED):,}{'+' if more else ''}"
+
+
+async def _before(views: JobViews, chosen: JobFilter, address: ListAddress, items: list[JobView]) -> Count | None:
+    if address.first:
+        return Count(0, exact=True)
+    if not items or chosen.searching:
+        return None
+    return await views.newer_than(chosen, items[0].job)
 
 
 def _told(page: Page) -> str:
-    return f"{page.total:,}" if page.total_exact else f"{page.total:,}+"
+    return told([Count(page.total, page.total_exact)])
+
+
+def _text(value: Any) -> str:
+    return str(value).removesuffix(".0")

@@ -1,40 +1,51 @@
-"""Pages that are read: the list of jobs, one job, workers and backends. No GET changes anything."""
+"""The list of jobs. No GET changes anything."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from app.keys import FILES, VIEWS
-from app.monitor.listing import ListAddress, read_listing
+from app.domain.errors import JobNotFound
+from app.domain.job import JobStatus
+from app.keys import BACKGROUND, PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
+from app.monitor.eta import left
+from app.monitor.listing import NARROWING, SIZES, ListAddress, count_tabs, read_alike, read_listing
 from app.monitor.reading import read_health, read_snapshots
-from app.monitor.rendering import render
+from app.monitor.rendering import ACTED, FRAGMENT_HEADER, VIEWER, render, render_for_all, send_shared
+from app.monitor.sharing import SHARING
 from app.monitor.shown import show
-from app.monitor.staff import show_backend, show_worker
-from app.web.bodies import job_id_of, read_query
+from app.monitor.strip import read_strip
+from app.web.bodies import MAX_ID, read_query
 from app.web.checking import check
 
 if TYPE_CHECKING:
-    from app.storage.files import FileStore
-    from app.web.payloads import JobAnswer
+    from app.domain.message import Snapshot
+    from app.monitor.shown import ShownJob
+    from app.storage.whole_jobs import JobView
 
 routes: Final = web.RouteTableDef()
 
-JOB: Final = r"/jobs/{job_id:\d+}"
-_API_JOB: Final = "/api/v1/generation-jobs/{job_id}"
-_SAMPLER: Final = {
-    "seed": "Seed",
-    "steps": "Steps",
-    "cfg": "CFG",
-    "sampler_name": "Sampler",
-    "scheduler": "Scheduler",
-    "denoise": "Denoise",
-}
-_EXCERPT_BYTES: Final = 4096
-_EXCERPTS: Final = 4
-"""So many outputs of text are shown on a job's page; the others are linked."""
+MOST_KEPT: Final = 200
+"""So many rows that the reader holds are shown beyond those of the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A job in the list, with what the list says beyond the job itself."""
+
+    job: ShownJob
+    preview: int | None
+    """The number of its newest picture while it runs."""
+    eta: str | None
+    node_type: str | None
+    """The class of the node in which it failed."""
+    alike: str
+    """How many failed alike; empty when it is the only one."""
+    alike_link: str | None
 
 
 @routes.get("")
@@ -54,91 +65,90 @@ async def to_list(request: web.Request) -> web.Response:
 async def list_jobs(request: web.Request) -> web.Response:
     """Show a page of the list of jobs, newest first."""
     address = check(ListAddress, read_query(request.query), pointer="")
-    listing = await read_listing(request.config_dict[VIEWS], address)
-    if listing is None:
+    if request.headers.get(FRAGMENT_HEADER, ACTED) == ACTED:
+        context = await _list(request, address)
+        if context is None:
+            raise web.HTTPSeeOther(address.link())
+        return await render(request, "jobs.html", context)
+
+    async def make() -> str | None:
+        context = await _list(request, address)
+        return await render_for_all(request, "jobs.html", context) if context is not None else None
+
+    # Everybody who looks asks as soon as anything has changed.
+    key = address, request.query.get("keep"), request[VIEWER].role
+    text = await request.config_dict[SHARING].get(key, make, request.config_dict[BACKGROUND])
+    if text is None:
         raise web.HTTPSeeOther(address.link())
-    snapshots = await read_snapshots(request, listing.items)
-    jobs = [show(view, snapshot) for view, snapshot in zip(listing.items, snapshots, strict=True)]
-    return await render(request, "jobs.html", {"address": address, "listing": listing, "jobs": jobs})
+    return send_shared(request, text)
 
 
-@routes.get(JOB)
-async def show_job(request: web.Request) -> web.Response:
-    """Show one job, whole: what it left, what it was asked for, what happened to it."""
-    views, job_id = request.config_dict[VIEWS], job_id_of(request)
-    view = await views.view(job_id)
-    (snapshot,) = await read_snapshots(request, [view])
-    job = show(view, snapshot)
-    context: dict[str, Any] = {
-        "job": job,
-        "position": view.position,
-        "inputs": _inputs(job.answer),
-        "events": await views.events(job_id),
-        "excerpts": await _excerpts(request.config_dict[FILES], job.answer),
-        "has_api": _has_api(request),
+async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | None:
+    """Return what the template shows; None when going newer has reached the top, where the first page belongs."""
+    views = request.config_dict[VIEWS]
+    listing = await read_listing(views, address)
+    if listing is None:
+        return None
+    kept = await _kept(request, {view.job.job_id for view in listing.items})
+    health, (tabs, scopes), tiles = await asyncio.gather(
+        read_health(request), count_tabs(views, address), request.config_dict[STATISTICS].tiles()
+    )
+    rows = await _rows(request, address, listing.items + kept)
+    return {
+        "address": address,
+        "listing": listing,
+        "rows": rows[: len(listing.items)],
+        "kept": rows[len(listing.items) :],
+        "health": health,
+        "tabs": tabs,
+        "scopes": scopes,
+        "tiles": tiles,
+        # Of the page itself: what the reader holds is no part of its address.
+        "here": address.link(older=address.older, newer=address.newer),
+        "strip": await read_strip(request, health.backends),
+        "narrowing": NARROWING,
+        "sizes": SIZES,
+        "hour_ago": datetime.now(UTC) - timedelta(hours=1),
     }
-    return await render(request, "job.html", context)
 
 
-@routes.get(JOB + "/confirm-delete")
-async def confirm_delete(request: web.Request) -> web.Response:
-    """Ask before a job is deleted."""
-    view = await request.config_dict[VIEWS].view(job_id_of(request))
-    (snapshot,) = await read_snapshots(request, [view])
-    context = {"job": show(view, snapshot), "back": request.query.get("back", "/monitor/")}
-    return await render(request, "confirm_delete.html", context)
+async def _kept(request: web.Request, shown: set[int]) -> list[JobView]:
+    """Return the jobs whose rows the reader holds in their places though they have left the page."""
+    if FRAGMENT_HEADER not in request.headers:
+        return []
+    asked = [part for part in request.query.get("keep", "").split(",") if part.isascii() and part.isdigit()]
+    job_ids = {int(part) for part in asked[:MOST_KEPT] if len(part) < 20 and int(part) <= MAX_ID} - shown
+    views = request.config_dict[VIEWS]
+    found = await asyncio.gather(*(views.view(job_id) for job_id in job_ids), return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException) and not isinstance(each, JobNotFound):
+            raise each
+    return [each for each in found if not isinstance(each, BaseException)]
 
 
-@routes.get("/workers")
-@routes.get("/workers/")
-async def list_workers(request: web.Request) -> web.Response:
-    """Show the workers and the backends they drive."""
-    health = await read_health(request)
-    workers = [show_worker(beat) for beat in health.workers or ()]
-    backends = [show_backend(beat) for beat in health.backends or ()]
-    context = {"health": health, "known": health.workers is not None, "workers": workers, "backends": backends}
-    return await render(request, "workers.html", context)
+async def _rows(request: web.Request, address: ListAddress, items: list[JobView]) -> list[Row]:
+    now = datetime.now(UTC)
+    running = [view for view in items if view.job.status is JobStatus.RUNNING]
+    keys = [key for view in running if (key := _workflow_key(view)) is not None]
+    snapshots, previews, usual, alike = await asyncio.gather(
+        read_snapshots(request, items),
+        request.config_dict[PREVIEWS].numbers([view.job.job_id for view in running]),
+        request.config_dict[RUN_TIMES].usual(keys),
+        read_alike(request.config_dict[VIEWS], items),
+    )
+
+    def row(view: JobView, snapshot: Snapshot) -> Row:
+        job, last = view.job, view.attempts[-1] if view.attempts else None
+        began_at = last.executing_at if last is not None and last.number == job.attempt else None
+        node_type, count = alike.get(job.job_id, (None, ""))
+        link = address.link(status="failed", error=job.error_code, node=node_type) if count else None
+        known = usual.get(_workflow_key(view) or "")
+        eta = left(job, known, began_at, snapshot.progress, now) if known is not None else None
+        return Row(show(view, snapshot), previews.get(job.job_id), eta, node_type, count, link)
+
+    return [row(view, snapshot) for view, snapshot in zip(items, snapshots, strict=True)]
 
 
-def _inputs(answer: JobAnswer) -> list[tuple[str, Any]]:
-    """Return what the job was asked for, name by name, without what it was not."""
-    asked: list[tuple[str, Any]] = [
-        ("User", answer.user_id),
-        ("Type", answer.job_type),
-        ("Negative prompt", answer.negative_prompt),
-        ("Model", answer.checkpoint_model),
-    ]
-    for lora in answer.lora_models:
-        strengths = f"{lora.get('strength_model')} / {lora.get('strength_clip')}"
-        asked.append(("LoRA", f"{lora.get('name')} (model / CLIP {strengths})"))
-    if answer.workflow is None:
-        asked += [("Size", f"{answer.width} × {answer.height}"), ("Pictures", answer.batch_size)]
-    asked += [(label, answer.sampler_params.get(name)) for name, label in _SAMPLER.items()]
-    asked += [("Backend asked for", answer.backend), ("Priority", answer.priority)]
-    asked += [("Not before", answer.not_before and f"{answer.not_before:%Y-%m-%d %H:%M:%S} UTC")]
-    asked += [("Attempts at most", answer.max_attempts), ("Time limit", f"{answer.timeout_seconds} s")]
-    asked += [(f"metadata.{name}", value) for name, value in answer.metadata.items()]
-    asked += [("params", answer.params)]
-    return [(name, value) for name, value in asked if value not in (None, "", {})]
-
-
-async def _excerpts(files: FileStore, answer: JobAnswer) -> dict[int, str]:
-    """Return output index → the beginning of the text that it is."""
-
-    def read(path: str) -> str:
-        with files.absolute(path).open("rb") as file:
-            return file.read(_EXCERPT_BYTES).decode("utf-8", "replace")
-
-    found = {}
-    texts = [output for output in answer.outputs if output.kind == "text"]
-    for output in texts[:_EXCERPTS]:
-        try:
-            found[output.index] = await asyncio.to_thread(read, answer.output_paths[output.index])
-        except OSError:
-            continue
-    return found
-
-
-def _has_api(request: web.Request) -> bool:
-    """Whether the server around the page serves jobs as JSON too; the page alone on its port may not."""
-    return any(resource.canonical == _API_JOB for resource in request.match_info.apps[0].router.resources())
+def _workflow_key(view: JobView) -> str | None:
+    last = view.attempts[-1] if view.attempts else None
+    return last.workflow_key if last is not None else None

@@ -76,6 +76,10 @@ class Health:
         return 100 * failed / (failed + done) if failed is not None and done is not None and failed + done else None
 
 
+NOT_KNOWN: Final = Health(None, None, None, None, events=False)
+"""What is shown to who has not signed in."""
+
+
 async def read_health(request: web.Request) -> Health:
     """Read the figures; never raises, and takes no longer than `PATIENCE_S`, whatever is away."""
     (stats, finished), (workers, backends) = await asyncio.gather(_figures(request), _beats(request))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -10,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp_jinja2
 from aiohttp import web
 
-from app.keys import SETTINGS
-from app.monitor.reading import read_health
+from app.domain.access import READING, Ability, Viewer
+from app.keys import ACCESS, SETTINGS
+from app.monitor.reading import NOT_KNOWN, read_health
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,23 +22,66 @@ if TYPE_CHECKING:
 CSRF_COOKIE: Final = "monitor_csrf"
 CSRF_FIELD: Final = "csrf"
 CSRF_TOKEN: Final = web.RequestKey("CSRF_TOKEN", str)
+VIEWER: Final = web.RequestKey("VIEWER", Viewer)
+"""Who the request is from; absent for who has not signed in."""
 FLASH_COOKIE: Final = "monitor_flash"
 FRAGMENT_HEADER: Final = "X-Fragment"
 """A request with it is answered with what changes on the page, and nothing around it."""
+_ANY_TOKEN: Final = secrets.token_urlsafe(32)
+"""Stands for a browser's own token in what is made for several; nobody else knows it, so no text can hold it."""
+ACTED: Final = "acted"
+"""The header's value in a form that the page sends itself: the page that it leads to says what was done, too."""
 
-FLASHES: Final[Mapping[str, tuple[str, str]]] = {
-    "cancelled": ("good", "Job {} is cancelled."),
-    "cancelling": ("wait", "Job {} was asked to stop: it is cancelling until ComfyUI confirms it."),
-    "asked": ("wait", "The wish to cancel job {} is on its way."),
-    "saving": ("wait", "Job {} is being saved already, too late to cancel it."),
-    "late": ("bad", "Job {} had ended before it could be cancelled."),
-    "retried": ("good", "Job {} waits for another attempt, with the same seed."),
-    "reseeded": ("good", "Job {} waits for another attempt, with a new seed."),
-    "deleted": ("good", "Job {} and its files are deleted."),
-    "not_retryable": ("bad", "Job {} was not retried: only a failed or cancelled job can be."),
-    "not_finished": ("bad", "Job {} was not deleted: it has not finished. Cancel it first."),
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """A form that takes back what was done."""
+
+    label: str
+    path: str
+    """With a place for the first part that travels in the cookie."""
+    ability: Ability
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Flash:
+    """What is said once after an action."""
+
+    tone: str
+    sentence: str
+    """With a place for each part that travels in the cookie."""
+    undo: Undo | None = None
+
+
+_AGAIN: Final = Undo("Undo: give it another attempt", "/monitor/jobs/{}/retry", Ability.RETRY, {"seed": "same"})
+_STOP: Final = Undo("Undo: cancel it", "/monitor/jobs/{}/cancel", Ability.CANCEL, {})
+
+
+FLASHES: Final[Mapping[str, Flash]] = {
+    "cancelled": Flash("good", "Job {} is cancelled.", _AGAIN),
+    "cancelling": Flash("wait", "Job {} was asked to stop: it is cancelling until ComfyUI confirms it."),
+    "asked": Flash("wait", "The wish to cancel job {} is on its way."),
+    "saving": Flash("wait", "Job {} is being saved already, too late to cancel it."),
+    "late": Flash("bad", "Job {} had ended before it could be cancelled."),
+    "retried": Flash("good", "Job {} waits for another attempt, with the same seed.", _STOP),
+    "reseeded": Flash("good", "Job {} waits for another attempt, with a new seed.", _STOP),
+    "deleted": Flash("good", "Job {} and its files are deleted."),
+    "not_retryable": Flash("bad", "Job {} was not retried: only a failed or cancelled job can be."),
+    "not_finished": Flash("bad", "Job {} was not deleted: it has not finished. Cancel it first."),
+    "bulk_cancel": Flash("good", "Of {} jobs: {} cancelled, {} cancelling until ComfyUI confirms it, {} not any more."),
+    "bulk_retry": Flash("good", "Of {} jobs: {} wait for another attempt, {} could not be retried."),
+    "bulk_delete": Flash("good", "Of {} jobs: {} deleted with their files, {} could not be."),
+    "backend_drain": Flash("wait", "Asked: the backend is given no more prompts as soon as its driver confirms it."),
+    "backend_resume": Flash("wait", "Asked: the backend is given prompts again as soon as its driver confirms it."),
+    "backend_free": Flash("wait", "Asked: ComfyUI is told to free the backend's memory, which it does when idle."),
+    "worker_quiet": Flash("wait", "Asked: the worker takes no more turns once its state says quiet."),
+    "worker_resume": Flash("wait", "Asked: the worker takes turns again once its state says working."),
+    "worker_stop": Flash("wait", "Asked: the worker finishes what it has, ends, and leaves this page then."),
+    "task_run": Flash("wait", "Asked: a worker runs the task within seconds; its last run says when it has."),
+    "bulk_none": Flash("bad", "No job was ticked that this can be done to, so nothing was done."),
 }
-"""What is said once after an action: code → tone and sentence. Only the code and the number travel in the cookie."""
+"""By code. Only the code and the parts travel in the cookie, and the parts are numbers."""
 
 
 async def render(
@@ -43,36 +89,64 @@ async def render(
 ) -> web.Response:
     """Return a page, or its fragment if that was asked for; reads the header's figures, and never fails for them."""
     fragment = FRAGMENT_HEADER in request.headers
-    settings = request.config_dict[SETTINGS]
-    flash = None if fragment else _flash(request)
+    telling = not fragment or request.headers[FRAGMENT_HEADER] == ACTED
+    settings, viewer = request.config_dict[SETTINGS], request.get(VIEWER)
     response = aiohttp_jinja2.render_template(
         template,
         request,
         {
             "layout": "fragment.html" if fragment else "page.html",
-            "health": context.get("health") or await read_health(request),
+            "health": context.get("health") or (await read_health(request) if viewer else NOT_KNOWN),
             "environment": settings.genonaut_env,
             "api_address": f"http://localhost:{settings.api_port}",
             "csrf": request[CSRF_TOKEN],
             "here": request.path_qs,
             "now": datetime.now(UTC),
-            "flash": flash,
+            "viewer": viewer,
+            "can": lambda ability: _may(request, viewer, Ability(ability)),
+            "flash": _flash(request) if telling else None,
             **context,
         },
         status=status,
     )
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["Vary"] = FRAGMENT_HEADER
-    if request.cookies.get(CSRF_COOKIE) != request[CSRF_TOKEN]:
-        _set_cookie(request, response, CSRF_COOKIE, request[CSRF_TOKEN], None)
-    if not fragment and FLASH_COOKIE in request.cookies:
+    _finish(request, response)
+    if telling and FLASH_COOKIE in request.cookies:
         response.del_cookie(FLASH_COOKIE, path="/monitor")
     return response
 
 
-def leave_flash(request: web.Request, response: web.StreamResponse, code: str, job_id: int) -> None:
-    """Have the next page say what happened to a job; `code` is one of `FLASHES`."""
-    _set_cookie(request, response, FLASH_COOKIE, f"{code}.{job_id}", 60)
+async def render_for_all(request: web.Request, template: str, context: Mapping[str, Any]) -> str:
+    """Return the text of a fragment for everybody of the same role; `send_shared` makes it each one's own."""
+    return (await render(request, template, {**context, "csrf": _ANY_TOKEN})).text or ""
+
+
+def send_shared(request: web.Request, text: str) -> web.Response:
+    """Answer with a fragment that was made for several, its forms with this browser's token."""
+    response = web.Response(text=text.replace(_ANY_TOKEN, request[CSRF_TOKEN]), content_type="text/html")
+    _finish(request, response)
+    return response
+
+
+def _finish(request: web.Request, response: web.Response) -> None:
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Vary"] = FRAGMENT_HEADER
+    give_token(request, response)
+
+
+def give_token(request: web.Request, response: web.StreamResponse) -> None:
+    """Give the browser the token that its forms must carry, unless it has it."""
+    if request.cookies.get(CSRF_COOKIE) != request[CSRF_TOKEN]:
+        _set_cookie(request, response, CSRF_COOKIE, request[CSRF_TOKEN], None)
+
+
+def leave_flash(request: web.Request, response: web.StreamResponse, code: str, *parts: int) -> None:
+    """Have the next page say what happened; `code` is one of `FLASHES`, whose sentence the parts fill."""
+    _set_cookie(request, response, FLASH_COOKIE, ".".join([code, *map(str, parts)]), 60)
+
+
+def _may(request: web.Request, viewer: Viewer | None, ability: Ability) -> bool:
+    reads = ability in READING or not request.config_dict[ACCESS].read_only
+    return viewer is not None and viewer.may(ability) and reads
 
 
 def _set_cookie(
@@ -83,10 +157,13 @@ def _set_cookie(
     )
 
 
-def _flash(request: web.Request) -> tuple[str, str] | None:
-    """Return tone and sentence of what the last action left to say."""
-    match = re.fullmatch(r"([a-z_]+)\.([0-9]{1,19})", request.cookies.get(FLASH_COOKIE, ""))
-    if match is None or match[1] not in FLASHES:
+def _flash(request: web.Request) -> Flash | None:
+    """Return what the last action left to say."""
+    code, *parts = request.cookies.get(FLASH_COOKIE, "").split(".")
+    flash = FLASHES.get(code)
+    if flash is None or len(parts) != flash.sentence.count("{}"):
         return None
-    tone, sentence = FLASHES[match[1]]
-    return tone, sentence.format(match[2])
+    if not all(re.fullmatch(r"[0-9]{1,19}", part) for part in parts):
+        return None
+    undo = replace(flash.undo, path=flash.undo.path.format(*parts)) if flash.undo else None
+    return Flash(flash.tone, flash.sentence.format(*parts), undo)

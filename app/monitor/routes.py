@@ -9,9 +9,21 @@ import aiohttp_jinja2
 from aiohttp import web
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from app.monitor import actions, pages
+from app.monitor import (
+    actions,
+    audit_pages,
+    bulk_actions,
+    fleet_actions,
+    fleet_pages,
+    job_pages,
+    pages,
+    sessions,
+    stats_pages,
+)
 from app.monitor.assets import ASSETS, Assets, send_asset
+from app.monitor.charts import spark
 from app.monitor.guard import add_security_headers, errors_as_pages
+from app.monitor.sharing import SHARING, Sharing
 from app.monitor.words import FILTERS
 
 FOLDER: Final = Path(__file__).parent
@@ -21,6 +33,7 @@ def create_monitor() -> web.Application:
     """Return the sub-application of the page, to be mounted at `/monitor`."""
     app = web.Application(middlewares=[errors_as_pages])
     app[ASSETS] = Assets(FOLDER / "static")
+    app[SHARING] = Sharing()
     environment = aiohttp_jinja2.setup(
         app,
         loader=FileSystemLoader(FOLDER / "templates"),
@@ -32,8 +45,16 @@ def create_monitor() -> web.Application:
         filters=FILTERS,
     )
     environment.globals["asset"] = app[ASSETS].address
+    environment.globals["spark"] = spark
     app.on_response_prepare.append(add_security_headers)
     app.add_routes(pages.routes)
+    app.add_routes(job_pages.routes)
+    app.add_routes(fleet_pages.routes)
+    app.add_routes(stats_pages.routes)
     app.add_routes(actions.routes)
+    app.add_routes(bulk_actions.routes)
+    app.add_routes(fleet_actions.routes)
+    app.add_routes(audit_pages.routes)
+    app.add_routes(sessions.routes)
     app.router.add_get("/static/{name}", send_asset)
     return app

@@ -29,6 +29,21 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """The node at work, and how far it is of how much."""
+
+    node: str
+    node_type: str
+    value: float
+    most: float
+
+    @property
+    def words(self) -> str:
+        """Return what is said of it in a line; monitor.js says it of an event in the same way."""
+        return f"{self.node_type} {self.value:g}/{self.most:g}" if self.most > 1 else self.node_type
+
+
+@dataclass(frozen=True, slots=True)
 class ShownJob:
     """A job on the page."""
 
@@ -43,6 +58,8 @@ class ShownJob:
     """Until ComfyUI began with its first attempt; a later one's wait is not known once it is over."""
     ran: Span
     """Its last attempt, from when ComfyUI began with it."""
+    step: Step | None
+    """None unless it runs, and somebody has told."""
 
 
 def show(view: JobView, snapshot: Snapshot) -> ShownJob:
@@ -50,7 +67,14 @@ def show(view: JobView, snapshot: Snapshot) -> ShownJob:
     answer = JobAnswer.model_validate(job_answer(view, snapshot))
     picture = next((output for output in answer.outputs if output.thumbnail_url), None)
     return ShownJob(
-        answer, _title(answer), WORDS[answer.phase], allowed(answer.phase), picture, _waited(view), _ran(view)
+        answer,
+        _title(answer),
+        WORDS[answer.phase],
+        allowed(answer.phase),
+        picture,
+        _waited(view),
+        _ran(view),
+        step_of(snapshot),
     )
 
 
@@ -59,6 +83,14 @@ def _title(answer: JobAnswer) -> str:
     if not text:
         return f"a workflow of {len(answer.workflow or {})} nodes"
     return text if len(text) <= _TITLE_CHARACTERS else text[:_TITLE_CHARACTERS].rstrip() + "…"
+
+
+def step_of(snapshot: Snapshot) -> Step | None:
+    """Return the node at work; None unless it runs, and somebody has told."""
+    node = snapshot.node
+    if node is None or snapshot.phase not in (Phase.EXECUTING, Phase.CANCELLING):
+        return None
+    return Step(str(node["id"]), str(node["type"]), float(node["value"]), float(node["max"]))
 
 
 def _waited(view: JobView) -> Span:

@@ -48,6 +48,17 @@ def duration(seconds: float | None) -> str:
     return f"{int(seconds / 86400)} d"
 
 
+def exact(seconds: float) -> str:
+    """Return a length of time as one compares it with others: to three digits, from milliseconds on."""
+    if seconds < 1:
+        return f"{round(1000 * seconds)} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    large, small, units = (seconds, 60, "min s") if seconds < 6000 else (seconds / 60, 60, "h min")
+    (whole, rest), (unit, part) = divmod(int(large), small), units.split()
+    return f"{whole} {unit} {rest} {part}" if rest else f"{whole} {unit}"
+
+
 def ago(at: datetime) -> str:
     """Return how long ago that was, on this machine's clock."""
     return f"{duration(max(0.0, (datetime.now(UTC) - at).total_seconds()))} ago"
@@ -86,6 +97,7 @@ def pretty(value: Any) -> str:
 
 FILTERS: Final[dict[str, Callable[..., str]]] = {
     "duration": duration,
+    "exact": exact,
     "ago": ago,
     "stamp": stamp,
     "after": after,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.cancellation import end_tasks
 from app.domain.errors import GenonautError, JobAlreadyFinished, QueueUnavailable, Unavailable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from app.storage.jobs import JobStore
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK_AGAIN_S: Final = 1.0
 """A job whose cancellation is waited for is looked at so often, in case its last event was lost."""
@@ -111,8 +112,8 @@ class Control:
         return job
 
     async def in_bulk(
-        self, job_ids: Sequence[int], act: Callable[[int], Awaitable[Job]]
-    ) -> list[tuple[int, Job | GenonautError]]:
+        self, job_ids: Sequence[int], act: Callable[[int], Awaitable[T]]
+    ) -> list[tuple[int, T | GenonautError]]:
         """Do the same to each of the jobs, some at a time, and return what became of each.
 
         Raises
@@ -122,7 +123,7 @@ class Control:
         """
         room = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(job_id: int) -> tuple[int, Job | GenonautError]:
+        async def one(job_id: int) -> tuple[int, T | GenonautError]:
             async with room:
                 try:
                     return job_id, await act(job_id)

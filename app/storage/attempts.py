@@ -11,13 +11,14 @@ from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
 from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair
+from app.domain.workflow_key import workflow_key
 from app.encoding import dumps
 from app.storage.jobs import JobStore
 from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow, OutputRow
 from app.storage.transitions import (
     FENCE,
     MOVING,
-    SENT,
+    NOTED,
     claimed_step,
     job_after,
     job_of,
@@ -30,28 +31,31 @@ from app.storage.transitions import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from app.domain.workflow import Graph
+
 AVOID_FOR = timedelta(minutes=5)
 """So long a job waits for another backend than one that failed it; after that any may try again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """How many seconds ago the backend began to execute a prompt, and ended it; None where nobody noticed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """What a worker knows of an attempt and PostgreSQL does not yet: it travels with the attempt's next step.
 
-    began_s: float | None = None
-    ended_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The graph as it went to the backend, as JSON, and how many seconds ago; None where there is nothing to add."""
+    Moments are told as seconds ago, by the worker's clock; None is what nobody noticed, or what is known already.
+    """
 
     graph: str | None = None
-    ago_s: float | None = None
+    """As it went to the backend, JSON."""
+    workflow_key: str | None = None
+    sent_s: float | None = None
+    began_s: float | None = None
+    """When the backend began to execute the prompt, and below when it had ended it."""
+    ended_s: float | None = None
+    spans: str | None = None
+    """What `app.domain.spans` keeps, JSON."""
 
 
-NOT_SEEN: Final = Ran()
-NOT_TOLD: Final = Sent()
+NOTHING: Final = Noted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,54 +80,53 @@ class AttemptStore(JobStore):
             row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
         return job_of(row) if row is not None else None
 
-    async def submitting(
-        self, claim: Claim, prompt_id: str, graph: Mapping[str, Any], ago_s: float | None = 0.0
-    ) -> None:
+    async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
         """Keep the graph that is sent now, or was sent `ago_s` seconds ago, nobody knows when if None.
 
         Raises `LostClaim`.
         """
         async with self._database.driver() as connection:
-            kept = await connection.fetchval(_SUBMITTING, *_fence_of(claim), prompt_id, dumps(graph), ago_s)
+            values = prompt_id, dumps(graph), ago_s, workflow_key(graph)
+            kept = await connection.fetchval(_SUBMITTING, *_fence_of(claim), *values)
         if kept is None:
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
 
-    async def executing(self, claim: Claim, known: Job | None = None, *, sent: Sent = NOT_TOLD) -> Job:
-        """ComfyUI began to execute the prompt.
+    async def executing(self, claim: Claim, known: Job | None = None, *, noted: Noted = NOTHING) -> Job:
+        """ComfyUI began to execute the prompt; just now, if nobody noted when.
 
-        `known`, here and below: the job as the last step left it. `sent`: what `submitting` would keep, if nobody did.
+        `known`, here and below: the job as the last step left it.
         """
-        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, sent, known=known)
+        noted = replace(noted, began_s=noted.began_s or 0.0)
+        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, noted, known=known)
 
-    async def saving(
-        self, claim: Claim, ran: Ran = NOT_SEEN, known: Job | None = None, *, sent: Sent = NOT_TOLD
-    ) -> Job:
-        """ComfyUI is done with the prompt."""
-        return await self._step(JobEvent.SAVING, _SAVING, claim, sent, ran.began_s, ran.ended_s or 0.0, known=known)
+    async def saving(self, claim: Claim, known: Job | None = None, *, noted: Noted = NOTHING) -> Job:
+        """ComfyUI is done with the prompt; just now, if nobody noted when."""
+        noted = replace(noted, ended_s=noted.ended_s or 0.0)
+        return await self._step(JobEvent.SAVING, _SAVING, claim, noted, known=known)
 
     async def complete(
         self,
         claim: Claim,
         outputs: Sequence[Output],
         warnings: Sequence[str] = (),
-        ran: Ran = NOT_SEEN,
         known: Job | None = None,
         *,
-        sent: Sent = NOT_TOLD,
+        noted: Noted = NOTHING,
     ) -> Job:
         """All files are in the store: commit content, outputs and `completed` together.
 
-        When it is told how it `ran`, a job whose `saving` was not noted goes through that phase in the same statement.
+        When it is told when the run ended, a job whose `saving` was not noted goes through that phase in the same
+        statement.
         """
         if not outputs:
             raise ValueError("a job is completed by an output at least")
-        values = dumps([asdict(output) for output in outputs]), list(warnings), ran.began_s, ran.ended_s
-        done = await self._step(JobEvent.COMPLETED, _COMPLETE, claim, sent, *values, known=known)
+        values = dumps([asdict(output) for output in outputs]), list(warnings)
+        done = await self._step(JobEvent.COMPLETED, _COMPLETE, claim, noted, *values, known=known)
         return replace(done, warnings=[*known.warnings, *warnings]) if known is not None else done
 
-    async def fail(self, claim: Claim, error: AttemptFailed, *, sent: Sent = NOT_TOLD) -> Job:
+    async def fail(self, claim: Claim, error: AttemptFailed, *, noted: Noted = NOTHING) -> Job:
         """End the job as failed."""
-        return await self._step(JobEvent.FAILED, _FAIL, claim, sent, *_told(error))
+        return await self._step(JobEvent.FAILED, _FAIL, claim, noted, *_told(error))
 
     async def requeue(
         self,
@@ -132,14 +135,14 @@ class AttemptStore(JobStore):
         delay_s: float,
         avoid: Sequence[str] = (),
         *,
-        sent: Sent = NOT_TOLD,
+        noted: Noted = NOTHING,
     ) -> Job:
         """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`."""
-        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, sent, *_told(error), delay_s, list(avoid))
+        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, noted, *_told(error), delay_s, list(avoid))
 
-    async def cancelled(self, claim: Claim, *, sent: Sent = NOT_TOLD) -> Job:
+    async def cancelled(self, claim: Claim, *, noted: Noted = NOTHING) -> Job:
         """ComfyUI confirmed that the prompt no longer runs."""
-        return await self._step(JobEvent.CANCELLED, _CANCELLED, claim, sent)
+        return await self._step(JobEvent.CANCELLED, _CANCELLED, claim, noted)
 
     async def renew_leases(self, worker_id: str, held: Mapping[Claim, int], lease_s: float) -> dict[int, Phase]:
         """Renew in one statement the leases of what this worker runs, and keep its progress (claim → percent).
@@ -215,12 +218,12 @@ class AttemptStore(JobStore):
             await session.execute(statement.values(lease_expires_at=func.now() - timedelta(seconds=1)))
 
     async def _step(
-        self, event: JobEvent, statement: str, claim: Claim, sent: Sent, *values: Any, known: Job | None = None
+        self, event: JobEvent, statement: str, claim: Claim, noted: Noted, *values: Any, known: Job | None = None
     ) -> Job:
         """Make a transition; raises `LostClaim`, `InvalidTransition` or `JobNotFound` when it cannot be made."""
         whole = f"{statement} SELECT {'*' if known is None else MOVING} FROM moved"  # noqa: S608  # of our own words only
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(whole, *_fence_of(claim), sent.graph, sent.ago_s, *values)
+            row = await connection.fetchrow(whole, *_fence_of(claim), *_values_of(noted), *values)
         if row is not None:
             return job_of(row) if known is None else job_after(known, row)
         found = await self.get(claim.job_id)
@@ -237,8 +240,13 @@ def _fence_of(claim: Claim) -> tuple[int, int, str]:
     return claim.job_id, claim.attempt, claim.worker_id
 
 
-def _told(error: AttemptFailed) -> tuple[str, str, str | None, str | None]:
-    return error.code, str(error), error.node_id, error.node_type
+def _values_of(noted: Noted) -> tuple[Any, ...]:
+    """Return the parameters of `NOTED`."""
+    return noted.graph, noted.workflow_key, noted.sent_s, noted.began_s, noted.ended_s, noted.spans
+
+
+def _told(error: AttemptFailed) -> tuple[str, str, str | None, str | None, str | None]:
+    return error.code, str(error), error.node_id, error.node_type, error.traceback
 
 
 _CLAIM: Final = f"""
@@ -300,22 +308,20 @@ _SUBMITTING: Final = f"""
     ), renamed AS (
         UPDATE generation_jobs AS job SET prompt_id = $4::text FROM held WHERE job.id = held.id AND job.prompt_id <> $4
     )
-    UPDATE job_attempts AS tried SET graph = $5, prompt_id = $4,
+    UPDATE job_attempts AS tried SET graph = $5, prompt_id = $4, workflow_key = $7::text,
         submitted_at = COALESCE(now() - make_interval(secs => $6::float8), tried.submitted_at)
     FROM held WHERE tried.job_id = held.id AND tried.number = $2
     RETURNING tried.job_id"""  # noqa: S608  # of our own words only
 """The job's row first, as everywhere: two transactions that lock in different orders wait for each other."""
 
 _RELEASED: Final = "worker_id = NULL, lease_expires_at = NULL"
-_RAN: Final = """executing_at = COALESCE(tried.executing_at, now() - make_interval(secs => {began_s}::float8)),
-    executed_at = COALESCE(tried.executed_at, now() - make_interval(secs => {ended_s}::float8))"""
 _ENDED: Final = "ended_at = now(), outcome = '{outcome}'"
-_ERROR: Final = "error_code = $6::text, error_message = $7::text"
-_ERROR_DATA: Final = "jsonb_build_object('error_code', $6::text, 'error', $7::text)"
-_NODE: Final = "node_id = $8::text, node_type = $9::text"
+_ERROR: Final = "error_code = $10::text, error_message = $11::text"
+_ERROR_DATA: Final = "jsonb_build_object('error_code', $10::text, 'error', $11::text)"
+_NODE: Final = "node_id = $12::text, node_type = $13::text, traceback = $14::text"
 
-_EXECUTING: Final = claimed_step(JobEvent.EXECUTING, job="progress = job.progress", attempt="executing_at = now()")
-_SAVING: Final = claimed_step(JobEvent.SAVING, job="progress = 100", attempt=_RAN.format(began_s="$6", ended_s="$7"))
+_EXECUTING: Final = claimed_step(JobEvent.EXECUTING, job="progress = job.progress")
+_SAVING: Final = claimed_step(JobEvent.SAVING, job="progress = 100")
 _FAIL: Final = claimed_step(
     JobEvent.FAILED,
     job=f"completed_at = now(), {_ERROR}, {_RELEASED}",
@@ -324,7 +330,7 @@ _FAIL: Final = claimed_step(
 )
 _REQUEUE: Final = claimed_step(
     JobEvent.REQUEUED,
-    job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $10), refused_by = $11,
+    job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $15), refused_by = $16,
         progress = 0, {_ERROR}, {_RELEASED}""",
     attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
     data=_ERROR_DATA,
@@ -340,17 +346,17 @@ _COMPLETE: Final = f"""
     WITH held AS (
         SELECT id, job.phase = '{Phase.SAVING}' AS was_saving FROM generation_jobs AS job
         WHERE {FENCE} AND (job.phase IN ({listed(TRANSITIONS[JobEvent.COMPLETED].sources)})
-            OR $9::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
+            OR $8::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
         FOR NO KEY UPDATE
     ), content AS (
         INSERT INTO contents (job_id) SELECT id FROM held RETURNING id, job_id
     ), stored AS (
         INSERT INTO outputs (content_id, {_NAMES})
-        SELECT content.id, output.* FROM content, jsonb_to_recordset($6::jsonb) AS output ({_TYPED})
+        SELECT content.id, output.* FROM content, jsonb_to_recordset($10::jsonb) AS output ({_TYPED})
     ), moved AS (
         UPDATE generation_jobs AS job
         SET {stepped(Phase.COMPLETED, "CASE WHEN was_saving THEN 1 ELSE 2 END")}, content_id = content.id,
-            progress = 100, completed_at = now(), warnings = job.warnings || $7::text[], {_RELEASED}
+            progress = 100, completed_at = now(), warnings = job.warnings || $11::text[], {_RELEASED}
         FROM held JOIN content ON content.job_id = held.id
         WHERE job.id = held.id
         RETURNING job.*
@@ -363,7 +369,7 @@ _COMPLETE: Final = f"""
         FROM moved
     ), noted AS (
         UPDATE job_attempts AS tried
-        SET {SENT}, {_RAN.format(began_s="$8", ended_s="$9")}, {_ENDED.format(outcome="completed")}
+        SET {NOTED}, {_ENDED.format(outcome="completed")}
         FROM moved WHERE tried.job_id = moved.id AND tried.number = $2
     )"""  # noqa: S608  # of our own words only
 """The fence comes first: whoever is late finds out by it, and not by a constraint of `contents`."""

@@ -75,8 +75,39 @@ class JobFilter:
     backend: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    ended_after: datetime | None = None
+    ended_before: datetime | None = None
+    worker: str | None = None
+    """A worker that has worked on it, in any of its attempts."""
+    error_code: str | None = None
+    node_type: str | None = None
+    """The class of the node in which the attempt failed that the job's error is of."""
+    until_id: int | None = None
+    """The greatest id: what was sent later does not match."""
+    waited_over_s: float | None = None
+    """So long it waited, or still waits, for the first worker that took it. No index helps, as for `q`."""
+    ran_over_s: float | None = None
+    """So long ago the first worker took it, up to its end or up to now. No index helps, as for `q`."""
     q: str | None = None
     """A text that the prompt contains, whatever its case. No index helps to find it, hence `SEARCHED`."""
+
+    @property
+    def searching(self) -> bool:
+        """Whether it has conditions that no index helps with."""
+        return bool(self.q) or self.waited_over_s is not None or self.ran_over_s is not None
+
+    @property
+    def without_search(self) -> JobFilter:
+        """The filter that indexes serve."""
+        return replace(self, q=None, waited_over_s=None, ran_over_s=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many jobs match; at least so many, unless it is exact."""
+
+    value: int
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +172,14 @@ class JobViews:
 
     async def _read(self, job_ids: Sequence[int]) -> list[JobView | None]:
         async with self._database.driver() as connection:
-            return await read_whole_jobs(connection, job_ids, positions=True)
+            return await read_whole_jobs(connection, job_ids, positions=True, details=True)
 
     async def page(self, chosen: JobFilter, sort: Sort, limit: int, *, cursor: str | None, skip: int) -> Page:
         """Return up to `limit` jobs after the cursor, or after skipping; raises `InvalidRequest` for a bad cursor."""
         whole = _places(chosen, sort)
         if cursor is not None:
             whole = _after(whole, sort, *_read_cursor(cursor, sort))
-        wanted = _searched(whole, sort, chosen.q, self._searched) if chosen.q else whole
+        wanted = _searched(whole, sort, chosen, self._searched) if chosen.searching else whole
         async with self._database.transaction() as session:
             if chosen != JobFilter():
                 await session.execute(_PLAN_FOR_THESE_VALUES)
@@ -158,7 +189,7 @@ class JobViews:
             if len(places) > limit:
                 last = places[limit - 1]
                 following = _write_cursor(sort, last.at, last.id)
-            elif chosen.q:
+            elif chosen.searching:
                 following = await _search_on(session, whole, sort, self._searched)
             total, exact = await _total(session, chosen, self._counted)
             job_ids = [place.id for place in places[:limit]]
@@ -174,14 +205,72 @@ class JobViews:
         As for a list they are counted up to a bound; the last of the three is whether those are all.
         """
         wanted = _places(chosen, "created_at")
-        if chosen.q:
-            # All of them: what lies behind a bound could not be reached, there is no cursor to lead on.
-            wanted = wanted.where(JobRow.prompt.icontains(chosen.q, autoescape=True))
+        # All of them: what lies behind a bound could not be reached, there is no cursor to lead on.
+        wanted = wanted.where(*_sought(chosen, JobRow.__table__.c))
         async with self._database.transaction() as session:
             await session.execute(_PLAN_FOR_THESE_VALUES)
             total, exact = await _total(session, chosen, self._counted)
             job_ids = list(await session.scalars(wanted.limit(limit)))
         return job_ids, max(total, len(job_ids)), exact
+
+    async def counts(self, chosen: JobFilter) -> dict[JobStatus, Count]:
+        """Return for each status how many jobs have it and match the rest of the filter; those of its own do not count.
+
+        Each is exact up to a bound. A search looks at the newest jobs only, as many as the bound.
+        """
+        chosen = replace(chosen, status=())
+        async with self._database.transaction() as session:
+            await session.execute(_PLAN_FOR_THESE_VALUES)
+            newest = _looked_at(chosen, self._counted, JobRow.status)
+            by_status = select(newest.c.status, func.count(), _found(chosen, newest.c)).group_by(newest.c.status)
+            rows = (await session.execute(by_status)).all()
+            if chosen.searching or sum(row[1] for row in rows) <= self._counted:
+                found, exact = {row[0]: row[2] for row in rows}, sum(row[1] for row in rows) <= self._counted
+                return {status: Count(found.get(status, 0), exact) for status in JobStatus}
+            each = [
+                select(func.count())
+                .select_from(_looked_at(replace(chosen, status=[status]), self._counted))
+                .scalar_subquery()
+                for status in JobStatus
+            ]
+            values = (await session.execute(select(*each))).one()
+        return {
+            status: Count(min(value, self._counted), value <= self._counted)
+            for status, value in zip(JobStatus, values, strict=True)
+        }
+
+    async def newer_than(self, chosen: JobFilter, job: Job) -> Count:
+        """Return how many jobs of a list come before this one, newest first; of a search none are counted."""
+        if chosen.searching:
+            return Count(0, exact=False)
+        newer = _after(_places(chosen, "created_at"), "created_at", job.created_at, job.job_id)
+        counted = select(func.count()).select_from(newer.limit(self._counted + 1).subquery())
+        async with self._database.transaction() as session:
+            await session.execute(_PLAN_FOR_THESE_VALUES)
+            value = (await session.execute(counted)).scalar_one()
+        return Count(min(value, self._counted), value <= self._counted)
+
+    async def newest_id(self) -> int:
+        """Return the greatest id of a job; 0 before there is one."""
+        async with self._database.transaction() as session:
+            return (await session.scalar(select(func.max(JobRow.id)))) or 0
+
+    async def alike(self, errors: Sequence[tuple[str, str | None]], most: int) -> list[Count]:
+        """Return how many failed jobs have each of these errors, of this code and in this class of node.
+
+        They are counted up to `most`.
+        """
+        if not errors:
+            return []
+        chosen = [
+            JobFilter(status=[JobStatus.FAILED], error_code=error_code, node_type=node_type)
+            for error_code, node_type in errors
+        ]
+        each = [select(func.count()).select_from(_looked_at(one, most)).scalar_subquery() for one in chosen]
+        async with self._database.transaction() as session:
+            await session.execute(_PLAN_FOR_THESE_VALUES)
+            values = (await session.execute(select(*each))).one()
+        return [Count(min(value, most), value <= most) for value in values]
 
     async def attempts(self, job_id: int) -> list[Attempt]:
         """Return the job's attempts, the first one first."""
@@ -194,6 +283,14 @@ class JobViews:
                 raise JobNotFound([job_id])
             sent = select(AttemptRow.graph).where(AttemptRow.job_id == job_id, AttemptRow.graph.is_not(None))
             return await session.scalar(sent.order_by(AttemptRow.number.desc()).limit(1))
+
+    async def around(self, job_id: int) -> tuple[int | None, int | None]:
+        """Return the numbers of the jobs before and after this one, whose own need not be there."""
+        older = select(func.max(JobRow.id)).where(JobRow.id < job_id).scalar_subquery()
+        newer = select(func.min(JobRow.id)).where(JobRow.id > job_id).scalar_subquery()
+        async with self._database.transaction() as session:
+            before, after = (await session.execute(select(older, newer))).one()
+        return before, after
 
     async def usual_execution_s(self) -> float | None:
         """Return the median execution time of the last 50 completed attempts, in seconds; None when there are none.
@@ -310,6 +407,7 @@ def narrowed(statement: Select[Any], chosen: JobFilter) -> Select[Any]:
         (JobRow.job_type, chosen.job_type),
         (JobRow.checkpoint_model, chosen.checkpoint_model),
         (JobRow.backend_name, chosen.backend),
+        (JobRow.error_code, chosen.error_code),
     )
     conditions += [column == value for column, value in equal if value is not None]
     if chosen.status:
@@ -320,15 +418,56 @@ def narrowed(statement: Select[Any], chosen: JobFilter) -> Select[Any]:
         conditions.append(JobRow.created_at >= chosen.created_after)
     if chosen.created_before is not None:
         conditions.append(JobRow.created_at < chosen.created_before)
+    if chosen.ended_after is not None:
+        conditions.append(JobRow.completed_at >= chosen.ended_after)
+    if chosen.ended_before is not None:
+        # The second says nothing new, but bounds the lists, which are in the order of creation.
+        conditions += [JobRow.completed_at < chosen.ended_before, JobRow.created_at < chosen.ended_before]
+    if chosen.until_id is not None:
+        conditions.append(JobRow.id <= chosen.until_id)
+    if chosen.worker is not None:
+        conditions.append(JobRow.id.in_(select(AttemptRow.job_id).where(AttemptRow.worker_id == chosen.worker)))
+    if chosen.node_type is not None:
+        failed = select(AttemptRow.job_id, AttemptRow.error_code).where(AttemptRow.node_type == chosen.node_type)
+        conditions += [tuple_(JobRow.id, JobRow.error_code).in_(failed), JobRow.error_code.is_not(None)]
+    return statement.where(*conditions, *_sought(chosen, JobRow.__table__.c))
+
+
+def _sought(chosen: JobFilter, jobs: _Columns) -> list[ColumnElement[bool]]:
+    """Return the conditions that no index helps with, on columns of jobs."""
+    conditions: list[ColumnElement[bool]] = []
     if chosen.q:
-        conditions.append(JobRow.prompt.icontains(chosen.q, autoescape=True))
-    return statement.where(*conditions)
+        conditions.append(jobs.prompt.icontains(chosen.q, autoescape=True))
+    if chosen.waited_over_s is not None:
+        taken_at = func.coalesce(jobs.started_at, jobs.completed_at, func.now())
+        conditions.append(taken_at - jobs.created_at > timedelta(seconds=chosen.waited_over_s))
+    if chosen.ran_over_s is not None:
+        ended_at = func.coalesce(jobs.completed_at, func.now())
+        conditions.append(ended_at - jobs.started_at > timedelta(seconds=chosen.ran_over_s))
+    return conditions
+
+
+_SOUGHT_IN: Final = (JobRow.prompt, JobRow.created_at, JobRow.started_at, JobRow.completed_at)
+"""Columns that `_sought` looks at."""
+
+
+def _looked_at(chosen: JobFilter, among: int, *more: Any) -> Any:
+    """Return the newest jobs, up to one more than so many of them, to be counted or searched."""
+    whole = narrowed(select(JobRow.id, *more, *(_SOUGHT_IN if chosen.searching else ())), chosen.without_search)
+    # In this order an index brings them, and nothing else is read.
+    return whole.order_by(JobRow.created_at.desc(), JobRow.id.desc()).limit(among + 1).subquery()
+
+
+def _found(chosen: JobFilter, looked_at: _Columns) -> ColumnElement[int]:
+    """Return the count of those looked at that match."""
+    found: ColumnElement[int] = func.count()
+    return found.filter(*_sought(chosen, looked_at)) if chosen.searching else found
 
 
 def _places(chosen: JobFilter, sort: Sort) -> Select[Any]:
-    """Return the statement for the ids of a list, with the times that it is sorted by; a text narrows it later."""
+    """Return the statement for the ids of a list, with the times that it is sorted by; a search narrows it later."""
     at = getattr(JobRow, sort.lstrip("-"))
-    statement = narrowed(select(JobRow.id, at.label("at")), replace(chosen, q=None))
+    statement = narrowed(select(JobRow.id, at.label("at")), chosen.without_search)
     return _in_order(statement, sort, statement.selected_columns)
 
 
@@ -344,10 +483,10 @@ def _after(whole: Select[Any], sort: Sort, at: datetime, job_id: int) -> Select[
     return whole.where(place < (at, job_id) if sort.startswith("-") else place > (at, job_id))
 
 
-def _searched(whole: Select[Any], sort: Sort, q: str, among: int) -> Select[Any]:
-    """Return the statement for those of the next jobs, so many of them, whose prompt contains the text."""
-    looked_at = whole.add_columns(JobRow.prompt).limit(among).subquery().c
-    matching = select(looked_at.id, looked_at.at).where(looked_at.prompt.icontains(q, autoescape=True))
+def _searched(whole: Select[Any], sort: Sort, chosen: JobFilter, among: int) -> Select[Any]:
+    """Return the statement for those of the next jobs, so many of them, that the search finds."""
+    looked_at = whole.add_columns(*_SOUGHT_IN).limit(among).subquery().c
+    matching = select(looked_at.id, looked_at.at).where(*_sought(chosen, looked_at))
     return _in_order(matching, sort, looked_at)
 
 
@@ -361,12 +500,9 @@ async def _search_on(session: AsyncSession, whole: Select[Any], sort: Sort, amon
 
 async def _total(session: AsyncSession, chosen: JobFilter, among: int) -> tuple[int, bool]:
     """Return how many jobs match among the first ones, so many of them, and whether those were all."""
-    whole = _places(chosen, "-created_at")
-    looked_at = (whole.add_columns(JobRow.prompt) if chosen.q else whole).limit(among + 1).subquery()
-    found: ColumnElement[int] = func.count()
-    if chosen.q:
-        found = found.filter(looked_at.c.prompt.icontains(chosen.q, autoescape=True))
-    seen, matching = (await session.execute(select(func.count(), found).select_from(looked_at))).one()
+    looked_at = _looked_at(chosen, among)
+    counted = select(func.count(), _found(chosen, looked_at.c)).select_from(looked_at)
+    seen, matching = (await session.execute(counted)).one()
     return min(matching, among), seen <= among
 
 

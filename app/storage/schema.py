@@ -181,6 +181,7 @@ class AttemptRow(Base):
     __table_args__ = (
         Index("ix_job_attempts_prompt_id", "prompt_id"),
         Index("ix_job_attempts_worker_id", "worker_id", "job_id"),
+        Index("ix_job_attempts_node_type", "node_type", "job_id", postgresql_where=text("node_type IS NOT NULL")),
         Index("ix_job_attempts_completed", "ended_at", postgresql_where=text("outcome = 'completed'")),
         Index(
             "ix_job_attempts_workflow_key",
@@ -337,19 +338,25 @@ class AuditRow(Base):
 
 
 class JobStatisticsRow(Base):
-    """Finished jobs of one kind in a stretch of time: how many, and histograms of waits and runs, which add up."""
+    """Finished jobs of one kind in a stretch of time: how many, and histograms of waits and runs, which add up.
+
+    A job stands in several of them: stretches of each length, and each `scope`, so that no page adds up many rows.
+    """
 
     __tablename__ = "job_statistics"
 
+    # The stretch's length, and which of backend and model are told apart: app/storage/statistics.py has both.
+    span_s: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    scope: Mapped[str] = mapped_column(String(8), primary_key=True)
     bucket: Mapped[datetime] = mapped_column(primary_key=True)
     status: Mapped[str] = mapped_column(String(16), primary_key=True)
     backend_name: Mapped[str] = mapped_column(String(255), primary_key=True)
     checkpoint_model: Mapped[str] = mapped_column(String(255), primary_key=True)
     error_code: Mapped[str] = mapped_column(String(64), primary_key=True)
     node_type: Mapped[str] = mapped_column(Text, primary_key=True)
-    count: Mapped[int] = mapped_column(BigInteger)
-    waits: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
-    runs: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    count: Mapped[int] = mapped_column(Integer)
+    waits: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    runs: Mapped[list[int]] = mapped_column(ARRAY(Integer))
 
 
 class QueueStatisticsRow(Base):

@@ -51,11 +51,11 @@ async def move(
     return row
 
 
-def claimed_step(event: JobEvent, *, job: str, attempt: str, data: str = "'{}'") -> str:
+def claimed_step(event: JobEvent, *, job: str, attempt: str = "", data: str = "'{}'") -> str:
     """Return the SQL of a transition that a worker makes, whole in one statement: fence, guard, event row, attempt row.
 
     `job` and `attempt` are what is set beyond phase and seq in the rows of the two tables, `data` the event's. The
-    parameters `$1` to `$5` are the claim's job id, attempt and worker id, and what `SENT` notes. What is to be known of
+    parameters `$1` to `$9` are the claim's job id, attempt and worker id, and those of `NOTED`. What is to be known of
     the job's row, by the name `moved`, is selected behind it.
     """
     move = TRANSITIONS[event]
@@ -69,7 +69,7 @@ def claimed_step(event: JobEvent, *, job: str, attempt: str, data: str = "'{}'")
             INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
             SELECT id, seq, '{event}', phase, attempt, $3, {data} FROM moved
         ), noted AS (
-            UPDATE job_attempts AS tried SET {SENT}, {attempt} FROM moved
+            UPDATE job_attempts AS tried SET {", ".join(filter(None, (NOTED, attempt)))} FROM moved
             WHERE tried.job_id = moved.id AND tried.number = $2
         )"""  # noqa: S608  # of our own words only
 
@@ -77,9 +77,13 @@ def claimed_step(event: JobEvent, *, job: str, attempt: str, data: str = "'{}'")
 FENCE: Final = "job.id = $1 AND job.attempt = $2 AND job.worker_id = $3::text"
 """The claim's parameters: whoever was given up on finds no row."""
 
-SENT: Final = """graph = COALESCE(tried.graph, $4::jsonb),
-    submitted_at = COALESCE(tried.submitted_at, now() - make_interval(secs => $5::float8))"""
-"""What nobody has noted yet of an attempt's submission: it costs no statement of its own."""
+NOTED: Final = """graph = COALESCE(tried.graph, $4::jsonb),
+    workflow_key = COALESCE(tried.workflow_key, $5::text),
+    submitted_at = COALESCE(tried.submitted_at, now() - make_interval(secs => $6::float8)),
+    executing_at = COALESCE(tried.executing_at, now() - make_interval(secs => $7::float8)),
+    executed_at = COALESCE(tried.executed_at, now() - make_interval(secs => $8::float8)),
+    spans = COALESCE($9::jsonb, tried.spans)"""
+"""What nobody has noted yet of an attempt: it costs no statement of its own."""
 
 
 def stepped(target: Phase, steps: str = "1") -> str:

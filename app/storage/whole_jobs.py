@@ -28,10 +28,17 @@ def _columns(table: Any, *, without: Sequence[str] = ()) -> str:
 
 
 _JOBS: Final = f"SELECT {_columns(JobRow)} FROM generation_jobs WHERE id = ANY($1)"  # noqa: S608  # names of our own
-# The graphs can be large; they have a route of their own.
-_ATTEMPTS: Final = (
-    f"SELECT {_columns(AttemptRow, without=['graph'])} FROM job_attempts WHERE job_id = ANY($1) ORDER BY number"  # noqa: S608
-)
+_DETAILS: Final = ("traceback", "spans")
+"""What of an attempt can be long, and is shown of a single job only. The graph has a route of its own."""
+
+
+def _attempts(without: Sequence[str]) -> str:
+    columns = _columns(AttemptRow, without=["graph", *without])
+    return f"SELECT {columns} FROM job_attempts WHERE job_id = ANY($1) ORDER BY number"  # noqa: S608
+
+
+_ATTEMPTS: Final = _attempts(without=_DETAILS)
+_DETAILED_ATTEMPTS: Final = _attempts(without=())
 _OUTPUTS: Final = f'SELECT {_columns(OutputRow)} FROM outputs WHERE content_id = ANY($1) ORDER BY "index"'  # noqa: S608
 _POSITIONS: Final = """
     SELECT job.id, 1 + (
@@ -42,20 +49,27 @@ _POSITIONS: Final = """
     FROM generation_jobs AS job WHERE job.id = ANY($1) AND job.status = 'pending'"""
 
 _JOB_FIELDS: Final = [name for name in Job.__dataclass_fields__ if name not in ("job_id", "phase")]
-_ATTEMPT_FIELDS: Final = [name for name in Attempt.__dataclass_fields__ if name != "graph"]
+_DETAILED_FIELDS: Final = [name for name in Attempt.__dataclass_fields__ if name != "graph"]
+_ATTEMPT_FIELDS: Final = [name for name in _DETAILED_FIELDS if name not in _DETAILS]
+_NO_DETAILS: Final = dict.fromkeys(_DETAILS)
 _OUTPUT_FIELDS: Final = list(Output.__dataclass_fields__)
 
 
-async def read_whole_jobs(connection: Any, job_ids: Sequence[int], *, positions: bool) -> list[JobView | None]:
+async def read_whole_jobs(
+    connection: Any, job_ids: Sequence[int], *, positions: bool, details: bool = False
+) -> list[JobView | None]:
     """Return the jobs in the order of `job_ids`, None for those that are not there; through the driver itself.
 
-    Positions in the queue, which cost the more the longer it is, are left out unless asked for.
+    Left out unless asked for: positions in the queue, which cost the more the longer it is, and as `details` the
+    tracebacks and spans of the attempts.
     """
     rows = {row["id"]: row for row in await connection.fetch(_JOBS, job_ids)}
     attempts: dict[int, list[Attempt]] = {}
     if rows:
-        for row in await connection.fetch(_ATTEMPTS, list(rows)):
-            attempt = Attempt(graph=None, **{name: row[name] for name in _ATTEMPT_FIELDS})
+        fields: list[str] = _DETAILED_FIELDS if details else _ATTEMPT_FIELDS
+        absent: dict[str, None] = {} if details else _NO_DETAILS
+        for row in await connection.fetch(_DETAILED_ATTEMPTS if details else _ATTEMPTS, list(rows)):
+            attempt = Attempt(**{"graph": None, **absent, **{name: row[name] for name in fields}})
             attempts.setdefault(row["job_id"], []).append(attempt)
     outputs: dict[int, list[Output]] = {}
     if contents := [row["content_id"] for row in rows.values() if row["content_id"] is not None]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _JOB: Final = "/api/v1/generation-jobs"
 _CONTENT: Final = "/api/v1/contents/{content_id}"
+_BACKEND: Final = "/api/v1/backends/{name}"
 _BYTES: Final = "bytes"
 _OBJECT: Final = "object"
 _TEXT: Final = "text"
@@ -99,6 +100,20 @@ OPERATIONS: Final = (
     Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, problems=_ONE_FILE),
     Operation("get", _CONTENT + "/outputs/{index}/thumbnail", "An output's thumbnail", _FILE, problems=_ONE_FILE),
     Operation("get", _CONTENT + "/thumbnail", "The first output's thumbnail", _FILE, problems=_ONE_FILE),
+    Operation(
+        "post",
+        _BACKEND + "/drain",
+        "Give a backend no more prompts",
+        {200: payloads.BackendStateAnswer},
+        problems=(403, *_ONE_JOB),
+    ),
+    Operation(
+        "post",
+        _BACKEND + "/resume",
+        "Give a drained backend prompts again",
+        {200: payloads.BackendStateAnswer},
+        problems=(403, *_ONE_JOB),
+    ),
     Operation("get", "/openapi.json", "This document", {200: _OBJECT}, problems=()),
     Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}, problems=()),
     Operation(
@@ -149,6 +164,9 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         for name in ("job_id", "content_id", "index")
         if f"{{{name}}}" in operation.path
     ]
+    if "{name}" in operation.path:
+        named_so = {"type": "string", "minLength": 1, "maxLength": 255}
+        parameters.append({"name": "name", "in": "path", "required": True, "schema": named_so})
     if operation.query is not None:
         properties = schemas[named[operation.query].rpartition("/")[2]]["properties"]
         parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]

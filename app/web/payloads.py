@@ -179,6 +179,18 @@ class QueueStatsAnswer(BaseModel):
     backends_online: int
 
 
+class BackendStateAnswer(BaseModel):
+    """What was decided about a backend."""
+
+    name: str
+    drained: bool
+    """It is given no more prompts, and finishes those that it has."""
+    confirmed: bool
+    """The worker that drives it says so."""
+    changed_at: Time
+    changed_by: str
+
+
 class ContentAnswer(BaseModel):
     """What a completed job left."""
 

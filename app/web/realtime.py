@@ -13,6 +13,7 @@ from app.messaging.hub import HELLO
 from app.web.bodies import MAX_ID, job_id_of
 from app.web.connection import Connection, text_frame
 from app.web.origin import check_origin
+from app.web.signed_in import viewer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,7 @@ async def follow_everything(request: web.Request) -> web.StreamResponse:
     """Follow every event of the service: what the monitor page lives on."""
     hub = request.app[HUB]
     check_origin(request)
+    await viewer_of(request)
     connection = Connection(request)
     try:
         await connection.upgrade()

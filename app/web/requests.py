@@ -255,7 +255,8 @@ class ListQuery(BaseModel):
 
     def to_filter(self) -> JobFilter:
         """Return what the list is narrowed to."""
-        return JobFilter(**{name: getattr(self, name) for name in JobFilter.__dataclass_fields__})
+        fields = JobFilter.__dataclass_fields__.keys() & type(self).model_fields.keys()
+        return JobFilter(**{name: getattr(self, name) for name in fields})
 
 
 def _json_size(value: Any) -> int:

@@ -21,6 +21,8 @@ def upgrade() -> None:
     op.add_column(ATTEMPTS, sa.Column("spans", JSONB(none_as_null=True)))
     op.add_column(ATTEMPTS, sa.Column("workflow_key", sa.String(32)))
     op.create_index("ix_job_attempts_worker_id", ATTEMPTS, ["worker_id", "job_id"])
+    failed = sa.text("node_type IS NOT NULL")
+    op.create_index("ix_job_attempts_node_type", ATTEMPTS, ["node_type", "job_id"], postgresql_where=failed)
     completed = sa.text("outcome = 'completed'")
     op.create_index("ix_job_attempts_workflow_key", ATTEMPTS, ["workflow_key", "ended_at"], postgresql_where=completed)
     op.create_index(
@@ -81,15 +83,17 @@ def upgrade() -> None:
     op.create_index("ix_audit_log_action_id", "audit_log", ["action", "id"])
     op.create_table(
         "job_statistics",
+        sa.Column("span_s", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("scope", sa.String(8), primary_key=True),
         sa.Column("bucket", MOMENT, primary_key=True),
         sa.Column("status", sa.String(16), primary_key=True),
         sa.Column("backend_name", sa.String(255), primary_key=True),
         sa.Column("checkpoint_model", sa.String(255), primary_key=True),
         sa.Column("error_code", sa.String(64), primary_key=True),
         sa.Column("node_type", sa.Text, primary_key=True),
-        sa.Column("count", sa.BigInteger, nullable=False),
-        sa.Column("waits", ARRAY(sa.BigInteger), nullable=False),
-        sa.Column("runs", ARRAY(sa.BigInteger), nullable=False),
+        sa.Column("count", sa.Integer, nullable=False),
+        sa.Column("waits", ARRAY(sa.Integer), nullable=False),
+        sa.Column("runs", ARRAY(sa.Integer), nullable=False),
     )
     op.create_table(
         "queue_statistics",
@@ -114,5 +118,6 @@ def downgrade() -> None:
     op.drop_index("ix_generation_jobs_error_code_created_at_id", JOBS)
     op.drop_index("ix_job_attempts_workflow_key", ATTEMPTS)
     op.drop_index("ix_job_attempts_worker_id", ATTEMPTS)
+    op.drop_index("ix_job_attempts_node_type", ATTEMPTS)
     for column in ("workflow_key", "spans", "traceback"):
         op.drop_column(ATTEMPTS, column)

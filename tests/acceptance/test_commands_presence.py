@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from app.messaging.channels import Names
 from app.messaging.connection import close, make_redis
 from app.messaging.registry import KEPT_S, Registry
 from app.settings import load_settings
+from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -61,23 +63,27 @@ async def test_workers_live_and_lost_are_told_apart(place, own, redis):
     assert re.match(r"box:72:bb +lost +box:72 +.* 10 min ago +none +nothing$", lost)
 
 
-async def test_periodic_tasks_are_shown_with_last_and_next_run(place, own, redis):
-    registry = Registry(redis, Names(own["REDIS_NAMESPACE"]), 15)
+async def test_periodic_tasks_are_shown_with_last_and_next_run(place, database, database_url):
     now = datetime.now(UTC)
-    run = {"schedule": "every 15 s", "result": "nothing to do", "duration_ms": 12}
-    times = {"last_run": timestamp(now - timedelta(seconds=90)), "next_run": timestamp(now + timedelta(hours=3))}
-    await registry.note_cron("reconcile", run | times)
-    await registry.note_cron("tidy", run | times | {"next_run": timestamp(now - timedelta(hours=3))})
-    done = place.run("cron-status", "--env", "test", **own)
+    run = PeriodicRun(
+        name="reconcile", schedule="every 15 s", last_run=now - timedelta(seconds=90),
+        next_run=now + timedelta(hours=3), duration_ms=12, result="nothing to do", failed=False, worker_id="w",
+    )  # fmt: skip
+    overdue = replace(run, name="tidy", next_run=now - timedelta(hours=3), failed=True, result="The disk is full.")
+    for each in (run, overdue):
+        await PeriodicTasks(database).note(each)
+    done = place.run("cron-status", "--env", "test", DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
     header, reconcile, tidy = done.stdout.splitlines()
     assert header.split("  ")[0] == "TASK"
     assert re.match(
         r"reconcile +every 15 s +\S+ \S+Z \(9\d s ago\) +nothing to do +12 ms +\S+ \S+Z \(in 3 h\)$", reconcile
     )
+    assert "failed: The disk is full." in tidy
     assert tidy.endswith("(overdue by 3 h)")
 
 
-async def test_where_nothing_is_it_is_said_in_words(place, own, redis):
+async def test_where_nothing_is_it_is_said_in_words(place, own, redis, database_url):
     assert "No worker of test was seen within a day" in place.run("workers", "--env", "test", **own).stdout
-    assert "No periodic task of test has run yet" in place.run("cron-status", "--env", "test", **own).stdout
+    said = place.run("cron-status", "--env", "test", DATABASE_URL=database_url).stdout
+    assert "No periodic task of test has run yet" in said

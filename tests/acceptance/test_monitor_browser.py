@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from acceptance.browsers import NEEDS_CHROMIUM
 from integration.monitor_fixtures import Life
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import expect
 
 from app import keys
-from harness import Service, eventually
+from harness import eventually
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from playwright.async_api import Browser
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 SLOW = {"width": 512, "height": 512, "sampler_params": {"steps": 40}}
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ,
-    reason="There is no Chromium: install the package chromium, or set CHROMIUM to a browser's path.",
-)
+pytestmark = NEEDS_CHROMIUM
 
 WATCH = """job => {
-  const row = document.querySelector(`[data-job="${job}"]`);
+  const row = document.querySelector(`.row[data-job="${job}"]`);
   row.dataset.kept = "yes";
   window.seen = { words: [], percents: [] };
   const look = () => {
-    const now = document.querySelector(`[data-job="${job}"]`), bar = now?.querySelector("progress");
+    const now = document.querySelector(`.row[data-job="${job}"]`), bar = now?.querySelector("progress");
     const word = now?.querySelector(".word").textContent;
     if (word && word !== seen.words.at(-1)) seen.words.push(word);
     if (bar && bar.value !== seen.percents.at(-1)) seen.percents.push(bar.value);
@@ -49,52 +31,6 @@ WATCH = """job => {
 """Keeps every word and every percentage that a row shows, and whether it stays the same element."""
 
 
-class Guarded:
-    """A browser whose pages may log no error, break no policy, and ask nobody but our server for anything."""
-
-    def __init__(self, browser: Browser, base: str) -> None:
-        self._browser = browser
-        self.base = base
-        self.faults: list[str] = []
-
-    @asynccontextmanager
-    async def page(self, path: str, **options: Any) -> AsyncIterator[Page]:
-        """Open a page in a context of its own."""
-        context = await self._browser.new_context(base_url=self.base, **options)
-        page = await context.new_page()
-        page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("request", lambda asked: self._check(asked.url))
-        page.on("websocket", lambda socket: self._check(socket.url.replace("ws", "http", 1)))
-        page.set_default_timeout(10_000)
-        await page.goto(path)
-        yield page
-        await context.close()
-
-    def _check(self, url: str) -> None:
-        if not url.startswith((self.base, "data:", "blob:")):
-            self.faults.append(f"foreign request: {url}")
-
-
-@pytest.fixture
-async def browser(client: Any) -> AsyncIterator[Guarded]:
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        guarded = Guarded(chromium, str(client.make_url("/")).rstrip("/"))
-        yield guarded
-        await chromium.close()
-    assert guarded.faults == []
-
-
-@pytest.fixture
-async def slow_service(client: Any, start_standin: Any, start_worker: Callable[..., Awaitable[Any]]) -> Service:
-    """The whole service with a stand-in that takes its time for each step."""
-    standin = await start_standin(step_seconds=0.25)
-    found = Service(client, standin, await start_worker(f"standin={standin.url}"))
-    await found.backend_online()
-    return found
-
-
 async def test_a_job_appears_runs_and_ends_on_the_same_row_without_a_reload(browser, slow_service):
     async with browser.page("/monitor/") as page:
         await expect(page.locator("#connection-word")).to_have_text("live")
@@ -105,7 +41,7 @@ async def test_a_job_appears_runs_and_ends_on_the_same_row_without_a_reload(brow
         await page.evaluate(WATCH, job)
         await expect(row.locator(".word")).to_have_text("completed", timeout=20_000)
         await expect(row.locator("img")).to_be_visible()
-        await page.wait_for_function("document.querySelector('.row img').naturalWidth > 0")
+        await expect(row.locator("img")).not_to_have_js_property("naturalWidth", 0)
         seen = await page.evaluate("seen")
         assert seen["same"]
         assert seen["words"][-1] == "completed"
@@ -186,7 +122,7 @@ async def test_what_the_reader_holds_stays_in_place(browser, client, database):
         await page.get_by_text("Workflow as it was sent").click()
         await life.fail(claim)
         await expect(page.locator("#error")).to_contain_text("node_failed")
-        await expect(page.get_by_text('"class_type": "EmptyImage"')).to_be_visible()
+        await expect(page.locator("#workflow pre")).to_be_visible()
 
 
 async def test_the_connection_says_what_it_is_and_the_page_catches_up(browser, client, database):
@@ -196,7 +132,7 @@ async def test_the_connection_says_what_it_is_and_the_page_catches_up(browser, c
         word = page.locator("#connection-word")
         await expect(word).to_have_text("live")
         await page.context.set_offline(True)
-        await expect(word).to_have_text("offline", timeout=3000)
+        await expect(word).to_contain_text("offline", timeout=3000)
         await life.complete(claim)
         await page.context.set_offline(False)
         await expect(page.locator(f"#job-{claim.job_id} .word")).to_have_text("completed", timeout=3000)
@@ -243,7 +179,7 @@ async def test_everything_works_without_javascript(browser, client, database):
         await page.get_by_role("button", name="Delete").click()
         await expect(page.locator(".flash")).to_have_text(f"Job {done.job_id} and its files are deleted.")
         await page.get_by_role("link", name="Workers").first.click()
-        await expect(page.get_by_role("heading", name="Workers and backends")).to_be_visible()
+        await expect(page.get_by_role("heading", name="Workers").first).to_be_visible()
 
 
 async def test_nothing_needs_sideways_scrolling(browser, client, database):

@@ -11,7 +11,7 @@ SET session_replication_role = replica;  -- no foreign key is checked row by row
 INSERT INTO generation_jobs (user_id, job_type, prompt, negative_prompt, checkpoint_model, lora_models, width, height,
     batch_size, sampler_params, priority, max_attempts, timeout_seconds, metadata, params, warnings, status, phase,
     seq, attempt, attempt_limit, progress, refused_by, backend_name, worker_id, lease_expires_at, prompt_id,
-    content_id, available_at, created_at, updated_at, started_at, completed_at)
+    error_code, error_message, content_id, available_at, created_at, updated_at, started_at, completed_at)
 SELECT CASE WHEN n % ({jobs} / 20) = 0 THEN 'seldom' ELSE 'user' || floor(random() ^ 3 * 400)::int END,
     CASE WHEN n % 50 = 7 THEN 'video' ELSE 'image' END, prompt || n, 'blurry, low quality',
     'model' || floor(random() ^ 2 * 20)::int || '.safetensors', '[]', 832, 1216, 1,
@@ -21,7 +21,9 @@ SELECT CASE WHEN n % ({jobs} / 20) = 0 THEN 'seldom' ELSE 'user' || floor(random
     CASE status WHEN 'pending' THEN 1 WHEN 'running' THEN 3 ELSE 5 END, 1, 4,
     CASE status WHEN 'completed' THEN 100 ELSE 0 END, '{{}}', backend, CASE status WHEN 'running' THEN 'w1' END,
     CASE status WHEN 'running' THEN now() + interval '1 hour' END,
-    CASE WHEN status <> 'pending' THEN gen_random_uuid()::text END, CASE status WHEN 'completed' THEN n END,
+    CASE WHEN status <> 'pending' THEN gen_random_uuid()::text END,
+    CASE WHEN status = 'failed' THEN CASE WHEN n % 100 = 2 THEN 'out_of_memory' ELSE 'node_failed' END END,
+    CASE WHEN status = 'failed' THEN 'the tensor has the wrong shape' END, CASE status WHEN 'completed' THEN n END,
     at, at, COALESCE(ended_at, at), CASE WHEN status <> 'pending' THEN at + interval '5 s' END, ended_at
 FROM (
     SELECT *, CASE WHEN status <> 'pending' THEN 'gpu' || n % 8 END AS backend,
@@ -40,9 +42,11 @@ FROM (
     ) AS places
 ) AS jobs;
 INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at, submitted_at, executing_at,
-    executed_at, ended_at, outcome)
-SELECT id, 1, 'w1', backend_name, prompt_id, started_at, started_at, started_at, completed_at, completed_at,
-    NULLIF(status, 'running')
+    executed_at, ended_at, outcome, error_code, error_message, node_id, node_type)
+SELECT id, 1, CASE status WHEN 'running' THEN 'w1' ELSE 'w' || id % 4 END, backend_name, prompt_id, started_at,
+    started_at, started_at, completed_at, completed_at, NULLIF(status, 'running'), error_code, error_message,
+    CASE status WHEN 'failed' THEN '7' END,
+    CASE status WHEN 'failed' THEN CASE WHEN id % 1000 = 2 THEN 'VAEDecode' ELSE 'KSampler' END END
 FROM generation_jobs WHERE status <> 'pending';
 INSERT INTO job_events (job_id, seq, at, event, phase, attempt, actor, data)
 SELECT id, step, created_at + step * interval '3 s',

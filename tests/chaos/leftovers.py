@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from tests.chaos.processes import Fleet
 
 KEPT_KEYS: Final = re.compile(
-    r"chaos:(worker:.*|workers|backend:.*|backends|driver:.*|catalog:.*|cron|figures|arq:queue:maintenance)"
-    r"|arq:(job|in-progress|retry|result):(reconcile|sweep):\d+"
+    r"chaos:(worker:.*|workers|backend:.*|backends|driver:.*|catalog:.*|figures|arq:queue:maintenance)"
+    r"|arq:(job|in-progress|retry|result):(reconcile|sweep|record_statistics)(:asked)?:\d+"
 )
 """Keys of what lives on: heartbeats, leases on backends, catalogues, the clockwork. All others are some job's."""
 ALLOWED_TRACEBACKS: Final[dict[str, str]] = {

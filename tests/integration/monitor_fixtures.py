@@ -60,12 +60,12 @@ class Life:
         await self._tell(await self.store.executing(claim))
         return claim
 
-    async def progress(self, claim: Claim, percent: int) -> None:
-        """Tell of progress, as an event alone."""
+    async def progress(self, claim: Claim, percent: int, node: dict[str, Any] | None = None) -> None:
+        """Tell of progress, and of the node at work, as an event alone."""
         tick = self._ticks[claim.job_id] = self._ticks.get(claim.job_id, 0) + 1
         job = await self.store.get(claim.job_id)
         events = self.client.app[keys.EVENTS]
-        await events.publish(replace(snapshot_of(job), tick=tick, progress=percent))
+        await events.publish(replace(snapshot_of(job), tick=tick, progress=percent, node=node))
 
     async def complete(self, claim: Claim, *kinds: str) -> Job:
         """End a job with outputs of these kinds, images unless told otherwise."""

@@ -245,7 +245,7 @@ async def test_files_of_no_job_are_deleted_and_those_of_jobs_and_new_ones_are_ke
     ago = time.time() - 120
     for path in (kept.path, kept.thumbnail_path or "", orphan):
         os.utime(files.absolute(path), (ago, ago))
-    assert await reconciler.sweep() == "deleted 1 orphaned files and 0 old idempotency keys"
+    assert await reconciler.sweep() == "deleted 1 orphaned files, 0 old idempotency keys and 0 ended sessions"
     there = {path: files.absolute(path).exists() for path in (kept.path, kept.thumbnail_path or "", orphan, fresh)}
     assert there == {kept.path: True, kept.thumbnail_path: True, orphan: False, fresh: True}
 
@@ -256,7 +256,7 @@ async def test_idempotency_keys_are_forgotten_after_their_day(
     for key in ("old", "new"):
         assert await store.create(new_job(), Once("someone", key, "f", lambda job: f"job {job.job_id}")) is not None
     await sql(database, "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'")
-    assert await reconciler.sweep() == "deleted 0 orphaned files and 1 old idempotency keys"
+    assert await reconciler.sweep() == "deleted 0 orphaned files, 1 old idempotency keys and 0 ended sessions"
     assert await store.replay(Once("someone", "old", "f", str)) is None
     assert await store.replay(Once("someone", "new", "f", str)) is not None
 

@@ -122,13 +122,16 @@ async def test_a_lease_that_is_given_back_is_free_at_once_and_nobody_gives_back_
     registry: Registry,
 ) -> None:
     await registry.drive("gpu", "w1", 60)
-    await registry.stop_driving("gpu", "w2")
+    await registry.beat("w1", {}, {"gpu": {"healthy": True}})
+    await registry.stop_driving("gpu", "w2", {"healthy": False})
     assert not await registry.drive("gpu", "w2", 60)
-    await registry.stop_driving("gpu", "w1")
+    assert [beat.state for beat in await registry.backends()] == [{"healthy": True}]
+    await registry.stop_driving("gpu", "w1", {"healthy": False})
     assert await registry.drive("gpu", "w2", 60)
+    assert [beat.state for beat in await registry.backends()] == [{"healthy": False}]
 
 
-# What backends offer, periodic tasks, outages.
+# What backends offer, outages.
 
 
 async def test_a_catalog_is_kept_by_its_digest_and_lives_as_long_as_its_backend_beats(
@@ -154,14 +157,6 @@ async def test_catalogs_in_memory_are_bounded(registry: Registry) -> None:
     assert len(registry._catalogs) <= 16
 
 
-async def test_the_last_run_of_each_periodic_task_is_kept(registry: Registry) -> None:
-    assert await registry.crons() == {}
-    await registry.note_cron("reconcile", {"result": "first"})
-    await registry.note_cron("reconcile", {"result": "second"})
-    await registry.note_cron("other", {"result": "x"})
-    assert await registry.crons() == {"reconcile": {"result": "second"}, "other": {"result": "x"}}
-
-
 async def test_while_redis_is_away_everything_says_so(settings: Settings, names: Names) -> None:
     away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1"), "redis_timeout_seconds": 1})
     client = make_redis(away, patient=False)
@@ -171,11 +166,9 @@ async def test_while_redis_is_away_everything_says_so(settings: Settings, names:
         registry.leave("w"),
         registry.workers(),
         registry.drive("gpu", "w", 60),
-        registry.stop_driving("gpu", "w"),
+        registry.stop_driving("gpu", "w", {}),
         registry.put_catalog(INFO),
         registry.catalog("x"),
-        registry.note_cron("x", {}),
-        registry.crons(),
     )
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(each) for each in results} == {QueueUnavailable}

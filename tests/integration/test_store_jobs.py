@@ -24,7 +24,7 @@ from app.domain.errors import (
     OutOfMemory,
 )
 from app.domain.job import NewJob, Phase
-from app.storage.attempts import AttemptStore, Claim, Ran
+from app.storage.attempts import AttemptStore, Claim, Noted
 from app.storage.job_views import JobViews
 from app.storage.schema import Base
 from harness import eventually
@@ -251,7 +251,7 @@ async def test_what_was_saved_at_once_goes_through_saving_in_the_same_step(
     store: AttemptStore, views: JobViews
 ) -> None:
     job, claim = await claimed(store)
-    done = await store.complete(claim, [output(0)], ["a note"], Ran(began_s=3.0, ended_s=1.0), job)
+    done = await store.complete(claim, [output(0)], ["a note"], job, noted=Noted(began_s=3.0, ended_s=1.0))
     assert (done.phase, done.seq, done.progress, done.warnings) == (Phase.COMPLETED, job.seq + 2, 100, ["a note"])
     assert done == (await views.view(job.job_id)).job
     events = await views.events(job.job_id)

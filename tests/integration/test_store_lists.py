@@ -41,19 +41,27 @@ async def filled(database: Database) -> Database:
         prompt = f"100%_done {number}" if number % 2 else None
         await store.create(new_job(user_id=name, prompt=prompt, checkpoint_model=f"m{number % 4}.x"))
     for number in range(12):
-        job = await store.claim("w", f"b{number % 2}", "p", 60)
+        worker = f"w{number % 4}"
+        job = await store.claim(worker, f"b{number % 2}", "p", 60)
         assert job is not None
-        claim = Claim(job.job_id, 1, "w")
+        claim = Claim(job.job_id, 1, worker)
         match number % 3:
             case 0:
-                await store.fail(claim, NodeFailed("It broke."))
+                await store.fail(claim, NodeFailed("It broke.", node_id="7", node_type=f"Node{number % 2}"))
             case 1:
                 await store.saving(claim)
                 await store.complete(claim, [output(0), output(1)])
     await sql(
         database,
         "UPDATE generation_jobs SET updated_at = '2026-01-01'::timestamptz + make_interval(secs => (id * 7) % 4), "
-        "created_at = '2026-01-01'::timestamptz + make_interval(secs => id / 10)",
+        "created_at = '2026-01-01'::timestamptz + make_interval(secs => id / 10), "
+        "started_at = '2026-01-01 00:00:05'::timestamptz + make_interval(secs => id) "
+        "WHERE started_at IS NOT NULL OR status = 'pending'",
+    )
+    await sql(
+        database,
+        "UPDATE generation_jobs SET started_at = CASE WHEN status <> 'pending' THEN started_at END, "
+        "completed_at = CASE WHEN completed_at IS NOT NULL THEN started_at + make_interval(secs => id % 5) END",
     )
     return database
 
@@ -76,6 +84,9 @@ ORDERS = {
     "-updated_at": "updated_at DESC, id DESC",
     "updated_at": "updated_at, id",
 }
+ENDED = datetime(2026, 1, 1, 0, 0, 12, tzinfo=UTC)
+WAITED = "coalesce(started_at, completed_at, now()) - created_at"
+RAN = "coalesce(completed_at, now()) - started_at"
 FILTERS: list[tuple[JobFilter, str]] = [
     (JobFilter(), "true"),
     (JobFilter(user_id="user1"), "user_id = 'user1'"),
@@ -85,6 +96,17 @@ FILTERS: list[tuple[JobFilter, str]] = [
     (JobFilter(q="100%_DONE 1"), r"prompt ILIKE '%100\%\_done 1%'"),
     (JobFilter(q="_"), r"prompt LIKE '%\_%'"),
     (JobFilter(job_type="video"), "false"),
+    (JobFilter(worker="w1"), "id IN (SELECT job_id FROM job_attempts WHERE worker_id = 'w1')"),
+    (JobFilter(error_code="node_failed"), "error_code = 'node_failed'"),
+    (JobFilter(node_type="Node1"), "id IN (SELECT job_id FROM job_attempts WHERE node_type = 'Node1')"),
+    (JobFilter(error_code="node_failed", node_type="NodeX"), "false"),
+    (JobFilter(ended_after=ENDED), "completed_at >= '2026-01-01 00:00:12Z'"),
+    (JobFilter(ended_before=ENDED, user_id="user0"), "completed_at < '2026-01-01 00:00:12Z' AND user_id = 'user0'"),
+    (JobFilter(until_id=11), "id <= 11"),
+    (JobFilter(waited_over_s=9), f"{WAITED} > '9 s'"),
+    (JobFilter(waited_over_s=9, status=[JobStatus.COMPLETED]), f"{WAITED} > '9 s' AND status = 'completed'"),
+    (JobFilter(ran_over_s=2), f"{RAN} > '2 s'"),
+    (JobFilter(ran_over_s=2, waited_over_s=6, q="done"), f"{RAN} > '2 s' AND {WAITED} > '6 s' AND prompt ~ 'done'"),
 ]
 
 
@@ -103,6 +125,48 @@ async def test_the_total_counts_what_the_filter_leaves_and_skip_skips(filled: Da
     page = await views.page(JobFilter(user_id="user1"), "-created_at", 3, cursor=None, skip=8)
     assert (page.total, page.total_exact, len(page.items), page.next_cursor) == (10, True, 2, None)
     assert (await views.page(JobFilter(), "created_at", 5, cursor=None, skip=100)).items == []
+
+
+async def test_every_filter_leaves_some_and_takes_some(filled: Database) -> None:
+    """Or the comparison with plain SQL would say nothing."""
+    for chosen, condition in FILTERS[1:]:
+        (found,) = (await sql(filled, f"SELECT count(*) FROM generation_jobs WHERE {condition}"))[0]  # noqa: S608
+        assert (0 < found < 30) is (condition != "false"), condition
+        assert (await JobViews(filled).page(chosen, "created_at", 1, cursor=None, skip=0)).total == found, condition
+
+
+@pytest.mark.parametrize("counted", [1000, 3])
+async def test_tabs_count_each_status_under_the_other_filters(filled: Database, counted: int) -> None:
+    views = JobViews(filled, counted=counted)
+    for chosen, condition in FILTERS:
+        rest = "true" if condition.startswith("status IN") else condition.removesuffix(" AND status = 'completed'")
+        statement = f"SELECT status, count(*) FROM generation_jobs WHERE {rest} GROUP BY status"  # noqa: S608
+        wanted: dict[str, int] = {row[0]: row[1] for row in await sql(filled, statement)}
+        found = await views.counts(chosen)
+        assert found.keys() == set(JobStatus)
+        if counted == 1000:
+            assert {status: count.value for status, count in found.items() if count.value} == wanted, condition
+            assert all(count.exact for count in found.values())
+        elif not chosen.searching:
+            told = {status: (count.value, count.exact) for status, count in found.items()}
+            assert told == {each: (min(wanted.get(each, 0), 3), wanted.get(each, 0) <= 3) for each in JobStatus}
+
+
+async def test_what_comes_before_a_job_is_counted(filled: Database) -> None:
+    for chosen, condition in FILTERS:
+        page = await JobViews(filled).page(chosen, "-created_at", 4, cursor=None, skip=3)
+        if not page.items or chosen.searching:
+            continue
+        count = await JobViews(filled).newer_than(chosen, page.items[0].job)
+        assert (count.value, count.exact) == (3, True), condition
+        count = await JobViews(filled, counted=2).newer_than(chosen, page.items[0].job)
+        assert (count.value, count.exact) == (2, False), condition
+
+
+async def test_those_that_failed_alike_are_counted(filled: Database) -> None:
+    counts = await JobViews(filled).alike([("node_failed", "Node0"), ("node_failed", None), ("none", None)], 3)
+    assert [(count.value, count.exact) for count in counts] == [(2, True), (3, False), (0, True)]
+    assert await JobViews(filled).alike([], 3) == []
 
 
 @pytest.mark.parametrize(("counted", "told"), [(9, (9, False)), (10, (10, True)), (11, (10, True))])

@@ -42,6 +42,14 @@ FILTERS: list[dict[str, Any]] = [
     {"user_id": "user0", "status": [JobStatus.COMPLETED]},
     {"user_id": "seldom", "created_before": HOUR_AGO},
     {"checkpoint_model": "model9.safetensors", "status": [JobStatus.FAILED, JobStatus.CANCELLED]},
+    {"worker": "w3"},
+    {"worker": "nobody"},
+    {"error_code": "out_of_memory"},
+    {"error_code": "node_failed", "node_type": "VAEDecode", "status": [JobStatus.FAILED]},
+    {"node_type": "VAEDecode"},
+    {"ended_after": HOUR_AGO},
+    {"ended_after": HOUR_AGO, "ended_before": HOUR_AGO + timedelta(minutes=5)},
+    {"until_id": 1000},
 ]
 
 

@@ -145,6 +145,79 @@ async def test_an_event_reaches_those_who_watch_its_job_and_nobody_else(settings
         assert all_.frames == []
 
 
+def ticks(job_id: int, *percents: int, phase: Phase = Phase.EXECUTING, seq: int = 3) -> list[Snapshot]:
+    """Progress of a job, one after the other."""
+    start = snapshot(job_id, phase, seq)
+    return [replace(start, tick=percent, progress=percent) for percent in percents]
+
+
+async def test_who_watches_everything_is_told_the_newest_progress_and_not_each(settings: Settings) -> None:
+    async with running_hub(settings, Truth()) as (hub, events):
+        all_, follower = Watching(), Watching()
+        hub.watch_everything(all_)
+        hub.watch(follower, [1])
+        await events.publish(*ticks(1, *range(1, 41)), *ticks(2, 5))
+
+        async def told() -> bool:
+            return any(event.get("progress") == 40 for event in all_.events)
+
+        await eventually(told)
+        of_one = [event for event in all_.events if event.get("job_id") == 1]
+        # The first at once, the last when its time has come, and hardly anything between.
+        assert of_one[0]["progress"] == 1
+        assert len(of_one) < 20
+        assert [event["seq"] for event in of_one] == sorted(event["seq"] for event in of_one)
+        assert [event["progress"] for event in all_.events if event.get("job_id") == 2] == [5]
+        # Who follows the job is told each, as the contract has it.
+        assert len([order for _, order, _ in follower.frames if order > 3_000_000]) == 40
+
+        async def rested() -> bool:
+            return not hub._paces
+
+        await eventually(rested)
+
+
+async def test_a_change_of_state_is_told_at_once_and_no_progress_from_before_it_after(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.messaging.hub.PROGRESS_S", 0.2)
+    async with running_hub(settings, Truth()) as (hub, events):
+        all_ = Watching()
+        hub.watch_everything(all_)
+        await events.publish(
+            *ticks(1, 10, 20, 30),
+            *ticks(1, 30, 40, phase=Phase.SAVING, seq=4),
+            snapshot(1, Phase.COMPLETED, seq=5),
+            *ticks(2, 7, 8),
+        )
+
+        async def told() -> bool:
+            return any(event.get("job_id") == 2 and event.get("progress") == 8 for event in all_.events)
+
+        # What was held of the other job has had its time by then, too.
+        await eventually(told)
+        of_one = [(event["phase"], event.get("progress")) for event in all_.events if event.get("job_id") == 1]
+        assert of_one == [("executing", 10), ("saving", 30), ("completed", 100)]
+
+
+async def test_news_of_workers_backends_and_pictures_pass_as_they_are(settings: Settings) -> None:
+    news = [
+        {"type": "worker", "worker": "w", "seq": 7, "state": "quiet"},
+        {"type": "backend", "backend": "gpu-a", "seq": 8, "healthy": False},
+        {"type": "preview", "job_id": 1, "attempt": 1, "number": 9, "seq": 9},
+    ]
+    async with running_hub(settings, Truth()) as (hub, events):
+        all_ = Watching()
+        hub.watch_everything(all_)
+        for each in news:
+            await events.publish_event(each)
+
+        async def told() -> bool:
+            return [event for event in all_.events if event["type"] != "hello"] == news
+
+        await eventually(told)
+
+
 async def test_a_watcher_that_has_come_misses_nothing_published_afterwards(settings: Settings) -> None:
     async with running_hub(settings, Truth(50)) as (hub, events):
         for job_id in range(1, 51):

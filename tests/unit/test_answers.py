@@ -51,8 +51,17 @@ def job(**changes: Any) -> Job:
 def attempt() -> Attempt:
     times = dict.fromkeys(("claimed_at", "submitted_at", "executing_at", "executed_at", "ended_at"), AT)
     errors = dict.fromkeys(("error_code", "error_message", "node_id", "node_type"))
+    unknown = dict.fromkeys(("traceback", "spans", "workflow_key"))
     return Attempt(
-        number=1, worker_id="w", backend_name="b", prompt_id="p", graph=None, outcome="completed", **times, **errors
+        number=1,
+        worker_id="w",
+        backend_name="b",
+        prompt_id="p",
+        graph=None,
+        outcome="completed",
+        **times,
+        **errors,
+        **unknown,
     )
 
 

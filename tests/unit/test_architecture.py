@@ -53,5 +53,5 @@ def test_each_setting_stands_in_the_readme_with_its_default(name: str) -> None:
         assert rows[0][0] == "empty"
     elif plain is not None:
         # Where environments differ the default of dev comes first; None is a rule, said in words.
-        shown = f"{plain:g}" if isinstance(plain, float) else str(plain)
+        shown = f"{plain:g}" if isinstance(plain, float) else str(plain).lower() if plain is False else str(plain)
         assert rows[0][0].partition(" / ")[0].strip("`") == shown

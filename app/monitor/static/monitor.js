@@ -9,6 +9,7 @@
   const ANSWER_MS = 4000;
   const MAX_DELAY_MS = 15000;
   const REMEMBERED = 2000;
+  const TOAST_MS = 10000;
 
   const byId = (id) => document.getElementById(id);
   const main = () => byId("main");
@@ -25,7 +26,7 @@
       return;
     }
     // Whether details are open is the reader's business.
-    const kept = (name) => name === "open" && old.nodeName === "DETAILS";
+    const kept = (name) => (name === "open" && old.nodeName === "DETAILS") || (name === "src" && newer(old, fresh));
     for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && !kept(name)) old.removeAttribute(name);
     for (const { name, value } of fresh.attributes) {
       if (old.getAttribute(name) !== value && !kept(name)) old.setAttribute(name, value);
@@ -66,12 +67,144 @@
     while (place) pass();
   }
 
-  // Nothing is moved while the reader is about to press a row's button.
+  // A picture that is shown already is not taken back for one that the server knew of earlier.
+  const pictured = (image) => Number(/[?&]n=([0-9]+)/.exec(image.getAttribute("src"))?.[1] ?? -1);
+  const newer = (old, fresh) => old.dataset.preview !== undefined && old.dataset.preview === fresh.dataset.preview
+    && pictured(old) >= pictured(fresh);
+
+  // ---- Holding: rows keep their places while some are ticked, the page is paused, or a button is about to be pressed.
+
+  let paused = false, letting = false;
+
+  const rows = () => [...document.querySelectorAll("#rows > .row")];
+  const ticks = () => [...document.querySelectorAll(".row input[name=job]")];
+  const holding = () => !letting && (paused || ticks().some((tick) => tick.checked));
+
   function held(element) {
     if (element.dataset?.hold === undefined) return false;
-    const busy = document.querySelector(".row :is(button, .button):is(:hover, :focus-visible)") !== null;
+    if (holding()) return true;
+    const busy = !letting && document.querySelector(":is(.row, .bulk) :is(button, .button):is(:hover, :focus-visible)") !== null;
     if (busy) dirty(2000);
     return busy;
+  }
+
+  // Rows that have left the page keep their places too, and show what has become of their jobs.
+  function takeKept(fresh) {
+    for (const row of fresh.querySelectorAll("#kept > .row")) if (byId(row.id)) patch(byId(row.id), row);
+    fresh.getElementById("kept")?.remove();
+  }
+
+  function tellHeld(fresh) {
+    const notice = byId("held");
+    if (!notice) return;
+    const known = new Set(rows().map((row) => row.id));
+    const waiting = main().dataset.first === "yes" && holding() ? [...fresh.querySelectorAll("#rows > .row")].filter((row) => !known.has(row.id)).length : 0;
+    notice.hidden = !waiting;
+    byId("held-word").textContent = waiting ? `▲ ${waiting} new (held)` : "";
+  }
+
+  // The scope of an action is on its button: those of the ticked jobs that it can be done to.
+  function tellTicked() {
+    const all = ticks(), ticked = all.filter((tick) => tick.checked);
+    if (!byId("ticked")) return;
+    const write = (element, text) => { if (element.textContent !== text) element.textContent = text; };
+    write(byId("ticked"), ticked.length ? `${ticked.length} selected` : "Select");
+    for (const button of document.querySelectorAll("[data-bulk]")) {
+      const count = ticked.filter((tick) => able(tick, button)).length;
+      write(button, `${button.dataset.verb} ${count} selected${button.dataset.plain === undefined ? "" : "…"}`);
+      button.hidden = !count;
+    }
+    byId("tick-all").checked = all.length > 0 && ticked.length === all.length;
+    byId("tick-all").indeterminate = ticked.length > 0 && ticked.length < all.length;
+  }
+
+  const able = (tick, button) => tick.dataset.can.split(" ").includes(button.dataset.bulk);
+
+  let lastTicked = null;
+
+  function onTick(tick, range) {
+    if (tick.id === "tick-all") for (const each of ticks()) each.checked = tick.checked;
+    else if (range && lastTicked?.isConnected) {
+      const all = ticks(), [from, to] = [all.indexOf(lastTicked), all.indexOf(tick)].sort((a, b) => a - b);
+      for (const each of all.slice(from, to + 1)) each.checked = tick.checked;
+    }
+    if (tick.id !== "tick-all") lastTicked = tick;
+    tellTicked();
+    if (!holding()) dirty(FETCH_MS);
+  }
+
+  function setPaused(to) {
+    paused = to;
+    byId("pause").setAttribute("aria-pressed", to);
+    byId("pause").textContent = to ? "Go on" : "Pause";
+    tell();
+    if (!holding()) dirty(FETCH_MS);
+  }
+
+  async function letGo() {
+    while (fetching) await new Promise((later) => setTimeout(later, 20));
+    letting = true;
+    await refresh();
+    letting = false;
+  }
+
+  // ---- Acting: the form that would do it without this file is sent, and the page stays.
+
+  function act(event) {
+    const form = event.target, button = event.submitter;
+    if (form.method !== "post") {
+      // What is empty need not stand in the address.
+      for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
+      return;
+    }
+    if (form.dataset.busy !== undefined) return event.preventDefault();
+    form.dataset.busy = "";
+    const scope = button?.dataset.bulk ? ticks().filter((tick) => tick.checked && able(tick, button)).map((tick) => tick.value) : null;
+    if (scope) for (const tick of ticks()) tick.disabled = tick.checked && !able(tick, button);
+    if ([form, button].some((each) => each?.dataset.plain !== undefined)) return;
+    event.preventDefault();
+    const action = button?.getAttribute("formaction") ?? form.getAttribute("action");
+    const fields = new URLSearchParams(new FormData(form));
+    if (button) button.disabled = true;
+    send(form, action, fields).then((sent) => {
+      if (!sent) {
+        form.action = action;
+        return form.submit();
+      }
+      delete form.dataset.busy;
+      if (button) button.disabled = false;
+      if (scope) for (const tick of ticks()) tick.checked = tick.disabled = false;
+      tellTicked();
+      dirty(FETCH_MS);
+    });
+  }
+
+  async function send(form, action, fields) {
+    let answer, fresh;
+    try {
+      const options = { method: "POST", body: fields, headers: { "X-Fragment": "acted" }, signal: AbortSignal.timeout(60000) };
+      answer = await fetch(action, options);
+      fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    } catch { return false; }
+    const page = fresh.getElementById("main"), said = fresh.querySelector("#flash > *");
+    if (!page) return false;
+    acted += 1;
+    if (said) toast(document.importNode(said, true));
+    else if (!answer.ok) {
+      const fault = document.createElement("p");
+      fault.className = "flash bad";
+      fault.textContent = [...page.querySelectorAll("h1, .text")].map((part) => part.textContent.trim()).join(": ");
+      toast(fault);
+    } else if (page.dataset.page !== main().dataset.page) location.assign(answer.url);
+    return true;
+  }
+
+  let toasting = 0;
+
+  function toast(said) {
+    byId("flash").replaceChildren(...(said ? [said] : []));
+    clearTimeout(toasting);
+    if (byId("flash").children.length) toasting = setTimeout(() => byId("flash").replaceChildren(), TOAST_MS);
   }
 
   // ---- Jobs: the last event of each, so that a slower page never takes progress back.
@@ -79,14 +212,30 @@
   const last = new Map();
 
   function progress(root, event) {
-    const row = root.querySelector(`[data-job="${event.job_id}"]`);
-    if (!row || row.dataset.phase !== event.phase || !(event.seq > Number(row.dataset.order))) return;
-    const bar = row.querySelector("progress");
-    if (!bar || !(event.progress >= bar.value)) return;
-    row.dataset.order = event.seq;
-    bar.setAttribute("value", event.progress);
-    row.querySelector(".percent").textContent = `${event.progress} %`;
+    for (const row of root.querySelectorAll(`[data-job="${event.job_id}"]`)) {
+      const bar = row.querySelector("progress");
+      if (row.dataset.phase !== event.phase || !(event.seq > Number(row.dataset.order))) continue;
+      if (!bar || !(event.progress >= bar.value)) continue;
+      row.dataset.order = event.seq;
+      bar.setAttribute("value", event.progress);
+      row.querySelector(".percent").textContent = `${event.progress} %`;
+      const step = row.querySelector(".step");
+      if (step && event.node) step.textContent = stepOf(event.node);
+      if (event.node) nodeBar(row, event.node);
+    }
   }
+
+  // The bar of the node at work, and its title, on the page of one job.
+  function nodeBar(row, { id, value, max }) {
+    const bar = row.querySelector(".node-bar"), title = row.querySelector("[data-node]");
+    if (title && title.dataset.node !== id) title.remove();
+    if (!bar) return;
+    bar.hidden = !(max > 1);
+    bar.setAttribute("max", max);
+    bar.setAttribute("value", value);
+  }
+
+  const stepOf = ({ type, value, max }) => `${type ?? ""}${max > 1 ? ` ${value}/${max}` : ""}`;
 
   function onJob(event) {
     if (!Number.isSafeInteger(event.job_id) || !Number.isSafeInteger(event.seq)) return;
@@ -99,7 +248,49 @@
     const phase = row ? row.dataset.phase : before?.phase;
     if (event.status === "processing" && phase === event.phase) progress(document, event);
     else dirty(row || main().dataset.first === "yes" ? FETCH_MS : DISTANT_MS);
-    if (row && ["completed", "failed", "cancelled"].includes(event.status)) announce(`Job ${event.job_id} ${event.status}`);
+    if (!["completed", "failed", "cancelled"].includes(event.status)) return;
+    pictures.delete(event.job_id);
+    if (row) announce(`Job ${event.job_id} ${event.status}`);
+  }
+
+  // ---- Pictures while they come up: the newest wins, and of each job one is loaded at a time.
+
+  const pictures = new Map();
+
+  function onPreview({ job_id: job, number }) {
+    if (!Number.isSafeInteger(job) || !Number.isSafeInteger(number)) return;
+    const place = document.querySelector(`[data-job="${job}"], [data-preview="${job}"]`);
+    if (!place) return;
+    const picture = pictures.get(job) ?? { number: -1, loading: false };
+    if (number <= picture.number) return;
+    picture.number = number;
+    pictures.set(job, picture);
+    load(job, picture);
+  }
+
+  function load(job, picture) {
+    if (picture.loading) return;
+    const number = picture.number, source = `/monitor/jobs/${job}/preview?n=${number}`, next = new Image();
+    picture.loading = true;
+    next.onload = next.onerror = ({ type }) => {
+      picture.loading = false;
+      if (type === "load" && pictures.get(job) === picture) draw(job, number, source);
+      if (picture.number > number) load(job, picture);
+    };
+    next.src = source;
+  }
+
+  function draw(job, number, source) {
+    const thumb = document.querySelector(`.row.running[data-job="${job}"] .thumb`);
+    if (thumb && !thumb.querySelector("[data-preview]")) {
+      const image = document.createElement("img");
+      Object.assign(image, { className: "preview", alt: "", width: 64, height: 64 });
+      Object.assign(image.dataset, { preview: job, key: `preview-${job}` });
+      thumb.replaceChildren(image);
+    }
+    const images = document.querySelectorAll(`img[data-preview="${job}"]`);
+    if (!images.length) dirty(FETCH_MS);
+    for (const image of images) if (pictured(image) < number) image.setAttribute("src", source);
   }
 
   let said = [];
@@ -114,7 +305,7 @@
 
   // ---- Fetching: one at a time, and never more often than every FETCH_MS.
 
-  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false;
+  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false, acted = 0;
 
   function dirty(within) {
     // A server that needs long for a page is asked more seldom.
@@ -131,16 +322,20 @@
     again = fetching;
     if (fetching || stopped) return;
     fetching = true;
-    const asked = performance.now();
+    const asked = performance.now(), before = acted;
     try {
+      const address = new URL(location.href);
+      if (holding() && rows().length) address.searchParams.set("keep", rows().map((row) => row.dataset.job).join());
       const options = { headers: { "X-Fragment": "1" }, cache: "no-store", signal: AbortSignal.timeout(8000) };
-      const answer = await fetch(location.href, options);
+      const answer = await fetch(address, options);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (!fresh.getElementById("main") || !fresh.getElementById("health")) throw new Error("no page of ours");
       answering = answer.status < 500;
       fetched = performance.now();
       took = fetched - asked;
-      take(fresh);
+      // What was asked before something was done may not know of it.
+      if (before === acted) take(fresh);
+      else again = true;
     } catch {
       answering = false;
       fetched = performance.now();
@@ -160,8 +355,12 @@
     }
     const now = Date.parse(fresh.getElementById("main").dataset.now);
     if (now) skew = now - Date.now();
+    takeKept(fresh);
     patch(main(), fresh.getElementById("main"));
-    if (document.title !== fresh.title) document.title = fresh.title;
+    tellHeld(fresh);
+    tellTicked();
+    heading = fresh.title;
+    entitle();
     clock();
   }
 
@@ -171,13 +370,25 @@
 
   const pushed = () => opened && byId("health").dataset.events === "on";
 
+  let heading = document.title, offline = 0;
+
   function tell() {
-    let state = fetched > lost ? "polling" : "reconnecting";
+    let state = fetched > lost ? "polling" : "connecting";
     if (opened) state = pushed() ? "live" : "polling";
+    if (paused) state = "paused";
     if (!answering || !navigator.onLine) state = "offline";
-    if (byId("connection").dataset.state === state) return;
+    offline = state === "offline" ? offline || performance.now() : 0;
+    const away = Math.floor((performance.now() - offline) / 1000);
+    const word = offline ? `offline ${Math.floor(away / 60)}:${String(away % 60).padStart(2, "0")}` : state;
     byId("connection").dataset.state = state;
-    byId("connection-word").textContent = state;
+    if (byId("connection-word").textContent !== word) byId("connection-word").textContent = word;
+    entitle();
+  }
+
+  function entitle() {
+    const state = byId("connection").dataset.state;
+    const title = (["offline", "paused"].includes(state) ? `${state} · ` : "") + heading;
+    if (document.title !== title) document.title = title;
   }
 
   function connect() {
@@ -196,6 +407,7 @@
         delay = 500;
         refresh();
       } else if (event?.type === "job") onJob(event);
+      else if (event?.type === "preview") onPreview(event);
       else if (event?.type && event.type !== "pong") dirty(FETCH_MS);
     };
     mine.onclose = () => { if (mine === socket) drop(); };
@@ -230,7 +442,7 @@
     }, SILENCE_MS);
   }
 
-  function pause() {
+  function sleep() {
     stopped = true;
     clearTimeout(timer);
     clearTimeout(retry);
@@ -242,7 +454,7 @@
     mine?.close();
   }
 
-  function resume() {
+  function wake() {
     stopped = false;
     delay = 500;
     lost = performance.now();
@@ -260,23 +472,101 @@
     return seconds < 172800 ? `${Math.floor(seconds / 3600)} h` : `${Math.floor(seconds / 86400)} d`;
   }
 
+  const two = (number) => String(number).padStart(2, "0");
+  const day = (at) => `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} `
+    + `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+
   function clock() {
-    const now = Date.now() + skew;
-    for (const time of document.querySelectorAll("time[data-since], time[data-ago]")) {
-      const text = length((now - Date.parse(time.dateTime)) / 1000) + ("ago" in time.dataset ? " ago" : "");
+    const now = Date.now() + skew, zone = document.documentElement.dataset.zone;
+    for (const time of document.querySelectorAll("time[data-since], time[data-ago], time[data-stamp]")) {
+      const at = Date.parse(time.dateTime), past = length((now - at) / 1000);
+      let text = past;
+      if (time.dataset.since === undefined) {
+        text = zone === "local" ? day(new Date(at)) : new Date(at).toISOString().slice(0, 19).replace("T", " ");
+        if (!zone && time.dataset.ago !== undefined) text = `${past} ago`;
+      }
       if (time.textContent !== text) time.textContent = text;
     }
+    const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    const word = zone === "local" ? `Times are of ${own}.` : "Times are UTC.";
+    if (byId("zone-word") && byId("zone-word").textContent !== word) byId("zone-word").textContent = word;
   }
 
+  // ---- What the reader chooses, kept in this browser.
+
+  function choose(name, then) {
+    const field = byId(name), root = document.documentElement;
+    field.value = root.dataset[name] ?? "";
+    field.addEventListener("change", () => {
+      if (field.value) root.dataset[name] = field.value;
+      else delete root.dataset[name];
+      try {
+        if (field.value) localStorage.setItem(`genonaut-${name}`, field.value);
+        else localStorage.removeItem(`genonaut-${name}`);
+      } catch { /* It holds for this page. */ }
+      then?.();
+    });
+  }
+
+  // ---- Keys: they act on the row that has the focus, or on the job whose page this is.
+
+  function onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input:not([type=checkbox]), textarea, select")) return;
+    const row = document.activeElement?.closest(".row");
+    const press = (name) => (row ?? document.querySelector("header.job"))?.querySelector(`form[action$="/${name}"] button`)?.click();
+    const does = {
+      j: () => move(row, 1),
+      k: () => move(row, -1),
+      x: () => row?.querySelector("input[name=job]")?.click(),
+      c: () => press("cancel"),
+      r: () => press("retry"),
+      p: () => { if (poll()) setPaused(!paused); },
+      "/": () => document.querySelector("input[name=q]")?.focus(),
+      "?": () => byId("help").showModal(),
+    }[event.key];
+    if (!does) return;
+    event.preventDefault();
+    does();
+  }
+
+  function move(row, by) {
+    const all = rows(), to = all[row ? all.indexOf(row) + by : 0];
+    to?.querySelector(".title").focus();
+    to?.scrollIntoView({ block: "nearest" });
+  }
+
+  choose("theme");
+  choose("zone", clock);
+  byId("view").hidden = false;
+  byId("show-help").addEventListener("click", () => byId("help").showModal());
+  byId("close-help").addEventListener("click", () => byId("help").close());
+  document.addEventListener("submit", act);
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("click", (event) => {
+    if (event.target.matches(".tick input")) onTick(event.target, event.shiftKey);
+    else if (event.target.id === "show-held") letGo();
+    else if (!event.target.closest("#view")) byId("view").open = false;
+  });
+  // Going back brings forms as they were when they were left.
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-busy]")) delete form.dataset.busy;
+    for (const field of [...ticks(), ...document.querySelectorAll(".search [name]")]) field.disabled = false;
+    tellTicked();
+  });
+  toast(byId("flash").firstElementChild);
+  skew = Date.parse(main().dataset.now) - Date.now() || 0;
+  clock();
+  setInterval(() => { if (!document.hidden) { clock(); if (poll()) tell(); } }, 1000);
   if (!poll()) return void (byId("connection").hidden = true);
-  skew = Date.parse(main().dataset.now) - Date.now();
-  document.addEventListener("visibilitychange", () => (document.hidden ? pause() : resume()));
+  byId("pause").hidden = false;
+  byId("pause").addEventListener("click", () => setPaused(!paused));
+  document.addEventListener("visibilitychange", () => (document.hidden ? sleep() : wake()));
   // A page kept for "back" must not hold a connection, and is old when it is shown again.
-  addEventListener("pagehide", pause);
-  addEventListener("pageshow", (event) => { if (event.persisted) resume(); });
+  addEventListener("pagehide", sleep);
+  addEventListener("pageshow", (event) => { if (event.persisted) wake(); });
   addEventListener("offline", () => drop());
   addEventListener("online", () => { answering = true; clearTimeout(retry); delay = 500; connect(); });
-  setInterval(() => { if (!document.hidden) clock(); }, 1000);
   if (!document.hidden) {
     lost = performance.now();
     connect();

@@ -1,0 +1,132 @@
+"""When each node of a run began and ended, from ComfyUI's frames; and which one is at work.
+
+What is kept of an attempt is a list in the order of start: `{"node": "3", "type": "KSampler", "title": "…",
+"start_ms": 120, "end_ms": 4300}`, milliseconds since its `executing_at`; the title only where the graph gives one. A node
+taken from the cache has `"cached": true` and no times, one that never ended has no end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.domain.workflow import Graph
+
+MOST: Final = 500
+"""So many are kept of a run; of nodes that ran rather than of cached ones."""
+TITLE_CHARS: Final = 100
+_MOST_STEPS: Final = 1e9
+"""A node's own bar that counts further is no bar."""
+
+
+@dataclass(slots=True)
+class _Span:
+    start: float
+    end: float | None = None
+
+
+class Spans:
+    """The nodes of one prompt. Moments are seconds of any one clock; the methods only touch memory.
+
+    Nodes that ComfyUI adds while it runs (expanded sub-graphs) count for the node of the graph that they came from,
+    which thereby may end several times.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._cached: list[str] = []
+        self._spans: dict[str, _Span] = {}
+        """By node of the graph, in the order of start."""
+        self._open: dict[str, str] = {}
+        """ComfyUI's node → the node of the graph that it counts for; the last one is at work."""
+        self._ends_are_told = False
+        self._step: tuple[str, float, float] | None = None
+        """ComfyUI's node, and how far it is of how much."""
+
+    def cached(self, node_ids: Iterable[str]) -> None:
+        """ComfyUI takes these from its cache."""
+        self._cached = [node_id for node_id in node_ids if node_id in self._graph]
+
+    def began(self, node_id: str, shown: str, at: float) -> None:
+        """ComfyUI began the node `node_id`, which counts for the node `shown` of the graph."""
+        if node_id in self._open or shown not in self._graph:
+            return
+        if not self._ends_are_told:
+            # An older server: the next node's beginning is the only word of an end.
+            self._end_all(at)
+        self._open[node_id] = shown
+        span = self._spans.setdefault(shown, _Span(at))
+        span.end = None
+
+    def stepped(self, node_id: str, value: Any, maximum: Any) -> None:
+        """The node's own bar stands at `value` of `maximum`."""
+        if _is_count(value) and _is_count(maximum):
+            self._step = node_id, value, maximum
+
+    def state(self, nodes: dict[str, Any], at: float) -> None:
+        """Take a `progress_state` frame: every node started so far, in the order of start."""
+        self._ends_are_told = True
+        for node_id in list(self._open):
+            node = nodes.get(node_id)
+            if node is not None and node.get("state") == "finished":
+                self._end(node_id, at)
+        last = next(reversed(nodes), None)
+        if last is not None and nodes[last].get("state") == "running":
+            self.began(last, str(nodes[last].get("display_node_id") or last), at)
+            self.stepped(last, nodes[last].get("value"), nodes[last].get("max"))
+
+    def succeeded(self, at: float) -> None:
+        """The run ended well, and so did whatever was at work."""
+        self._end_all(at)
+
+    def at_work(self) -> dict[str, Any] | None:
+        """Return the node at work with its own step, as watchers are told of it."""
+        if not self._open:
+            return None
+        node_id, shown = next(reversed(self._open.items()))
+        value, maximum = self._step[1:] if self._step is not None and self._step[0] == node_id else (0, 1)
+        return {"id": shown, "type": self._graph[shown]["class_type"], "value": value, "max": maximum}
+
+    def kept(self, since: float) -> list[dict[str, Any]]:
+        """Return what is kept of them; `since` is the moment of `executing_at`."""
+        timed = list(self._spans.items())[:MOST]
+        cached = [node_id for node_id in self._cached if node_id not in self._spans][: MOST - len(timed)]
+        return [
+            *({**self._named(node_id), "cached": True} for node_id in cached),
+            *(self._named(node_id) | _times(span, since) for node_id, span in timed),
+        ]
+
+    def _named(self, node_id: str) -> dict[str, Any]:
+        node = self._graph[node_id]
+        named = {"node": node_id, "type": node["class_type"]}
+        meta = node.get("_meta")
+        title = meta.get("title") if isinstance(meta, dict) else None
+        if isinstance(title, str) and title not in ("", node["class_type"]):
+            named["title"] = title[:TITLE_CHARS]
+        return named
+
+    def _end(self, node_id: str, at: float) -> None:
+        shown = self._open.pop(node_id)
+        if shown not in self._open.values():
+            self._spans[shown].end = at
+
+    def _end_all(self, at: float) -> None:
+        for node_id in list(self._open):
+            self._end(node_id, at)
+
+
+def _times(span: _Span, since: float) -> dict[str, int]:
+    start_ms = _ms(span.start, since)
+    return {"start_ms": start_ms} if span.end is None else {"start_ms": start_ms, "end_ms": _ms(span.end, since)}
+
+
+def _ms(moment: float, since: float) -> int:
+    return max(0, round((moment - since) * 1000))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _MOST_STEPS and math.isfinite(value)

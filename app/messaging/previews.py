@@ -1,0 +1,91 @@
+"""The picture of a running job as it comes into being: the newest one in Redis, and news of it for the pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from app.domain.errors import QueueUnavailable
+from app.encoding import dumps
+from app.messaging.connection import AWAY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from arq.connections import ArqRedis
+
+    from app.messaging.channels import Names
+
+TTL_S: Final = 30
+"""A picture that nobody renews is of a run whose worker is gone."""
+_NUMBER_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A picture, and its number: of two of a job the greater one is the newer."""
+
+    number: int
+    image: bytes
+
+
+class Previews:
+    """Pictures by job. While Redis is away writing raises `QueueUnavailable`, and there is nothing to be read."""
+
+    def __init__(self, redis: ArqRedis, names: Names) -> None:
+        self._redis = redis
+        self._names = names
+
+    async def put(self, job_id: int, attempt: int, number: int, image: bytes) -> None:
+        """Keep the picture in place of the one before, and tell those who watch everything."""
+        news = {"type": "preview", "job_id": job_id, "attempt": attempt, "number": number, "seq": number}
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(self._names.preview(job_id), number.to_bytes(_NUMBER_BYTES, "big") + image, ex=TTL_S)
+                pipe.publish(self._names.events, dumps(news))
+                await pipe.execute()
+        except (*AWAY, RedisError) as error:
+            raise QueueUnavailable("A preview could not be kept.") from error
+
+    async def keep(self, job_id: int) -> None:
+        """The run goes on, and has no newer picture."""
+        try:
+            await self._redis.expire(self._names.preview(job_id), TTL_S)
+        except (*AWAY, RedisError) as error:
+            raise QueueUnavailable("A preview could not be kept.") from error
+
+    async def remove(self, job_id: int) -> None:
+        """The run is over."""
+        try:
+            await self._redis.delete(self._names.preview(job_id))
+        except (*AWAY, RedisError) as error:
+            raise QueueUnavailable("A preview could not be removed.") from error
+
+    async def get(self, job_id: int) -> Preview | None:
+        """Return the newest picture of a job, if it has one."""
+        try:
+            kept = await self._redis.get(self._names.preview(job_id))
+        except (*AWAY, RedisError):
+            return None
+        if not kept or len(kept) <= _NUMBER_BYTES:
+            return None
+        return Preview(int.from_bytes(kept[:_NUMBER_BYTES], "big"), kept[_NUMBER_BYTES:])
+
+    async def numbers(self, job_ids: Sequence[int]) -> dict[int, int]:
+        """Return the number of the newest picture of each job that has one, in one round trip."""
+        if not job_ids:
+            return {}
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in job_ids:
+                    pipe.getrange(self._names.preview(job_id), 0, _NUMBER_BYTES - 1)
+                heads: list[bytes] = await pipe.execute()
+        except (*AWAY, RedisError):
+            return {}
+        return {
+            job_id: int.from_bytes(head, "big")
+            for job_id, head in zip(job_ids, heads, strict=True)
+            if len(head) == _NUMBER_BYTES
+        }

@@ -1,0 +1,117 @@
+"""Forms that act on many jobs: those that were ticked, or those that a list held when its reader was asked.
+
+The jobs stand in the form by their numbers, so that exactly what was shown is acted on, whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from aiohttp import web
+from pydantic import Field
+
+from app.domain.errors import BadParameter, Fault, GenonautError
+from app.domain.job import Phase
+from app.keys import CONTROL, VIEWS
+from app.monitor.actions import lead_back, way_back
+from app.monitor.auditing import note
+from app.monitor.listing import BULK_STATUSES, NARROWING, ListAddress, bulk_filter
+from app.monitor.rendering import VIEWER, render
+from app.web.bodies import MAX_ID, read_query
+from app.web.checking import check
+from app.web.requests import MAX_BULK
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from app.domain.job import Job
+
+routes: Final = web.RouteTableDef()
+
+MAX_SCOPE: Final = 500
+"""Characters of the scope, as the page printed it, that are noted."""
+BULK: Final = r"/bulk/{action:cancel|retry|delete}"
+
+
+class BulkScope(ListAddress):
+    """Everything that a list holds, up to a job."""
+
+    until_id: Annotated[int, Field(ge=0, le=MAX_ID)]
+
+
+@routes.get(BULK)
+async def confirm_all(request: web.Request) -> web.Response:
+    """Ask before something is done to all that a list holds, and say to how many."""
+    action = request.match_info["action"]
+    scope = check(BulkScope, read_query(request.query), pointer="")
+    chosen = bulk_filter(scope, action)
+    job_ids, matched, exact = list[int](), 0, True
+    if chosen.status:
+        bounded = replace(chosen, until_id=scope.until_id)
+        job_ids, matched, exact = await request.config_dict[VIEWS].matching(bounded, MAX_BULK)
+    more = matched - len(job_ids)
+    narrowed_by = {NARROWING[name]: value for name, value in scope.narrowed_by.items()}
+    back = scope.link(until_id=None)
+    return await _ask(request, action, job_ids, back, narrowed_by, more if exact else None)
+
+
+@routes.post(BULK)
+async def act_on_many(request: web.Request) -> web.Response:
+    """Cancel, retry or delete the jobs that the form names; deleting is asked about first."""
+    action = request.match_info["action"]
+    form = await request.post()
+    job_ids = _job_ids([str(value) for name in ("job", "jobs") for value in form.getall(name, [])])
+    if not job_ids:
+        return await lead_back(request, "bulk_none")
+    if action == "delete" and form.get("asked") != "yes":
+        return await _ask(request, action, job_ids, await way_back(request, "/monitor/"), {}, 0)
+    control, actor = request.config_dict[CONTROL], request[VIEWER].name
+
+    async def delete(job_id: int) -> None:
+        await control.delete(job_id)
+
+    acts: dict[str, Callable[[int], Awaitable[Job | None]]] = {
+        "cancel": lambda job_id: control.cancel(job_id, None, actor),
+        "retry": lambda job_id: control.retry(job_id, new_seed=form.get("seed") == "new", actor=actor),
+        "delete": delete,
+    }
+    became = Counter(_outcome(each) for _, each in await control.in_bulk(job_ids, acts[action]))
+    parts = [became["done"], became["cancelling"]] if action == "cancel" else [became["done"]]
+    scope = str(form.get("scope", ""))[:MAX_SCOPE] or f"{len(job_ids)} selected"
+    await note(request, action, scope, "partly" if became["refused"] else "done", jobs=job_ids, **became)
+    return await lead_back(request, f"bulk_{action}", len(job_ids), *parts, became["refused"])
+
+
+async def _ask(
+    request: web.Request, action: str, job_ids: Sequence[int], back: str, narrowed_by: dict[str, str], more: int | None
+) -> web.Response:
+    """Return the page that asks; `more` is how many there are beyond those, None when they were not counted."""
+    context: dict[str, Any] = {
+        "action": action,
+        "job_ids": job_ids,
+        "back": back,
+        "narrowed_by": narrowed_by,
+        "more": more,
+        "statuses": [status.value for status in BULK_STATUSES[action]],
+    }
+    return await render(request, "confirm_bulk.html", context)
+
+
+def _outcome(became: Job | GenonautError | None) -> str:
+    if isinstance(became, GenonautError):
+        return "refused"
+    if became is not None and became.phase in (Phase.CANCELLING, Phase.SAVING):
+        return "cancelling"
+    return "done"
+
+
+def _job_ids(texts: Sequence[str]) -> list[int]:
+    """Return the numbers, each once, of texts that may name several, separated by commas; raises `BadParameter`."""
+    parts = [part for text in texts for part in text.split(",") if part]
+    sound = all(part.isascii() and part.isdigit() and len(part) < 20 and int(part) <= MAX_ID for part in parts)
+    if not sound or len(parts) > MAX_BULK:
+        detail = f"One form acts on at most {MAX_BULK:,} jobs, which it names by their numbers."
+        raise BadParameter(detail, [Fault("jobs", "invalid", detail)])
+    return list(dict.fromkeys(map(int, parts)))

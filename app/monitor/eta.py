@@ -1,0 +1,53 @@
+"""How long it will still take, in words: a range, because runs of the same workflow differ."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from app.domain.job import Phase
+from app.domain.run_times import remaining_s
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from app.domain.job import Job
+    from app.domain.run_times import RunTime
+
+UNKNOWN: Final = "no runs to compare with"
+_UNITS: Final = ((100.0, 1.0, "s"), (100 * 60.0, 60.0, "min"), (math.inf, 3600.0, "h"))
+
+
+def left(job: Job, usual: RunTime | None, began_at: datetime | None, progress: int, now: datetime) -> str | None:
+    """Return what is to be said of the end of a running job; None when there is nothing to say.
+
+    `usual` is how long runs of the same workflow take, `began_at` when ComfyUI began with this one.
+    """
+    if job.phase not in (Phase.ASSIGNED, Phase.EXECUTING):
+        return None
+    if usual is None:
+        return UNKNOWN
+    elapsed_s = max(0.0, (now - began_at).total_seconds()) if began_at else 0.0
+    return f"{between(*remaining_s(usual, elapsed_s, progress if began_at else 0))} left"
+
+
+def until_turn(position: int, slots: int | None, usual: RunTime | None) -> str | None:
+    """Return what is to be said of the turn of a waiting job, from how long the last runs of all kinds took.
+
+    The runs before it share the slots; one on each may be about to end, or may just have begun.
+    """
+    if not slots:
+        return None
+    if usual is None:
+        return UNKNOWN
+    ahead = position - 1
+    return f"{between(usual.p10 * (ahead // slots), usual.p90 * (ahead // slots + 1))} until its turn"
+
+
+def between(low_s: float, high_s: float) -> str:
+    """Return the range in the unit that its upper end needs: rounded outwards, so that it holds what it says."""
+    if high_s < 1:
+        return "less than 1 s"
+    unit_s, unit = next((unit_s, unit) for limit_s, unit_s, unit in _UNITS if high_s < limit_s)
+    low, high = math.floor(max(0.0, low_s) / unit_s), math.ceil(high_s / unit_s)
+    return f"≈ {low}–{high} {unit}" if low < high else f"≈ {high} {unit}"

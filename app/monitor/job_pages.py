@@ -1,0 +1,216 @@
+"""The page of one job: what it left, what it was asked for, what happened to it, and its picture while it comes up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from http import HTTPStatus
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from app.domain.errors import JobNotFound, NotFound
+from app.domain.job import JobStatus
+from app.keys import FILES, PREVIEWS, RUN_TIMES, VIEWS
+from app.monitor import eta
+from app.monitor.listing import read_alike
+from app.monitor.reading import read_health, read_snapshots
+from app.monitor.rendering import render
+from app.monitor.shown import show
+from app.monitor.timeline import timelines
+from app.web.bodies import job_id_of
+
+if TYPE_CHECKING:
+    from app.domain.job import Attempt
+    from app.storage.files import FileStore
+    from app.storage.job_views import JobViews
+    from app.storage.whole_jobs import JobView
+    from app.web.payloads import JobAnswer
+
+routes: Final = web.RouteTableDef()
+
+JOB: Final = r"/jobs/{job_id:\d+}"
+_SAMPLER: Final = {
+    "seed": "Seed",
+    "steps": "Steps",
+    "cfg": "CFG",
+    "sampler_name": "Sampler",
+    "scheduler": "Scheduler",
+    "denoise": "Denoise",
+}
+_ASKED: Final = [
+    *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models", "width", "height"),
+    *("batch_size", "sampler_params", "workflow", "backend", "priority", "not_before", "max_attempts"),
+    *("timeout_seconds", "metadata", "params"),
+]
+"""Fields that a client sends with a job, as one could send them again."""
+_EXCERPT_BYTES: Final = 4096
+_EXCERPTS: Final = 4
+"""So many outputs of text are shown on a job's page; the others are linked."""
+_SHOWN_CHARACTERS: Final = 60_000
+"""A longer workflow is linked and not shown: the page is fetched anew whenever the job changes."""
+
+
+@routes.get(JOB)
+async def show_job(request: web.Request) -> web.Response:
+    """Show one job, whole."""
+    views = request.config_dict[VIEWS]
+    view = await _view(request)
+    job_id = view.job.job_id
+    (snapshot,), health, events, around, graph, preview = await asyncio.gather(
+        read_snapshots(request, [view]),
+        read_health(request),
+        views.events(job_id),
+        views.around(job_id),
+        views.graph(job_id),
+        _preview_of(request, view),
+    )
+    job = show(view, snapshot)
+    now = datetime.now(UTC)
+    lines = timelines(view, events, now)
+    context: dict[str, Any] = {
+        "job": job,
+        "now": now,
+        "health": health,
+        "position": view.position,
+        "eta": await _eta(request, view, snapshot.progress, health.slots, now),
+        "preview": preview,
+        "failed": _failed(view),
+        "alike": await _alike(views, view),
+        "inputs": _inputs(job.answer),
+        "asked": _asked(job.answer),
+        "node_title": _title_of(job.step.node, graph) if job.step else None,
+        "workflow": _short(view.job.workflow),
+        "graph": _short(graph),
+        "was_sent": graph is not None,
+        "attempts": list(zip_longest(lines, view.attempts)),
+        "events": events,
+        "excerpts": await _excerpts(request.config_dict[FILES], job.answer),
+        "before": around[0],
+        "after": around[1],
+    }
+    return await render(request, "job.html", context)
+
+
+@routes.get(JOB + "/preview")
+async def show_preview(request: web.Request) -> web.Response:
+    """Send the newest picture of a running job; the number in the address only makes it another address.
+
+    Without one the answer is empty, and no error: a run may end between its last picture's news and this request.
+    """
+    preview = await request.config_dict[PREVIEWS].get(job_id_of(request))
+    if preview is None:
+        return web.Response(status=HTTPStatus.NO_CONTENT, headers={"Cache-Control": "no-store"})
+    headers = {"Cache-Control": "private, max-age=60"}
+    return web.Response(body=preview.image, content_type="image/webp", headers=headers)
+
+
+@routes.get(JOB + "/confirm-delete")
+async def confirm_delete(request: web.Request) -> web.Response:
+    """Ask before a job is deleted."""
+    view = await _view(request)
+    (snapshot,) = await read_snapshots(request, [view])
+    context = {"job": show(view, snapshot), "back": request.query.get("back", "/monitor/")}
+    return await render(request, "confirm_delete.html", context)
+
+
+async def _view(request: web.Request) -> JobView:
+    try:
+        return await request.config_dict[VIEWS].view(job_id_of(request))
+    except JobNotFound as error:
+        raise NotFound(f"{error} It was deleted, or there never was one of this number.") from error
+
+
+async def _preview_of(request: web.Request, view: JobView) -> int | None:
+    """Return the number of the newest picture of a running job; None if there is none."""
+    if view.job.status is not JobStatus.RUNNING:
+        return None
+    numbers = await request.config_dict[PREVIEWS].numbers([view.job.job_id])
+    return numbers.get(view.job.job_id)
+
+
+async def _eta(request: web.Request, view: JobView, progress: int, slots: int | None, now: datetime) -> str | None:
+    """Return what is to be said of how long it will take; None of a job that has ended."""
+    run_times, last = request.config_dict[RUN_TIMES], view.attempts[-1] if view.attempts else None
+    if view.position is not None:
+        return eta.until_turn(view.position, slots, await run_times.lately())
+    if view.job.status is not JobStatus.RUNNING or last is None:
+        return None
+    usual = await run_times.usual([last.workflow_key]) if last.workflow_key else {}
+    return eta.left(view.job, usual.get(last.workflow_key or ""), last.executing_at, progress, now)
+
+
+def _failed(view: JobView) -> Attempt | None:
+    """Return the attempt that the job's error is of; None without an error, or an attempt that it could be of."""
+    code = view.job.error_code
+    return next((each for each in reversed(view.attempts) if code is not None and each.error_code == code), None)
+
+
+async def _alike(views: JobViews, view: JobView) -> tuple[str, str] | None:
+    """Return how many jobs failed like this one, itself among them, and the address of their list; None without."""
+    node_type, count = (await read_alike(views, [view])).get(view.job.job_id, (None, ""))
+    if not count:
+        return None
+    fields = {"status": JobStatus.FAILED.value, "error": view.job.error_code, "node": node_type}
+    return count, f"/monitor/?{urlencode({name: value for name, value in fields.items() if value})}"
+
+
+def _inputs(answer: JobAnswer) -> list[tuple[str, Any]]:
+    """Return what the job was asked for, name by name, without what it was not."""
+    asked: list[tuple[str, Any]] = [
+        ("User", answer.user_id),
+        ("Type", answer.job_type),
+        ("Negative prompt", answer.negative_prompt),
+        ("Model", answer.checkpoint_model),
+    ]
+    for lora in answer.lora_models:
+        strengths = f"{lora.get('strength_model')} / {lora.get('strength_clip')}"
+        asked.append(("LoRA", f"{lora.get('name')} (model / CLIP {strengths})"))
+    if answer.workflow is None:
+        asked += [("Size", f"{answer.width} × {answer.height}"), ("Pictures", answer.batch_size)]
+    asked += [(label, answer.sampler_params.get(name)) for name, label in _SAMPLER.items()]
+    asked += [("Backend asked for", answer.backend), ("Priority", answer.priority)]
+    asked += [("Not before", answer.not_before and f"{answer.not_before:%Y-%m-%d %H:%M:%S} UTC")]
+    asked += [("Attempts at most", answer.max_attempts), ("Time limit", f"{answer.timeout_seconds} s")]
+    asked += [(f"metadata.{name}", value) for name, value in answer.metadata.items()]
+    asked += [("params", answer.params)]
+    return [(name, value) for name, value in asked if value not in (None, "", {})]
+
+
+def _asked(answer: JobAnswer) -> dict[str, Any]:
+    """Return what one would send to ask for the same, but for the workflow, which is shown by itself."""
+    asked = answer.model_dump(mode="json", include=set(_ASKED), exclude={"workflow"})
+    return {name: asked[name] for name in _ASKED if asked.get(name) not in (None, "", {}, [])}
+
+
+def _title_of(node: str, graph: dict[str, Any] | None) -> str | None:
+    """Return the title that a node has in the graph beside its class; None without."""
+    found = (graph or {}).get(node)
+    if not isinstance(found, dict) or not isinstance(found.get("_meta"), dict):
+        return None
+    title = found["_meta"].get("title")
+    return str(title) if title and title != found.get("class_type") else None
+
+
+def _short(graph: dict[str, Any] | None) -> dict[str, Any] | None:
+    return graph if graph is not None and len(json.dumps(graph)) <= _SHOWN_CHARACTERS else None
+
+
+async def _excerpts(files: FileStore, answer: JobAnswer) -> dict[int, str]:
+    """Return output index → the beginning of the text that it is."""
+
+    def read(path: str) -> str:
+        with files.absolute(path).open("rb") as file:
+            return file.read(_EXCERPT_BYTES).decode("utf-8", "replace")
+
+    found = {}
+    texts = [output for output in answer.outputs if output.kind == "text"]
+    for output in texts[:_EXCERPTS]:
+        try:
+            found[output.index] = await asyncio.to_thread(read, answer.output_paths[output.index])
+        except OSError:
+            continue
+    return found

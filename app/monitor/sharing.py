@@ -1,0 +1,63 @@
+"""Fragments that many viewers ask for: made once for all who ask at the same time, so that a viewer costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+APART_S: Final = 0.2
+"""The same fragment is made so seldom at most."""
+GATHER_S: Final = 0.01
+"""Viewers who were told of the same change ask within so long."""
+MOST_REMEMBERED: Final = 1000
+
+
+class Sharing:
+    """Makes things for all who ask; what anybody gets was begun after they had asked, so it is never out of date."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, asyncio.Future[str | None]] = {}
+        self._began: dict[Hashable, float] = {}
+
+    async def get(
+        self, key: Hashable, make: Callable[[], Awaitable[str | None]], running: set[asyncio.Task[None]]
+    ) -> str | None:
+        """Return what `make` returns, of the first of those who ask for this key together; raises what it raises.
+
+        It goes on when that one has left; whoever owns `running` ends it at the end.
+        """
+        made = self._waiting.get(key)
+        if made is None:
+            made = self._waiting[key] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._make(key, make, made), name="shared-fragment")
+            running.add(task)
+            task.add_done_callback(running.discard)
+        return await asyncio.shield(made)
+
+    async def _make(
+        self, key: Hashable, make: Callable[[], Awaitable[str | None]], made: asyncio.Future[str | None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.sleep(max(GATHER_S, self._began.get(key, 0.0) + APART_S - loop.time()))
+            # Whoever comes from now on needs a later one.
+            del self._waiting[key]
+            self._began.pop(key, None)
+            self._began[key] = loop.time()
+            if len(self._began) > MOST_REMEMBERED:
+                del self._began[next(iter(self._began))]
+            made.set_result(await make())
+        except Exception as error:  # noqa: BLE001  # whoever asked gets it
+            made.set_exception(error)
+            # Nobody may be there any more to take it.
+            made.exception()
+        finally:
+            made.cancel()
+
+
+SHARING: Final = web.AppKey("SHARING", Sharing)

@@ -1,0 +1,57 @@
+"""Who looks at the page: whoever is at this machine as long as there are no keys, else who has signed in."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from app.domain.access import ANYBODY
+from app.domain.errors import DatabaseUnavailable, SignInNeeded
+from app.settings import is_loopback
+
+if TYPE_CHECKING:
+    from app.domain.access import Viewer
+    from app.storage.keys import KeyStore
+
+SESSION_COOKIE: Final = "genonaut_session"
+OPEN_S: Final = 2.0
+"""So soon the first key that is made closes the page."""
+
+
+class Access:
+    """Tells who a request is from. `read_only`: nobody may change anything by the page, whatever the role."""
+
+    def __init__(self, keys: KeyStore, *, read_only: bool) -> None:
+        self._keys = keys
+        self.read_only: Final = read_only
+        self._open_at: float | None = None
+        """When no key was there, by the monotonic clock."""
+
+    async def viewer(self, token: str | None, remote: str | None) -> Viewer:
+        """Return who sends this session's token from this address.
+
+        Raises
+        ------
+        SignInNeeded
+        DatabaseUnavailable
+            It cannot be known.
+        """
+        if await self._open():
+            if remote is None or not is_loopback(remote):
+                raise SignInNeeded("No key has been made yet, so the page is open on its own machine only.")
+            return ANYBODY
+        viewer = await self._keys.viewer(token) if token else None
+        if viewer is None:
+            raise SignInNeeded("Sign in to see this page.")
+        return viewer
+
+    async def _open(self) -> bool:
+        now = time.monotonic()
+        if self._open_at is None or now - self._open_at > OPEN_S:
+            try:
+                self._open_at = None if await self._keys.closed() else now
+            except DatabaseUnavailable:
+                # What was open a moment ago still tells what Redis knows.
+                if self._open_at is None:
+                    raise
+        return self._open_at is not None

@@ -1,0 +1,99 @@
+"""The audit: who did what by hand, to what, and what became of it. Rows are only ever appended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from app.domain.access import Role
+from app.storage.schema import AuditRow
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from app.domain.access import Viewer
+    from app.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One thing that somebody did."""
+
+    id: int
+    at: datetime
+    actor: str
+    role: Role
+    action: str
+    target: str
+    outcome: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPage:
+    """Entries, the newest first, and whether there are older and newer ones."""
+
+    entries: list[Entry]
+    older: bool
+    newer: bool
+
+
+class Audit:
+    """Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def note(self, viewer: Viewer, action: str, target: str, outcome: str, **data: Any) -> int:
+        """Append an entry and return its number."""
+        row = AuditRow(
+            actor=viewer.name, role=viewer.role.value, action=action, target=target, outcome=outcome, data=data
+        )
+        async with self._database.transaction() as session:
+            session.add(row)
+            await session.flush()
+            return row.id
+
+    async def page(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 50,
+    ) -> EntryPage:
+        """Return up to `limit` entries before, or after, the one of that number, or the newest ones."""
+        chosen = select(AuditRow)
+        for column, value in ((AuditRow.actor, actor), (AuditRow.action, action), (AuditRow.target, target)):
+            if value is not None:
+                chosen = chosen.where(column == value)
+        upward = after is not None
+        if after is not None:
+            chosen = chosen.where(AuditRow.id > after).order_by(AuditRow.id)
+        else:
+            chosen = chosen.order_by(AuditRow.id.desc())
+            if before is not None:
+                chosen = chosen.where(AuditRow.id < before)
+        async with self._database.transaction() as session:
+            rows = list((await session.scalars(chosen.limit(limit + 1))).all())
+        more, rows = len(rows) > limit, rows[:limit]
+        if upward:
+            rows.reverse()
+        entries = [
+            Entry(
+                id=row.id,
+                at=row.at,
+                actor=row.actor,
+                role=Role(row.role),
+                action=row.action,
+                target=row.target,
+                outcome=row.outcome,
+                data=row.data,
+            )
+            for row in rows
+        ]
+        return EntryPage(entries, older=True if upward else more, newer=more if upward else before is not None)

@@ -1,0 +1,89 @@
+"""What backends do and have done lately, as the jobs' own rows tell it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import func, select, text
+
+from app.domain.job import JobStatus
+from app.storage.schema import IS_RUNNING, JobRow
+from app.storage.transitions import to_domain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app.domain.job import Job
+    from app.storage.database import Database
+
+FRESH_S: Final = 2.0
+"""So old may the figures of the last hour be: all who look at the page share one read."""
+MOST_RUNNING: Final = 500
+TIMED: Final = 2000
+"""So many of the last hour's runs are timed, the last ones: more would tell the same."""
+
+_SPEEDS: Final = text("""
+    SELECT run.backend_name, percentile_cont(0.5) WITHIN GROUP (ORDER BY run.took / images.count)
+    FROM (
+        SELECT job_id, backend_name,
+            extract(epoch FROM executed_at - coalesce(executing_at, submitted_at))::float8 AS took
+        FROM job_attempts WHERE outcome = 'completed' AND ended_at >= :since AND ended_at < :until
+        ORDER BY ended_at DESC LIMIT :timed
+    ) AS run
+    JOIN contents ON contents.job_id = run.job_id
+    CROSS JOIN LATERAL (
+        SELECT count(*) FROM outputs WHERE outputs.content_id = contents.id AND kind = 'image'
+    ) AS images
+    WHERE images.count > 0 AND run.took IS NOT NULL GROUP BY run.backend_name
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class LastHour:
+    """What backends did from `since` until just before `until`, whole milliseconds, as addresses have them."""
+
+    since: datetime
+    until: datetime
+    ended: Mapping[tuple[str, str], int]
+    """Backend and status → how many jobs ended so."""
+    image_s: Mapping[str, float]
+    """Backend → the median time that an image took, of runs that left any."""
+
+
+class FleetFigures:
+    """Reads them. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._last: tuple[float, LastHour] | None = None
+        """What `last_hour` returned last, and until when that holds, in seconds of the monotonic clock."""
+
+    async def running(self) -> list[Job]:
+        """Return the jobs that run, the oldest first; of very many not all."""
+        async with self._database.transaction() as session:
+            rows = await session.scalars(select(JobRow).where(IS_RUNNING).order_by(JobRow.id).limit(MOST_RUNNING))
+            return [to_domain(row) for row in rows]
+
+    async def last_hour(self) -> LastHour:
+        """Return the figures of the hour up to now, or to `FRESH_S` ago."""
+        if self._last is not None and time.monotonic() < self._last[0]:
+            return self._last[1]
+        kinds = (JobRow.backend_name, JobRow.status)
+        async with self._database.transaction() as session:
+            until = (await session.scalars(select(func.date_trunc("milliseconds", func.now())))).one()
+            since = until - timedelta(hours=1)
+            ended = select(*kinds, func.count()).where(
+                JobRow.completed_at >= since,
+                JobRow.completed_at < until,
+                JobRow.status.in_((JobStatus.COMPLETED, JobStatus.FAILED)),
+                JobRow.backend_name.is_not(None),
+            )
+            told = (await session.execute(ended.group_by(*kinds))).all()
+            counts = {(str(name), status): count for name, status, count in told}
+            timed = await session.execute(_SPEEDS, {"since": since, "until": until, "timed": TIMED})
+            found = LastHour(since, until, counts, {name: float(image_s) for name, image_s in timed})
+        self._last = time.monotonic() + FRESH_S, found
+        return found

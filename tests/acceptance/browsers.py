@@ -1,0 +1,53 @@
+"""A real browser for the tests of the page, which notices what must not happen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from playwright.async_api import Browser, Page
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None and "CI" not in os.environ,
+    reason="There is no Chromium: install the package chromium, or set CHROMIUM to a browser's path.",
+)
+
+
+class Guarded:
+    """A browser whose pages may log no error, break no policy, and ask nobody but our server for anything."""
+
+    def __init__(self, browser: Browser, base: str) -> None:
+        self._browser = browser
+        self.base = base
+        self.faults: list[str] = []
+
+    @asynccontextmanager
+    async def page(self, path: str, *, script: str = "", **options: Any) -> AsyncIterator[Page]:
+        """Open a page in a context of its own; `script` runs in each page of it before the page's own."""
+        context = await self._browser.new_context(base_url=self.base, **options)
+        await context.add_init_script(script)
+        page = await context.new_page()
+        page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("request", lambda asked: self._check(asked.url))
+        page.on("websocket", lambda socket: self._check(socket.url.replace("ws", "http", 1)))
+        page.set_default_timeout(10_000)
+        await page.goto(path)
+        yield page
+        await context.close()
+
+    def _check(self, url: str) -> None:
+        if not url.startswith((self.base, "data:", "blob:")):
+            self.faults.append(f"foreign request: {url}")

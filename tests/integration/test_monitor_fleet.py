@@ -1,0 +1,290 @@
+"""The pages of backends, workers and periodic tasks: what they show, and what is asked for there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from integration.monitor_fixtures import Document, Life, act, read
+from integration.test_monitor_guard import entries
+from pydantic import SecretStr
+
+from app import keys
+from app.domain.fleet import PERIODIC_TASKS, WorkerState
+from app.main import create_app
+from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
+from harness import eventually
+
+if TYPE_CHECKING:
+    from aiohttp.test_utils import TestClient
+
+    from app.storage.database import Database
+
+WORKER = {
+    "host": "box", "pid": 42, "version": "1.2", "started_at": "2026-11-23T12:00:00Z", "slots": 2, "used": 1,
+    "state": "working", "running": [5], "done": 7, "failed": 1, "memory_bytes": 100 * 2**20, "backends": ["gpu-a"],
+}  # fmt: skip
+BACKEND = {
+    "url": "http://gpu-a:8188", "driver": "box:42:x", "healthy": True, "reason": None, "drained": False,
+    "since": "2026-11-23T12:00:00Z", "slots": 2, "used": 1, "queue_remaining": 3, "foreign": 1, "version": "0.3.64",
+    "vram_total": 24 * 2**30, "vram_free": 6 * 2**30, "models": ["sdxl.safetensors"], "freed": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def life(client: TestClient[Any, Any], database: Database) -> Life:
+    return Life(client, database)
+
+
+async def beat(client: TestClient[Any, Any], worker: dict[str, Any] | None = None, **backend: Any) -> None:
+    """Tell of a worker and its backend, with what is changed."""
+    await client.app[keys.REGISTRY].beat("box:42:x", WORKER | (worker or {}), {"gpu-a": BACKEND | backend})
+
+
+def said(page: Document) -> str:
+    """The page's words, without its spacing."""
+    return " ".join(page.text.split())
+
+
+def forms(page: Document) -> list[str]:
+    """Where the page's forms lead."""
+    return [form["action"] for form in page.all("form", method="post")]
+
+
+async def test_a_backend_is_shown_with_what_it_tells(client):
+    await beat(client, healthy=False, reason="It <refuses> connections.")
+    page = await read(client, "/monitor/backends")
+    for shown in (
+        *("gpu-a unhealthy", "http://gpu-a:8188", "It <refuses> connections.", "Slots used1 of 2", "2 ours, 1 foreign"),
+        *("sdxl", "18.0 GiB of 24.0 GiB", "ComfyUI0.3.64"),
+    ):
+        assert shown in said(page), shown
+    (meter,) = page.all("meter")
+    assert (int(meter["value"]), int(meter["max"])) == (18 * 2**30, 24 * 2**30)
+    assert page.all("li", id="backend-gpu-a")
+    assert page.all("a", href="/monitor/workers#worker-box%3A42%3Ax")
+
+
+async def test_what_a_backend_works_on_is_shown_with_its_picture(client, life):
+    claim = await life.execute(prompt="a lighthouse at dusk")
+    await life.progress(claim, 42)
+    await client.app[keys.PREVIEWS].put(claim.job_id, 1, 7, b"picture")
+    await beat(client)
+    page = await read(client, "/monitor/backends")
+    assert f"#{claim.job_id} a lighthouse at dusk" in said(page)
+    assert page.phases == {claim.job_id: "executing"}
+    assert [bar["value"] for bar in page.all("progress")] == ["42"]
+    (image,) = page.all("img", data_preview=str(claim.job_id)) or [
+        found for found in page.all("img") if found.get("data-preview") == str(claim.job_id)
+    ]
+    assert image["src"] == f"/monitor/jobs/{claim.job_id}/preview?n=7"
+
+
+async def test_figures_of_the_hour_lead_to_exactly_the_jobs_that_they_count(client, life, database):
+    done = [await life.complete(await life.execute(), "image", "image") for _ in range(2)]
+    failed = await life.fail(await life.execute())
+    other = Life(client, database, backend="gpu-b")
+    await other.complete(await other.execute())
+    await beat(client)
+    page = await read(client, "/monitor/backends")
+    links = {link["href"].partition("&")[0]: link["href"] for link in page.all("a") if "ended_from" in link["href"]}
+    assert (await read(client, links["/monitor/?status=completed"])).jobs == [job.job_id for job in done[::-1]]
+    assert (await read(client, links["/monitor/?status=failed"])).jobs == [failed.job_id]
+    assert "Done, 1 h2" in said(page)
+    assert "Failed, 1 h1" in said(page)
+    hour = await client.app[keys.FLEET_FIGURES].last_hour()
+    assert hour.ended == {("gpu-a", "completed"): 2, ("gpu-a", "failed"): 1, ("gpu-b", "completed"): 1}
+    assert hour.image_s.keys() == {"gpu-a", "gpu-b"}
+
+
+async def test_what_took_an_image_is_divided_by_their_number(client, life, database):
+    job = await life.complete(await life.execute(), "image", "image", "text")
+    async with database.driver() as connection:
+        await connection.execute(
+            "UPDATE job_attempts SET executing_at = now() - interval '9 s', executed_at = now() - interval '1 s' "
+            "WHERE job_id = $1",
+            job.job_id,
+        )
+    hour = await client.app[keys.FLEET_FIGURES].last_hour()
+    assert hour.image_s == {"gpu-a": pytest.approx(4.0)}
+
+
+async def test_a_drain_is_only_asked_for_until_the_heartbeat_confirms_it(client, database):
+    await beat(client)
+    answer = await act(client, "/monitor/backends/gpu-a/drain", back="/monitor/backends")
+    page = await read(client, answer.headers["Location"])
+    assert "Asked: the backend is given no more prompts" in said(page)
+    assert "Asked to drain: its driver has not confirmed it." in said(page)
+    assert "drained" not in said(page)
+    assert "/monitor/backends/gpu-a/resume" in forms(page)
+    assert "/monitor/backends/gpu-a/drain" not in forms(page)
+    await beat(client, drained=True)
+    page = await read(client, "/monitor/backends")
+    assert "healthy drained" in said(page)
+    assert "says monitor" in said(page)
+    assert "Asked" not in said(page)
+    await act(client, "/monitor/backends/gpu-a/resume")
+    assert "Asked to resume" in said(await read(client, "/monitor/backends"))
+    await beat(client)
+    page = await read(client, "/monitor/backends")
+    assert "drain" not in said(page).replace("Drain", "")
+    assert await entries(database) == [
+        ("monitor", "drain", "backend gpu-a", "asked"),
+        ("monitor", "resume", "backend gpu-a", "asked"),
+    ]
+
+
+async def test_a_drained_backend_is_listed_also_when_redis_has_forgotten_it(client):
+    await beat(client)
+    await act(client, "/monitor/backends/gpu-a/drain")
+    await client.app[keys.QUEUE]._redis.flushdb()
+    page = await read(client, "/monitor/backends")
+    assert "gpu-a unknown" in said(page)
+    assert "no worker drives it that could confirm it" in said(page)
+    assert "/monitor/backends/gpu-a/resume" in forms(page)
+
+
+async def test_a_worker_says_what_it_does_and_what_it_was_asked(client, database):
+    await beat(client)
+    page = await read(client, "/monitor/workers")
+    for shown in ("box:42 working", "version 1.2", "Slots used1 of 2", "Done7", "Failed1", "100 MiB"):
+        assert shown in said(page), shown
+    assert page.all("a", href="/monitor/jobs/5")
+    assert page.all("a", href="/monitor/backends#backend-gpu-a")
+    before: dict[str, Any] = {}
+    for action, state, words in (
+        ("quiet", WorkerState.QUIET, "Asked to be quiet: not confirmed yet."),
+        ("resume", WorkerState.WORKING, "Asked to take turns again: not confirmed yet."),
+        ("stop", WorkerState.STOPPING, "Asked to stop after what it runs: not confirmed yet."),
+    ):
+        await act(client, f"/monitor/workers/box:42:x/{action}")
+        # On a busy machine the last heartbeat may be too old by now.
+        await beat(client, before)
+        assert words in said(await read(client, "/monitor/workers"))
+        before = {"state": state}
+        await beat(client, before)
+        page = await read(client, "/monitor/workers")
+        assert f"box:42 {state}" in said(page)
+        assert "not confirmed" not in said(page)
+    assert "/monitor/workers/box:42:x/stop" not in forms(page)
+    assert [entry[1:] for entry in await entries(database)] == [
+        (action, "worker box:42:x", "asked") for action in ("quiet", "resume", "stop")
+    ]
+
+
+async def test_who_is_not_there_can_be_asked_for_nothing_and_the_audit_says_so(client, database):
+    for path in (
+        *("workers/box:42:x/quiet", "workers/box:42:x/resume", "workers/box:42:x/stop", "backends/gpu-z/drain"),
+        *("backends/gpu-z/resume", "backends/gpu-z/free", "schedule/nonsense/run"),
+    ):
+        assert (await act(client, f"/monitor/{path}")).status == 404, path
+    assert {outcome for *_, outcome in await entries(database)} == {
+        "worker_not_found",
+        "backend_not_found",
+        "task_not_found",
+    }
+
+
+async def test_a_backend_that_nobody_drives_says_so_and_has_no_memory_to_free(client):
+    await beat(client, driver=None, healthy=False, reason="No worker drives it at the moment.")
+    page = await read(client, "/monitor/backends")
+    assert "gpu-a undriven" in said(page)
+    assert "/monitor/backends/gpu-a/free" not in forms(page)
+    assert (await act(client, "/monitor/backends/gpu-a/free")).status == 404
+
+
+async def test_that_memory_is_to_be_freed_is_said_until_comfyui_was_told(client):
+    await beat(client)
+    await act(client, "/monitor/backends/gpu-a/free")
+    assert "asked to free it" in said(await read(client, "/monitor/backends"))
+    await client.app[keys.FLEET]._commands.freed("gpu-a", "another wish")
+    assert "asked to free it" in said(await read(client, "/monitor/backends"))
+    (wish,) = (await client.app[keys.FLEET]._commands.asked_to_free(["gpu-a"])).values()
+    await client.app[keys.FLEET]._commands.freed("gpu-a", wish)
+    await beat(client, freed={"at": "2026-11-23T12:00:00Z", "fault": None})
+    assert "ComfyUI was told to free it" in said(await read(client, "/monitor/backends"))
+    await beat(client, freed={"at": "2026-11-23T12:00:00Z", "fault": "Status 405."})
+    assert "not freed" in said(await read(client, "/monitor/backends"))
+
+
+async def test_heartbeats_that_tell_little_or_nonsense_are_borne(client):
+    registry = client.app[keys.REGISTRY]
+    nonsense = {
+        "slots": "many", "running": "all", "started_at": 5, "pid": None, "memory_bytes": True, "backends": 3,
+        "state": "asleep", "models": "x", "freed": [1], "queue_remaining": {}, "foreign": "1", "driver": 4,
+    }  # fmt: skip
+    await registry.beat("bare", {}, {"bare": {}})
+    await registry.beat("odd", nonsense, {"odd": nonsense | {"since": "yesterday", "healthy": None}})
+    for shown in ("bare live", "odd live"):
+        assert shown in said(await read(client, "/monitor/workers"))
+    for shown in ("bare unknown", "odd unknown"):
+        assert shown in said(await read(client, "/monitor/backends"))
+
+
+async def test_who_has_no_heartbeat_is_lost_and_not_idle(client):
+    await client.app[keys.REGISTRY].beat("gone", {"host": "gone", "pid": 1}, {"gpu-z": {"healthy": True}})
+
+    async def lost() -> bool:
+        page = await read(client, "/monitor/workers")
+        return "1 lost within the last day" in page.text and not forms(page)
+
+    await eventually(lost)
+    page = await read(client, "/monitor/backends")
+    assert "gpu-z lost" in said(page)
+    assert "healthy" not in said(page).replace("0 of 1 healthy", "")
+    assert "Workers none, 1 lost" in (await read(client, "/monitor/")).text
+    assert (await act(client, "/monitor/workers/gone/quiet")).status == 404
+
+
+async def test_where_nothing_is_it_is_said_what_to_do(client):
+    assert "No backend is known" in said(await read(client, "/monitor/backends"))
+    assert "make worker-test" in said(await read(client, "/monitor/workers"))
+    page = await read(client, "/monitor/schedule")
+    for name in PERIODIC_TASKS:
+        assert f"{name} not run yet" in said(page)
+
+
+async def test_without_redis_history_is_shown_and_the_rest_is_called_unknown(settings, database, aiohttp_client):
+    away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1")})
+    client = await aiohttp_client(create_app(away))
+    assert "is not known" in said(await read(client, "/monitor/backends"))
+    assert "Unknown" in said(await read(client, "/monitor/workers"))
+    assert "reconcile not run yet" in said(await read(client, "/monitor/schedule"))
+    assert (await act(client, "/monitor/workers/x/quiet")).status == 503
+
+
+async def test_the_schedule_shows_last_and_next_run_and_what_failed(client, database):
+    now = datetime.now(UTC)
+    run = PeriodicRun(
+        name="reconcile", schedule="every 15 s", last_run=now - timedelta(seconds=5),
+        next_run=now + timedelta(seconds=10), duration_ms=1500, result="nothing to do", failed=False, worker_id="w:1:x",
+    )  # fmt: skip
+    await PeriodicTasks(database).note(run)
+    failed = {"name": "sweep", "failed": True, "result": "The disk is <full>.", "next_run": now - timedelta(hours=1)}
+    await PeriodicTasks(database).note(PeriodicRun(**{each: getattr(run, each) for each in run.__slots__} | failed))
+    page = await read(client, "/monitor/schedule")
+    for shown in ("reconcile done", "every 15 s", "took 1.5 s", "nothing to do", "sweep failed", "The disk is <full>."):
+        assert shown in said(page), shown
+    assert said(page).count("overdue") == 1
+    assert page.all("time", datetime=run.next_run.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+
+
+async def test_a_task_is_asked_to_run_until_the_table_says_that_it_has(client, database):
+    now = datetime.now(UTC)
+    run = PeriodicRun(
+        name="sweep", schedule="every hour", last_run=now - timedelta(minutes=30), next_run=now + timedelta(minutes=30),
+        duration_ms=5, result="deleted nothing", failed=False, worker_id="w",
+    )  # fmt: skip
+    await PeriodicTasks(database).note(run)
+    redis, names = client.app[keys.QUEUE]._redis, client.app[keys.FLEET]._commands._names
+    for _ in range(2):
+        assert (await act(client, "/monitor/schedule/sweep/run")).status == 303
+    assert await redis.zcard(names.maintenance) == 1
+    assert "Asked to run now" in said(await read(client, "/monitor/schedule"))
+    ran = {each: getattr(run, each) for each in run.__slots__} | {"last_run": datetime.now(UTC)}
+    await PeriodicTasks(database).note(PeriodicRun(**ran))
+    assert "Asked to run now" not in said(await read(client, "/monitor/schedule"))
+    await act(client, "/monitor/schedule/sweep/run")
+    assert await redis.zcard(names.maintenance) == 2
+    assert [entry[1:] for entry in await entries(database)] == [("run", "task sweep", "asked")] * 3

@@ -1,0 +1,63 @@
+"""What is said of how long a job will still take."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from samples import new_job
+
+from app.domain.job import Job, Phase
+from app.domain.run_times import RunTime
+from app.monitor.eta import UNKNOWN, between, left, until_turn
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+USUAL = RunTime(10.0, 12.0, 16.0, 30)
+
+
+def job(phase: Phase) -> Job:
+    asked = new_job()
+    values: dict[str, Any] = {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
+    values |= {name: None for name in Job.__dataclass_fields__ if name not in values}
+    return Job(**values | {"phase": phase})
+
+
+@pytest.mark.parametrize(
+    ("low_s", "high_s", "said"),
+    [
+        (0, 0.4, "less than 1 s"),
+        (0.2, 1.5, "≈ 0–2 s"),
+        (8.4, 10.6, "≈ 8–11 s"),
+        (7.9, 8.0, "≈ 7–8 s"),
+        (8, 8, "≈ 8 s"),
+        (-3, 5, "≈ 0–5 s"),
+        (50, 130, "≈ 0–3 min"),
+        (119, 121, "≈ 1–3 min"),
+        (4000, 9000, "≈ 1–3 h"),
+    ],
+)
+def test_a_range_is_rounded_outwards_in_one_unit(low_s: float, high_s: float, said: str) -> None:
+    assert between(low_s, high_s) == said
+
+
+def test_what_is_left_shrinks_as_the_run_goes_on() -> None:
+    running = job(Phase.EXECUTING)
+    assert left(running, USUAL, NOW, 0, NOW) == "≈ 10–16 s left"
+    assert left(running, USUAL, NOW - timedelta(seconds=6), 50, NOW) == "≈ 4–9 s left"
+    assert left(job(Phase.ASSIGNED), USUAL, None, 0, NOW) == "≈ 10–16 s left"
+    assert left(running, None, NOW, 0, NOW) == UNKNOWN
+
+
+@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.CANCELLING, Phase.COMPLETED, Phase.QUEUED])
+def test_of_a_job_that_does_not_run_towards_its_end_nothing_is_said(phase: Phase) -> None:
+    assert left(job(phase), USUAL, NOW, 0, NOW) is None
+
+
+def test_a_turn_comes_after_the_runs_before_it_which_share_the_slots() -> None:
+    assert until_turn(1, 1, USUAL) == "≈ 0–16 s until its turn"
+    assert until_turn(3, 1, USUAL) == "≈ 20–48 s until its turn"
+    assert until_turn(3, 2, USUAL) == "≈ 10–32 s until its turn"
+    assert until_turn(3, 2, None) == UNKNOWN
+    assert until_turn(3, None, USUAL) is None
+    assert until_turn(3, 0, USUAL) is None
