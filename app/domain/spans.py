@@ -1,8 +1,8 @@
 """When each node of a run began and ended, from ComfyUI's frames; and which one is at work.
 
 What is kept of an attempt is a list in the order of start: `{"node": "3", "type": "KSampler", "title": "…",
-"start_ms": 120, "end_ms": 4300}`, milliseconds since its `executing_at`; the title only where the graph gives one. A node
-taken from the cache has `"cached": true` and no times, one that never ended has no end.
+"start_ms": 120, "end_ms": 4300}`, milliseconds since its `executing_at`; the title only where the graph gives one. A
+node taken from the cache has `"cached": true` and no times, one that never ended has no end.
 """
 
 from __future__ import annotations

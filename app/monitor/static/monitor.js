@@ -350,8 +350,10 @@
     // While the server has trouble, what it last said stays readable.
     if (!answering) return;
     for (const row of fresh.querySelectorAll("[data-job]")) {
-      const event = last.get(Number(row.dataset.job));
+      const event = last.get(Number(row.dataset.job)), shown = byId(row.id);
       if (event?.status === "processing") progress(fresh, event);
+      // What was made before the last event came is out of date: nothing is taken back.
+      if (Number(shown?.dataset.order) > Number(row.dataset.order)) row.replaceWith(document.importNode(shown, true));
     }
     const now = Date.parse(fresh.getElementById("main").dataset.now);
     if (now) skew = now - Date.now();
