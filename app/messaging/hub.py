@@ -175,7 +175,10 @@ class Hub:
                     log.exception("the hub stumbled, and begins again")
                 # Right after a loss at once again, then ever more seldom.
                 delay_s = _FIRST_DELAY_S if self._connected else min(delay_s * 2, 2.0)
-                self._connected = False
+                lost, self._connected = self._connected, False
+                if lost:
+                    # That nothing is pushed any more is news too, which the page is to show at once.
+                    self._greet()
                 self._recent.clear()
                 self._forget_paces()
                 await asyncio.sleep(delay_s)
@@ -291,6 +294,11 @@ class Hub:
             self._progress[job_id] = progress
         return rises
 
+    def _greet(self) -> None:
+        hello = self._encode(HELLO)
+        for watcher in list(self._everything):
+            watcher.offer_event(hello)
+
     async def _heal_for_ever(self) -> None:
         while True:
             await asyncio.sleep(HEAL_S if self._connected else HEAL_WITHOUT_REDIS_S)
@@ -301,9 +309,7 @@ class Hub:
 
     async def _resync(self) -> None:
         """Offer every watcher the present state of what it watches; those who know it already drop it."""
-        hello = self._encode(HELLO)
-        for watcher in list(self._everything):
-            watcher.offer_event(hello)
+        self._greet()
         job_ids = list(self._watchers)
         for start in range(0, len(job_ids), 500):
             asked = job_ids[start : start + 500]

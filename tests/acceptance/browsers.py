@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Request
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 ARGUMENTS = [
@@ -38,15 +38,25 @@ class Guarded:
         """Open a page in a context of its own; `script` runs in each page of it before the page's own."""
         context = await self._browser.new_context(base_url=self.base, **options)
         await context.add_init_script(script)
+        # Of all windows that the test opens in this context.
+        context.on("page", self._watch)
         page = await context.new_page()
-        page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("request", lambda asked: self._check(asked.url))
-        page.on("websocket", lambda socket: self._check(socket.url.replace("ws", "http", 1)))
         page.set_default_timeout(10_000)
         await page.goto(path)
         yield page
         await context.close()
+
+    def _watch(self, page: Page) -> None:
+        page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("request", lambda asked: self._check(asked.url))
+        page.on("requestfailed", self._check_failure)
+        page.on("websocket", lambda socket: self._check(socket.url.replace("ws", "http", 1)))
+
+    def _check_failure(self, asked: Request) -> None:
+        # Who turns to another page aborts what the one before still asked for.
+        if asked.failure != "net::ERR_ABORTED":
+            self.faults.append(f"failed request: {asked.url} {asked.failure}")
 
     def _check(self, url: str) -> None:
         if not url.startswith((self.base, "data:", "blob:")):

@@ -116,7 +116,7 @@ async def running_scene() -> AsyncIterator[Scene]:
         url = f"http://127.0.0.1:{api}"
         members = []
         for name, port in zip(BACKENDS, standins, strict=True):
-            arguments = ["--port", str(port), "--directory", str(folder / name), "--step-seconds", "0.35"]
+            arguments = ["--port", str(port), "--directory", str(folder / name), "--step-seconds", "0.15"]
             ready = answers(session, f"http://127.0.0.1:{port}/system_stats")
             members.append(Member(name, "worker.standin", arguments, environment, folder, ready))
         members.append(Member("app", "app", ["serve"], environment, folder, answers(session, f"{url}/health/live")))

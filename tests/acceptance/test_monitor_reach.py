@@ -1,0 +1,195 @@
+"""The page for everybody: assistive tools, keyboards, narrow screens, browsers without JavaScript."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from acceptance.browsers import NEEDS_CHROMIUM
+from axe_playwright_python.async_playwright import Axe
+from integration.monitor_fixtures import Life, act
+from integration.test_monitor_job import SPANS, note
+from playwright.async_api import Page, expect
+
+from app import keys
+from app.domain.access import Role
+from app.storage.statistics import Statistics
+
+if TYPE_CHECKING:
+    from acceptance.browsers import Guarded
+
+    from app.storage.database import Database
+
+pytestmark = NEEDS_CHROMIUM
+
+WIDTHS = (320, 1280)
+SERIOUS = ("serious", "critical")
+TOO_WIDE = """width => [...document.querySelectorAll("body *")]
+    .filter(each => each.getBoundingClientRect().right > width + 1 && !each.closest(".scroll, pre, .unseen"))
+    .map(each => each.outerHTML.slice(0, 200))"""
+"""What reaches past the right edge, but for what scrolls in a box of its own: to say whom it is."""
+
+
+@dataclass(frozen=True)
+class Lived:
+    """A service in which something has happened, and its pages."""
+
+    life: Life
+    failed: int
+    waiting: int
+    pages: dict[str, str]
+
+
+@pytest.fixture
+async def lived(client: Any, database: Database) -> Lived:
+    """Jobs in each state with long and short texts, backends and workers well and ill, statistics and an audit."""
+    life = Life(client, database)
+    done = await life.execute(prompt="a lighthouse at dusk " * 20, user_id="y" * 255)
+    await life.complete(done, "image", "image", "text")
+    await note(database, done, (0.5, 1, 9, 9.25), spans=SPANS)
+    failed = await life.execute(prompt="z" * 500)
+    await life.fail(failed, "w" * 500)
+    await note(database, failed, spans=SPANS, traceback="Traceback\n" + "  line " * 60, node_type="VAEDecode")
+    cancelled = await life.execute(prompt="old bridge")
+    await act(client, f"/monitor/jobs/{cancelled.job_id}/cancel")
+    await life.confirm_cancel(cancelled)
+    running = await life.execute(prompt="night market")
+    await life.progress(running, 40, {"id": "3", "type": "KSampler", "value": 8, "max": 20})
+    waiting = await life.submit(prompt="paper boat")
+    backends = {
+        "gpu-a": {
+            "healthy": True, "slots": 2, "used": 1, "current": [running.job_id], "models": ["m" * 80 + ".safetensors"],
+            "queue_remaining": 3, "vram_total": 24 * 2**30, "vram_free": 6 * 2**30,
+        },
+        "gpu-b": {"healthy": False, "reason": "It refuses: " + "t" * 300},
+        "u" * 64: {"healthy": True, "drained": True},
+    }  # fmt: skip
+    registry = client.app[keys.REGISTRY]
+    await registry.beat("v" * 100, {"slots": 2, "state": "working", "backends": list(backends)}, backends)
+    await registry.beat("host:7:quiet", {"slots": 1, "state": "quiet", "backends": []}, {})
+    await Statistics(database).record()
+    pages = {
+        "jobs": "/monitor/",
+        "jobs, none": "/monitor/?q=nothing-like-it",
+        "job, completed": f"/monitor/jobs/{done.job_id}",
+        "job, failed": f"/monitor/jobs/{failed.job_id}",
+        "job, cancelled": f"/monitor/jobs/{cancelled.job_id}",
+        "job, running": f"/monitor/jobs/{running.job_id}",
+        "job, waiting": f"/monitor/jobs/{waiting}",
+        "confirm delete": f"/monitor/jobs/{done.job_id}/confirm-delete",
+        "backends": "/monitor/backends",
+        "workers": "/monitor/workers",
+        "stats": "/monitor/stats",
+        "schedule": "/monitor/schedule",
+        "audit": "/monitor/audit",
+        "sign in": "/monitor/sign-in",
+    }
+    return Lived(life, failed.job_id, waiting, pages)
+
+
+async def opened(page: Page) -> None:
+    """Unfold all that is folded, once the page has read itself anew."""
+    await page.evaluate("for (const each of document.querySelectorAll('main details')) each.open = true")
+
+
+async def live(page: Page) -> None:
+    await expect(page.locator("#connection-word")).to_have_text("live")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_axe_finds_nothing_serious_on_any_page(browser: Guarded, lived: Lived, theme: Any) -> None:
+    found: dict[str, list[str]] = {}
+    # axe is put into the page from outside, which the page's own policy forbids to everybody else.
+    for name, path in lived.pages.items():
+        for width in WIDTHS:
+            size = {"width": width, "height": 900}
+            async with browser.page(path, color_scheme=theme, viewport=size, bypass_csp=True) as page:
+                await opened(page)
+                for fault in (await Axe().run(page)).response["violations"]:
+                    told = [f"{fault['id']} {node['target']} {node['failureSummary']}" for node in fault["nodes"]]
+                    found.setdefault(f"{fault['impact']} in {name} at {width}", []).extend(told[:3])
+    print({name: told for name, told in found.items() if not name.startswith(SERIOUS)})
+    assert {name: told for name, told in found.items() if name.startswith(SERIOUS)} == {}
+
+
+async def test_no_page_scrolls_sideways(browser: Guarded, lived: Lived) -> None:
+    too_wide = {}
+    for name, path in lived.pages.items():
+        async with browser.page(path, viewport={"width": 320, "height": 800}) as page:
+            await opened(page)
+            for width in WIDTHS:
+                await page.set_viewport_size({"width": width, "height": 800})
+                if await page.evaluate("document.documentElement.scrollWidth") > width:
+                    too_wide[name, width] = await page.evaluate(TOO_WIDE, width)
+    assert too_wide == {}
+
+
+async def test_a_button_is_reached_seen_and_pressed_with_the_keyboard_alone(browser: Guarded, lived: Lived) -> None:
+    focused = "document.activeElement.outerHTML"
+    async with browser.page("/monitor/") as page:
+        await live(page)
+        await page.keyboard.press("Tab")
+        assert "Skip" in await page.evaluate("document.activeElement.textContent")
+        await page.keyboard.press("Enter")
+        button = page.locator(f"#job-{lived.failed} button", has_text="Retry")
+        for _ in range(200):
+            await page.keyboard.press("Tab")
+            assert "<body" not in await page.evaluate(focused), "The button was passed over."
+            if await button.evaluate("button => button === document.activeElement"):
+                break
+        await expect(button).to_be_focused()
+        style = "({ outlineStyle, outlineWidth }) => [outlineStyle, parseFloat(outlineWidth)]"
+        kind, width = await button.evaluate(f"button => ({style})(getComputedStyle(button))")
+        assert kind != "none"
+        assert width >= 2
+        await page.keyboard.press("Enter")
+        await expect(page.locator(f"#job-{lived.failed} .word")).to_have_text("pending")
+        assert (await lived.life.store.get(lived.failed)).attempt == 2
+
+
+async def test_every_page_has_its_landmarks_and_its_way_past_the_top(browser: Guarded, lived: Lived) -> None:
+    for name, path in lived.pages.items():
+        async with browser.page(path) as page:
+            assert await page.locator("main").count() == 1, name
+            assert await page.locator("h1").count() == 1, name
+            assert await page.title(), name
+
+
+async def test_without_javascript_one_signs_in_reads_narrows_turns_pages_and_acts(
+    browser: Guarded, lived: Lived, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = lived.life
+    foxes = [await life.submit(prompt="red fox") for _ in range(30)]
+    # That the page is open may be remembered for a moment.
+    monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
+    secret = await client.app[keys.KEYS].add("ann", Role.OPERATOR)
+    async with browser.page("/monitor/?size=25", java_script_enabled=False) as page:
+        await page.get_by_label("Your key").fill(secret)
+        await page.get_by_role("button", name="Sign in").click()
+        await page.wait_for_url("**/monitor/?size=25")
+        await page.get_by_placeholder("Text in the prompt").fill("red fox")
+        await page.get_by_role("button", name="Search").click()
+        await expect(page.locator(".row")).to_have_count(25)
+        await page.get_by_role("link", name="Older").click()
+        await expect(page.locator(".row")).to_have_count(5)
+        assert await page.locator(".row").first.get_attribute("data-job") == str(foxes[4])
+        for job in foxes[:2]:
+            await page.locator(f"#job-{job}").get_by_role("checkbox").check()
+        await page.get_by_role("button", name="Cancel selected").click()
+        await expect(page.locator(".flash")).to_contain_text("Of 2 jobs: 2 cancelled")
+        await page.locator(f"#job-{foxes[0]}").get_by_role("button", name="Retry").click()
+        await expect(page.locator(f"#job-{foxes[0]} .word")).to_have_text("pending")
+        await page.get_by_role("link", name="Cancel all").click()
+        await page.get_by_role("button", name="Cancel 29 jobs").click()
+        await expect(page.locator(".flash")).to_contain_text("Of 29 jobs: 29 cancelled")
+        await page.goto("/monitor/")
+        await page.get_by_text("Filters", exact=True).click()
+        await page.get_by_label("Error code").fill("node_failed")
+        await page.get_by_role("button", name="Filter", exact=True).click()
+        await expect(page.locator(".row")).to_have_count(1)
+        await page.locator(f"#job-{lived.failed} .title").click()
+        await expect(page.locator("#error")).to_contain_text("node_failed")
+        await page.get_by_role("button", name="Sign out").click()
+        await page.goto("/monitor/")
+        await expect(page.get_by_label("Your key")).to_be_visible()

@@ -1,0 +1,159 @@
+"""Finding jobs: each filter is what plain SQL finds, paging loses and repeats nothing, and watching costs no link."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import pytest
+from aiohttp import ClientSession, TCPConnector
+from integration.monitor_fixtures import Life, read
+from integration.test_statistics import full, plain  # noqa: F401
+from redis.asyncio import Redis
+
+from app.keys import HUB
+from app.monitor.listing import NARROWING, TABS
+from harness import eventually
+
+if TYPE_CHECKING:
+    import asyncpg
+    from aiohttp.test_utils import TestClient
+
+    from app.settings import Settings
+    from app.storage.database import Database
+
+VIEWERS = 30
+ENDED = "COALESCE(completed_at, now())"
+OF_AN_ATTEMPT = "EXISTS (SELECT FROM job_attempts AS a WHERE a.job_id = j.id AND {})"
+SQL = {
+    "q": "prompt ILIKE '%' || $1 || '%'",
+    "user": "user_id = $1",
+    "model": "checkpoint_model = $1",
+    "backend": "backend_name = $1",
+    "worker": OF_AN_ATTEMPT.format("a.worker_id = $1"),
+    "error": "error_code = $1",
+    "node": OF_AN_ATTEMPT.format("a.node_type = $1 AND a.error_code = j.error_code"),
+    "job_type": "job_type = $1",
+    "from": "created_at >= $1::text::timestamptz",
+    "to": "created_at < $1::text::timestamptz",
+    "ended_from": "completed_at >= $1::text::timestamptz",
+    "ended_to": "completed_at < $1::text::timestamptz",
+    "waited_over": f"extract(epoch FROM COALESCE(started_at, {ENDED}) - created_at) > $1::text::float",
+    "ran_over": f"extract(epoch FROM {ENDED} - started_at) > $1::text::float",
+}
+"""What each filter of the address means, in plain SQL."""
+
+
+@pytest.fixture
+async def values(full: Database, plain: asyncpg.Connection) -> dict[str, str]:  # noqa: F811
+    """A value for each filter, which some of the jobs have and others have not."""
+    middle = await plain.fetchval("SELECT created_at FROM generation_jobs ORDER BY created_at OFFSET 900 LIMIT 1")
+    ended = await plain.fetchval(
+        "SELECT percentile_disc(0.4) WITHIN GROUP (ORDER BY completed_at) FROM generation_jobs"
+    )
+    return {
+        "q": "LANTERN copper",
+        "user": await plain.fetchval("SELECT mode() WITHIN GROUP (ORDER BY user_id) FROM generation_jobs"),
+        "model": "model3.safetensors",
+        "backend": "gpu5",
+        "worker": "w2",
+        "error": "out_of_memory",
+        "node": "KSampler",
+        "job_type": "video",
+        **dict.fromkeys(("from", "to"), middle.isoformat()),
+        **dict.fromkeys(("ended_from", "ended_to"), ended.isoformat()),
+        "waited_over": "2.5",
+        "ran_over": "14.7",
+    }
+
+
+async def whole_list(client: TestClient[Any, Any], address: dict[str, str]) -> list[int]:
+    """Return the jobs of all pages of a list, in their order."""
+    path, found = f"/monitor/?{urlencode(address | {'size': '200'})}", []
+    while True:
+        page = await read(client, path)
+        found += page.jobs
+        # A search may leave a page empty, and then leads on in words.
+        ahead = [
+            link["href"] for link in page.all("a") if link["href"].startswith("/monitor/?") and "older=" in link["href"]
+        ]
+        if not ahead:
+            return found
+        path = ahead[-1]
+
+
+async def test_each_filter_is_what_plain_sql_finds(
+    client: TestClient[Any, Any],
+    plain: asyncpg.Connection,  # noqa: F811
+    values: dict[str, str],
+) -> None:
+    assert set(SQL) == set(values) == set(NARROWING)
+    whole = await plain.fetchval("SELECT count(*) FROM generation_jobs")
+    select = "SELECT id FROM generation_jobs AS j WHERE {} ORDER BY created_at DESC, id DESC"
+    for name, value in values.items():
+        wanted = [row["id"] for row in await plain.fetch(select.format(SQL[name]), value)]
+        assert 0 < len(wanted) < whole, name
+        assert await whole_list(client, {name: value}) == wanted, name
+
+
+async def test_each_tab_with_two_filters_is_what_plain_sql_finds(
+    client: TestClient[Any, Any],
+    plain: asyncpg.Connection,  # noqa: F811
+    values: dict[str, str],
+) -> None:
+    clause = SQL["backend"] + " AND " + SQL["from"].replace("$1", "$2")
+    select = (
+        f"SELECT id FROM generation_jobs AS j WHERE {clause} AND status = ANY($3) ORDER BY created_at DESC, id DESC"  # noqa: S608
+    )
+    for tab, statuses in TABS.items():
+        wanted = await plain.fetch(select, values["backend"], values["from"], [str(each) for each in statuses])
+        assert wanted, tab
+        address = {"status": tab, "backend": values["backend"], "from": values["from"]}
+        assert await whole_list(client, address) == [row["id"] for row in wanted], tab
+
+
+async def test_paging_through_a_thousand_while_a_hundred_arrive_shows_each_old_job_once(
+    client: TestClient[Any, Any],
+    database: Database,
+    full: Database,  # noqa: F811
+    plain: asyncpg.Connection,  # noqa: F811
+) -> None:
+    life = Life(client, database)
+    await plain.execute("DELETE FROM generation_jobs WHERE id > 1000")
+    old = [row["id"] for row in await plain.fetch("SELECT id FROM generation_jobs ORDER BY created_at DESC, id DESC")]
+    assert len(old) == 1000
+    seen: list[int] = []
+    path, arrived = "/monitor/?size=50", 0
+    while path:
+        page = await read(client, path)
+        seen += page.jobs
+        for _ in range(5):
+            await life.submit()
+            arrived += 1
+        path = next((link["href"] for link in page.all("a", rel="next")), "")
+    assert arrived == 100
+    assert seen == old
+
+
+async def test_thirty_viewers_share_one_connection_to_redis(client: TestClient[Any, Any], settings: Settings) -> None:
+    hub = client.app[HUB]
+
+    async def watching() -> bool:
+        return bool(hub.connected) and len(hub._everything) == VIEWERS
+
+    async def connected() -> bool:
+        return bool(hub.connected)
+
+    await eventually(connected)
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(Redis.from_url(settings.redis_url_with_db))
+        session = await stack.enter_async_context(ClientSession(connector=TCPConnector(limit=0)))
+        before = {one["id"] for one in await redis.client_list(_type="pubsub")}
+        sockets = [await session.ws_connect(client.make_url("/ws/events")) for _ in range(VIEWERS)]
+        for socket in sockets:
+            assert (await socket.receive_json())["type"] == "hello"
+        await eventually(watching)
+        assert {one["id"] for one in await redis.client_list(_type="pubsub")} == before
+        for socket in sockets:
+            await socket.close()
