@@ -36,6 +36,8 @@ class Member:
     process: asyncio.subprocess.Process
     patience_s: float
     """How long it may take to stop."""
+    may_leave: bool = False
+    """It may end in its own good order, as a worker does that was asked to on the page."""
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     reading: asyncio.Task[None] | None = None
 
@@ -62,7 +64,13 @@ class Crew:
             await self._stop(member, hurry)
 
     async def start(
-        self, name: str, module: str, *arguments: str, settings: Mapping[str, str], patience_s: float
+        self,
+        name: str,
+        module: str,
+        *arguments: str,
+        settings: Mapping[str, str],
+        patience_s: float,
+        may_leave: bool = False,
     ) -> None:
         """Start `python -m module arguments` with these settings over those of our own environment."""
         process = await asyncio.create_subprocess_exec(
@@ -73,7 +81,7 @@ class Crew:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
-        member = Member(name, process, patience_s)
+        member = Member(name, process, patience_s, may_leave)
         member.reading = asyncio.create_task(self._show(member), name=f"output of {name}")
         self._members.append(member)
 
@@ -88,6 +96,9 @@ class Crew:
     async def _watch(self, member: Member) -> NoReturn:
         code = await member.process.wait()
         await _finished(member)
+        if member.may_leave and code == 0:
+            self._terminal.line(f"The {member.name} has ended, as it was asked to; everything else goes on.")
+            await asyncio.Event().wait()
         raise ProcessEnded(f"The {member.name} has ended by itself, {_how(code)}; everything is stopped.")
 
     async def _show(self, member: Member) -> None:

@@ -65,7 +65,7 @@ async def whole_service(settings: Settings, terminal: Terminal) -> AsyncIterator
     async with with_servers(settings, comfyui=True) as complete, Crew(terminal) as crew:
         await crew.start("app", "app", "serve", *environment, settings=own, patience_s=STOP_S)
         patience_s = STOP_S + settings.shutdown_grace_seconds
-        await crew.start("worker", "worker", *environment, settings=own, patience_s=patience_s)
+        await crew.start("worker", "worker", *environment, settings=own, patience_s=patience_s, may_leave=True)
         yield WholeService(complete, crew, embedded)
 
 

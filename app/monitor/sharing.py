@@ -10,7 +10,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
-APART_S: Final = 0.2
+APART_S: Final = 0.1
 """The same fragment is made so seldom at most."""
 GATHER_S: Final = 0.01
 """Viewers who were told of the same change ask within so long."""

@@ -64,6 +64,17 @@ def test_when_one_process_dies_everything_is_stopped(place, module):
     assert f"The {module} has ended by itself, by SIGKILL; everything is stopped.\n" in up.output
 
 
+@needs_proc
+def test_when_a_worker_leaves_in_good_order_everything_else_goes_on(place):
+    with everything(place) as up:
+        os.kill(up.children()["worker"], signal.SIGTERM)
+        up.says("The worker has ended, as it was asked to; everything else goes on.")
+        with urllib.request.urlopen(f"http://127.0.0.1:{place.api_port}/health/live") as answer:
+            assert answer.status == 200
+        assert up.ends(signal.SIGINT) == 0
+    assert "Traceback" not in up.output
+
+
 @pytest.mark.parametrize(("kind", "name"), [("redis", "Redis"), ("standin", "ComfyUI stand-in")])
 def test_when_an_embedded_server_dies_everything_is_stopped(place, kind, name):
     with everything(place) as up:

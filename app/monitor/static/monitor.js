@@ -2,7 +2,7 @@
 // show it, and is patched in place. Only progress is taken from the event. Without this file everything works, but stands still.
 "use strict";
 (() => {
-  const FETCH_MS = 250;        // at most four fetches a second
+  const FETCH_MS = 120;        // a fetch is due so soon after the last one, and no sooner than it took and half as long again
   const DISTANT_MS = 2000;     // what is not on this page changes its figures only
   const POLL_MS = 5000;        // while nothing is pushed
   const SILENCE_MS = 10000;    // so long without a word, and the socket is asked whether it lives
@@ -309,7 +309,7 @@
 
   function dirty(within) {
     // A server that needs long for a page is asked more seldom.
-    const at = Math.max(performance.now() + 20, fetched + Math.max(within, Math.min(3 * took, POLL_MS)));
+    const at = Math.max(performance.now() + 20, fetched + Math.max(within, Math.min(1.5 * took, POLL_MS)));
     if (at >= due || stopped) return;
     due = at;
     clearTimeout(timer);
