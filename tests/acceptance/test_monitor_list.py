@@ -198,6 +198,23 @@ async def test_keys_move_tick_and_act(browser: Guarded, life: Life) -> None:
         await search.blur()
         await page.keyboard.press("?")
         await expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+
+
+async def test_keys_can_be_switched_off_for_who_talks_to_the_browser(browser: Guarded, life: Life) -> None:
+    waiting = await life.submit()
+    async with browser.page("/monitor/") as page:
+        await live(page)
+        await page.locator("#view summary").click()
+        await page.get_by_label("Keys").select_option("Off")
+        await page.reload()
+        await live(page)
+        await row(page, waiting).locator(".title").focus()
+        for key in "cxj?":
+            await page.keyboard.press(key)
+        await expect(row(page, waiting).locator(".title")).to_be_focused()
+        await expect(row(page, waiting).get_by_role("checkbox")).not_to_be_checked()
+        await expect(page.get_by_role("dialog")).to_have_count(0)
+        await expect(row(page, waiting).locator(".word")).to_have_text("pending")
         await page.keyboard.press("Escape")
         await expect(page.get_by_role("dialog")).to_have_count(0)
 

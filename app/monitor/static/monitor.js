@@ -513,6 +513,7 @@
   // ---- Keys: they act on the row that has the focus, or on the job whose page this is.
 
   function onKey(event) {
+    if (document.documentElement.dataset.keys === "off") return;
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input:not([type=checkbox]), textarea, select")) return;
     const row = document.activeElement?.closest(".row");
@@ -540,6 +541,7 @@
 
   choose("theme");
   choose("zone", clock);
+  choose("keys");
   byId("view").hidden = false;
   byId("show-help").addEventListener("click", () => byId("help").showModal());
   byId("close-help").addEventListener("click", () => byId("help").close());

@@ -2,7 +2,7 @@
 "use strict";
 document.documentElement.dataset.js = "";
 try {
-  for (const name of ["theme", "zone"]) {
+  for (const name of ["theme", "zone", "keys"]) {
     const kept = localStorage.getItem(`genonaut-${name}`);
     if (kept) document.documentElement.dataset[name] = kept;
   }
