@@ -17,7 +17,7 @@ from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable, GenonautError, SchemaNotAtHead
 from app.messaging.channels import Names
 from app.messaging.commands import Commands
-from app.messaging.connection import close, make_listener, make_redis
+from app.messaging.connection import Line, close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
@@ -131,10 +131,10 @@ def _application(settings: Settings, *more: Middleware) -> web.Application:
 
 def _construct(app: web.Application, settings: Settings) -> None:
     names = Names(settings.redis_namespace)
-    redis, listener = make_redis(settings, patient=False), make_listener(settings)
+    redis, line, listener = make_redis(settings, patient=False), Line(settings), make_listener(settings)
     database = Database(make_engine(settings))
     store, views = JobStore(database), JobViews(database)
-    queue, events, files = JobQueue(redis, names), Events(redis, names), FileStore(settings.storage_path)
+    queue, events, files = JobQueue(line, names), Events(line, names), FileStore(settings.storage_path)
     registry = Registry(redis, names, settings.stale_seconds)
     snapshots = Snapshots(views, events)
     app[keys.SETTINGS] = settings
@@ -171,8 +171,8 @@ def _construct(app: web.Application, settings: Settings) -> None:
         await views.settle()
         await snapshots.settle()
         await events.all_told()
-        await close(redis)
-        await close(listener)
+        for client in (redis, line, listener):
+            await close(client)
         await database.close()
 
     app.cleanup_ctx.extend([connections, _fan_out])

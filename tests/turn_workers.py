@@ -64,6 +64,7 @@ def turn_worker(
         "functions": [func(function, name=TURN_FUNCTION, timeout=10**9, max_tries=10**6, keep_result=0)],  # type: ignore[arg-type]
         "queue_name": names.queue,
         "redis_pool": redis,
+        "line": redis,
         "health_check_key": f"{names.worker('w')}:arq",
         "idle_poll_s": NEVER_S,
     }

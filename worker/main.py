@@ -22,7 +22,7 @@ from app.domain.errors import DatabaseUnavailable, QueueUnavailable, Unavailable
 from app.domain.fleet import WorkerState
 from app.messaging.channels import Names
 from app.messaging.commands import Commands
-from app.messaging.connection import AWAY, close, make_listener, make_redis
+from app.messaging.connection import AWAY, Line, close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.previews import Previews
@@ -72,12 +72,13 @@ class WorkerProcess:
         self._freeing: asyncio.Task[None] | None = None
         self._redis = make_redis(settings, patient=True)
         self._quick_redis = make_redis(settings, patient=False)
+        self._line, self._turns_line = Line(settings), Line(settings)
         self._listener = make_listener(settings)
         self._session = ClientSession(cookie_jar=DummyCookieJar(), connector=TCPConnector(limit=0))
         database = Database(make_engine(settings))
         self._database = database
         views = JobViews(database)
-        queue, events = JobQueue(self._quick_redis, self._names), Events(self._quick_redis, self._names)
+        queue, events = JobQueue(self._line, self._names), Events(self._line, self._names)
         self._events = events
         self._registry = Registry(self._quick_redis, self._names, settings.stale_seconds)
         backends = [self._backend(name, url) for name, url in settings.backends.items()]
@@ -93,6 +94,7 @@ class WorkerProcess:
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
             queue_name=self._names.queue,
             redis_pool=self._redis,
+            line=self._turns_line,
             ctx={"runner": self._runner},
             free_slots=self._free_slots,
             health_check_key=f"{self._names.worker(self.worker_id)}:arq",
@@ -214,7 +216,7 @@ class WorkerProcess:
                 await self._commands.nudge()
                 await self._figures.add(self._measures.tally)
         await self._session.close()
-        for client in (self._redis, self._quick_redis, self._listener):
+        for client in (self._redis, self._quick_redis, self._line, self._turns_line, self._listener):
             with contextlib.suppress(*AWAY, RedisError):
                 await close(client)
         await self._database.close()

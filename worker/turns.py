@@ -23,6 +23,8 @@ from app.messaging.connection import AWAY
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arq.connections import ArqRedis
+
 log = logging.getLogger(__name__)
 
 LOCK_S: Final = 15.0
@@ -70,13 +72,15 @@ it goes back to its place."""
 class TurnWorker(Worker):
     """Takes as many turns as there are free slots, as soon as it is woken.
 
-    A turn's function is to take its slot before it first waits for anything, or slots are given away twice.
+    A turn's function is to take its slot before it first waits for anything, or slots are given away twice. Turns are
+    taken and ended over `line`, and what else arq does goes over its own pool.
     """
 
     def __init__(
         self,
         *arguments: Any,
         free_slots: Callable[[], int],
+        line: ArqRedis,
         lock_s: float = LOCK_S,
         idle_poll_s: float = IDLE_POLL_S,
         **options: Any,
@@ -90,7 +94,7 @@ class TurnWorker(Worker):
         self._begun: set[str] = set()
         self._ended: dict[str, int | str] = {}
         """Turn → when it is due again, as `_TAKE` wants it, of those that Redis has yet to be told of."""
-        self._take = self.pool.register_script(_TAKE)
+        self._take = line.register_script(_TAKE)
 
     def wake(self, due_ms: int | None = None) -> None:
         """Look at the queue now; when the turn is due later, the look finds out when."""

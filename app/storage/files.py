@@ -214,21 +214,24 @@ class FileStore:
         draft = received.draft if received.data is None else self._drafted(folder, received.data)
         assert draft is not None  # noqa: S101 - it is in memory or on the disk
         try:
+            # Both are written and named before the first fsync: a file system with a journal commits all of it at once.
+            # Nobody looks at a name before its row is committed, which is after the last fsync.
+            self._place(draft, target)
             if thumbnail is not None:
-                # Written before the first fsync: a file system with a journal commits both at once.
                 try:
                     small = self._drafted(folder, thumbnail)
+                    self._place(small, os.path.join(folder, name))
                 except OSError as error:
                     failed = str(_failed(error))
             draft.settle()
-            self._place(draft, target)
-            if small is not None:
+            if small is not None and failed is None:
                 try:
                     small.settle()
-                    self._place(small, os.path.join(folder, name))
                 except OSError as error:
-                    small.discard()
                     failed = str(_failed(error))
+            if small is not None and failed is not None:
+                small.discard()
+                small.displace()
             # A name is durable only when its folder is.
             self._sync(folder)
         except BaseException:

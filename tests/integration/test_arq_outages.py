@@ -14,7 +14,7 @@ from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
 from app.embedded.services import Wanted, start
 from app.embedded.temporary import temporary_data_dir
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_redis
+from app.messaging.connection import Line, close, make_redis
 from app.messaging.queue import JobQueue
 from harness import eventually
 
@@ -47,22 +47,28 @@ async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
 
 
 @pytest.fixture
-async def proxy(settings: Settings) -> AsyncIterator[tuple[TcpProxy, ArqRedis]]:
-    """The way to Redis that can be cut, and a patient client that goes it."""
+async def proxy(settings: Settings) -> AsyncIterator[tuple[TcpProxy, ArqRedis, Line]]:
+    """The way to Redis that can be cut, and a patient client and a line that go it."""
     made, url = await TcpProxy.before(settings.redis_url.get_secret_value())
-    client = make_redis(settings.model_copy(update={"redis_url": SecretStr(url)}), patient=True)
-    yield made, client
+    client, line = clients(settings, url)
+    yield made, client, line
+    await close(line)
     await close(client)
     await made.cut()
 
 
+def clients(settings: Settings, url: str) -> tuple[ArqRedis, Line]:
+    there = settings.model_copy(update={"redis_url": SecretStr(url)})
+    return make_redis(there, patient=True), Line(there)
+
+
 async def test_cut_while_idle_and_back_it_takes_the_next_turn(
-    proxy: tuple[TcpProxy, ArqRedis], redis: ArqRedis, names: Names
+    proxy: tuple[TcpProxy, ArqRedis, Line], redis: ArqRedis, names: Names
 ) -> None:
-    way, client = proxy
+    way, client, line = proxy
     slots = Slots(2)
     slots.go_on.set()
-    worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1)
+    worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1, line=line)
     async with at_work(worker) as task:
         await idle(worker)
         for number in range(3):
@@ -75,11 +81,11 @@ async def test_cut_while_idle_and_back_it_takes_the_next_turn(
 
 
 async def test_cut_while_a_turn_runs_and_back_it_ends_and_the_next_one_begins(
-    proxy: tuple[TcpProxy, ArqRedis], redis: ArqRedis, names: Names
+    proxy: tuple[TcpProxy, ArqRedis, Line], redis: ArqRedis, names: Names
 ) -> None:
-    way, client = proxy
+    way, client, line = proxy
     slots, queue = Slots(1), JobQueue(redis, names)
-    worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1)
+    worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1, line=line)
     await queue.enqueue(1, 1)
     async with at_work(worker) as task:
         await until(lambda: slots.began)
@@ -115,9 +121,9 @@ async def test_a_real_restart_while_a_turn_runs_loses_nothing(settings: Settings
         services = await asyncio.to_thread(start, Wanted(data_dir=folder, redis=True, redis_port=0))
         try:
             url = services.running.redis_url or ""
-            client = make_redis(settings.model_copy(update={"redis_url": SecretStr(url)}), patient=True)
+            client, line = clients(settings, url)
             slots, queue = Slots(1), JobQueue(client, names)
-            worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1)
+            worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1, line=line)
             await queue.enqueue(1, 1)
             await queue.enqueue(2, 1)
             async with at_work(worker) as task:
@@ -130,19 +136,20 @@ async def test_a_real_restart_while_a_turn_runs_loses_nothing(settings: Settings
                 await until(lambda: slots.ended == [1, 2], 20)
                 await until_gone(client, names)
                 assert not task.done()
+            await close(line)
             await close(client)
         finally:
             await asyncio.to_thread(services.stop)
 
 
 async def test_a_worker_that_starts_while_redis_is_away_begins_when_it_is_there(
-    proxy: tuple[TcpProxy, ArqRedis], redis: ArqRedis, names: Names
+    proxy: tuple[TcpProxy, ArqRedis, Line], redis: ArqRedis, names: Names
 ) -> None:
-    way, client = proxy
+    way, client, line = proxy
     await way.cut()
     slots = Slots(1)
     await JobQueue(redis, names).enqueue(1, 1)
-    worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1)
+    worker = turn_worker(client, names, slots.take_turn, slots.free, idle_poll_s=0.1, line=line)
     async with at_work(worker):
 
         async def tried() -> Any:
