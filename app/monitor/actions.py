@@ -11,7 +11,7 @@ from aiohttp import web
 
 from app.domain.errors import GenonautError, JobAlreadyFinished, JobNotFinished, JobNotFound, JobNotRetryable
 from app.domain.job import Phase
-from app.keys import BACKGROUND, CONTROL, VIEWS
+from app.keys import BACKGROUND, CONTROL, SUBMITTING, VIEWS
 from app.monitor.auditing import note
 from app.monitor.job_pages import JOB
 from app.monitor.rendering import VIEWER, leave_flash
@@ -68,6 +68,16 @@ async def retry_job(request: web.Request) -> web.Response:
     return await _back(request, "retry", job_id, "reseeded" if new_seed else "retried")
 
 
+@routes.post(JOB + "/again")
+async def send_again(request: web.Request) -> web.Response:
+    """Send a new job that asks for what a completed one did, with another seed."""
+    job = (await request.config_dict[VIEWS].view(job_id_of(request))).job
+    if job.phase is not Phase.COMPLETED:
+        return await _back(request, "again", job.job_id, "not_completed")
+    sent = await request.config_dict[SUBMITTING].again(job)
+    return await _back(request, "again", job.job_id, "again", sent.job_id)
+
+
 @routes.post(JOB + "/delete")
 async def delete_job(request: web.Request) -> web.Response:
     """Delete a finished job; its confirmation page sends this."""
@@ -105,6 +115,6 @@ async def way_back(request: web.Request, otherwise: str) -> str:
     return named if own and isinstance(named, str) else otherwise
 
 
-async def _back(request: web.Request, action: str, job_id: int, code: str) -> web.Response:
-    await note(request, action, f"job {job_id}", code)
-    return await lead_back(request, code, job_id, otherwise=f"/monitor/jobs/{job_id}")
+async def _back(request: web.Request, action: str, job_id: int, code: str, *new_ids: int) -> web.Response:
+    await note(request, action, f"job {job_id}", code, **({"job_ids": list(new_ids)} if new_ids else {}))
+    return await lead_back(request, code, job_id, *new_ids, otherwise=f"/monitor/jobs/{job_id}")

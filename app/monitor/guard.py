@@ -41,6 +41,7 @@ ABILITIES: Final[Mapping[str, Ability]] = {
     "/monitor/sign-out": Ability.SEE,
     "/monitor/jobs/{job_id}/cancel": Ability.CANCEL,
     "/monitor/jobs/{job_id}/retry": Ability.RETRY,
+    "/monitor/jobs/{job_id}/again": Ability.RETRY,
     "/monitor/jobs/{job_id}/delete": Ability.DELETE,
     "/monitor/bulk/cancel": Ability.CANCEL,
     "/monitor/bulk/retry": Ability.RETRY,

@@ -39,7 +39,7 @@ class Undo:
 
     label: str
     path: str
-    """With a place for the first part that travels in the cookie."""
+    """With a place for a part that travels in the cookie, mostly the first."""
     ability: Ability
     fields: Mapping[str, str]
 
@@ -56,6 +56,7 @@ class Flash:
 
 _AGAIN: Final = Undo("Undo: give it another attempt", "/monitor/jobs/{}/retry", Ability.RETRY, {"seed": "same"})
 _STOP: Final = Undo("Undo: cancel it", "/monitor/jobs/{}/cancel", Ability.CANCEL, {})
+_STOP_NEW: Final = Undo("Undo: cancel the new one", "/monitor/jobs/{1}/cancel", Ability.CANCEL, {})
 
 
 FLASHES: Final[Mapping[str, Flash]] = {
@@ -66,6 +67,8 @@ FLASHES: Final[Mapping[str, Flash]] = {
     "late": Flash("bad", "Job {} had ended before it could be cancelled."),
     "retried": Flash("good", "Job {} waits for another attempt, with the same seed.", _STOP),
     "reseeded": Flash("good", "Job {} waits for another attempt, with a new seed.", _STOP),
+    "again": Flash("good", "What job {} asked for is sent again as job {}, with a new seed.", _STOP_NEW),
+    "not_completed": Flash("bad", "Job {} was not sent again: only what a completed job asked for can be."),
     "deleted": Flash("good", "Job {} and its files are deleted."),
     "not_retryable": Flash("bad", "Job {} was not retried: only a failed or cancelled job can be."),
     "not_finished": Flash("bad", "Job {} was not deleted: it has not finished. Cancel it first."),

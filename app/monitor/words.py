@@ -26,6 +26,8 @@ class Allowed:
 
     cancel: bool
     retry: bool
+    again: bool
+    """A completed job is over; what it asked for can be sent once more, as a new job."""
     delete: bool
 
 
@@ -33,7 +35,7 @@ def allowed(phase: Phase) -> Allowed:
     """Return what the table of transitions lets happen to a job in this phase."""
     cancels = TRANSITIONS[JobEvent.WITHDRAWN].sources | TRANSITIONS[JobEvent.CANCEL_REQUESTED].sources
     retries = TRANSITIONS[JobEvent.RETRIED].sources
-    return Allowed(phase in cancels, phase in retries, STATUS_OF[phase] in FINISHED)
+    return Allowed(phase in cancels, phase in retries, phase is Phase.COMPLETED, STATUS_OF[phase] in FINISHED)
 
 
 def duration(seconds: float | None) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.batching import Batcher
 from app.domain.catalog import nearest
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, QueueUnavailable
-from app.domain.workflow import build_graph, check_against, check_structure, with_overrides
+from app.domain.job import NewJob
+from app.domain.workflow import build_graph, check_against, check_structure, with_overrides, with_seed
 from app.messaging.events import news
+from app.services.control import random_seed
 from app.services.presence import Presence
 from app.storage.job_views import snapshot_of
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from app.domain.catalog import Catalog
-    from app.domain.job import Job, NewJob
+    from app.domain.job import Job
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
@@ -87,6 +89,21 @@ class Submitting:
             (accepted,) = await self._enqueue([created])
         if isinstance(accepted, QueueUnavailable):
             raise accepted
+        return accepted
+
+    async def again(self, job: Job) -> Job:
+        """Accept a new job that asks for what this one did, from now on and with another seed; raises as `submit`."""
+        seed = random_seed()
+        changed: dict[str, Any] = {
+            "sampler_params": job.sampler_params | {"seed": seed},
+            "not_before": None,
+            "warnings": [],
+        }
+        asked = NewJob(**{field.name: getattr(job, field.name) for field in fields(NewJob)} | changed)
+        if job.workflow is not None:
+            asked = replace(asked, workflow=with_seed(job.workflow, seed)[0])
+        accepted = await self.submit(asked, {})
+        assert not isinstance(accepted, Replayed)  # noqa: S101 - only a repetition under a key is answered so
         return accepted
 
     async def settle(self) -> None:

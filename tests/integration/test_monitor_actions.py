@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from app.storage.database import Database
 
-ACTIONS = ("cancel", "retry", "delete")
+ACTIONS = ("cancel", "retry", "again", "delete")
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)>"'>{{ 123457 * 7 }}"""
 
 
@@ -68,6 +68,41 @@ async def test_a_retry_keeps_the_seed_or_draws_another(client, life, choice):
     assert f"with {'the same' if choice == 'same' else 'a new'} seed" in said
     assert (again.attempt, again.phase) == (2, "queued")
     assert (again.sampler_params["seed"] == job.sampler_params["seed"]) is (choice == "same")
+
+
+async def test_what_a_completed_job_asked_for_is_sent_again_with_a_new_seed(client, life):
+    job = await life.complete(await life.execute())
+    assert (await read(client, f"/monitor/jobs/{job.job_id}")).all("form", action=f"/monitor/jobs/{job.job_id}/again")
+    said = await flash(client, await act(client, f"/monitor/jobs/{job.job_id}/again"))
+    found = re.search(r"is sent again as job (\d+), with a new seed", said)
+    assert found
+    again = await life.store.get(int(found[1]))
+    assert again.job_id != job.job_id
+    assert (again.attempt, again.phase) == (1, "queued")
+    asked = [{name: getattr(each, name) for name in ("user_id", "prompt", "width", "params")} for each in (job, again)]
+    assert asked[0] == asked[1]
+    assert again.sampler_params["seed"] != job.sampler_params["seed"]
+    assert {**again.sampler_params, "seed": 0} == {**job.sampler_params, "seed": 0}
+    assert (await life.store.get(job.job_id)).phase == "completed"
+
+
+async def test_only_a_completed_job_is_sent_again(client, life):
+    job = await life.fail(await life.execute())
+    assert "was not sent again" in await flash(client, await act(client, f"/monitor/jobs/{job.job_id}/again"))
+    assert not (await read(client, f"/monitor/jobs/{job.job_id}")).all(
+        "form", action=f"/monitor/jobs/{job.job_id}/again"
+    )
+
+
+async def test_the_undo_of_sending_again_cancels_the_new_job(client, life):
+    job = await life.complete(await life.execute())
+    answer = await act(client, f"/monitor/jobs/{job.job_id}/again")
+    page = await (await client.get(answer.headers["Location"])).text()
+    undo = re.search(r'action="(/monitor/jobs/(\d+)/cancel)"[^>]*>(?:(?!</form>).)*?Undo', page, re.DOTALL)
+    assert undo
+    assert int(undo[2]) > job.job_id
+    await act(client, undo[1])
+    assert (await life.store.get(int(undo[2]))).phase == "cancelled"
 
 
 async def test_what_cannot_be_done_is_refused_in_words(client, life):

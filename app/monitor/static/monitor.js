@@ -517,13 +517,13 @@
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input:not([type=checkbox]), textarea, select")) return;
     const row = document.activeElement?.closest(".row");
-    const press = (name) => (row ?? document.querySelector("header.job"))?.querySelector(`form[action$="/${name}"] button`)?.click();
+    const press = (...names) => (row ?? document.querySelector("header.job"))?.querySelector(names.map((name) => `form[action$="/${name}"] button`).join())?.click();
     const does = {
       j: () => move(row, 1),
       k: () => move(row, -1),
       x: () => row?.querySelector("input[name=job]")?.click(),
       c: () => press("cancel"),
-      r: () => press("retry"),
+      r: () => press("retry", "again"),
       p: () => { if (poll()) setPaused(!paused); },
       "/": () => document.querySelector("input[name=q]")?.focus(),
       "?": () => byId("help").showModal(),
