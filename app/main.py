@@ -45,7 +45,7 @@ from app.storage.statistics import Statistics
 from app.web import contents, fleet, jobs, metrics, realtime, system
 from app.web.connection import text_frame
 from app.web.metrics import counted
-from app.web.origin import refuse_foreign_pages
+from app.web.origin import refuse_foreign_hosts, refuse_foreign_pages
 from app.web.problems import errors_as_problems
 from app.web.signed_in import only_signed_in
 
@@ -125,7 +125,7 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
 
 def _application(settings: Settings, *more: Middleware) -> web.Application:
-    guards = (counted, errors_as_problems, refuse_foreign_pages, *more)
+    guards = (counted, errors_as_problems, refuse_foreign_hosts, refuse_foreign_pages, *more)
     return web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
 
 
@@ -157,6 +157,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
     app[keys.FLEET_FIGURES] = FleetFigures(database)
     app[keys.KEYS] = key_store = KeyStore(database)
+    app[realtime.EVENT_SOCKETS] = {}
     app[keys.ACCESS] = Access(key_store, read_only=settings.monitor_read_only)
     app[keys.AUDIT] = Audit(database)
     background: set[asyncio.Task[None]] = set()
@@ -181,10 +182,13 @@ def _construct(app: web.Application, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _fan_out(app: web.Application) -> AsyncIterator[None]:
-    """Run the hub as long as the server runs."""
-    task = asyncio.create_task(app[keys.HUB].run(), name="hub")
+    """Run the hub, and watch over those who listen to everything, as long as the server runs."""
+    tasks = [
+        asyncio.create_task(app[keys.HUB].run(), name="hub"),
+        asyncio.create_task(realtime.end_with_sessions(app), name="sessions"),
+    ]
     yield
-    await end_tasks([task])
+    await end_tasks(tasks)
 
 
 async def _close_sockets(app: web.Application) -> None:

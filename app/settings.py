@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     genonaut_env: Environment = "dev"
 
     api_host: str = "127.0.0.1"
+    allowed_hosts: str = ""
     api_port: int = Field(8001, ge=1, le=65535)
     monitor_port: int = Field(5555, ge=1, le=65535)
     standin_port: int = Field(8189, ge=1, le=65535)
@@ -116,6 +117,14 @@ class Settings(BaseSettings):
         _check_address(url)
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for name in filter(None, (part.strip() for part in value.split(","))):
+            if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]+", name):
+                raise ValueError(f"has {name!r}, which is no host name: names only, no scheme, no port, no *")
+        return value
+
     @field_validator("comfyui_urls")
     @classmethod
     def _backends(cls, value: str) -> str:
@@ -138,6 +147,11 @@ class Settings(BaseSettings):
                 "the port could run jobs: it serves 127.0.0.1 only. Put a proxy that asks for a password in front"
             )
         return self
+
+    @cached_property
+    def host_names(self) -> frozenset[str]:
+        """The names besides this machine's own by which the server may be asked for, in lower case."""
+        return frozenset(filter(None, (name.strip().lower() for name in self.allowed_hosts.split(","))))
 
     @property
     def data_path(self) -> Path:

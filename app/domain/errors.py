@@ -79,6 +79,12 @@ class ForeignOrigin(GenonautError):
     code = "foreign_origin"
 
 
+class ForeignHost(GenonautError):
+    """The request asks for a name that is not this server's: some page's own name was turned on this address."""
+
+    code = "foreign_host"
+
+
 class SignInNeeded(GenonautError):
     """Nobody is signed in, and without that there is nothing to be seen."""
 

@@ -16,8 +16,8 @@ from app.domain.access import Ability
 from app.domain.errors import GenonautError, NotFound, SignInNeeded, Unavailable
 from app.keys import ACCESS
 from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, VIEWER, render
-from app.services.access import SESSION_COOKIE
 from app.web.problems import REQUEST_ID, STATUS_OF
+from app.web.signed_in import viewer_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -109,8 +109,7 @@ async def _let_in(request: web.Request) -> None:
     if place in PUBLIC:
         return
     access = request.config_dict[ACCESS]
-    viewer = await access.viewer(request.cookies.get(SESSION_COOKIE), request.remote)
-    request[VIEWER] = viewer
+    viewer = request[VIEWER] = await viewer_of(request)
     if request.match_info.http_exception is not None:
         return
     reads = request.method in _SAFE_METHODS

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from app.domain.access import ANYBODY, Role, Viewer
 from app.domain.errors import SignInNeeded, WrongKey
-from app.keys import ACCESS, KEYS, SETTINGS
+from app.keys import KEYS, SETTINGS
 from app.monitor.auditing import note
 from app.monitor.rendering import CSRF_TOKEN, VIEWER, give_token
 from app.services.access import SESSION_COOKIE
+from app.web.signed_in import viewer_of
 
 routes: Final = web.RouteTableDef()
 
@@ -29,7 +30,7 @@ _MOST_CHARS: Final = 200
 async def ask_for_key(request: web.Request) -> web.Response:
     """Show the form; who needs no key, or is signed in, is led on."""
     try:
-        viewer = await request.config_dict[ACCESS].viewer(request.cookies.get(SESSION_COOKIE), request.remote)
+        viewer = await viewer_of(request)
     except SignInNeeded:
         return _form(request, request.query.get("next", ""), None)
     if viewer == ANYBODY:

@@ -10,6 +10,8 @@ from app.domain.errors import DatabaseUnavailable, SignInNeeded
 from app.settings import is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from app.domain.access import Viewer
     from app.storage.keys import KeyStore
 
@@ -27,8 +29,11 @@ class Access:
         self._open_at: float | None = None
         """When no key was there, by the monotonic clock."""
 
-    async def viewer(self, token: str | None, remote: str | None) -> Viewer:
-        """Return who sends this session's token from this address.
+    async def viewer(self, token: str | None, remote: str | None, host: str | None) -> Viewer:
+        """Return who sends this session's token from this address, and calls this server by this name.
+
+        Without keys both must be this machine's own: behind a proxy every request comes from there, and its name tells
+        what was asked for outside.
 
         Raises
         ------
@@ -37,13 +42,22 @@ class Access:
             It cannot be known.
         """
         if await self._open():
-            if remote is None or not is_loopback(remote):
+            if remote is None or not is_loopback(remote) or not (host is None or is_loopback(host)):
                 raise SignInNeeded("No key has been made yet, so the page is open on its own machine only.")
             return ANYBODY
         viewer = await self._keys.viewer(token) if token else None
         if viewer is None:
             raise SignInNeeded("Sign in to see this page.")
         return viewer
+
+    async def over(self, tokens: Collection[str | None]) -> set[str | None]:
+        """Return those of the tokens that let nobody in any more, None among them once a key was made.
+
+        Raises `DatabaseUnavailable`.
+        """
+        if await self._open():
+            return set()
+        return set(tokens) - await self._keys.live([token for token in tokens if token])
 
     async def _open(self) -> bool:
         now = time.monotonic()

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 CLOSE_S: Final = 10.0
 """So long a client may take to read what was sent before the close."""
 CLOSE_LAGGING_S: Final = 2.0
+SIGNED_OUT: Final = 4401
+"""The code of a close after which a client must sign in before it comes back."""
 
 
 def text_frame(text: bytes) -> bytes:
@@ -71,7 +73,7 @@ class Connection:
         """Every followed job has finished."""
         self._out: tuple[AbstractStreamWriter, asyncio.WriteTransport] | None = None
         """What is written to, from the upgrade on."""
-        self._end: tuple[WSCloseCode, bytes] | None = None
+        self._end: tuple[int, bytes] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
@@ -124,6 +126,10 @@ class Connection:
     def dismiss(self) -> None:
         """Close, because the server goes away."""
         self._close(WSCloseCode.GOING_AWAY, b"the server is going away, come back")
+
+    def sign_out(self) -> None:
+        """Close, because the session that it was opened with has ended."""
+        self._close(SIGNED_OUT, b"sign in again")
 
     def send(self, message: bytes) -> None:
         """Send a frame. A client that does not keep up is closed, and comes back for a snapshot."""
@@ -180,15 +186,15 @@ class Connection:
             loop, reason = asyncio.get_running_loop(), b"all jobs have finished"
             self._lingering = loop.call_later(self._linger_s, self._close, WSCloseCode.OK, reason)
 
-    def _close(self, code: WSCloseCode, reason: bytes) -> None:
+    def _close(self, code: int, reason: bytes) -> None:
         if self._end is None:
             self._end = code, reason
             if self._out is not None:
                 self._closing = asyncio.create_task(self._send_close(self._out[1], code, reason), name="ws-close")
 
-    async def _send_close(self, transport: asyncio.WriteTransport, code: WSCloseCode, reason: bytes) -> None:
+    async def _send_close(self, transport: asyncio.WriteTransport, code: int, reason: bytes) -> None:
         try:
-            async with asyncio.timeout(CLOSE_LAGGING_S if code is WSCloseCode.TRY_AGAIN_LATER else CLOSE_S):
+            async with asyncio.timeout(CLOSE_LAGGING_S if code == WSCloseCode.TRY_AGAIN_LATER else CLOSE_S):
                 await self.ws.close(code=code, message=reason)
         except TimeoutError:
             # Closed politely, it would be kept until the client has read what it does not read.

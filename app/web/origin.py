@@ -7,13 +7,35 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from app.domain.errors import ForeignOrigin
+from app.domain.errors import ForeignHost, ForeignOrigin
+from app.keys import SETTINGS
 from app.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _HARMLESS: Final = (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
+
+
+@web.middleware
+async def refuse_foreign_hosts(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse requests for a host that is neither this machine nor one of `ALLOWED_HOSTS`.
+
+    A page of another site can have its own name resolved to this machine (DNS rebinding): to the browser, and to every
+    other guard here, its requests are then this server's own. What they ask for by name gives them away.
+    """
+    name = host_name(request)
+    if name is not None and not is_loopback(name) and name not in request.app[SETTINGS].host_names:
+        raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
+    return await handler(request)
+
+
+def host_name(request: web.Request) -> str | None:
+    """Return the name by which the request calls this server, without its port; None from who says none."""
+    host = request.headers.get("Host")
+    return _host_name(f"//{host}") or "" if host is not None else None
 
 
 @web.middleware
@@ -39,7 +61,7 @@ def check_origin(request: web.Request, *, files: bool = False) -> None:
     if origin is None or (files and origin == "null"):
         return
     name = _host_name(origin)
-    if name is None or (name != _host_name(f"//{request.host}") and not is_loopback(name)):
+    if name is None or (name != host_name(request) and not is_loopback(name)):
         raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from app.domain.errors import BadParameter, Fault, JobNotFound
-from app.keys import HUB, SNAPSHOTS
+from app.domain.errors import BadParameter, DatabaseUnavailable, Fault, JobNotFound
+from app.keys import ACCESS, HUB, SNAPSHOTS
 from app.messaging.hub import HELLO
+from app.services.access import SESSION_COOKIE
 from app.web.bodies import MAX_ID, job_id_of
 from app.web.connection import Connection, text_frame
 from app.web.origin import check_origin
@@ -22,6 +24,10 @@ log = logging.getLogger(__name__)
 routes: Final = web.RouteTableDef()
 
 MAX_JOBS: Final = 500
+EVENT_SOCKETS: Final[web.AppKey[dict[Connection, str | None]]] = web.AppKey("EVENT_SOCKETS", dict)
+"""The open sockets of `/ws/events`, and the session that each was opened with."""
+SESSIONS_S: Final = 10.0
+"""So soon after a session's end its sockets are closed."""
 
 
 @routes.get(r"/ws/jobs/{job_id:\d+}")
@@ -50,6 +56,7 @@ async def follow_everything(request: web.Request) -> web.StreamResponse:
     check_origin(request)
     await viewer_of(request)
     connection = Connection(request)
+    request.app[EVENT_SOCKETS][connection] = request.cookies.get(SESSION_COOKIE)
     try:
         await connection.upgrade()
         hub.watch_everything(connection)
@@ -59,7 +66,22 @@ async def follow_everything(request: web.Request) -> web.StreamResponse:
         log.debug("a client left early: %s", error)
     finally:
         hub.unwatch_everything(connection)
+        del request.app[EVENT_SOCKETS][connection]
     return connection.ws
+
+
+async def end_with_sessions(app: web.Application) -> None:
+    """Close sockets of the page soon after their sessions have ended; one statement looks for all of them."""
+    sockets = app[EVENT_SOCKETS]
+    while True:
+        await asyncio.sleep(SESSIONS_S)
+        try:
+            over = await app[ACCESS].over(set(sockets.values())) if sockets else set()
+        except DatabaseUnavailable as error:
+            log.warning("whose sessions have ended is not known: %s", error)
+            continue
+        for connection in [connection for connection, token in sockets.items() if token in over]:
+            connection.sign_out()
 
 
 async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamResponse:

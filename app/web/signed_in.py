@@ -8,6 +8,7 @@ from aiohttp import web
 
 from app.keys import ACCESS
 from app.services.access import SESSION_COOKIE
+from app.web.origin import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,7 +21,8 @@ _FOR_ALL: Final = ("/monitor", "/health", "/metrics")
 
 async def viewer_of(request: web.Request) -> Viewer:
     """Return who the request is from; raises `SignInNeeded` or `DatabaseUnavailable`."""
-    return await request.config_dict[ACCESS].viewer(request.cookies.get(SESSION_COOKIE), request.remote)
+    token = request.cookies.get(SESSION_COOKIE)
+    return await request.config_dict[ACCESS].viewer(token, request.remote, host_name(request))
 
 
 @web.middleware

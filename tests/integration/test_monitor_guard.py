@@ -20,7 +20,7 @@ from app.monitor.guard import ABILITIES, PUBLIC, SECURITY_HEADERS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import web
+    from aiohttp import ClientWebSocketResponse, web
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings
@@ -64,6 +64,7 @@ class Visitor:
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
     monkeypatch.setattr("app.monitor.sessions.WRONG_S", 0.0)
+    monkeypatch.setattr("app.web.realtime.SESSIONS_S", 0.05)
 
 
 @pytest.fixture
@@ -99,6 +100,36 @@ async def test_without_any_key_the_page_is_closed_to_other_machines(client, visi
     status, page, _ = await visitor.get("/monitor/workers", **{"X-Fragment": "1"})
     assert status == 401
     assert "open on its own machine only" in page
+
+
+@pytest.mark.parametrize("path", ["/monitor/", "/monitor/workers", "/api/v1/generation-jobs/", "/health/live"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8001", "127.0.0.1.evil.example", "[::", ""])
+async def test_what_is_asked_for_under_another_name_is_refused(client, visitor, path, host):
+    # A page whose own name was turned on this address: to the browser everything it sends is same-origin.
+    status, text_, _ = await visitor.get(path, Host=host)
+    assert status == 421
+    assert "foreign_host" in text_
+
+
+async def test_another_name_cannot_open_the_events_either(client, visitor):
+    with pytest.raises(WSServerHandshakeError) as refused:
+        await visitor.session.ws_connect(f"{visitor.base}/ws/events", headers={"Host": "evil.example"})
+    assert refused.value.status == 421
+
+
+@pytest.mark.parametrize("host", ["localhost:8001", "127.0.0.1", "[::1]:8001"])
+async def test_this_machines_own_names_are_served(client, visitor, host):
+    assert (await visitor.get("/monitor/", Host=host))[0] == 200
+
+
+async def test_a_name_that_is_allowed_is_served_but_the_page_asks_for_a_key(settings, aiohttp_client):
+    client = await aiohttp_client(create_app(settings.model_copy(update={"allowed_hosts": "queue.example, other"})))
+    visitor = Visitor(client)
+    assert (await visitor.get("/api/v1/generation-jobs/", Host="Queue.example"))[0] == 200
+    # Behind a proxy everybody comes from this machine: without keys the page is for its own names only.
+    assert (await visitor.get("/monitor/", Host="queue.example"))[0] == 303
+    assert (await visitor.get("/monitor/", Host="localhost"))[0] == 200
+    await visitor.session.close()
 
 
 @pytest.mark.parametrize("path", ["/monitor/", "/monitor/jobs/1?x=1", "/monitor/audit", "/monitor/nothing"])
@@ -261,6 +292,39 @@ async def test_a_viewer_sees_no_button(client, visitor, database):
         _, page, _ = await visitor.get(path)
         sent_to = {form["action"] for form in Document(page).all("form", method="post")}
         assert sent_to == {"/monitor/sign-out"}
+
+
+@pytest.mark.parametrize("end", ["sign out", "revoke"])
+async def test_the_events_end_with_the_session(client, visitor, secret, end):
+    await visitor.sign_in(secret)
+    other = Visitor(client)
+    await other.sign_in(await client.app[keys.KEYS].add("bob", Role.VIEWER))
+    url = f"{visitor.base}/ws/events"
+    async with visitor.session.ws_connect(url) as mine, other.session.ws_connect(url) as others:
+        assert (await mine.receive_json())["type"] == (await others.receive_json())["type"] == "hello"
+        if end == "revoke":
+            await client.app[keys.KEYS].revoke("ann")
+        else:
+            await visitor.send("/monitor/sign-out")
+        assert await code_of_close(mine) == 4401
+        await others.send_json({"type": "ping"})
+        while (await others.receive_json())["type"] != "pong":
+            pass
+    await other.session.close()
+
+
+async def test_the_events_of_an_open_page_end_with_the_first_key(client, visitor):
+    async with visitor.session.ws_connect(f"{visitor.base}/ws/events") as events:
+        await events.receive_json()
+        await client.app[keys.KEYS].add("ann", Role.OPERATOR)
+        assert await code_of_close(events) == 4401
+
+
+async def code_of_close(socket: ClientWebSocketResponse) -> int | None:
+    """Read to the end, and return the code with which the server closed."""
+    async for _ in socket:
+        pass
+    return socket.close_code
 
 
 async def test_a_read_only_page_changes_nothing(settings: Settings, aiohttp_client: Any, database: Database):

@@ -98,6 +98,7 @@ def test_each_environment_has_its_own_numbers(checkout: Path) -> None:
 WRONG: list[tuple[str, Any]] = [
     *(("api_port", value) for value in (0, 65536, "http", "")),
     *(("redis_db", value) for value in (-1, 16, "four")),
+    *(("allowed_hosts", value) for value in ("*", "https://h", "h:8001", "a b")),
     *(("redis_namespace", value) for value in ("", "a b", "a*", "x" * 65)),
     *(("database_url", value) for value in ("mysql://u@h/db", "h:5432/db", f"postgresql://u:{SECRET}@h:x/db")),
     *(("database_url", value) for value in (f"postgresql://u:{SECRET}@[h/db", "postgresql://u@h:99999/db")),
