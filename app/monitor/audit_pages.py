@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.keys import AUDIT
 from app.monitor.rendering import render
+from app.monitor.sharing import shared
 from app.web.bodies import MAX_ID, read_query
 from app.web.checking import check
 
@@ -45,6 +46,7 @@ class AuditAddress(BaseModel):
 
 @routes.get("/audit")
 @routes.get("/audit/")
+@shared
 async def show_audit(request: web.Request) -> web.Response:
     """Show what was done by hand, the newest first."""
     address = check(AuditAddress, read_query(request.query), pointer="")

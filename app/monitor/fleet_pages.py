@@ -12,6 +12,7 @@ from app.domain.errors import Unavailable
 from app.keys import EVENTS, FLEET, FLEET_FIGURES, PREVIEWS
 from app.monitor.reading import PATIENCE_S, read_health
 from app.monitor.rendering import render
+from app.monitor.sharing import shared
 from app.monitor.staff import ShownBackend, ShownRun, show_backend, show_run, show_worker
 from app.storage.job_views import snapshot_of
 
@@ -28,6 +29,7 @@ routes: Final = web.RouteTableDef()
 
 @routes.get("/backends")
 @routes.get("/backends/")
+@shared
 async def list_backends(request: web.Request) -> web.Response:
     """Show the backends: what they do, how they are, and what was decided about them."""
     health = await read_health(request)
@@ -38,6 +40,7 @@ async def list_backends(request: web.Request) -> web.Response:
 
 @routes.get("/workers")
 @routes.get("/workers/")
+@shared
 async def list_workers(request: web.Request) -> web.Response:
     """Show the workers, live and lost."""
     health = await read_health(request)
@@ -51,6 +54,7 @@ async def list_workers(request: web.Request) -> web.Response:
 
 @routes.get("/schedule")
 @routes.get("/schedule/")
+@shared
 async def show_schedule(request: web.Request) -> web.Response:
     """Show the periodic tasks, and how they went."""
     return await render(request, "schedule.html", {"tasks": await request.config_dict[FLEET].schedule()})

@@ -19,6 +19,7 @@ from app.monitor import eta
 from app.monitor.listing import read_alike
 from app.monitor.reading import read_health, read_snapshots
 from app.monitor.rendering import render
+from app.monitor.sharing import shared
 from app.monitor.shown import show
 from app.monitor.timeline import timelines
 from app.web.bodies import job_id_of
@@ -55,6 +56,7 @@ _SHOWN_CHARACTERS: Final = 60_000
 
 
 @routes.get(JOB)
+@shared
 async def show_job(request: web.Request) -> web.Response:
     """Show one job, whole."""
     views = request.config_dict[VIEWS]

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from app.domain.errors import JobNotFound
 from app.domain.job import JobStatus
-from app.keys import BACKGROUND, PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
+from app.keys import PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
 from app.monitor.eta import left
 from app.monitor.listing import NARROWING, SIZES, ListAddress, count_tabs, read_alike, read_listing
 from app.monitor.reading import read_health, read_snapshots
-from app.monitor.rendering import ACTED, FRAGMENT_HEADER, VIEWER, render, render_for_all, send_shared
-from app.monitor.sharing import SHARING
+from app.monitor.rendering import FRAGMENT_HEADER, render
+from app.monitor.sharing import shared
 from app.monitor.shown import show
 from app.monitor.strip import read_strip
 from app.web.bodies import MAX_ID, read_query
@@ -62,25 +62,14 @@ async def to_list(request: web.Request) -> web.Response:
 
 
 @routes.get("/")
+@shared
 async def list_jobs(request: web.Request) -> web.Response:
     """Show a page of the list of jobs, newest first."""
     address = check(ListAddress, read_query(request.query), pointer="")
-    if request.headers.get(FRAGMENT_HEADER, ACTED) == ACTED:
-        context = await _list(request, address)
-        if context is None:
-            raise web.HTTPSeeOther(address.link())
-        return await render(request, "jobs.html", context)
-
-    async def make() -> str | None:
-        context = await _list(request, address)
-        return await render_for_all(request, "jobs.html", context) if context is not None else None
-
-    # Everybody who looks asks as soon as anything has changed.
-    key = address, request.query.get("keep"), request[VIEWER].role
-    text = await request.config_dict[SHARING].get(key, make, request.config_dict[BACKGROUND])
-    if text is None:
+    context = await _list(request, address)
+    if context is None:
         raise web.HTTPSeeOther(address.link())
-    return send_shared(request, text)
+    return await render(request, "jobs.html", context)
 
 
 async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | None:

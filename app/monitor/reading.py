@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from app.storage.job_views import QueueStats
     from app.storage.whole_jobs import JobView
 
+GONE_S: Final = 3600.0
+"""A backend that was silent for longer is no alarm any more, only listed."""
 PATIENCE_S: Final = 2.0
 """A page that waits longer for one of its figures shows it as unknown."""
 
@@ -64,6 +66,15 @@ class Health:
     def workers_lost(self) -> int:
         """How many workers went silent within the last day."""
         return sum(not beat.live for beat in self.workers or ())
+
+    @property
+    def backends_down(self) -> list[str]:
+        """Names of backends that cannot be given jobs; one that went silent long ago has probably been taken away."""
+        return [
+            beat.name
+            for beat in self.backends or ()
+            if not (beat.live and beat.state.get("healthy")) and beat.age_s < GONE_S
+        ]
 
     def ended(self, status: str) -> int | None:
         """How many jobs ended so within the last hour."""

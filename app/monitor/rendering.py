@@ -29,6 +29,8 @@ FRAGMENT_HEADER: Final = "X-Fragment"
 """A request with it is answered with what changes on the page, and nothing around it."""
 _ANY_TOKEN: Final = secrets.token_urlsafe(32)
 """Stands for a browser's own token in what is made for several; nobody else knows it, so no text can hold it."""
+FOR_ALL: Final = web.RequestKey("FOR_ALL", bool)
+"""Whether what is made is for everybody of the same role; `send_shared` makes it each one's own."""
 ACTED: Final = "acted"
 """The header's value in a form that the page sends itself: the page that it leads to says what was done, too."""
 
@@ -102,7 +104,7 @@ async def render(
             "health": context.get("health") or (await read_health(request) if viewer else NOT_KNOWN),
             "environment": settings.genonaut_env,
             "api_address": f"http://localhost:{settings.api_port}",
-            "csrf": request[CSRF_TOKEN],
+            "csrf": _ANY_TOKEN if request.get(FOR_ALL) else request[CSRF_TOKEN],
             "here": request.path_qs,
             "now": datetime.now(UTC),
             "viewer": viewer,
@@ -116,11 +118,6 @@ async def render(
     if telling and FLASH_COOKIE in request.cookies:
         response.del_cookie(FLASH_COOKIE, path="/monitor")
     return response
-
-
-async def render_for_all(request: web.Request, template: str, context: Mapping[str, Any]) -> str:
-    """Return the text of a fragment for everybody of the same role; `send_shared` makes it each one's own."""
-    return (await render(request, template, {**context, "csrf": _ANY_TOKEN})).text or ""
 
 
 def send_shared(request: web.Request, text: str) -> web.Response:

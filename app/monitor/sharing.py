@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import wraps
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+
+from app.keys import BACKGROUND
+from app.monitor.rendering import ACTED, FOR_ALL, FRAGMENT_HEADER, VIEWER, send_shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -61,3 +65,30 @@ class Sharing:
 
 
 SHARING: Final = web.AppKey("SHARING", Sharing)
+
+
+def shared(page: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Make the page's fragment once for all of a role who ask for it together; a whole page is made for who asks.
+
+    Everybody who looks asks as soon as anything has changed.
+    """
+
+    @wraps(page)
+    async def handler(request: web.Request) -> web.Response:
+        # What a form leads to says what was done, which is one reader's alone.
+        if request.headers.get(FRAGMENT_HEADER, ACTED) == ACTED:
+            return await page(request)
+
+        async def make() -> str | None:
+            request[FOR_ALL] = True
+            return (await page(request)).text
+
+        key = request.path_qs, request[VIEWER].role
+        try:
+            text = await request.config_dict[SHARING].get(key, make, request.config_dict[BACKGROUND])
+        except web.HTTPSeeOther as elsewhere:
+            # An answer of its own for each: one can be sent only once.
+            raise web.HTTPSeeOther(elsewhere.location) from None
+        return send_shared(request, text or "")
+
+    return handler

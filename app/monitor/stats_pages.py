@@ -18,6 +18,7 @@ from app.keys import STATISTICS
 from app.monitor.charts import Chart, Part, Tick, columns, lines
 from app.monitor.reading import read_health
 from app.monitor.rendering import render
+from app.monitor.sharing import shared
 from app.monitor.words import exact
 from app.storage.statistics import DAY_S, FIVE_MINUTES_S, HOUR_S, Chosen
 from app.web.bodies import read_query
@@ -165,6 +166,7 @@ class Shown:
 
 @routes.get("/stats")
 @routes.get("/stats/")
+@shared
 async def show_stats(request: web.Request) -> web.Response:
     """Show the statistics of the range in the address."""
     address = check(StatsAddress, read_query(request.query), pointer="")

@@ -288,3 +288,19 @@ async def test_a_task_is_asked_to_run_until_the_table_says_that_it_has(client, d
     await act(client, "/monitor/schedule/sweep/run")
     assert await redis.zcard(names.maintenance) == 2
     assert [entry[1:] for entry in await entries(database)] == [("run", "task sweep", "asked")] * 3
+
+
+EVERY_PAGE = ("", "backends", "workers", "stats", "schedule", "audit", "jobs/1")
+
+
+async def test_what_keeps_jobs_from_running_stands_on_every_page(client, database):
+    await Life(client, database).submit()
+    for page in EVERY_PAGE:
+        assert (await read(client, f"/monitor/{page}")).all("p", id="no-worker"), page
+    await beat(client, healthy=False)
+    for page in EVERY_PAGE:
+        shown = await read(client, f"/monitor/{page}")
+        assert not shown.all("p", id="no-worker"), page
+        assert shown.all("p", id="backends-down"), page
+    await beat(client)
+    assert not (await read(client, "/monitor/")).all("p", id="backends-down")

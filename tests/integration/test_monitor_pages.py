@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from integration.monitor_fixtures import WORKER, Document, Life, read
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 import app.monitor
 from app import keys
@@ -123,8 +124,8 @@ async def test_a_job_is_shown_whole(client, life):
     page = await read(client, f"/monitor/jobs/{claim.job_id}")
     for shown in (str(seed), "first line\nsecond line", "ink.safetensors", "posters", "words & <words>", WORKER):
         assert shown in page.text
-    for event in ("submitted", "claimed", "executing", "saving", "completed"):
-        assert event in page.text
+    for step in ("submitted", "claimed", "executing", "saving", "completed"):
+        assert step in page.text
     assert [len(page.all(tag)) for tag in ("img", "video", "audio")] == [1, 1, 1]
     for address in page.addresses:
         assert (await client.get(address)).status == 200, address
@@ -229,3 +230,34 @@ async def test_a_broken_page_tells_no_secrets(client, life, database):
     page = await read(client, f"/monitor/jobs/{job_id}", status=500)
     assert "Our fault" in page.text
     assert "job_events" not in page.text
+
+
+PAGES = ("", "backends", "workers", "stats", "schedule", "audit", "jobs/1")
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_fragment_is_made_once_for_all_who_ask_together_each_with_a_token_of_its_own(client, life, page):
+    assert await life.submit() == 1
+    statements = 0
+
+    def count(*_: Any) -> None:
+        nonlocal statements
+        statements += 1
+
+    event.listen(client.app[keys.DATABASE].engine.sync_engine, "before_cursor_execute", count)
+
+    async def fragment(browser: str) -> str:
+        cookie = f"monitor_csrf={browser * 43}"
+        async with client.get(f"/monitor/{page}", headers={"X-Fragment": "1", "Cookie": cookie}) as answer:
+            assert answer.status == 200
+            return await answer.text()
+
+    await fragment("x")
+    of_one, statements = statements, 0
+    assert of_one
+    browsers = "abcdefghijklmnopqrst"
+    texts = await asyncio.gather(*map(fragment, browsers))
+    assert statements <= 2 * of_one
+    for browser, text_ in zip(browsers, texts, strict=True):
+        tokens = {field["value"] for field in Document(text_).all("input", name="csrf")}
+        assert tokens <= {browser * 43}
