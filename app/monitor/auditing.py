@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-async def note(request: web.Request, action: str, target: str, outcome: str, **data: Any) -> None:
-    """Note who did what to what, and what became of it; what is done stays done when that cannot be noted."""
+async def note(request: web.Request, action: str, target: str, outcome: str, **data: Any) -> int | None:
+    """Note who did what to what, and what became of it, and return the entry's number.
+
+    What is done stays done when that cannot be noted; None then.
+    """
     viewer = request[VIEWER]
     try:
-        await request.config_dict[AUDIT].note(viewer, action, target, outcome, **data)
+        return await request.config_dict[AUDIT].note(viewer, action, target, outcome, **data)
     except Unavailable:
         log.exception("not in the audit: %s by %s of %s was %s %s", action, viewer.name, target, outcome, data)
+        return None

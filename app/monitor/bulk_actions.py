@@ -14,7 +14,7 @@ from pydantic import Field
 
 from app.domain.errors import BadParameter, Fault, GenonautError
 from app.domain.job import Phase
-from app.keys import CONTROL, VIEWS
+from app.keys import AUDIT, CONTROL, VIEWS
 from app.monitor.actions import lead_back, way_back
 from app.monitor.auditing import note
 from app.monitor.listing import BULK_STATUSES, NARROWING, ListAddress, bulk_filter
@@ -32,6 +32,8 @@ routes: Final = web.RouteTableDef()
 
 MAX_SCOPE: Final = 500
 """Characters of the scope, as the page printed it, that are noted."""
+ACTED_ON: Final = "acted_on"
+"""Name in an entry of the audit of the jobs to which it was done."""
 BULK: Final = r"/bulk/{action:cancel|retry|delete}"
 
 
@@ -63,6 +65,9 @@ async def act_on_many(request: web.Request) -> web.Response:
     action = request.match_info["action"]
     form = await request.post()
     job_ids = _job_ids([str(value) for name in ("job", "jobs") for value in form.getall(name, [])])
+    scope = str(form.get("scope", ""))[:MAX_SCOPE] or f"{len(job_ids)} selected"
+    if (entry := str(form.get("entry", ""))) and not job_ids:
+        job_ids, scope = await _acted_on(request, entry), f"undo of entry {entry}"[:MAX_SCOPE]
     if not job_ids:
         return await lead_back(request, "bulk_none")
     if action == "delete" and form.get("asked") != "yes":
@@ -77,11 +82,22 @@ async def act_on_many(request: web.Request) -> web.Response:
         "retry": lambda job_id: control.retry(job_id, new_seed=form.get("seed") == "new", actor=actor),
         "delete": delete,
     }
-    became = Counter(_outcome(each) for _, each in await control.in_bulk(job_ids, acts[action]))
+    outcomes = [(job_id, _outcome(each)) for job_id, each in await control.in_bulk(job_ids, acts[action])]
+    became = Counter(outcome for _, outcome in outcomes)
     parts = [became["done"], became["cancelling"]] if action == "cancel" else [became["done"]]
-    scope = str(form.get("scope", ""))[:MAX_SCOPE] or f"{len(job_ids)} selected"
-    await note(request, action, scope, "partly" if became["refused"] else "done", jobs=job_ids, **became)
-    return await lead_back(request, f"bulk_{action}", len(job_ids), *parts, became["refused"])
+    acted = [job_id for job_id, outcome in outcomes if outcome == "done"]
+    outcome = "partly" if became["refused"] else "done"
+    noted = await note(request, action, scope, outcome, jobs=job_ids, **{ACTED_ON: acted}, **became)
+    undo = [(noted or 0) if acted else 0] if action in ("cancel", "retry") else []
+    return await lead_back(request, f"bulk_{action}", len(job_ids), *parts, became["refused"], *undo)
+
+
+async def _acted_on(request: web.Request, entry: str) -> list[int]:
+    """Return the jobs to which an entry of the audit tells that a bulk action was done: an undo is for these alone."""
+    number = int(entry) if entry.isascii() and entry.isdigit() and len(entry) < 19 else 0
+    found = await request.config_dict[AUDIT].entry(number)
+    acted = found.data.get(ACTED_ON) if found is not None else None
+    return [job_id for job_id in acted if isinstance(job_id, int)] if isinstance(acted, list) else []
 
 
 async def _ask(

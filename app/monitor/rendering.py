@@ -44,6 +44,9 @@ class Undo:
     """With a place for a part that travels in the cookie, mostly the first."""
     ability: Ability
     fields: Mapping[str, str]
+    """With such places too."""
+    carries: int = 0
+    """How many parts are for it alone, behind those of the sentence; with a 0 there is nothing to take back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,11 @@ _STOP: Final = Undo("Undo: cancel it", "/monitor/jobs/{}/cancel", Ability.CANCEL
 _STOP_NEW: Final = Undo("Undo: cancel the new one", "/monitor/jobs/{1}/cancel", Ability.CANCEL, {})
 
 
+_RETRY_THEM: Final = Undo(
+    "Undo: give them another attempt", "/monitor/bulk/retry", Ability.RETRY, {"entry": "{4}"}, carries=1
+)
+_STOP_THEM: Final = Undo("Undo: cancel them", "/monitor/bulk/cancel", Ability.CANCEL, {"entry": "{3}"}, carries=1)
+
 FLASHES: Final[Mapping[str, Flash]] = {
     "cancelled": Flash("good", "Job {} is cancelled.", _AGAIN),
     "cancelling": Flash("wait", "Job {} was asked to stop: it is cancelling until ComfyUI confirms it."),
@@ -74,8 +82,10 @@ FLASHES: Final[Mapping[str, Flash]] = {
     "deleted": Flash("good", "Job {} and its files are deleted."),
     "not_retryable": Flash("bad", "Job {} was not retried: only a failed or cancelled job can be."),
     "not_finished": Flash("bad", "Job {} was not deleted: it has not finished. Cancel it first."),
-    "bulk_cancel": Flash("good", "Of {} jobs: {} cancelled, {} cancelling until ComfyUI confirms it, {} not any more."),
-    "bulk_retry": Flash("good", "Of {} jobs: {} wait for another attempt, {} could not be retried."),
+    "bulk_cancel": Flash(
+        "good", "Of {} jobs: {} cancelled, {} cancelling until ComfyUI confirms it, {} not any more.", _RETRY_THEM
+    ),
+    "bulk_retry": Flash("good", "Of {} jobs: {} wait for another attempt, {} could not be retried.", _STOP_THEM),
     "bulk_delete": Flash("good", "Of {} jobs: {} deleted with their files, {} could not be."),
     "backend_drain": Flash("wait", "Asked: the backend is given no more prompts as soon as its driver confirms it."),
     "backend_resume": Flash("wait", "Asked: the backend is given prompts again as soon as its driver confirms it."),
@@ -161,9 +171,15 @@ def _flash(request: web.Request) -> Flash | None:
     """Return what the last action left to say."""
     code, *parts = request.cookies.get(FLASH_COOKIE, "").split(".")
     flash = FLASHES.get(code)
-    if flash is None or len(parts) != flash.sentence.count("{}"):
+    carried = flash.undo.carries if flash is not None and flash.undo else 0
+    if flash is None or len(parts) != flash.sentence.count("{}") + carried:
         return None
     if not all(re.fullmatch(r"[0-9]{1,19}", part) for part in parts):
         return None
-    undo = replace(flash.undo, path=flash.undo.path.format(*parts)) if flash.undo else None
+    undo = flash.undo
+    if undo is not None and carried and parts[-1] == "0":
+        undo = None
+    if undo is not None:
+        fields = {name: value.format(*parts) for name, value in undo.fields.items()}
+        undo = replace(undo, path=undo.path.format(*parts), fields=fields)
     return Flash(flash.tone, flash.sentence.format(*parts), undo)

@@ -56,6 +56,12 @@ class Audit:
             await session.flush()
             return row.id
 
+    async def entry(self, entry_id: int) -> Entry | None:
+        """Return the entry of that number; None when there is none."""
+        async with self._database.transaction() as session:
+            row = await session.get(AuditRow, entry_id)
+            return _entry(row) if row is not None else None
+
     async def page(
         self,
         *,
@@ -83,17 +89,18 @@ class Audit:
         more, rows = len(rows) > limit, rows[:limit]
         if upward:
             rows.reverse()
-        entries = [
-            Entry(
-                id=row.id,
-                at=row.at,
-                actor=row.actor,
-                role=Role(row.role),
-                action=row.action,
-                target=row.target,
-                outcome=row.outcome,
-                data=row.data,
-            )
-            for row in rows
-        ]
+        entries = [_entry(row) for row in rows]
         return EntryPage(entries, older=True if upward else more, newer=more if upward else before is not None)
+
+
+def _entry(row: AuditRow) -> Entry:
+    return Entry(
+        id=row.id,
+        at=row.at,
+        actor=row.actor,
+        role=Role(row.role),
+        action=row.action,
+        target=row.target,
+        outcome=row.outcome,
+        data=row.data,
+    )

@@ -56,7 +56,49 @@ async def test_what_was_ticked_is_cancelled_and_the_rest_is_said(client, life, d
     async with database.transaction() as session:
         rows = list(await session.execute(text("SELECT action, target, outcome, data FROM audit_log")))
     assert [tuple(row)[:3] for row in rows] == [("cancel", "4 selected", "partly")]
-    assert rows[0].data == {"jobs": chosen, "done": 2, "cancelling": 1, "refused": 1}
+    assert rows[0].data == {"jobs": chosen, "acted_on": [first, third], "done": 2, "cancelling": 1, "refused": 1}
+
+
+async def test_the_undo_of_a_bulk_action_is_for_those_to_whom_it_was_done_and_no_others(client, life):
+    running, ended = await life.execute(), await life.fail(await life.execute())
+    first, second, untouched = [await life.submit() for _ in range(3)]
+    await act(client, f"/monitor/jobs/{untouched}/cancel")
+    chosen = [running.job_id, ended.job_id, first, second]
+    page = Document(await (await client.get(await after(client, "cancel", chosen))).text())
+    await press_undo(client, page)
+    found = await phases(life, [*chosen, untouched])
+    assert found == ["cancelling", "failed", "queued", "queued", "cancelled"]
+    page = await read(client, "/monitor/")
+    assert "Of 2 jobs: 2 wait for another attempt" in page.text
+    await press_undo(client, page)
+    assert await phases(life, [first, second]) == ["cancelled", "cancelled"]
+
+
+async def test_a_bulk_action_that_did_nothing_has_no_undo(client, life):
+    ended = await life.fail(await life.execute())
+    page = Document(await (await client.get(await after(client, "cancel", [ended.job_id]))).text())
+    assert "1 not any more" in page.text
+    assert not page.all("form", class_="undo")
+
+
+@pytest.mark.parametrize("entry", ["0", "999", "x", "-1", "9" * 30])
+async def test_an_undo_of_no_entry_does_nothing(client, life, entry):
+    job_id = await life.submit()
+    answer = await act(client, "/monitor/bulk/cancel", entry=entry)
+    assert "nothing was done" in await said(client, answer)
+    assert await phases(life, [job_id]) == ["queued"]
+
+
+async def after(client: Any, action: str, job_ids: list[int]) -> str:
+    """Do it to these jobs, and return where that leads."""
+    location: str = (await post_ticked(client, action, job_ids)).headers["Location"]
+    return location
+
+
+async def press_undo(client: Any, page: Document) -> None:
+    (form,) = page.all("form", class_="undo")
+    (entry,) = page.all("input", name="entry")
+    await act(client, form["action"], entry=entry["value"])
 
 
 async def test_the_checkboxes_of_a_page_make_a_form_without_javascript(client, life):
