@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ async def refuse_foreign_hosts(
     other guard here, its requests are then this server's own. What they ask for by name gives them away.
     """
     name = host_name(request)
-    if name is not None and not is_loopback(name) and name not in request.app[SETTINGS].host_names:
+    if name is not None and not _is_this_machine(name) and name not in request.app[SETTINGS].host_names:
         raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
     return await handler(request)
 
@@ -65,6 +66,13 @@ def check_origin(request: web.Request, *, files: bool = False) -> None:
         raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
 
 
+# Every request brings its host, and they are few.
+@lru_cache(maxsize=128)
+def _is_this_machine(name: str) -> bool:
+    return is_loopback(name)
+
+
+@lru_cache(maxsize=128)
 def _host_name(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
