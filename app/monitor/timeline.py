@@ -120,7 +120,8 @@ def timelines(view: JobView, events: Sequence[Event], now: datetime) -> list[Tim
     found = [
         _of_attempt(view.job, attempt, _begun(view, events, attempt.number), events, now) for attempt in view.attempts
     ]
-    if view.job.attempt > len(view.attempts):
+    # One that was cancelled before anybody took it, and then retried, has attempts from the second on.
+    if all(attempt.number != view.job.attempt for attempt in view.attempts):
         found.append(_unclaimed(view, events, now))
     return found
 
@@ -129,7 +130,9 @@ def _begun(view: JobView, events: Sequence[Event], number: int) -> datetime:
     """Return when the attempt began to wait."""
     born = [event.at for event in events if event.attempt == number and event.event in _BIRTHS]
     before = [attempt.ended_at for attempt in view.attempts if attempt.number == number - 1 and attempt.ended_at]
-    return next(iter([*born, *before]), view.job.created_at)
+    begun = next(iter([*born, *before]), view.job.created_at)
+    # Until its time has come the job waits for nothing: `Job.waited_s`.
+    return max(begun, view.job.not_before) if number == 1 and view.job.not_before else begun
 
 
 def _unclaimed(view: JobView, events: Sequence[Event], now: datetime) -> Timeline:

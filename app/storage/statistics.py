@@ -67,9 +67,9 @@ class Ends:
     counts: dict[str, int] = field(default_factory=dict)
     """Status → how many."""
     waits: list[int] = field(default_factory=empty)
-    """Histogram of the time until the first worker took them, or until they ended without one."""
+    """Histogram of their waits (`Job.waited_s`)."""
     runs: list[int] = field(default_factory=empty)
-    """Histogram of the time from then to the end, of completed jobs: others end sooner or later than the work takes."""
+    """Histogram of the runs (`Job.ran_s`) of completed jobs: others end sooner or later than the work takes."""
 
     @property
     def total(self) -> int:
@@ -146,14 +146,15 @@ def together(several: Iterable[Ends]) -> Ends:
     return ends
 
 
-# What counts as an end: the very expressions that the filters `waited_over_s` and `ran_over_s` of a list compare.
+# What counts as an end, with `Job.waited_s` and `Job.ran_s` in SQL: the very expressions that the filters
+# `waited_over_s` and `ran_over_s` of a list compare.
 _ENDED: Final = f"""
     SELECT job.completed_at, job.status, COALESCE(job.backend_name, '') AS backend_name,
         COALESCE(job.checkpoint_model, '') AS checkpoint_model, COALESCE(job.error_code, '') AS error_code,
         CASE job.status WHEN 'failed' THEN COALESCE((SELECT node_type FROM job_attempts
             WHERE job_id = job.id AND number = job.attempt AND error_code = job.error_code), '') ELSE '' END
             AS node_type,
-        width_bucket(extract(epoch FROM COALESCE(job.started_at, job.completed_at) - job.created_at)::float8,
+        width_bucket(extract(epoch FROM COALESCE(job.started_at, job.completed_at) - job.queued_at)::float8,
             ARRAY{list(BOUNDS)}::float8[]) AS wait,
         width_bucket(extract(epoch FROM job.completed_at - job.started_at)::float8,
             ARRAY{list(BOUNDS)}::float8[]) AS run

@@ -11,10 +11,13 @@ import pytest
 from integration.monitor_fixtures import Life, read
 from integration.test_statistics import count_all, ended, full, plain, within_a_step  # noqa: F401
 
+from app.domain.errors import NodeFailed
+from app.domain.histogram import histogram
 from app.monitor.listing import ListAddress
 from app.monitor.stats_pages import RANGES
+from app.storage.attempts import Claim
 from app.storage.job_views import JobViews
-from app.storage.statistics import FIVE_MINUTES_S, Statistics
+from app.storage.statistics import FIVE_MINUTES_S, Chosen, Statistics
 from app.web.checking import check
 
 if TYPE_CHECKING:
@@ -97,6 +100,54 @@ async def test_the_slow_ones_are_a_twentieth_of_all(
     address = check(ListAddress, dict(parse_qsl(urlsplit(slow).query)), pointer="")
     page = await JobViews(full).page(address.to_filter(), "-created_at", 1, cursor=None, skip=0)
     assert 0 < page.total < 0.12 * await ended(plain)
+
+
+async def test_a_wait_and_a_run_are_the_same_wherever_they_are_told(
+    client: TestClient[Any, Any],
+    database: Database,
+    plain: asyncpg.Connection,  # noqa: F811
+) -> None:
+    """Rows, the job's page, the API, filters and statistics: from the queue to a worker, and from there to the end."""
+    life = Life(client, database)
+    job_id = (await life.complete(await life.execute())).job_id
+    await plain.execute("""
+        UPDATE generation_jobs SET created_at = completed_at - interval '7 days',
+            queued_at = completed_at - interval '100 s', started_at = completed_at - interval '60 s';
+        UPDATE job_attempts SET claimed_at = ended_at - interval '45 s', executing_at = ended_at - interval '20 s'""")
+    for path in ("/monitor/", f"/monitor/jobs/{job_id}"):
+        told = " ".join((await read(client, path)).text.split())
+        assert "waited 40 s" in told, path
+        assert "ran 60 s" in told, path
+    answer = await (await client.get(f"/api/v1/generation-jobs/{job_id}")).json()
+    assert answer["timings"]["queued_ms"] == 40_000
+    for over, found in (("waited_over=39.9", [job_id]), ("waited_over=40", []), ("ran_over=59.9", [job_id])):
+        assert (await read(client, f"/monitor/?{over}")).jobs == found, over
+    assert (await read(client, "/monitor/?ran_over=60")).jobs == []
+    report = await Statistics(database).read(RANGES["1h"].length, FIVE_MINUTES_S, Chosen())
+    assert (report.whole.waits, report.whole.runs) == (histogram([40]), histogram([60]))
+
+
+async def test_what_is_said_of_a_job_under_way_begins_with_the_worker_that_took_it(
+    client: TestClient[Any, Any],
+    database: Database,
+    plain: asyncpg.Connection,  # noqa: F811
+) -> None:
+    """In ComfyUI's own queue, and between two attempts, it is under way; before its time has come it waits for none."""
+    life = Life(client, database)
+    claim = await life.claim()
+    await plain.execute("""
+        UPDATE generation_jobs SET queued_at = now() - interval '100 s', started_at = now() - interval '60 s'""")
+    for _ in range(2):
+        told = " ".join((await read(client, "/monitor/")).text.split())
+        assert re.search(r"waited (39|40) s under way 6\d s", told), told
+        if claim.attempt == 1:
+            await life.store.requeue(claim, NodeFailed("It fell.", node_id="7", node_type="VAEDecode"), 60)
+            claim = Claim(claim.job_id, 2, claim.worker_id)
+    await plain.execute("DELETE FROM generation_jobs")
+    await life.submit(not_before="2100-01-01T00:00:00Z")
+    assert "waits" not in (await read(client, "/monitor/")).text
+    await plain.execute("UPDATE generation_jobs SET queued_at = now() - interval '30 s'")
+    assert re.search(r"waits 3\d s", " ".join((await read(client, "/monitor/")).text.split()))
 
 
 @pytest.mark.parametrize("chosen", RANGES)

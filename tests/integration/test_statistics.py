@@ -51,7 +51,8 @@ async def full(settings: Settings, database: Database, plain: asyncpg.Connection
         UPDATE generation_jobs SET started_at = created_at + interval '1 ms' * (7 ^ (id % 6)),
             completed_at = created_at + interval '1 ms' * (7 ^ (id % 6) + 11 ^ (id % 5))
         WHERE completed_at < now() - interval '2 hours';
-        UPDATE generation_jobs SET created_at = created_at - {OLDER}, started_at = started_at - {OLDER},
+        UPDATE generation_jobs SET created_at = created_at - {OLDER}, queued_at = queued_at - {OLDER},
+            started_at = started_at - {OLDER},
             completed_at = completed_at - {OLDER} WHERE id % 3 = 0 AND completed_at IS NOT NULL;
         UPDATE generation_jobs SET checkpoint_model = NULL WHERE id % 11 = 0;
         UPDATE generation_jobs SET started_at = NULL, backend_name = NULL WHERE id % 7 = 0 AND status = 'cancelled'
@@ -89,7 +90,7 @@ async def test_what_is_recorded_is_what_the_jobs_say(full: Database, plain: asyn
     told = await plain.fetch("""
         SELECT completed_at, status, COALESCE(job.backend_name, '') AS backend, COALESCE(checkpoint_model, '') AS model,
             COALESCE(job.error_code, '') AS error, COALESCE(node_type, '') AS node,
-            extract(epoch FROM COALESCE(started_at, completed_at) - created_at)::float8 AS wait,
+            extract(epoch FROM COALESCE(started_at, completed_at) - queued_at)::float8 AS wait,
             extract(epoch FROM completed_at - started_at)::float8 AS run
         FROM generation_jobs AS job LEFT JOIN job_attempts ON job_id = id AND number = attempt
         WHERE completed_at IS NOT NULL""")
@@ -267,7 +268,7 @@ async def test_a_report_is_what_the_jobs_say(
         )
     told = await plain.fetch(
         """SELECT completed_at, status, checkpoint_model, job.error_code, node_type, job.backend_name,
-            extract(epoch FROM COALESCE(started_at, completed_at) - created_at)::float8 AS wait,
+            extract(epoch FROM COALESCE(started_at, completed_at) - queued_at)::float8 AS wait,
             extract(epoch FROM completed_at - started_at)::float8 AS run
         FROM generation_jobs AS job LEFT JOIN job_attempts ON job_id = id AND number = attempt
         WHERE completed_at >= $1 AND ($2::text IS NULL OR job.backend_name = $2)""",
@@ -369,7 +370,7 @@ async def test_tiles_show_the_last_hour(full: Database, plain: asyncpg.Connectio
     tiles = await Statistics(full).tiles()
     told = await plain.fetch(
         """SELECT completed_at, status,
-            extract(epoch FROM COALESCE(started_at, completed_at) - created_at)::float8 AS wait
+            extract(epoch FROM COALESCE(started_at, completed_at) - queued_at)::float8 AS wait
         FROM generation_jobs WHERE completed_at >= $1""",
         start,
     )

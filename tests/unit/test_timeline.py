@@ -44,9 +44,9 @@ def attempt(number: int = 1, *moments: float | None, spans: list[dict[str, Any]]
 
 def lines(
     *attempts: Attempt, phase: Phase = Phase.COMPLETED, number: int | None = None, now: float = 100.0, events: Any = (),
-    completed: float | None = None,
+    completed: float | None = None, due: float | None = None,
 ) -> list[Timeline]:  # fmt: skip
-    asked = new_job()
+    asked = new_job(not_before=at(due))
     values: dict[str, Any] = {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
     values |= dict.fromkeys(
         ("backend_name", "worker_id", "prompt_id", "error_code", "error_message", "cancel_reason", "content_id")
@@ -55,7 +55,7 @@ def lines(
         completed = (attempts[-1].ended_at - START).total_seconds()
     job = Job(
         job_id=7, phase=phase, seq=1, attempt=number or len(attempts) or 1, attempt_limit=4, progress=0,
-        refused_by=[], available_at=START, created_at=START, updated_at=START, started_at=None,
+        refused_by=[], available_at=START, queued_at=START, created_at=START, updated_at=START, started_at=None,
         completed_at=at(completed), **values,
     )  # fmt: skip
     told = [
@@ -157,6 +157,20 @@ def test_each_attempt_waits_from_when_it_was_asked_for() -> None:
 def test_without_its_history_an_attempt_waits_from_the_end_of_the_one_before() -> None:
     _, second = lines(attempt(1, 2, 2, 3, None, 6, outcome="retried"), attempt(2, 10, 10, 11, 12, 13))
     assert second.begun_at == at(6)
+
+
+def test_the_first_attempt_waits_from_when_its_time_has_come() -> None:
+    events = [(0, JobEvent.SUBMITTED, 1, "api"), (40, JobEvent.REQUEUED, 2, "w")]
+    first, second = lines(attempt(1, 32, 32, 33, None, 40), attempt(2, 42, 42, 43, 50, 51), events=events, due=30)
+    assert (stages(first)[0], stages(second)[0]) == (("waiting", 0, 2), ("waiting", 0, 2))
+    (line,) = lines(phase=Phase.QUEUED, number=1, now=9, due=30)
+    assert stages(line) == [("waiting", 0, 0)]
+
+
+def test_what_was_cancelled_before_anybody_took_it_and_retried_is_one_attempt() -> None:
+    events = [(0, JobEvent.SUBMITTED, 1, "api"), (5, JobEvent.RETRIED, 2, "ann")]
+    (line,) = lines(attempt(2, 6, 6, 7, 8, 9, outcome="completed"), number=2, events=events)
+    assert (line.number, line.whole_s) == (2, 4)
 
 
 def test_an_attempt_that_nobody_has_taken_waits() -> None:
