@@ -102,6 +102,44 @@ async def test_the_slow_ones_are_a_twentieth_of_all(
     assert 0 < page.total < 0.12 * await ended(plain)
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 3, 10])
+@pytest.mark.parametrize("longest_s", [0.0004, 0.25, 36.0, 80.1234])
+async def test_the_slow_end_of_few_jobs_is_no_slower_than_they_were_and_leads_to_the_slowest(
+    client: TestClient[Any, Any],
+    database: Database,
+    plain: asyncpg.Connection,  # noqa: F811
+    jobs: int,
+    longest_s: float,
+) -> None:
+    """Also at a bound of the histogram, whose places reach beyond what they hold, and as an older version counted."""
+    life, statistics, views = Life(client, database), Statistics(database, margin_s=0), JobViews(database)
+    for _ in range(jobs):
+        await life.complete(await life.execute(checkpoint_model="a.safetensors"))
+    await plain.execute(f"""
+        UPDATE generation_jobs SET started_at = completed_at - interval '{longest_s} s' * id / {jobs},
+            queued_at = completed_at - interval '{longest_s} s' * id / {jobs} * 2""")  # noqa: S608
+    for state in ("not counted", "counted", "counted by an older version"):
+        if state == "counted":
+            await count_all(statistics)
+        elif state != "not counted":
+            await plain.execute("UPDATE job_statistics SET longest_wait_s = 0, longest_run_s = 0")
+        seen = state != "counted by an older version"
+        whole = (await statistics.read(RANGES["1h"].length, FIVE_MINUTES_S, Chosen())).whole
+        for found in (whole.wait_s(0.95), whole.run_s(0.95)):
+            assert found is not None
+            assert found <= longest_s
+            assert not seen or found > 0
+        led = 0
+        for href, told in await links(client, "/monitor/stats?range=1h"):
+            if "_over=" in href or told.startswith(("Wait p95", "Run p95")):
+                address = check(ListAddress, dict(parse_qsl(urlsplit(href).query)), pointer="")
+                page = await views.page(address.to_filter(), "-created_at", jobs, cursor=None, skip=0)
+                assert jobs in [view.job.job_id for view in page.items], (href, told)
+                led += 1
+        # Two tiles, two points of charts, two rows of tables, and the model.
+        assert led >= (7 if seen else 2)
+
+
 async def test_a_wait_and_a_run_are_the_same_wherever_they_are_told(
     client: TestClient[Any, Any],
     database: Database,
