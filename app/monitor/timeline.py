@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.job import FINISHED, JobEvent, Repair
+from app.monitor.charts import seconds_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -274,8 +275,7 @@ def _ticks(length_s: float) -> list[Tick]:
     """Return round places on an axis of this length, `TICKS` at most besides its beginning."""
     if length_s <= 0:
         return [Tick(0.0, 0.0)]
-    magnitude = 10 ** math.floor(math.log10(length_s / TICKS))
-    step = next(round_s for factor in (1, 2, 5, 10) if (round_s := factor * magnitude) * TICKS >= length_s)
+    step = seconds_step(length_s / TICKS)
     places = [step * number for number in range(TICKS + 1) if step * number <= length_s]
     return [Tick(at_s, _placed(at_s, at_s, length_s)[0]) for at_s in places]
 

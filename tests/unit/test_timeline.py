@@ -11,6 +11,7 @@ from samples import new_job
 
 from app.domain.job import Attempt, Job, JobEvent, Phase, Repair
 from app.monitor.timeline import NODES_DRAWN, UNITS, Bar, Kind, Timeline, timelines
+from app.monitor.words import exact
 from app.storage.job_views import Event
 from app.storage.whole_jobs import JobView
 
@@ -235,8 +236,32 @@ def test_of_many_nodes_the_longest_are_drawn_in_order_and_the_failed_one_too() -
     assert line.undrawn_s == pytest.approx(sum(range(2, 302 - NODES_DRAWN)) / 1000)
 
 
-@pytest.mark.parametrize("length_s", [0.003, 0.07, 1, 4.9, 5, 59, 61, 3600, 90_000])
-def test_ticks_are_few_and_round(length_s: float) -> None:
-    (line,) = lines(attempt(1, 0, 0, 0, length_s, length_s, spans=[node("1", 0, 1)]))
-    assert 2 <= len(line.ticks) <= 6
+@pytest.mark.parametrize(
+    ("length_s", "labels"),
+    [
+        (0.0004, ["0 ms"]),
+        (0.0012, ["0 ms", "1 ms"]),
+        (0.003, ["0 ms", "1 ms", "2 ms", "3 ms"]),
+        (0.0055, ["0 ms", "2 ms", "4 ms"]),
+        (0.07, ["0 ms", "20 ms", "40 ms", "60 ms"]),
+        (1, ["0 ms", "200 ms", "400 ms", "600 ms", "800 ms", "1 s"]),
+        (4.9, ["0 ms", "1 s", "2 s", "3 s", "4 s"]),
+        (59, ["0 ms", "15 s", "30 s", "45 s"]),
+        (3600, ["0 ms", "15 min", "30 min", "45 min", "60 min"]),
+        (90_000, ["0 ms", "6 h", "12 h", "18 h", "24 h"]),
+    ],
+)
+def test_ticks_are_few_and_stand_where_they_say(length_s: float, labels: list[str]) -> None:
+    """The labels are what the page shows of them, but for the first one, which it shows as a mere 0."""
+    (line,) = lines(attempt(1, 0, 0, 0, length_s, length_s, spans=[node("1", 0, 0)]))
+    assert [exact(tick.seconds) for tick in line.ticks] == labels
+    places = [UNITS * tick.seconds / length_s for tick in line.ticks]
+    assert [tick.x for tick in line.ticks] == pytest.approx(places, abs=1e-3)
     assert line.ticks[-1].x <= UNITS
+
+
+@pytest.mark.parametrize("thousandths", [1, 2, 3, 7, 12, 99, 1234, 4321, 5001, 61_000, 1_234_567, 86_400_000])
+def test_no_two_ticks_say_the_same(thousandths: int) -> None:
+    (line,) = lines(attempt(1, 0, 0, 0, thousandths / 1000, thousandths / 1000, spans=[node("1", 0, 0)]))
+    told = [exact(tick.seconds) for tick in line.ticks]
+    assert 2 <= len(set(told)) == len(told) <= 6
