@@ -51,6 +51,8 @@ class ShownJob:
     title: str
     """The prompt's beginning, or what the job is instead of one."""
     word: str
+    tried: str
+    """Which attempt this is, of how many it may have; empty for the first one."""
     allowed: Allowed
     picture: OutputAnswer | None
     """The first output that has a thumbnail."""
@@ -70,6 +72,7 @@ def show(view: JobView, snapshot: Snapshot) -> ShownJob:
         answer,
         _title(answer),
         WORDS[answer.phase],
+        f"{view.job.attempt}/{view.job.attempt_limit}" if view.job.attempt > 1 else "",
         allowed(answer.phase),
         picture,
         _waited(view.job, now),
