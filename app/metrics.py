@@ -36,7 +36,9 @@ class Family:
 
 
 QUEUE_WAIT: Final = Family(
-    "genonaut_queue_wait_seconds", "From a job's acceptance to its first claim by a worker.", buckets=_WAIT_S
+    "genonaut_queue_wait_seconds",
+    "From when a job could be taken (sent, its time had come, or retried) to its first claim by a worker since.",
+    buckets=_WAIT_S,
 )
 PICK_UP: Final = Family(
     "genonaut_pick_up_seconds", "From the moment an attempt was due to its claim by a worker.", buckets=_WAIT_S

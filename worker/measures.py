@@ -23,8 +23,9 @@ class Measures:
     def claimed(self, job: Job) -> None:
         """The job has just been claimed, which PostgreSQL noted by the same clock as all before."""
         self.tally.observe(PICK_UP, (job.updated_at - job.available_at).total_seconds())
-        if job.attempt == 1:
-            self.tally.observe(QUEUE_WAIT, (job.updated_at - job.created_at).total_seconds())
+        if job.started_at == job.updated_at:
+            # Not between the attempts of one round: they keep the moment at which a worker first took the job.
+            self.tally.observe(QUEUE_WAIT, job.waited_s(job.updated_at))
 
     def taken_over(self) -> None:
         """An attempt was taken over from a worker that had fallen silent."""

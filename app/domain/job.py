@@ -211,15 +211,37 @@ class Job(NewJob):
     cancel_reason: str | None
     content_id: int | None
     available_at: datetime
+    """From when its next attempt may be made."""
+    queued_at: datetime
+    """From when it could be taken: sent, its time had come, or retried by hand. Attempts within a round keep it."""
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None
+    """When a worker first took it since `queued_at`."""
     completed_at: datetime | None
 
     @property
     def status(self) -> JobStatus:
         """The phase's status."""
         return STATUS_OF[self.phase]
+
+    def waited_s(self, now: datetime) -> float:
+        """Return for how many seconds it has waited: from `queued_at` until a worker first took it, or it ended.
+
+        This is what a wait is everywhere: in lists and their filters, in statistics, in timings and in metrics; SQL
+        says it in `job_views` and `statistics`. A job whose time has not come has not waited.
+        """
+        return max(0.0, ((self.started_at or self.completed_at or now) - self.queued_at).total_seconds())
+
+    def ran_s(self, now: datetime) -> float | None:
+        """Return for how many seconds workers have had it, to its end or until now; None before one took it.
+
+        This is what a run is wherever waits are told: ComfyUI's own queue is in it, and so are further attempts, what
+        lies between them, and saving.
+        """
+        if self.started_at is None:
+            return None
+        return max(0.0, ((self.completed_at or now) - self.started_at).total_seconds())
 
     @property
     def task_id(self) -> str:

@@ -25,6 +25,8 @@ _GRID: Final = 4
 """So many lines at most above the one of zero."""
 _GAP: Final = 0.2
 """Share of a column's place that is left free."""
+LEAST_STEP_S: Final = 0.001
+"""Labels are in whole milliseconds: on a finer scale they would say the same several times."""
 _ROUND_S: Final = (10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 
@@ -123,7 +125,7 @@ def columns(parts: Sequence[Sequence[Part]], across: Sequence[Tick]) -> Chart:
 def lines(series: Sequence[Sequence[Part]], across: Sequence[Tick], *, seconds: Callable[[float], str] | None) -> Chart:
     """Return lines through points, each in the middle of its place; `seconds` says lengths of time, None: counts."""
     highest = max((part.value or 0 for points in series for part in points), default=0)
-    down, scale = _axis(highest, _count_step if seconds is None else _seconds_step, seconds or _told)
+    down, scale = _axis(highest, _count_step if seconds is None else seconds_step, seconds or _told)
     drawn = []
     for points in series:
         place = 100 / max(1, len(points))
@@ -178,10 +180,10 @@ def _count_step(least: float) -> float:
     return max(1.0, _decimal_step(least))
 
 
-def _seconds_step(least: float) -> float:
-    """Return the smallest round length of time that is not below this."""
+def seconds_step(least: float) -> float:
+    """Return the smallest round length of time that is not below this, and not below what is told: a millisecond."""
     if least <= 5:
-        return _decimal_step(least)
+        return max(LEAST_STEP_S, _decimal_step(least))
     days = _decimal_step(least / 86400) * 86400
     return next((step for step in _ROUND_S if step >= least), days)
 

@@ -21,9 +21,10 @@ _UNITS: Final = ((100.0, 1.0, "s"), (100 * 60.0, 60.0, "min"), (math.inf, 3600.0
 def left(job: Job, usual: RunTime | None, began_at: datetime | None, progress: int, now: datetime) -> str | None:
     """Return what is to be said of the end of a running job; None when there is nothing to say.
 
-    `usual` is how long runs of the same workflow take, `began_at` when ComfyUI began with this one.
+    `usual` is how long runs of the same workflow take, `began_at` when ComfyUI began with this one. Of a job that
+    ComfyUI has not begun with nothing is said: it may be queued there behind another one, for as long as that takes.
     """
-    if job.phase not in (Phase.ASSIGNED, Phase.EXECUTING):
+    if job.phase is not Phase.EXECUTING:
         return None
     if usual is None:
         return UNKNOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from app.domain.job import Phase
@@ -11,8 +12,7 @@ from app.web.answers import job_answer
 from app.web.payloads import JobAnswer
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from app.domain.job import Job
     from app.domain.message import Snapshot
     from app.storage.whole_jobs import JobView
     from app.web.payloads import OutputAnswer
@@ -51,29 +51,32 @@ class ShownJob:
     title: str
     """The prompt's beginning, or what the job is instead of one."""
     word: str
+    tried: str
+    """Which attempt this is, of how many it may have; empty for the first one."""
     allowed: Allowed
     picture: OutputAnswer | None
     """The first output that has a thumbnail."""
     waited: Span
-    """Until ComfyUI began with its first attempt; a later one's wait is not known once it is over."""
+    """As `Job.waited_s` has it; nothing of a job whose time has not come."""
     ran: Span
-    """Its last attempt, from when ComfyUI began with it."""
+    """As `Job.ran_s` has it. Where its time went, ComfyUI's own queue too, the job's timeline says."""
     step: Step | None
     """None unless it runs, and somebody has told."""
 
 
 def show(view: JobView, snapshot: Snapshot) -> ShownJob:
     """Return the job for the templates; `snapshot` brings the last progress."""
-    answer = JobAnswer.model_validate(job_answer(view, snapshot))
+    answer, now = JobAnswer.model_validate(job_answer(view, snapshot)), datetime.now(UTC)
     picture = next((output for output in answer.outputs if output.thumbnail_url), None)
     return ShownJob(
         answer,
         _title(answer),
         WORDS[answer.phase],
+        f"{view.job.attempt}/{view.job.attempt_limit}" if view.job.attempt > 1 else "",
         allowed(answer.phase),
         picture,
-        _waited(view),
-        _ran(view),
+        _waited(view.job, now),
+        _ran(view.job, now),
         step_of(snapshot),
     )
 
@@ -93,21 +96,11 @@ def step_of(snapshot: Snapshot) -> Step | None:
     return Step(str(node["id"]), str(node["type"]), float(node["value"]), float(node["max"]))
 
 
-def _waited(view: JobView) -> Span:
-    job = view.job
-    if job.phase in (Phase.QUEUED, Phase.RETRYING):
-        return Span(since=job.created_at if job.attempt == 1 else job.updated_at)
-    if job.attempt > 1:
-        return Span()
-    # A job that a worker has taken may still wait in ComfyUI's own queue.
-    first = view.attempts[0] if view.attempts else None
-    end = (first and first.executing_at) or job.completed_at
-    return Span(seconds=(end - job.created_at).total_seconds()) if end else Span(since=job.created_at)
+def _waited(job: Job, now: datetime) -> Span:
+    if job.started_at or job.completed_at:
+        return Span(seconds=job.waited_s(now))
+    return Span(since=job.queued_at) if job.queued_at <= now else Span()
 
 
-def _ran(view: JobView) -> Span:
-    last = view.attempts[-1] if view.attempts else None
-    if last is None or last.number != view.job.attempt or last.executing_at is None:
-        return Span()
-    end = last.ended_at or view.job.completed_at
-    return Span(seconds=(end - last.executing_at).total_seconds()) if end else Span(since=last.executing_at)
+def _ran(job: Job, now: datetime) -> Span:
+    return Span(seconds=job.ran_s(now)) if job.completed_at else Span(since=job.started_at)

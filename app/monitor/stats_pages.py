@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -11,7 +12,6 @@ from urllib.parse import urlencode
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.domain.histogram import quantile
 from app.domain.job import JobStatus
 from app.domain.message import timestamp
 from app.keys import STATISTICS
@@ -248,20 +248,25 @@ def _step_row(step: Step, links: _Links, when: str) -> StepRow:
 
 
 def _waits(ends: Ends, links: _Links) -> Lengths:
-    return Lengths(*(_length(ends.waits, share, links, "waited_over") for share in (P50, P95)))
+    return Lengths(*(_length(ends.wait_s(share), share, links, "waited_over") for share in (P50, P95)))
 
 
 def _runs(ends: Ends, links: _Links) -> Lengths:
     completed = links.narrowed(status=JobStatus.COMPLETED)
-    return Lengths(*(_length(ends.runs, share, completed, "ran_over") for share in (P50, P95)))
+    return Lengths(*(_length(ends.run_s(share), share, completed, "ran_over") for share in (P50, P95)))
 
 
-def _length(counts: Sequence[int], share: float, links: _Links, slower: str) -> Figure | None:
-    """Return a quantile, and the list of the jobs that took longer; of the middle, of all of them."""
-    seconds = quantile(counts, share)
+def _length(seconds: float | None, share: float, links: _Links, slower: str) -> Figure | None:
+    """Return a quantile, and the list of the jobs that took so long or longer; of the middle, of all of them.
+
+    A list has what took longer than its address says: the last millisecond below the quantile. That is less than the
+    slowest job took, so it is always in the list.
+    """
     if seconds is None:
         return None
-    return Figure(seconds, exact(seconds), links.link(**({slower: f"{seconds:.3f}"} if share > P50 else {})))
+    below_ms = math.ceil(round(1000 * seconds, 3)) - 1
+    narrowed = {slower: f"{below_ms / 1000:.3f}"} if share > P50 and below_ms >= 0 else {}
+    return Figure(seconds, exact(seconds), links.link(**narrowed))
 
 
 def _outcome_parts(row: StepRow) -> list[Part]:

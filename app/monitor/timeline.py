@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.job import FINISHED, JobEvent, Repair
+from app.monitor.charts import seconds_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +121,8 @@ def timelines(view: JobView, events: Sequence[Event], now: datetime) -> list[Tim
     found = [
         _of_attempt(view.job, attempt, _begun(view, events, attempt.number), events, now) for attempt in view.attempts
     ]
-    if view.job.attempt > len(view.attempts):
+    # One that was cancelled before anybody took it, and then retried, has attempts from the second on.
+    if all(attempt.number != view.job.attempt for attempt in view.attempts):
         found.append(_unclaimed(view, events, now))
     return found
 
@@ -129,7 +131,9 @@ def _begun(view: JobView, events: Sequence[Event], number: int) -> datetime:
     """Return when the attempt began to wait."""
     born = [event.at for event in events if event.attempt == number and event.event in _BIRTHS]
     before = [attempt.ended_at for attempt in view.attempts if attempt.number == number - 1 and attempt.ended_at]
-    return next(iter([*born, *before]), view.job.created_at)
+    begun = next(iter([*born, *before]), view.job.created_at)
+    # Until its time has come the job waits for nothing: `Job.waited_s`.
+    return max(begun, view.job.not_before) if number == 1 and view.job.not_before else begun
 
 
 def _unclaimed(view: JobView, events: Sequence[Event], now: datetime) -> Timeline:
@@ -271,8 +275,7 @@ def _ticks(length_s: float) -> list[Tick]:
     """Return round places on an axis of this length, `TICKS` at most besides its beginning."""
     if length_s <= 0:
         return [Tick(0.0, 0.0)]
-    magnitude = 10 ** math.floor(math.log10(length_s / TICKS))
-    step = next(round_s for factor in (1, 2, 5, 10) if (round_s := factor * magnitude) * TICKS >= length_s)
+    step = seconds_step(length_s / TICKS)
     places = [step * number for number in range(TICKS + 1) if step * number <= length_s]
     return [Tick(at_s, _placed(at_s, at_s, length_s)[0]) for at_s in places]
 

@@ -85,9 +85,9 @@ class JobFilter:
     until_id: int | None = None
     """The greatest id: what was sent later does not match."""
     waited_over_s: float | None = None
-    """So long it waited, or still waits, for the first worker that took it. No index helps, as for `q`."""
+    """So long it waited, or still waits (`Job.waited_s`). No index helps, as for `q`."""
     ran_over_s: float | None = None
-    """So long ago the first worker took it, up to its end or up to now. No index helps, as for `q`."""
+    """So long it ran, or still runs (`Job.ran_s`). No index helps, as for `q`."""
     q: str | None = None
     """A text that the prompt contains, whatever its case. No index helps to find it, hence `SEARCHED`."""
 
@@ -327,7 +327,8 @@ class JobViews:
 
     async def stats(self) -> QueueStats:
         """Return the figures of the queue: exact for what waits and runs."""
-        model, age = func.coalesce(JobRow.checkpoint_model, ""), func.now() - func.min(JobRow.created_at)
+        # Of a job between two attempts it is said since when it could be taken again.
+        model, age = func.coalesce(JobRow.checkpoint_model, ""), func.now() - func.min(JobRow.available_at)
         kinds = (JobRow.status, JobRow.priority, model)
         live = select(*kinds, func.count(), func.extract("epoch", age)).where(or_(IS_WAITING, IS_RUNNING))
         stats, waits_s = QueueStats(), list[float]()
@@ -337,7 +338,7 @@ class JobViews:
                 if status == JobStatus.PENDING:
                     _add(stats.by_priority, priority, count)
                     _add(stats.by_model, model_name, count)
-                    waits_s.append(float(age_s))
+                    waits_s.append(max(0.0, float(age_s)))
         return replace(stats, oldest_wait_s=max(waits_s, default=None))
 
     async def finished_since(self, since: datetime) -> dict[str, int]:
@@ -440,14 +441,14 @@ def _sought(chosen: JobFilter, jobs: _Columns) -> list[ColumnElement[bool]]:
         conditions.append(jobs.prompt.icontains(chosen.q, autoescape=True))
     if chosen.waited_over_s is not None:
         taken_at = func.coalesce(jobs.started_at, jobs.completed_at, func.now())
-        conditions.append(taken_at - jobs.created_at > timedelta(seconds=chosen.waited_over_s))
+        conditions.append(taken_at - jobs.queued_at > timedelta(seconds=chosen.waited_over_s))
     if chosen.ran_over_s is not None:
         ended_at = func.coalesce(jobs.completed_at, func.now())
         conditions.append(ended_at - jobs.started_at > timedelta(seconds=chosen.ran_over_s))
     return conditions
 
 
-_SOUGHT_IN: Final = (JobRow.prompt, JobRow.created_at, JobRow.started_at, JobRow.completed_at)
+_SOUGHT_IN: Final = (JobRow.prompt, JobRow.queued_at, JobRow.started_at, JobRow.completed_at)
 """Columns that `_sought` looks at."""
 
 

@@ -104,6 +104,7 @@ class JobStore:
                 "attempt": JobRow.attempt + 1,
                 "attempt_limit": JobRow.attempt + JobRow.max_attempts,
                 "available_at": func.now(),
+                "queued_at": func.now(),
                 "refused_by": [],
                 "progress": 0,
                 "started_at": None,
@@ -158,9 +159,10 @@ _INSERT: Final = f"""
         SELECT * FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS ({_TYPED})) WITH ORDINALITY
     ), accepted AS (
         INSERT INTO generation_jobs
-            ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at)
+            ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,
+            queued_at)
         SELECT {_NAMES}, '{STATUS_OF[Phase.QUEUED]}', '{Phase.QUEUED}', 1, 1, max_attempts, 0, '{{}}',
-            GREATEST(now(), not_before)
+            GREATEST(now(), not_before), GREATEST(now(), not_before)
         FROM asked ORDER BY ordinality
         RETURNING id, attempt, user_id, available_at, created_at, updated_at
     ), logged AS (
@@ -192,6 +194,7 @@ async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
             cancel_reason=None,
             content_id=None,
             available_at=row["available_at"],
+            queued_at=row["available_at"],
             created_at=row["created_at"],
             updated_at=row["updated_at"],
             started_at=None,

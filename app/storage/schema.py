@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -101,6 +102,7 @@ class JobRow(Base):
     cancel_reason: Mapped[str | None] = mapped_column(Text)
     content_id: Mapped[int | None] = mapped_column(BigInteger)
     available_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -273,18 +275,18 @@ class BackendStateRow(Base):
 
 
 class PeriodicTaskRow(Base):
-    """A periodic task and its last run."""
+    """A periodic task and its last run, which is null in all its columns before the first one."""
 
     __tablename__ = "periodic_tasks"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     schedule: Mapped[str] = mapped_column(String(64))
-    last_run: Mapped[datetime]
+    last_run: Mapped[datetime | None]
     next_run: Mapped[datetime]
-    duration_ms: Mapped[int] = mapped_column(Integer)
-    result: Mapped[str] = mapped_column(Text)
-    failed: Mapped[bool] = mapped_column(Boolean)
-    worker_id: Mapped[str] = mapped_column(String(255))
+    duration_ms: Mapped[int | None] = mapped_column(Integer)
+    result: Mapped[str | None] = mapped_column(Text)
+    failed: Mapped[bool | None] = mapped_column(Boolean)
+    worker_id: Mapped[str | None] = mapped_column(String(255))
 
 
 class KeyRow(Base):
@@ -357,6 +359,9 @@ class JobStatisticsRow(Base):
     count: Mapped[int] = mapped_column(Integer)
     waits: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     runs: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    # 0 where they were counted before anybody looked for it.
+    longest_wait_s: Mapped[float] = mapped_column(Double, server_default="0")
+    longest_run_s: Mapped[float] = mapped_column(Double, server_default="0")
 
 
 class QueueStatisticsRow(Base):

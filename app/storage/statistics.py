@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
 
-from app.domain.histogram import BOUNDS, PLACES, add, empty, merged, quantile
+from app.domain.histogram import BOUNDS, PLACES, add, empty, quantile
 from app.domain.job import JobStatus
 
 if TYPE_CHECKING:
@@ -67,9 +67,34 @@ class Ends:
     counts: dict[str, int] = field(default_factory=dict)
     """Status → how many."""
     waits: list[int] = field(default_factory=empty)
-    """Histogram of the time until the first worker took them, or until they ended without one."""
+    """Histogram of their waits (`Job.waited_s`)."""
     runs: list[int] = field(default_factory=empty)
-    """Histogram of the time from then to the end, of completed jobs: others end sooner or later than the work takes."""
+    """Histogram of the runs (`Job.ran_s`) of completed jobs: others end sooner or later than the work takes."""
+    longest_wait_s: float = 0.0
+    """The longest wait that was seen, and below the longest run; 0 of what an older version counted."""
+    longest_run_s: float = 0.0
+
+    def wait_s(self, share: float) -> float | None:
+        """Return the seconds that this share (0 to 1) waited at most: no more than the longest did; None without any.
+
+        Within a place of a histogram a quantile is interpolated: of few jobs it may be more than any of them took,
+        and then no list has a job that took longer.
+        """
+        return _within(self.waits, share, self.longest_wait_s)
+
+    def run_s(self, share: float) -> float | None:
+        """Return the same of the runs."""
+        return _within(self.runs, share, self.longest_run_s)
+
+    def add_waits(self, waits: Sequence[int], longest_s: float) -> None:
+        """Add the waits of jobs that are counted."""
+        add(self.waits, waits)
+        self.longest_wait_s = max(self.longest_wait_s, longest_s)
+
+    def add_runs(self, runs: Sequence[int], longest_s: float) -> None:
+        """Add the runs of jobs that are counted."""
+        add(self.runs, runs)
+        self.longest_run_s = max(self.longest_run_s, longest_s)
 
     @property
     def total(self) -> int:
@@ -141,22 +166,32 @@ def together(several: Iterable[Ends]) -> Ends:
     for each in several:
         for status, count in each.counts.items():
             ends.counts[status] = ends.of(status) + count
-        add(ends.waits, each.waits)
-        add(ends.runs, each.runs)
+        ends.add_waits(each.waits, each.longest_wait_s)
+        ends.add_runs(each.runs, each.longest_run_s)
     return ends
 
 
-# What counts as an end: the very expressions that the filters `waited_over_s` and `ran_over_s` of a list compare.
+def _within(counts: Sequence[int], share: float, longest_s: float) -> float | None:
+    """Return a quantile, but no more than the longest: as it was seen, or at least as its place in the counts says."""
+    found = quantile(counts, share)
+    if found is None:
+        return None
+    last = max(place for place, count in enumerate(counts) if count)
+    return min(found, max(longest_s, BOUNDS[last - 1] if last else 0.0))
+
+
+# What counts as an end, with `Job.waited_s` and `Job.ran_s` in SQL: the very expressions that the filters
+# `waited_over_s` and `ran_over_s` of a list compare.
+_WAIT_S: Final = "extract(epoch FROM COALESCE(job.started_at, job.completed_at) - job.queued_at)::float8"
+_RUN_S: Final = "extract(epoch FROM job.completed_at - job.started_at)::float8"
 _ENDED: Final = f"""
     SELECT job.completed_at, job.status, COALESCE(job.backend_name, '') AS backend_name,
         COALESCE(job.checkpoint_model, '') AS checkpoint_model, COALESCE(job.error_code, '') AS error_code,
         CASE job.status WHEN 'failed' THEN COALESCE((SELECT node_type FROM job_attempts
             WHERE job_id = job.id AND number = job.attempt AND error_code = job.error_code), '') ELSE '' END
             AS node_type,
-        width_bucket(extract(epoch FROM COALESCE(job.started_at, job.completed_at) - job.created_at)::float8,
-            ARRAY{list(BOUNDS)}::float8[]) AS wait,
-        width_bucket(extract(epoch FROM job.completed_at - job.started_at)::float8,
-            ARRAY{list(BOUNDS)}::float8[]) AS run
+        {_WAIT_S} AS wait_s, width_bucket({_WAIT_S}, ARRAY{list(BOUNDS)}::float8[]) AS wait,
+        {_RUN_S} AS run_s, width_bucket({_RUN_S}, ARRAY{list(BOUNDS)}::float8[]) AS run
     FROM generation_jobs AS job"""  # noqa: S608  # of our own words only
 
 _SCOPE: Final = """CASE GROUPING(backend_name, checkpoint_model)
@@ -179,11 +214,16 @@ def _added(column: str) -> str:
     return f"(SELECT array_agg(place.old + place.new ORDER BY place.number) FROM {both})"  # noqa: S608
 
 
+def _longest(column: str) -> str:
+    """Return the SQL of the longest of lengths of time; without any it is 0."""
+    return f"GREATEST(0, max({column}))"
+
+
 _RECORD: Final = f"""
     INSERT INTO job_statistics AS kept (span_s, scope, bucket, status, backend_name, checkpoint_model, error_code,
-        node_type, count, waits, runs)
+        node_type, count, waits, runs, longest_wait_s, longest_run_s)
     SELECT span_s, {_SCOPE}, bucket, status, COALESCE(backend_name, ''), COALESCE(checkpoint_model, ''), error_code,
-        node_type, count(*), {_counted("wait")}, {_counted("run")}
+        node_type, count(*), {_counted("wait")}, {_counted("run")}, {_longest("wait_s")}, {_longest("run_s")}
     FROM (
         SELECT span.span_s, date_bin(make_interval(secs => span.span_s), completed_at, {_EPOCH}) AS bucket, ended.*
         FROM ({_ENDED} WHERE job.completed_at >= :since AND job.completed_at < :until) AS ended
@@ -192,7 +232,9 @@ _RECORD: Final = f"""
     ) AS counted
     GROUP BY span_s, bucket, status, error_code, node_type, CUBE (backend_name, checkpoint_model)
     ON CONFLICT (span_s, scope, bucket, status, backend_name, checkpoint_model, error_code, node_type) DO UPDATE
-    SET count = kept.count + excluded.count, waits = {_added("waits")}, runs = {_added("runs")}
+    SET count = kept.count + excluded.count, waits = {_added("waits")}, runs = {_added("runs")},
+        longest_wait_s = GREATEST(kept.longest_wait_s, excluded.longest_wait_s),
+        longest_run_s = GREATEST(kept.longest_run_s, excluded.longest_run_s)
     """  # noqa: S608  # of our own words only
 
 _NO_JIT: Final = "SET LOCAL jit = off"
@@ -352,8 +394,8 @@ class Statistics:
         return Tiles(
             finished=[each.of(JobStatus.COMPLETED) for each in ends],
             failed=[each.of(JobStatus.FAILED) for each in ends],
-            waits_p95_s=[quantile(each.waits, 0.95) for each in ends],
-            wait_p95_s=quantile(merged(each.waits for each in ends), 0.95),
+            waits_p95_s=[each.wait_s(0.95) for each in ends],
+            wait_p95_s=together(ends).wait_s(0.95),
         )
 
     async def _window(self, session: AsyncSession, length: timedelta, step_s: int) -> _Window:
@@ -376,10 +418,14 @@ class Statistics:
     async def _ends(self, session: AsyncSession, window: _Window, chosen: Chosen) -> dict[datetime, Ends]:
         ends: dict[datetime, Ends] = {}
         where, values = _narrowed(chosen)
-        for at, status, count, waits, runs in await session.execute(
+        for at, status, count, waits, runs, longest_wait_s, longest_run_s in await session.execute(
             text(_OF_STEPS.format(where=where)), window.values() | values
         ):
-            _add_row(ends.setdefault(at, Ends()), status, count, waits, runs)
+            step = ends.setdefault(at, Ends())
+            step.counts[status] = step.of(status) + count
+            step.add_waits(waits, longest_wait_s)
+            if status == JobStatus.COMPLETED:
+                step.add_runs(runs, longest_run_s)
         return ends
 
     async def _failures(self, session: AsyncSession, window: _Window, chosen: Chosen) -> dict[tuple[str, str], int]:
@@ -394,8 +440,8 @@ class Statistics:
         values = window.values() | values
         for model, status, count in await session.execute(text(_OF_MODELS.format(where=where)), values):
             models.setdefault(model, Ends()).counts[status] = count
-        for model, runs in await session.execute(text(_RUNS_OF_MODELS.format(where=where)), values):
-            add(models[model].runs, runs)
+        for model, runs, longest_s in await session.execute(text(_RUNS_OF_MODELS.format(where=where)), values):
+            models[model].add_runs(runs, longest_s)
         return models
 
 
@@ -436,6 +482,8 @@ class _Tail:
     wait: int
     run: int | None
     count: int
+    longest_wait_s: float
+    longest_run_s: float
 
     def fits(self, chosen: Chosen) -> bool:
         """Whether they are among those chosen."""
@@ -445,24 +493,26 @@ class _Tail:
         """Count them."""
         ends.counts[self.status] = ends.of(self.status) + self.count
         ends.waits[self.wait] += self.count
+        ends.longest_wait_s = max(ends.longest_wait_s, self.longest_wait_s)
         if self.run is not None and self.status == JobStatus.COMPLETED:
             ends.runs[self.run] += self.count
+            ends.longest_run_s = max(ends.longest_run_s, self.longest_run_s)
 
 
 _TAIL: Final = f"""
     SELECT date_bin(make_interval(secs => :step_s), completed_at, {_EPOCH}) AS at, status, backend_name,
-        checkpoint_model, error_code, node_type, wait, run, count(*)
+        checkpoint_model, error_code, node_type, wait, run, count(*), {_longest("wait_s")}, {_longest("run_s")}
     FROM ({_ENDED} WHERE job.completed_at >= :since ORDER BY job.completed_at LIMIT :most) AS ended
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"""  # noqa: S608  # of our own words only
 _IN_RANGE: Final = "span_s = :span_s AND bucket >= :start"
 _OF_STEPS: Final = f"""
     SELECT date_bin(make_interval(secs => :step_s), bucket, {_EPOCH}) AS at, status, sum(count),
-        {_summed("waits")}, {_summed("runs")}
+        {_summed("waits")}, {_summed("runs")}, max(longest_wait_s), max(longest_run_s)
     FROM job_statistics WHERE {_IN_RANGE} AND {{where}} GROUP BY 1, 2"""  # noqa: S608  # of our own words only
 _OF_MODELS: Final = f"""
     SELECT checkpoint_model, status, sum(count) FROM job_statistics WHERE {_IN_RANGE} AND {{where}} GROUP BY 1, 2"""  # noqa: S608
 _RUNS_OF_MODELS: Final = f"""
-    SELECT checkpoint_model, {_summed("runs")}
+    SELECT checkpoint_model, {_summed("runs")}, max(longest_run_s)
     FROM job_statistics WHERE {_IN_RANGE} AND status = 'completed' AND {{where}} GROUP BY 1"""  # noqa: S608  # of our own words only
 _OF_FAILURES: Final = f"""
     SELECT error_code, node_type, sum(count)
@@ -480,13 +530,6 @@ def _narrowed(chosen: Chosen, *, by_model: bool = False) -> tuple[str, dict[str,
     narrowing = {"checkpoint_model": chosen.model, "backend_name": chosen.backend}
     values = {column: value for column, value in narrowing.items() if value is not None}
     return " AND ".join([f"scope = '{scope}'", *(f"{column} = :{column}" for column in values)]), values
-
-
-def _add_row(ends: Ends, status: str, count: int, waits: Sequence[int], runs: Sequence[int]) -> None:
-    ends.counts[status] = ends.of(status) + count
-    add(ends.waits, waits)
-    if status == JobStatus.COMPLETED:
-        add(ends.runs, runs)
 
 
 def _oldest(now: datetime) -> dict[int, datetime]:

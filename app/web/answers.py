@@ -112,7 +112,7 @@ def _timings(job: Job, attempts: list[Attempt], now: datetime) -> dict[str, int 
     executed = last.executed_at if last else None
     ended = job.completed_at or (last.ended_at if last else None)
     return {
-        "queued_ms": _ms(job.created_at, last.claimed_at if last else (job.completed_at or now)),
+        "queued_ms": round(job.waited_s(now) * 1000),
         "execution_ms": _ms(began, executed or ended or now) if began else None,
         "saving_ms": _ms(executed, ended or now) if executed else None,
         "total_ms": _ms(job.created_at, job.completed_at or now),

@@ -52,7 +52,10 @@ class AttemptAnswer(BaseModel):
 
 
 class Timings(BaseModel):
-    """Where the time went, in milliseconds; null for what has not begun. Waits between attempts count as queued."""
+    """Where the time went, in milliseconds; null for what has not begun.
+
+    Queued is from when the job could be taken (sent, its time had come, or retried) until a worker first took it.
+    """
 
     queued_ms: int | None
     execution_ms: int | None

@@ -11,7 +11,7 @@ SET session_replication_role = replica;  -- no foreign key is checked row by row
 INSERT INTO generation_jobs (user_id, job_type, prompt, negative_prompt, checkpoint_model, lora_models, width, height,
     batch_size, sampler_params, priority, max_attempts, timeout_seconds, metadata, params, warnings, status, phase,
     seq, attempt, attempt_limit, progress, refused_by, backend_name, worker_id, lease_expires_at, prompt_id,
-    error_code, error_message, content_id, available_at, created_at, updated_at, started_at, completed_at)
+    error_code, error_message, content_id, available_at, queued_at, created_at, updated_at, started_at, completed_at)
 SELECT CASE WHEN n % ({jobs} / 20) = 0 THEN 'seldom' ELSE 'user' || floor(random() ^ 3 * 400)::int END,
     CASE WHEN n % 50 = 7 THEN 'video' ELSE 'image' END, prompt || n, 'blurry, low quality',
     'model' || floor(random() ^ 2 * 20)::int || '.safetensors', '[]', 832, 1216, 1,
@@ -24,7 +24,7 @@ SELECT CASE WHEN n % ({jobs} / 20) = 0 THEN 'seldom' ELSE 'user' || floor(random
     CASE WHEN status <> 'pending' THEN gen_random_uuid()::text END,
     CASE WHEN status = 'failed' THEN CASE WHEN n % 100 = 2 THEN 'out_of_memory' ELSE 'node_failed' END END,
     CASE WHEN status = 'failed' THEN 'the tensor has the wrong shape' END, CASE status WHEN 'completed' THEN n END,
-    at, at, COALESCE(ended_at, at), CASE WHEN status <> 'pending' THEN at + interval '5 s' END, ended_at
+    at, at, at, COALESCE(ended_at, at), CASE WHEN status <> 'pending' THEN at + interval '5 s' END, ended_at
 FROM (
     SELECT *, CASE WHEN status <> 'pending' THEN 'gpu' || n % 8 END AS backend,
         CASE WHEN status NOT IN ('pending', 'running') THEN at + interval '20 s' END AS ended_at,

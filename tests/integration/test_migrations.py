@@ -18,6 +18,7 @@ from app.settings import ROOT, Settings, load_settings
 from app.storage.database import HEAD, Database, make_engine
 from app.storage.migrating import alembic_config, migrate
 from app.storage.schema import Base
+from tests.bench.filling import fill
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -70,6 +71,31 @@ async def test_each_revision_goes_up_and_down_and_up_again(config: Config, empty
     assert after == set(Base.metadata.tables)
     await asyncio.to_thread(command.downgrade, config, "base")
     assert await tables(empty_database_url) == set()
+
+
+async def test_jobs_of_an_older_version_have_waited_in_the_round_in_which_they_are(
+    config: Config, empty_database_url: str
+) -> None:
+    await asyncio.to_thread(command.upgrade, config, "head")
+    await fill(empty_database_url, 1000)
+    connection = await asyncpg.connect(empty_database_url)
+    try:
+        await connection.execute("""
+            UPDATE generation_jobs SET not_before = created_at + interval '1 hour' WHERE id = 2;
+            UPDATE generation_jobs SET not_before = created_at - interval '1 hour' WHERE id = 3;
+            UPDATE generation_jobs SET attempt = 3, not_before = created_at + interval '9 days' WHERE id = 4;
+            INSERT INTO job_events (job_id, seq, at, event, phase, attempt, actor, data)
+            SELECT 4, 6 + days, created_at + days * interval '1 day', event, 'queued', 1 + days, 'ann', '{}'
+            FROM generation_jobs, (VALUES (1, 'retried'), (2, 'retried'), (3, 'claimed')) AS told (days, event)
+            WHERE id = 4;
+            INSERT INTO periodic_tasks (name, schedule, next_run) VALUES ('sweep', 'every hour', now())""")
+        await asyncio.to_thread(command.downgrade, config, "0004")
+        assert await connection.fetchval("SELECT count(*) FROM periodic_tasks") == 0
+        await asyncio.to_thread(command.upgrade, config, "0005")
+        after = "SELECT id, extract(epoch FROM queued_at - created_at)::int FROM generation_jobs WHERE id < 5"
+        assert dict(map(tuple, await connection.fetch(after))) == {1: 0, 2: 3600, 3: 0, 4: 2 * 86400}
+    finally:
+        await connection.close()
 
 
 async def test_at_head_tables_and_migrations_are_the_same(config: Config) -> None:

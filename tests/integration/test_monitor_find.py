@@ -39,7 +39,7 @@ SQL = {
     "to": "created_at < $1::text::timestamptz",
     "ended_from": "completed_at >= $1::text::timestamptz",
     "ended_to": "completed_at < $1::text::timestamptz",
-    "waited_over": f"extract(epoch FROM COALESCE(started_at, {ENDED}) - created_at) > $1::text::float",
+    "waited_over": f"extract(epoch FROM COALESCE(started_at, {ENDED}) - queued_at) > $1::text::float",
     "ran_over": f"extract(epoch FROM {ENDED} - started_at) > $1::text::float",
 }
 """What each filter of the address means, in plain SQL."""

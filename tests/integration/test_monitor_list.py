@@ -83,8 +83,8 @@ async def test_each_filter_of_the_address_narrows_and_can_be_taken_away(client, 
     async with database.transaction() as session:
         await session.execute(
             text(
-                "UPDATE generation_jobs SET created_at = now() - interval '3 h', started_at = now() - interval '2 h', "
-                "completed_at = now() - interval '90 min' WHERE id = :id"
+                "UPDATE generation_jobs SET created_at = now() - interval '3 h', queued_at = now() - interval '3 h', "
+                "started_at = now() - interval '2 h', completed_at = now() - interval '90 min' WHERE id = :id"
             ),
             {"id": failed.job_id},
         )

@@ -14,6 +14,7 @@ from sqlalchemy import event, text
 
 import app.monitor
 from app import keys
+from app.domain.errors import NodeFailed
 from app.main import create_app, create_monitor_app
 from app.storage.attempts import Claim
 
@@ -140,8 +141,22 @@ async def test_a_failed_job_shows_its_error_and_every_attempt(client, life):
     page = await read(client, f"/monitor/jobs/{first.job_id}")
     assert page.all("details", id="attempt-1")
     assert page.all("details", id="attempt-2")
-    for shown in ("node_failed", "VAEDecode: out of <memory>", "again", "gpu-a", "gpu-b", "attempt 2"):
+    for shown in ("node_failed", "VAEDecode: out of <memory>", "again", "gpu-a", "gpu-b"):
         assert shown in page.text
+
+
+async def test_from_the_second_attempt_on_it_is_said_which_of_how_many_this_is(client, life):
+    claim = await life.execute(max_attempts=2)
+    for path in ("/monitor/", f"/monitor/jobs/{claim.job_id}"):
+        assert "1/2" not in (await read(client, path)).text
+    await life.store.requeue(claim, NodeFailed("It fell.", node_id="7", node_type="VAEDecode"), 0)
+    for path in ("/monitor/", f"/monitor/jobs/{claim.job_id}"):
+        assert "retrying attempt 2/2" in " ".join((await read(client, path)).text.split()), path
+    job = await life.store.claim(WORKER, "gpu-b", "0" * 36, 60)
+    await life.fail(Claim(job.job_id, job.attempt, WORKER), "again")
+    await life.store.retry(claim.job_id, None, "test")
+    # It may be tried as often again.
+    assert "pending attempt 3/4" in " ".join((await read(client, "/monitor/")).text.split())
 
 
 @pytest.mark.parametrize("path", ["jobs/1", f"jobs/{2**63}", f"jobs/{'9' * 5000}", "jobs/٣", "jobs/x", "nowhere"])

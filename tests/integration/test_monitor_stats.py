@@ -11,10 +11,13 @@ import pytest
 from integration.monitor_fixtures import Life, read
 from integration.test_statistics import count_all, ended, full, plain, within_a_step  # noqa: F401
 
+from app.domain.errors import NodeFailed
+from app.domain.histogram import histogram
 from app.monitor.listing import ListAddress
 from app.monitor.stats_pages import RANGES
+from app.storage.attempts import Claim
 from app.storage.job_views import JobViews
-from app.storage.statistics import FIVE_MINUTES_S, Statistics
+from app.storage.statistics import FIVE_MINUTES_S, Chosen, Statistics
 from app.web.checking import check
 
 if TYPE_CHECKING:
@@ -97,6 +100,92 @@ async def test_the_slow_ones_are_a_twentieth_of_all(
     address = check(ListAddress, dict(parse_qsl(urlsplit(slow).query)), pointer="")
     page = await JobViews(full).page(address.to_filter(), "-created_at", 1, cursor=None, skip=0)
     assert 0 < page.total < 0.12 * await ended(plain)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 10])
+@pytest.mark.parametrize("longest_s", [0.0004, 0.25, 36.0, 80.1234])
+async def test_the_slow_end_of_few_jobs_is_no_slower_than_they_were_and_leads_to_the_slowest(
+    client: TestClient[Any, Any],
+    database: Database,
+    plain: asyncpg.Connection,  # noqa: F811
+    jobs: int,
+    longest_s: float,
+) -> None:
+    """Also at a bound of the histogram, whose places reach beyond what they hold, and as an older version counted."""
+    life, statistics, views = Life(client, database), Statistics(database, margin_s=0), JobViews(database)
+    for _ in range(jobs):
+        await life.complete(await life.execute(checkpoint_model="a.safetensors"))
+    await plain.execute(f"""
+        UPDATE generation_jobs SET started_at = completed_at - interval '{longest_s} s' * id / {jobs},
+            queued_at = completed_at - interval '{longest_s} s' * id / {jobs} * 2""")  # noqa: S608
+    for state in ("not counted", "counted", "counted by an older version"):
+        if state == "counted":
+            await count_all(statistics)
+        elif state != "not counted":
+            await plain.execute("UPDATE job_statistics SET longest_wait_s = 0, longest_run_s = 0")
+        seen = state != "counted by an older version"
+        whole = (await statistics.read(RANGES["1h"].length, FIVE_MINUTES_S, Chosen())).whole
+        for found in (whole.wait_s(0.95), whole.run_s(0.95)):
+            assert found is not None
+            assert found <= longest_s
+            assert not seen or found > 0
+        led = 0
+        for href, told in await links(client, "/monitor/stats?range=1h"):
+            if "_over=" in href or told.startswith(("Wait p95", "Run p95")):
+                address = check(ListAddress, dict(parse_qsl(urlsplit(href).query)), pointer="")
+                page = await views.page(address.to_filter(), "-created_at", jobs, cursor=None, skip=0)
+                assert jobs in [view.job.job_id for view in page.items], (href, told)
+                led += 1
+        # Two tiles, two points of charts, two rows of tables, and the model.
+        assert led >= (7 if seen else 2)
+
+
+async def test_a_wait_and_a_run_are_the_same_wherever_they_are_told(
+    client: TestClient[Any, Any],
+    database: Database,
+    plain: asyncpg.Connection,  # noqa: F811
+) -> None:
+    """Rows, the job's page, the API, filters and statistics: from the queue to a worker, and from there to the end."""
+    life = Life(client, database)
+    job_id = (await life.complete(await life.execute())).job_id
+    await plain.execute("""
+        UPDATE generation_jobs SET created_at = completed_at - interval '7 days',
+            queued_at = completed_at - interval '100 s', started_at = completed_at - interval '60 s';
+        UPDATE job_attempts SET claimed_at = ended_at - interval '45 s', executing_at = ended_at - interval '20 s'""")
+    for path in ("/monitor/", f"/monitor/jobs/{job_id}"):
+        told = " ".join((await read(client, path)).text.split())
+        assert "waited 40 s" in told, path
+        assert "ran 60 s" in told, path
+    answer = await (await client.get(f"/api/v1/generation-jobs/{job_id}")).json()
+    assert answer["timings"]["queued_ms"] == 40_000
+    for over, found in (("waited_over=39.9", [job_id]), ("waited_over=40", []), ("ran_over=59.9", [job_id])):
+        assert (await read(client, f"/monitor/?{over}")).jobs == found, over
+    assert (await read(client, "/monitor/?ran_over=60")).jobs == []
+    report = await Statistics(database).read(RANGES["1h"].length, FIVE_MINUTES_S, Chosen())
+    assert (report.whole.waits, report.whole.runs) == (histogram([40]), histogram([60]))
+
+
+async def test_what_is_said_of_a_job_under_way_begins_with_the_worker_that_took_it(
+    client: TestClient[Any, Any],
+    database: Database,
+    plain: asyncpg.Connection,  # noqa: F811
+) -> None:
+    """In ComfyUI's own queue, and between two attempts, it is under way; before its time has come it waits for none."""
+    life = Life(client, database)
+    claim = await life.claim()
+    await plain.execute("""
+        UPDATE generation_jobs SET queued_at = now() - interval '100 s', started_at = now() - interval '60 s'""")
+    for _ in range(2):
+        told = " ".join((await read(client, "/monitor/")).text.split())
+        assert re.search(r"waited (39|40) s under way 6\d s", told), told
+        if claim.attempt == 1:
+            await life.store.requeue(claim, NodeFailed("It fell.", node_id="7", node_type="VAEDecode"), 60)
+            claim = Claim(claim.job_id, 2, claim.worker_id)
+    await plain.execute("DELETE FROM generation_jobs")
+    await life.submit(not_before="2100-01-01T00:00:00Z")
+    assert "waits" not in (await read(client, "/monitor/")).text
+    await plain.execute("UPDATE generation_jobs SET queued_at = now() - interval '30 s'")
+    assert re.search(r"waits 3\d s", " ".join((await read(client, "/monitor/")).text.split()))
 
 
 @pytest.mark.parametrize("chosen", RANGES)

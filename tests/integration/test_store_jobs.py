@@ -487,6 +487,40 @@ async def test_a_retry_is_a_new_attempt_of_the_same_job_with_attempts_of_its_own
     assert again.sampler_params == job.sampler_params
 
 
+async def test_a_wait_is_of_the_round_in_which_the_job_is(store: AttemptStore, database: Database) -> None:
+    """A job that somebody retries a week later has not waited for a week, nor does a further attempt begin anew."""
+    job, claim = await claimed(store)
+    assert job.queued_at == job.created_at
+    await store.fail(claim, ERROR)
+    week = """UPDATE generation_jobs SET created_at = created_at - interval '7 days',
+        queued_at = queued_at - interval '7 days', started_at = started_at - interval '7 days',
+        completed_at = completed_at - interval '7 days'"""
+    async with database.transaction() as session:
+        await session.execute(text(week))
+    retried = await store.retry(job.job_id, None, "someone")
+    assert retried.queued_at == retried.updated_at
+    taken = await store.claim("w1", "b1", "prompt-2", 60)
+    assert taken is not None
+    assert taken.waited_s(taken.updated_at) == (taken.updated_at - retried.updated_at).total_seconds() < 60
+    await store.requeue(Claim(job.job_id, 2, "w1"), ERROR, 0)
+    further = await store.claim("w1", "b1", "prompt-3", 60)
+    assert further is not None
+    assert (further.queued_at, further.started_at) == (taken.queued_at, taken.started_at)
+
+
+async def test_a_job_waits_from_when_its_time_has_come(store: AttemptStore) -> None:
+    due = datetime.now(UTC) + timedelta(hours=1)
+    later = await store.create(new_job(not_before=due))
+    assert later is not None
+    assert (later.queued_at, later.waited_s(datetime.now(UTC))) == (due, 0)
+    assert (await store.get(later.job_id)).queued_at == due
+    cancelled, _ = await store.cancel(later.job_id, None, "someone")
+    assert cancelled.waited_s(datetime.now(UTC)) == 0
+    past = await store.create(new_job(not_before=due - timedelta(days=1)))
+    assert past is not None
+    assert past.queued_at == past.created_at
+
+
 async def test_a_retry_with_a_new_seed_has_it_in_fields_and_graph(store: AttemptStore) -> None:
     job = await store.create(new_job(workflow=text_to_image()))
     await store.cancel(job.job_id, "x", "x")

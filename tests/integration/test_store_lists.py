@@ -55,6 +55,7 @@ async def filled(database: Database) -> Database:
         database,
         "UPDATE generation_jobs SET updated_at = '2026-01-01'::timestamptz + make_interval(secs => (id * 7) % 4), "
         "created_at = '2026-01-01'::timestamptz + make_interval(secs => id / 10), "
+        "queued_at = '2026-01-01'::timestamptz + make_interval(secs => id / 10), "
         "started_at = '2026-01-01 00:00:05'::timestamptz + make_interval(secs => id) "
         "WHERE started_at IS NOT NULL OR status = 'pending'",
     )
@@ -85,7 +86,7 @@ ORDERS = {
     "updated_at": "updated_at, id",
 }
 ENDED = datetime(2026, 1, 1, 0, 0, 12, tzinfo=UTC)
-WAITED = "coalesce(started_at, completed_at, now()) - created_at"
+WAITED = "coalesce(started_at, completed_at, now()) - queued_at"
 RAN = "coalesce(completed_at, now()) - started_at"
 FILTERS: list[tuple[JobFilter, str]] = [
     (JobFilter(), "true"),
@@ -365,7 +366,7 @@ async def test_figures_of_the_queue(database: Database) -> None:
         await store.create(new_job(priority=priority, checkpoint_model=model))
     job = await store.claim("w", "b", "p", 60)
     assert job is not None
-    await sql(database, "UPDATE generation_jobs SET created_at = now() - interval '1 hour' WHERE priority = 7")
+    await sql(database, "UPDATE generation_jobs SET available_at = now() - interval '1 hour' WHERE priority = 7")
     stats = await views.stats()
     assert (stats.by_status, stats.by_priority, stats.by_model) == (
         {"pending": 3, "running": 1},

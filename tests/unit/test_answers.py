@@ -40,6 +40,7 @@ def job(**changes: Any) -> Job:
         "cancel_reason": None,
         "content_id": 3,
         "available_at": AT,
+        "queued_at": AT,
         "created_at": AT,
         "updated_at": AT,
         "started_at": AT,

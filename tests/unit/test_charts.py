@@ -55,6 +55,8 @@ def test_a_line_has_a_gap_where_nothing_is_known() -> None:
 @pytest.mark.parametrize(
     ("highest", "labels"),
     [
+        (0.0004, ["0", "1 ms"]),
+        (0.002, ["0", "1 ms", "2 ms"]),
         (0.03, ["0", "10 ms", "20 ms", "30 ms"]),
         (5.9, ["0", "2 s", "4 s", "6 s"]),
         (100, ["0", "30 s", "60 s", "90 s", "2 min"]),

@@ -45,13 +45,14 @@ def test_what_is_left_shrinks_as_the_run_goes_on() -> None:
     running = job(Phase.EXECUTING)
     assert left(running, USUAL, NOW, 0, NOW) == "≈ 10–16 s left"
     assert left(running, USUAL, NOW - timedelta(seconds=6), 50, NOW) == "≈ 4–9 s left"
-    assert left(job(Phase.ASSIGNED), USUAL, None, 0, NOW) == "≈ 10–16 s left"
     assert left(running, None, NOW, 0, NOW) == UNKNOWN
 
 
-@pytest.mark.parametrize("phase", [Phase.SAVING, Phase.CANCELLING, Phase.COMPLETED, Phase.QUEUED])
+@pytest.mark.parametrize("phase", [Phase.ASSIGNED, Phase.SAVING, Phase.CANCELLING, Phase.COMPLETED, Phase.QUEUED])
 def test_of_a_job_that_does_not_run_towards_its_end_nothing_is_said(phase: Phase) -> None:
     assert left(job(phase), USUAL, NOW, 0, NOW) is None
+    assert left(job(phase), USUAL, None, 0, NOW) is None
+    assert left(job(phase), None, None, 0, NOW) is None
 
 
 def test_a_turn_comes_after_the_runs_before_it_which_share_the_slots() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from app.metrics import EXECUTION, IDLE_GAP
+import pytest
+from samples import new_job
+
+from app.domain.job import Job
+from app.metrics import EXECUTION, IDLE_GAP, QUEUE_WAIT
 from worker.measures import Measures
 
 
@@ -27,6 +32,33 @@ def test_a_run_that_did_not_wait_shows_none(due_at: float | None) -> None:
     measures.ended("gpu", None, 20.0)
     measures.began("gpu", due_at, 20.25)
     assert seen(measures, IDLE_GAP.name) is None
+
+
+def test_a_wait_is_observed_once_a_round_and_from_its_beginning() -> None:
+    measures, sent = Measures(), datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+    def claimed(attempt: int, queued_s: float, first_s: float, now_s: float) -> float | None:
+        """Return what a claim adds: seconds after `sent`."""
+        queued, first, now = (sent + timedelta(seconds=each) for each in (queued_s, first_s, now_s))
+        asked = new_job()
+        values: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
+        values |= {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
+        times = {
+            "created_at": sent,
+            "queued_at": queued,
+            "available_at": queued,
+            "started_at": first,
+            "updated_at": now,
+        }
+        measures.claimed(Job(**values | times | {"attempt": attempt}))
+        return seen(measures, QUEUE_WAIT.name, "")
+
+    assert claimed(1, 0, 3, 3) == 3
+    # Its time came an hour after it was sent.
+    assert claimed(1, 3600, 3602, 3602) == 2
+    # Another attempt of the same round, and one of a round that somebody began a week later.
+    assert claimed(2, 0, 3, 40) is None
+    assert claimed(3, 600_000, 600_005, 600_005) == 5
 
 
 def test_an_end_is_followed_by_one_gap_at_most_and_each_backend_has_its_own() -> None:

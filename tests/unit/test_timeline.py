@@ -11,6 +11,7 @@ from samples import new_job
 
 from app.domain.job import Attempt, Job, JobEvent, Phase, Repair
 from app.monitor.timeline import NODES_DRAWN, UNITS, Bar, Kind, Timeline, timelines
+from app.monitor.words import exact
 from app.storage.job_views import Event
 from app.storage.whole_jobs import JobView
 
@@ -44,9 +45,9 @@ def attempt(number: int = 1, *moments: float | None, spans: list[dict[str, Any]]
 
 def lines(
     *attempts: Attempt, phase: Phase = Phase.COMPLETED, number: int | None = None, now: float = 100.0, events: Any = (),
-    completed: float | None = None,
+    completed: float | None = None, due: float | None = None,
 ) -> list[Timeline]:  # fmt: skip
-    asked = new_job()
+    asked = new_job(not_before=at(due))
     values: dict[str, Any] = {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
     values |= dict.fromkeys(
         ("backend_name", "worker_id", "prompt_id", "error_code", "error_message", "cancel_reason", "content_id")
@@ -55,7 +56,7 @@ def lines(
         completed = (attempts[-1].ended_at - START).total_seconds()
     job = Job(
         job_id=7, phase=phase, seq=1, attempt=number or len(attempts) or 1, attempt_limit=4, progress=0,
-        refused_by=[], available_at=START, created_at=START, updated_at=START, started_at=None,
+        refused_by=[], available_at=START, queued_at=START, created_at=START, updated_at=START, started_at=None,
         completed_at=at(completed), **values,
     )  # fmt: skip
     told = [
@@ -159,6 +160,20 @@ def test_without_its_history_an_attempt_waits_from_the_end_of_the_one_before() -
     assert second.begun_at == at(6)
 
 
+def test_the_first_attempt_waits_from_when_its_time_has_come() -> None:
+    events = [(0, JobEvent.SUBMITTED, 1, "api"), (40, JobEvent.REQUEUED, 2, "w")]
+    first, second = lines(attempt(1, 32, 32, 33, None, 40), attempt(2, 42, 42, 43, 50, 51), events=events, due=30)
+    assert (stages(first)[0], stages(second)[0]) == (("waiting", 0, 2), ("waiting", 0, 2))
+    (line,) = lines(phase=Phase.QUEUED, number=1, now=9, due=30)
+    assert stages(line) == [("waiting", 0, 0)]
+
+
+def test_what_was_cancelled_before_anybody_took_it_and_retried_is_one_attempt() -> None:
+    events = [(0, JobEvent.SUBMITTED, 1, "api"), (5, JobEvent.RETRIED, 2, "ann")]
+    (line,) = lines(attempt(2, 6, 6, 7, 8, 9, outcome="completed"), number=2, events=events)
+    assert (line.number, line.whole_s) == (2, 4)
+
+
 def test_an_attempt_that_nobody_has_taken_waits() -> None:
     (line,) = lines(phase=Phase.QUEUED, number=1, now=9, events=[(0, JobEvent.SUBMITTED, 1, "api")])
     assert (stages(line), line.outcome, line.stages[0].going_on) == ([("waiting", 0, 9)], None, True)
@@ -221,8 +236,32 @@ def test_of_many_nodes_the_longest_are_drawn_in_order_and_the_failed_one_too() -
     assert line.undrawn_s == pytest.approx(sum(range(2, 302 - NODES_DRAWN)) / 1000)
 
 
-@pytest.mark.parametrize("length_s", [0.003, 0.07, 1, 4.9, 5, 59, 61, 3600, 90_000])
-def test_ticks_are_few_and_round(length_s: float) -> None:
-    (line,) = lines(attempt(1, 0, 0, 0, length_s, length_s, spans=[node("1", 0, 1)]))
-    assert 2 <= len(line.ticks) <= 6
+@pytest.mark.parametrize(
+    ("length_s", "labels"),
+    [
+        (0.0004, ["0 ms"]),
+        (0.0012, ["0 ms", "1 ms"]),
+        (0.003, ["0 ms", "1 ms", "2 ms", "3 ms"]),
+        (0.0055, ["0 ms", "2 ms", "4 ms"]),
+        (0.07, ["0 ms", "20 ms", "40 ms", "60 ms"]),
+        (1, ["0 ms", "200 ms", "400 ms", "600 ms", "800 ms", "1 s"]),
+        (4.9, ["0 ms", "1 s", "2 s", "3 s", "4 s"]),
+        (59, ["0 ms", "15 s", "30 s", "45 s"]),
+        (3600, ["0 ms", "15 min", "30 min", "45 min", "60 min"]),
+        (90_000, ["0 ms", "6 h", "12 h", "18 h", "24 h"]),
+    ],
+)
+def test_ticks_are_few_and_stand_where_they_say(length_s: float, labels: list[str]) -> None:
+    """The labels are what the page shows of them, but for the first one, which it shows as a mere 0."""
+    (line,) = lines(attempt(1, 0, 0, 0, length_s, length_s, spans=[node("1", 0, 0)]))
+    assert [exact(tick.seconds) for tick in line.ticks] == labels
+    places = [UNITS * tick.seconds / length_s for tick in line.ticks]
+    assert [tick.x for tick in line.ticks] == pytest.approx(places, abs=1e-3)
     assert line.ticks[-1].x <= UNITS
+
+
+@pytest.mark.parametrize("thousandths", [1, 2, 3, 7, 12, 99, 1234, 4321, 5001, 61_000, 1_234_567, 86_400_000])
+def test_no_two_ticks_say_the_same(thousandths: int) -> None:
+    (line,) = lines(attempt(1, 0, 0, 0, thousandths / 1000, thousandths / 1000, spans=[node("1", 0, 0)]))
+    told = [exact(tick.seconds) for tick in line.ticks]
+    assert 2 <= len(set(told)) == len(told) <= 6
