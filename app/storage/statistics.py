@@ -158,6 +158,9 @@ class Tiles:
     waits_p95_s: Sequence[float | None]
     wait_p95_s: float | None
     """Of the whole hour."""
+    waiting: Sequence[int | None]
+    """The most that waited, and below the most that ran; None where it was not noted."""
+    running: Sequence[int | None]
 
 
 def together(several: Iterable[Ends]) -> Ends:
@@ -347,7 +350,7 @@ class Statistics:
             failures = await self._failures(session, window, chosen)
             models = await self._models(session, window, chosen)
             backends = {row[0] for row in await session.execute(text(_BACKENDS), window.values())}
-            depths = {row[0]: (row[1], row[2]) for row in await session.execute(text(_DEPTHS), window.values())}
+            depths = await self._depths(session, window)
         for each in window.tail:
             backends.add(each.backend_name)
             if not each.fits(Chosen(backend=chosen.backend)):
@@ -360,11 +363,8 @@ class Statistics:
                     failures[alike] = failures.get(alike, 0) + each.count
         steps = []
         for start in window.starts():
-            waiting, running = depths.get(start, (None, None))
             end = start + timedelta(seconds=step_s)
-            if end > window.now:
-                waiting, running = max(waiting or 0, window.waiting), max(running or 0, window.running)
-            steps.append(Step(start, end, ends.get(start, Ends()), waiting, running))
+            steps.append(Step(start, end, ends.get(start, Ends()), *depths[start]))
         ranked = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
         return Report(
             start=window.start,
@@ -388,6 +388,7 @@ class Statistics:
         async with self._database.transaction() as session:
             window = await self._window(session, length, FIVE_MINUTES_S)
             found = await self._ends(session, window, Chosen())
+            depths = await self._depths(session, window)
         for each in window.tail:
             each.add_to(found.setdefault(each.at, Ends()))
         ends = [found.get(start, Ends()) for start in window.starts()]
@@ -396,6 +397,8 @@ class Statistics:
             failed=[each.of(JobStatus.FAILED) for each in ends],
             waits_p95_s=[each.wait_s(0.95) for each in ends],
             wait_p95_s=together(ends).wait_s(0.95),
+            waiting=[depths[start][0] for start in window.starts()],
+            running=[depths[start][1] for start in window.starts()],
         )
 
     async def _window(self, session: AsyncSession, length: timedelta, step_s: int) -> _Window:
@@ -427,6 +430,14 @@ class Statistics:
             if status == JobStatus.COMPLETED:
                 step.add_runs(runs, longest_run_s)
         return ends
+
+    async def _depths(self, session: AsyncSession, window: _Window) -> dict[datetime, tuple[int | None, int | None]]:
+        """Return for each step the most that waited and ran; None where it was not noted. The present counts too."""
+        noted = {row[0]: (row[1], row[2]) for row in await session.execute(text(_DEPTHS), window.values())}
+        depths = {start: noted.get(start, (None, None)) for start in window.starts()}
+        last = max(depths)
+        waiting, running = depths[last]
+        return depths | {last: (max(waiting or 0, window.waiting), max(running or 0, window.running))}
 
     async def _failures(self, session: AsyncSession, window: _Window, chosen: Chosen) -> dict[tuple[str, str], int]:
         where, values = _narrowed(chosen)

@@ -339,6 +339,18 @@ async def test_the_depth_of_the_queue_is_noted_and_its_present_one_shown(full: D
     assert (last.waiting, last.running) == (200, 4)
 
 
+async def test_the_tiles_show_how_deep_the_queue_was_in_the_last_hour(
+    full: Database, plain: asyncpg.Connection
+) -> None:
+    await within_a_step(FIVE_MINUTES_S)
+    ago = floor(await plain.fetchval("SELECT now()"), FIVE_MINUTES_S) - timedelta(minutes=9)
+    note = "INSERT INTO queue_statistics (at, waiting, running) VALUES ($1, $2, $3)"
+    await plain.executemany(note, [(ago, 7, 2), (ago + timedelta(minutes=1), 9, 1)])
+    tiles = await Statistics(full).tiles()
+    assert list(tiles.waiting) == [None] * 9 + [9, None, 200]
+    assert list(tiles.running) == [None] * 9 + [2, None, 4]
+
+
 async def test_old_depths_are_folded_into_hours_and_keep_the_most(
     database: Database, plain: asyncpg.Connection
 ) -> None:
