@@ -15,7 +15,7 @@ from arq.worker import Retry
 from app.domain.errors import DatabaseUnavailable, GenonautError
 from app.messaging.connection import EXPIRES_MS, deserialize, serialize
 from app.messaging.queue import TURN_FUNCTION
-from app.storage.periodic_tasks import PeriodicRun
+from app.storage.periodic_tasks import PeriodicRun, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,17 +45,35 @@ async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
 
 async def reconcile(ctx: dict[str, Any]) -> str:
     """Put right what fell between PostgreSQL, Redis and the backends."""
-    return await _noted(ctx, "reconcile", f"every {ctx['reconcile_seconds']} s", ctx["reconciler"].run)
+    return await _noted(ctx, "reconcile", _schedule(ctx, "reconcile"), ctx["reconciler"].run)
 
 
 async def sweep(ctx: dict[str, Any]) -> str:
     """Delete what nobody needs any more."""
-    return await _noted(ctx, "sweep", "every hour", ctx["reconciler"].sweep)
+    return await _noted(ctx, "sweep", _schedule(ctx, "sweep"), ctx["reconciler"].sweep)
 
 
 async def record_statistics(ctx: dict[str, Any]) -> str:
     """Count in the statistics what has ended, and how many jobs wait and run."""
-    return await _noted(ctx, "record_statistics", "every minute", ctx["statistics"].run)
+    return await _noted(ctx, "record_statistics", _schedule(ctx, "record_statistics"), ctx["statistics"].run)
+
+
+async def announce(ctx: dict[str, Any]) -> None:
+    """Tell when each periodic task runs, so that one that has never run is seen to be waiting for its time."""
+    now = datetime.now(UTC)
+    tasks = ctx["clockwork"].items()
+    plans = [Plan(name=name, schedule=_schedule(ctx, name), next_run=_following(task, now)) for name, task in tasks]
+    await ctx["runs"].announce(plans)
+
+
+def _schedule(ctx: dict[str, Any], name: str) -> str:
+    """Return in words when a periodic task runs, as `periodic_tasks` has it for the clock."""
+    words = {
+        "reconcile": f"every {ctx['reconcile_seconds']} s",
+        "sweep": "every hour",
+        "record_statistics": "every minute",
+    }
+    return words[name]
 
 
 async def _noted(ctx: dict[str, Any], name: str, schedule: str, work: Callable[[], Awaitable[str]]) -> str:
@@ -122,6 +140,8 @@ class MaintenanceSettings:
     keep_result = 0
     log_results = False
     max_jobs = 4
+    # An outage that keeps it from telling lets arq begin again: worker.main.
+    on_startup = staticmethod(announce)
     # Not arq's time limit ends a task but its own, which is noted.
     job_timeout = MOST_S + 10
     timezone = UTC

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import BackendNotFound, QueueUnavailable, TaskNotFound, WorkerNotFound
 from app.domain.fleet import PERIODIC_TASKS, WorkerState
@@ -12,13 +12,17 @@ from app.domain.message import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from app.messaging.commands import Commands
     from app.messaging.registry import Beat, Registry
     from app.storage.backend_states import BackendState, BackendStates
-    from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
+    from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 
 log = logging.getLogger(__name__)
+
+OVERDUE_S: Final = 5.0
+"""A periodic task may be late by so much before anybody worries: workers look at the clock every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +32,16 @@ class ScheduledTask:
     name: str
     what: str
     """What it does; empty when it is one of another version."""
+    plan: Plan | None
+    """None: no worker has told of it yet."""
     last: PeriodicRun | None
     """None: it has never run."""
     asked: bool
     """It was asked to run, and has not run since."""
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether it should have run by now, and has not."""
+        return self.plan is not None and (now - self.plan.next_run).total_seconds() > OVERDUE_S
 
 
 class Fleet:
@@ -113,13 +123,20 @@ class Fleet:
         DatabaseUnavailable
         """
         runs = {run.name: run for run in await self._runs.all()}
-        names = sorted(runs.keys() | PERIODIC_TASKS.keys())
+        plans = {plan.name: plan for plan in await self._runs.plans()}
+        names = sorted(plans.keys() | PERIODIC_TASKS.keys())
         try:
             asked = await self._commands.asked_to_run(names)
         except QueueUnavailable:
             asked = {}
         return [
-            ScheduledTask(name, PERIODIC_TASKS.get(name, ""), runs.get(name), asked.get(name) == _told(runs.get(name)))
+            ScheduledTask(
+                name,
+                PERIODIC_TASKS.get(name, ""),
+                plans.get(name),
+                runs.get(name),
+                asked.get(name) == _told(runs.get(name)),
+            )
             for name in names
         ]
 

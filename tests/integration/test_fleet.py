@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from app.domain.errors import DatabaseUnavailable
 from app.domain.fleet import PERIODIC_TASKS
 from app.messaging.channels import Names
 from app.storage.backend_states import BackendStates
-from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
+from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 from harness import Service, StandinServer, eventually
 from worker import tasks
 from worker.main import WorkerProcess
@@ -258,6 +259,27 @@ async def test_each_periodic_task_is_run_at_once_when_that_is_asked_for(service:
 
 def test_the_clockwork_runs_what_the_page_tells_of() -> None:
     assert {task.name for task in periodic_tasks(15)} == PERIODIC_TASKS.keys()
+
+
+async def test_a_worker_tells_when_it_starts_when_each_periodic_task_will_run(
+    service: Service, database: Database
+) -> None:
+    """Also when one that runs every hour will, which has never run."""
+
+    async def told() -> dict[str, Plan]:
+        return {plan.name: plan for plan in await PeriodicTasks(database).plans()}
+
+    plans = await eventually(told)
+    assert {name: plan.schedule for name, plan in plans.items()} == {
+        "reconcile": f"every {service.worker._settings.reconcile_seconds} s",
+        "record_statistics": "every minute",
+        "sweep": "every hour",
+    }
+    assert plans.keys() == PERIODIC_TASKS.keys()
+    due = plans["sweep"].next_run
+    assert (due.minute, due.second) == (7, 0)
+    # A minute for this test, should it begin just then.
+    assert timedelta(minutes=-1) < due - datetime.now(UTC) <= timedelta(hours=1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from pydantic import SecretStr
 from app import keys
 from app.domain.fleet import PERIODIC_TASKS, WorkerState
 from app.main import create_app
-from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
+from app.services.fleet import ScheduledTask
+from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -268,6 +270,35 @@ async def test_the_schedule_shows_last_and_next_run_and_what_failed(client, data
         assert shown in said(page), shown
     assert said(page).count("overdue") == 1
     assert page.all("time", datetime=run.next_run.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+
+
+async def test_a_task_that_has_never_run_shows_when_it_will(client, database):
+    due = datetime.now(UTC) + timedelta(minutes=40)
+    await PeriodicTasks(database).announce([Plan(name="sweep", schedule="every hour", next_run=due)])
+    page = await read(client, "/monitor/schedule")
+    for shown in ("sweep not run yet", "every hour", f"{due:%Y-%m-%d %H:%M:%S} UTC"):
+        assert shown in said(page), shown
+    assert "overdue" not in said(page)
+    assert await PeriodicTasks(database).all() == []
+
+
+async def test_a_worker_that_starts_takes_nothing_from_the_last_run(client, database):
+    now = datetime.now(UTC)
+    run = PeriodicRun(
+        name="sweep", schedule="every 15 s", last_run=now - timedelta(hours=3), next_run=now - timedelta(hours=2),
+        duration_ms=5, result="deleted nothing", failed=False, worker_id="w",
+    )  # fmt: skip
+    await PeriodicTasks(database).note(run)
+    later = now + timedelta(minutes=10)
+    await PeriodicTasks(database).announce([Plan(name="sweep", schedule="every hour", next_run=later)])
+    assert await PeriodicTasks(database).all() == [replace(run, schedule="every hour", next_run=later)]
+
+
+@pytest.mark.parametrize(("late_s", "overdue"), [(-1, False), (0, False), (4.9, False), (5.1, True)])
+def test_a_task_is_overdue_when_it_is_late_by_more_than_a_worker_may_be(late_s, overdue):
+    now = datetime.now(UTC)
+    plan = Plan(name="sweep", schedule="every hour", next_run=now - timedelta(seconds=late_s))
+    assert ScheduledTask("sweep", "", plan, None, False).overdue(now) is overdue
 
 
 async def test_a_task_is_asked_to_run_until_the_table_says_that_it_has(client, database):
