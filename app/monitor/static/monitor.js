@@ -9,7 +9,9 @@
   const ANSWER_MS = 4000;
   const MAX_DELAY_MS = 15000;
   const REMEMBERED = 2000;
+  const TWICE_MS = 700;        // a second press so soon was meant for the button that stood there before
   const TOAST_MS = 10000;
+  const BUTTON_TOAST_MS = 30000; // one that holds a button has to be read, decided on and reached
 
   const byId = (id) => document.getElementById(id);
   const main = () => byId("main");
@@ -157,39 +159,80 @@
       for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
       return;
     }
-    if (form.dataset.busy !== undefined) return event.preventDefault();
-    form.dataset.busy = "";
+    const place = placeOf(form), mine = {};
+    if (tooSoon(place)) {
+      event.preventDefault();
+      return mark(place);
+    }
+    busy.set(place, mine);
+    mark(place);
     const scope = button?.dataset.bulk ? ticks().filter((tick) => tick.checked && able(tick, button)).map((tick) => tick.value) : null;
     if (scope) for (const tick of ticks()) tick.disabled = tick.checked && !able(tick, button);
     if ([form, button].some((each) => each?.dataset.plain !== undefined)) return;
     event.preventDefault();
     const action = button?.getAttribute("formaction") ?? form.getAttribute("action");
     const fields = new URLSearchParams(new FormData(form));
-    if (button) button.disabled = true;
-    send(form, action, fields).then((sent) => {
-      if (!sent) {
-        form.action = action;
-        return form.submit();
-      }
-      delete form.dataset.busy;
-      if (button) button.disabled = false;
+    send(action, fields).then((sent) => {
+      // Who left the page and came back has had it unlocked, and sees what has become of it.
+      if (busy.get(place) !== mine) return;
+      if (!sent) return submitPlainly(action, fields);
+      busy.delete(place);
+      settling.add(place);
+      mark(place);
       if (scope) for (const tick of ticks()) tick.checked = tick.disabled = false;
       tellTicked();
       dirty(FETCH_MS);
     });
   }
 
-  async function send(form, action, fields) {
+  // One press acts once. What is kept of it belongs to the place and not to the form: that is patched meanwhile, and holds
+  // the opposite action by the time of the second click of a double one.
+  const busy = new Map(), pressed = new Map(), settling = new Set();
+
+  function placeOf(form) {
+    const place = form.closest("[data-job], .card, #bulk, #flash");
+    return place ? place.dataset.job ?? place.id : form.getAttribute("action");
+  }
+
+  const tooSoon = (place) => busy.has(place) || performance.now() - (pressed.get(place) ?? -TWICE_MS) < TWICE_MS;
+
+  function mark(place) {
+    pressed.set(place, performance.now());
+    tellBusy();
+    setTimeout(tellBusy, TWICE_MS + 20);
+  }
+
+  // Not `disabled`, which would take the focus away.
+  function tellBusy() {
+    for (const form of document.forms) {
+      if (form.method !== "post") continue;
+      const soon = tooSoon(placeOf(form));
+      for (const button of form.querySelectorAll("button")) {
+        if (soon) button.setAttribute("aria-disabled", "true");
+        else button.removeAttribute("aria-disabled");
+      }
+    }
+  }
+
+  // As the browser would have done it: the form that was pressed may be another one by now.
+  function submitPlainly(action, fields) {
+    const form = Object.assign(document.createElement("form"), { method: "post", action, hidden: true });
+    for (const [name, value] of fields) form.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
+    document.body.append(form);
+    form.submit();
+  }
+
+  async function send(action, fields) {
     let answer, fresh;
     try {
       const options = { method: "POST", body: fields, headers: { "X-Fragment": "acted" }, signal: AbortSignal.timeout(60000) };
       answer = await fetch(action, options);
       fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     } catch { return false; }
-    const page = fresh.getElementById("main"), said = fresh.querySelector("#flash > *");
+    const page = fresh.getElementById("main"), said = fresh.querySelectorAll("#flash > *");
     if (!page) return false;
     acted += 1;
-    if (said) toast(document.importNode(said, true));
+    if (said.length) toast(...[...said].map((part) => document.importNode(part, true)));
     else if (!answer.ok) {
       const fault = document.createElement("p");
       fault.className = "flash bad";
@@ -201,10 +244,16 @@
 
   let toasting = 0;
 
-  function toast(said) {
-    byId("flash").replaceChildren(...(said ? [said] : []));
+  function toast(...said) {
+    const flash = byId("flash");
+    flash.replaceChildren(...said);
     clearTimeout(toasting);
-    if (byId("flash").children.length) toasting = setTimeout(() => byId("flash").replaceChildren(), TOAST_MS);
+    // Nothing is taken away from under the pointer or the focus, nor while its own form is on its way.
+    const end = () => {
+      if (flash.matches(":hover, :focus-within") || busy.has(flash.id)) toasting = setTimeout(end, 2000);
+      else flash.replaceChildren();
+    };
+    if (said.length) toasting = setTimeout(end, flash.querySelector("button") ? BUTTON_TOAST_MS : TOAST_MS);
   }
 
   // ---- Jobs: the last event of each, so that a slower page never takes progress back.
@@ -361,6 +410,9 @@
     patch(main(), fresh.getElementById("main"));
     tellHeld(fresh);
     tellTicked();
+    for (const place of settling) mark(place);
+    settling.clear();
+    tellBusy();
     heading = fresh.title;
     entitle();
     clock();
@@ -524,6 +576,7 @@
       x: () => row?.querySelector("input[name=job]")?.click(),
       c: () => press("cancel"),
       r: () => press("retry", "again"),
+      u: () => document.querySelector("#flash .undo button")?.click(),
       p: () => { if (poll()) setPaused(!paused); },
       "/": () => document.querySelector("input[name=q]")?.focus(),
       "?": () => byId("help").showModal(),
@@ -548,17 +601,21 @@
   document.addEventListener("submit", act);
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest("form[method=post] button")) event.preventDefault();
+  }, true);
+  document.addEventListener("click", (event) => {
     if (event.target.matches(".tick input")) onTick(event.target, event.shiftKey);
     else if (event.target.id === "show-held") letGo();
     else if (!event.target.closest("#view")) byId("view").open = false;
   });
   // Going back brings forms as they were when they were left.
   addEventListener("pageshow", () => {
-    for (const form of document.querySelectorAll("form[data-busy]")) delete form.dataset.busy;
+    busy.clear();
+    tellBusy();
     for (const field of [...ticks(), ...document.querySelectorAll(".search [name]")]) field.disabled = false;
     tellTicked();
   });
-  toast(byId("flash").firstElementChild);
+  toast(...byId("flash").children);
   skew = Date.parse(main().dataset.now) - Date.now() || 0;
   clock();
   setInterval(() => { if (!document.hidden) { clock(); if (poll()) tell(); } }, 1000);
