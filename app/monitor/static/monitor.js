@@ -437,8 +437,11 @@
     }
     const now = Date.parse(fresh.getElementById("main").dataset.now);
     if (now) skew = now - Date.now();
+    const focus = document.activeElement, place = focus?.closest(".row, header.job");
     takeKept(fresh);
     patch(main(), fresh.getElementById("main"));
+    // The button that was pressed is gone; where the reader was is not.
+    if (place && !focus.isConnected) (place.isConnected ? place.querySelector(".title") ?? main() : main()).focus();
     tellHeld(fresh);
     tellTicked();
     for (const place of settling) mark(place);
