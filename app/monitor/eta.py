@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Self
 
 from app.domain.job import Phase
 from app.domain.run_times import remaining_s
@@ -18,6 +19,20 @@ UNKNOWN: Final = "no runs to compare with"
 _UNITS: Final = ((100.0, 1.0, "s"), (100 * 60.0, 60.0, "min"), (math.inf, 3600.0, "h"))
 
 
+class Left(str):
+    """What is said of a run's end, and the moments between which it lies: the page counts down to them by itself."""
+
+    __slots__ = ("earliest", "latest")
+    earliest: datetime
+    latest: datetime
+
+    def __new__(cls, now: datetime, low_s: float, high_s: float) -> Self:
+        """Say it of a run that goes on, as of `now`."""
+        said = super().__new__(cls, f"{between(low_s, high_s)} left")
+        said.earliest, said.latest = now + timedelta(seconds=low_s), now + timedelta(seconds=high_s)
+        return said
+
+
 def left(job: Job, usual: RunTime | None, began_at: datetime | None, progress: int, now: datetime) -> str | None:
     """Return what is to be said of the end of a running job; None when there is nothing to say.
 
@@ -29,7 +44,9 @@ def left(job: Job, usual: RunTime | None, began_at: datetime | None, progress: i
     if usual is None:
         return UNKNOWN
     elapsed_s = max(0.0, (now - began_at).total_seconds()) if began_at else 0.0
-    return f"{between(*remaining_s(usual, elapsed_s, progress if began_at else 0))} left"
+    range_s = remaining_s(usual, elapsed_s, progress if began_at else 0)
+    # What does not run yet has as much before it a minute from now: that is no countdown.
+    return Left(now, *range_s) if began_at else f"{between(*range_s)} left"
 
 
 def until_turn(position: int, slots: int | None, usual: RunTime | None) -> str | None:

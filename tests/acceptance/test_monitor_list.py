@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = NEEDS_CHROMIUM
 
+TEXT = "element => element.innerText"
+
 
 @pytest.fixture
 def life(client: Any, database: Database) -> Life:
@@ -81,13 +83,56 @@ async def test_paused_the_list_stands_and_goes_on_when_told(browser: Guarded, li
         await page.get_by_role("button", name="Pause").click()
         await expect(page.locator("#connection-word")).to_have_text("paused")
         assert (await page.title()).startswith("paused · (1 running")
+        shown = await page.locator("#rows").evaluate(TEXT)
+        await life.progress(running, 50)
         new = await life.submit()
         await life.complete(running)
-        await expect(row(page, running.job_id).locator(".word")).to_have_text("completed")
+        # That it is held is told of fragments which were made after all of that.
         await expect(page.locator("#held")).to_contain_text("1 new")
-        await expect(row(page, new)).to_have_count(0)
-        await page.get_by_role("button", name="Go on").click()
+        await life.submit()
+        await expect(page.locator("#held")).to_contain_text("2 new")
+        assert await page.locator("#rows").evaluate(TEXT) == shown
+        await expect(page.locator("#health")).to_contain_text("Running 1")
+        assert (await page.title()).startswith("paused · (1 running")
+        await page.get_by_role("button", name="Show").click()
         await expect(row(page, new)).to_be_visible()
+        await expect(row(page, running.job_id).locator(".word")).to_have_text("completed")
+        await expect(page.locator("#connection-word")).to_have_text("paused")
+        newest = await life.submit()
+        await expect(page.locator("#held")).to_contain_text("1 new")
+        await page.get_by_role("button", name="Go on").click()
+        await expect(row(page, newest)).to_be_visible()
+        await live(page)
+
+
+async def test_paused_a_page_without_a_list_stands_too(browser: Guarded, life: Life) -> None:
+    running = await life.execute()
+    path = f"/monitor/jobs/{running.job_id}"
+    async with browser.page(path) as page, browser.page(path) as other:
+        await page.clock.install()
+        await page.reload()
+        await live(page)
+        await live(other)
+        await life.progress(running, 27)
+        await expect(page.locator("header.job .percent")).to_have_text("27 %")
+        await page.keyboard.press("p")
+        await expect(page.locator("#connection-word")).to_have_text("paused")
+        shown = await page.locator("#job-page").evaluate(TEXT)
+        health = await page.locator("#health").evaluate(TEXT)
+        await life.progress(running, 56)
+        await expect(other.locator("header.job .percent")).to_have_text("56 %")
+        await life.complete(running)
+        await life.submit()
+        await expect(other.locator("header.job .word")).to_have_text("completed")
+        # Whatever the page does by the clock, it has had occasion to.
+        async with page.expect_response(lambda answer: answer.url.endswith(path)) as polled:
+            await page.clock.fast_forward(20_000)
+        await (await polled.value).finished()
+        await page.clock.run_for(100)
+        assert await page.locator("#job-page").evaluate(TEXT) == shown
+        assert await page.locator("#health").evaluate(TEXT) == health
+        await page.get_by_role("button", name="Go on").click()
+        await expect(page.locator("header.job .word")).to_have_text("completed")
         await live(page)
 
 

@@ -40,6 +40,17 @@ SEEN = """() => {
 """Keeps when each row first showed each word, in ms of the page's clock."""
 
 
+FRAGMENT = """async () => {
+  const began = performance.now();
+  await (await fetch("/monitor/?size=25", { headers: { "X-Fragment": "1" }, cache: "no-store" })).text();
+  return performance.now() - began;
+}"""
+"""How long the browser waits for the list, in ms: of another length, so that it is made for this request alone."""
+SHOWN_WITHIN_MS = 300
+FRAGMENT_WITHIN_MS = 100
+"""A machine that takes longer for the list alone is overloaded; ours takes half of that."""
+
+
 async def live(page: Page) -> None:
     await expect(page.locator("#connection-word")).to_have_text("live")
 
@@ -53,6 +64,7 @@ async def test_a_change_of_state_is_on_the_screen_soon_after_its_commit(
 ) -> None:
     life = Life(client, database)
     late_ms: list[float] = []
+    fragment_ms: list[float] = []
     async with browser.page("/monitor/") as page:
         await live(page)
         await page.evaluate(SEEN)
@@ -63,15 +75,19 @@ async def test_a_change_of_state_is_on_the_screen_soon_after_its_commit(
                 seen = await page.wait_for_function("shown => seen[shown]", arg=shown, polling=20)
                 # The time in the row is taken before the commit: what is measured is rather too long than too short.
                 late_ms.append(await seen.json_value() - job.updated_at.timestamp() * 1000)
+            fragment_ms.append(await page.evaluate(FRAGMENT))
     late_ms.sort()
     p50, p95 = late_ms[len(late_ms) // 2], late_ms[int(0.95 * len(late_ms))]
+    fragment = sorted(fragment_ms)[len(fragment_ms) // 2]
     told = f"{len(late_ms)} changes: p50 {p50:.0f} ms, p95 {p95:.0f} ms, at most {late_ms[-1]:.0f} ms"
+    told += f"; a fragment takes {fragment:.0f} ms"
     record_property("commit_to_text", told)
     print(told)
     assert len(late_ms) == 5 * JOBS == 50
 
-    # Pushed, and not found by the page's own looking; how soon is a figure, and no test.
-    assert 0 <= p95 < 10_000
+    # A change may have to wait for a fragment that is under way, and is then shown by one of its own. What each of the
+    # two takes beyond what it should is the machine's, which has more to do than this test, and not the page's.
+    assert 0 <= p95 <= SHOWN_WITHIN_MS + 2 * max(0.0, fragment - FRAGMENT_WITHIN_MS)
 
 
 async def life_of_a_job(life: Life) -> AsyncIterator[Job]:

@@ -10,7 +10,7 @@ from acceptance.browsers import NEEDS_CHROMIUM
 from axe_playwright_python.async_playwright import Axe
 from integration.monitor_fixtures import Life, act
 from integration.test_monitor_job import SPANS, note
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from app import keys
 from app.domain.access import Role
@@ -77,6 +77,7 @@ async def lived(client: Any, database: Database) -> Lived:
         "job, cancelled": f"/monitor/jobs/{cancelled.job_id}",
         "job, running": f"/monitor/jobs/{running.job_id}",
         "job, waiting": f"/monitor/jobs/{waiting}",
+        "confirm bulk": "/monitor/bulk/cancel?until_id=1000",
         "confirm delete": f"/monitor/jobs/{done.job_id}/confirm-delete",
         "backends": "/monitor/backends",
         "workers": "/monitor/workers",
@@ -93,6 +94,13 @@ async def opened(page: Page) -> None:
     await page.evaluate("for (const each of document.querySelectorAll('main details')) each.open = true")
 
 
+async def look(page: Page, where: str, found: dict[str, list[str]]) -> None:
+    """Add what axe finds."""
+    for fault in (await Axe().run(page)).response["violations"]:
+        told = [f"{fault['id']} {node['target']} {node['failureSummary']}" for node in fault["nodes"]]
+        found.setdefault(f"{fault['impact']} in {where}", []).extend(told[:3])
+
+
 async def live(page: Page) -> None:
     await expect(page.locator("#connection-word")).to_have_text("live")
 
@@ -107,9 +115,41 @@ async def test_axe_finds_nothing_serious_on_any_page(browser: Guarded, lived: Li
         size = {"width": width, "height": 900}
         async with browser.page(path, color_scheme=theme, viewport=size, bypass_csp=True) as page:
             await opened(page)
-            for fault in (await Axe().run(page)).response["violations"]:
-                told = [f"{fault['id']} {node['target']} {node['failureSummary']}" for node in fault["nodes"]]
-                found.setdefault(f"{fault['impact']} in {name} at {width}", []).extend(told[:3])
+            await look(page, f"{name} at {width}", found)
+    print({name: told for name, told in found.items() if not name.startswith(SERIOUS)})
+    assert {name: told for name, told in found.items() if name.startswith(SERIOUS)} == {}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_axe_finds_nothing_serious_in_what_opens_appears_or_is_not_there(
+    browser: Guarded, lived: Lived, theme: Any, width: int
+) -> None:
+    found: dict[str, list[str]] = {}
+    size = {"width": width, "height": 900}
+    async with browser.page("/monitor/", color_scheme=theme, viewport=size, bypass_csp=True) as page:
+        await live(page)
+        await page.locator("#view summary").click()
+        await expect(page.get_by_label("Theme")).to_be_visible()
+        await look(page, "view", found)
+        await page.get_by_role("button", name="Shortcuts").click()
+        await expect(page.get_by_role("dialog", name="Shortcuts")).to_be_visible()
+        await look(page, "help", found)
+        await page.keyboard.press("Escape")
+        for job in (lived.failed, lived.waiting):
+            await page.locator(f"#job-{job}").get_by_role("checkbox").check()
+        await lived.life.submit(prompt="comes while some are ticked")
+        await expect(page.locator("#held")).to_be_visible()
+        await look(page, "ticked", found)
+        await page.locator(f"#job-{lived.waiting}").get_by_role("button", name="Cancel").click()
+        await expect(page.get_by_role("button", name="Undo")).to_be_visible()
+        await look(page, "toast", found)
+        await page.get_by_role("button", name="Pause").click()
+        await look(page, "paused", found)
+        await page.goto("/monitor/jobs/999999")
+        await expect(page.get_by_role("heading", level=1)).to_be_visible()
+        await look(page, "404", found)
+    browser.faults = [fault for fault in browser.faults if "404" not in fault]
     print({name: told for name, told in found.items() if not name.startswith(SERIOUS)})
     assert {name: told for name, told in found.items() if name.startswith(SERIOUS)} == {}
 
@@ -147,6 +187,58 @@ async def test_a_button_is_reached_seen_and_pressed_with_the_keyboard_alone(brow
         await page.keyboard.press("Enter")
         await expect(page.locator(f"#job-{lived.failed} .word")).to_have_text("pending")
         assert (await lived.life.store.get(lived.failed)).attempt == 2
+
+
+async def tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
+    """Go there with the keyboard alone."""
+    for _ in range(200):
+        await page.keyboard.press(key)
+        if await wanted.evaluate("element => element === document.activeElement"):
+            return
+    pytest.fail(f"{wanted} was passed over.")
+
+
+async def test_the_list_is_worked_with_the_keyboard_alone(browser: Guarded, lived: Lived) -> None:
+    async with browser.page("/monitor/") as page:
+        await live(page)
+        row = page.locator(f"#job-{lived.waiting}")
+        word, tick, title = row.locator(".word"), row.get_by_role("checkbox"), row.locator(".title")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await tab_to(page, tick)
+        await page.keyboard.press("Space")
+        await expect(page.locator("#ticked")).to_have_text("1 selected")
+        await page.keyboard.press("Space")
+        await expect(page.locator("#ticked")).to_have_text("Select")
+        await tab_to(page, row.get_by_role("button", name="Cancel"))
+        await page.keyboard.press("Enter")
+        await expect(word).to_have_text("cancelled")
+        # The button is gone, the reader is where he was; and pressing on does not do the opposite.
+        await expect(title).to_be_focused()
+        await tab_to(page, page.get_by_role("button", name="Undo"), "Shift+Tab")
+        await page.keyboard.press("Enter")
+        await expect(word).to_have_text("pending")
+        await page.keyboard.press("/")
+        await page.keyboard.type("paper boat")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/monitor/?q=paper+boat")
+        await live(page)
+        await page.keyboard.press("j")
+        await expect(title).to_be_focused()
+        await page.keyboard.press("x")
+        await expect(tick).to_be_checked()
+        await tab_to(page, page.get_by_role("button", name="Cancel 1 selected"), "Shift+Tab")
+        await page.keyboard.press("Enter")
+        await expect(word).to_have_text("cancelled")
+        await expect(page.locator(".flash")).to_contain_text("Of 1 jobs: 1 cancelled")
+        await page.keyboard.press("?")
+        help_ = page.get_by_role("dialog", name="Shortcuts")
+        await expect(help_).to_be_visible()
+        # Keys that act on jobs do nothing behind it.
+        await page.keyboard.press("r")
+        await page.keyboard.press("Escape")
+        await expect(help_).to_be_hidden()
+        await expect(word).to_have_text("cancelled")
 
 
 async def test_every_page_has_its_landmarks_and_its_way_past_the_top(browser: Guarded, lived: Lived) -> None:

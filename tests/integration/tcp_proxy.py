@@ -1,4 +1,4 @@
-"""A TCP proxy between the service and one of its servers, which a test can cut and restore."""
+"""A TCP proxy between the service and one of its servers, which a test can cut and restore, or freeze and thaw."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 
 
 class TcpProxy:
-    """Forwards connections to one server. While it is cut, open connections are aborted and new ones refused."""
+    """Forwards connections to one server. While it is cut, open connections are aborted and new ones refused.
+
+    While it is frozen nobody is told of anything: new connections are taken, and what either side sends is lost, an end
+    of its stream included. So it is when a cable is pulled, or a firewall has forgotten the connection.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self._server: asyncio.Server | None = None
         self._pipes: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._thawed = asyncio.Event()
+        self._thawed.set()
         self.port = 0
         self.accepted = 0
         """Connections taken since the beginning."""
@@ -53,6 +59,14 @@ class TcpProxy:
             pipe.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
 
+    def freeze(self) -> None:
+        """Swallow what is sent from now on, both ways."""
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        """Forward again; what was swallowed stays lost."""
+        self._thawed.set()
+
     async def restore(self) -> None:
         """Take connections (again), on the same port."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
@@ -68,8 +82,8 @@ class TcpProxy:
         try:
             far_reader, far = await asyncio.open_connection(*self._target)
             self._writers.add(far)
-            there = asyncio.create_task(_pump(reader, far))
-            back = asyncio.create_task(_pump(far_reader, writer))
+            there = asyncio.create_task(self._pump(reader, far))
+            back = asyncio.create_task(self._pump(far_reader, writer))
             try:
                 await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -84,6 +98,14 @@ class TcpProxy:
                 each.transport.abort()
                 self._writers.discard(each)
 
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if self._thawed.is_set():
+                    writer.write(data)
+                    await writer.drain()
+        await self._thawed.wait()
+
 
 @asynccontextmanager
 async def proxied(url: SecretStr) -> AsyncIterator[tuple[TcpProxy, SecretStr]]:
@@ -93,10 +115,3 @@ async def proxied(url: SecretStr) -> AsyncIterator[tuple[TcpProxy, SecretStr]]:
         yield proxy, SecretStr(through)
     finally:
         await proxy.cut()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()

@@ -5,11 +5,21 @@
   const FETCH_MS = 120;        // a fetch is due so soon after the last one, and no sooner than it took and half as long again
   const DISTANT_MS = 2000;     // what is not on this page changes its figures only
   const POLL_MS = 5000;        // while nothing is pushed
-  const SILENCE_MS = 10000;    // so long without a word, and the socket is asked whether it lives
-  const ANSWER_MS = 4000;
+  // A cut that nobody is told of is said within three seconds: so long without a word, and the socket is asked whether it
+  // lives; then it has so long to answer. While one looks, that is a frame of 15 bytes a second each way.
+  const SILENCE_MS = 1000;
+  const ANSWER_MS = 1200;
+  const BUSY_MS = 100;         // what came while the page itself was busy is heard first
+  const SLOW_MS = 8000;        // so long a page or a connection may take when the network is known, or not expected, to work
+  const POLL_ANSWER_MS = 2000; // and so long a page without a socket that would notice
+  // For so long after a cut it is tried every second whether it is over, and no try holds up the next one.
+  const CLOSELY_MS = 30000;
+  const TRY_MS = 1000;
   const MAX_DELAY_MS = 15000;
   const REMEMBERED = 2000;
+  const TWICE_MS = 700;        // a second press so soon was meant for the button that stood there before
   const TOAST_MS = 10000;
+  const BUTTON_TOAST_MS = 30000; // one that holds a button has to be read, decided on and reached
 
   const byId = (id) => document.getElementById(id);
   const main = () => byId("main");
@@ -74,7 +84,9 @@
 
   // ---- Holding: rows keep their places while some are ticked, the page is paused, or a button is about to be pressed.
 
-  let paused = false, letting = false;
+  // Paused, nothing on the page changes until it goes on, whichever page it is: no state, no bar, no figure of the header, no
+  // time that passes. Only how many jobs wait to be shown is told. While rows are ticked they keep their places, and live on.
+  let paused = false, letting = false, stood = 0;
 
   const rows = () => [...document.querySelectorAll("#rows > .row")];
   const ticks = () => [...document.querySelectorAll(".row input[name=job]")];
@@ -137,13 +149,16 @@
     paused = to;
     byId("pause").setAttribute("aria-pressed", to);
     byId("pause").textContent = to ? "Go on" : "Pause";
+    stood = to ? Date.now() : 0;
+    clock();
     tell();
-    if (!holding()) dirty(FETCH_MS);
+    if (!to) refresh();
   }
 
   async function letGo() {
     while (fetching) await new Promise((later) => setTimeout(later, 20));
     letting = true;
+    if (paused) stood = Date.now();
     await refresh();
     letting = false;
   }
@@ -157,39 +172,80 @@
       for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
       return;
     }
-    if (form.dataset.busy !== undefined) return event.preventDefault();
-    form.dataset.busy = "";
+    const place = placeOf(form), mine = {};
+    if (tooSoon(place)) {
+      event.preventDefault();
+      return mark(place);
+    }
+    busy.set(place, mine);
+    mark(place);
     const scope = button?.dataset.bulk ? ticks().filter((tick) => tick.checked && able(tick, button)).map((tick) => tick.value) : null;
     if (scope) for (const tick of ticks()) tick.disabled = tick.checked && !able(tick, button);
     if ([form, button].some((each) => each?.dataset.plain !== undefined)) return;
     event.preventDefault();
     const action = button?.getAttribute("formaction") ?? form.getAttribute("action");
     const fields = new URLSearchParams(new FormData(form));
-    if (button) button.disabled = true;
-    send(form, action, fields).then((sent) => {
-      if (!sent) {
-        form.action = action;
-        return form.submit();
-      }
-      delete form.dataset.busy;
-      if (button) button.disabled = false;
+    send(action, fields).then((sent) => {
+      // Who left the page and came back has had it unlocked, and sees what has become of it.
+      if (busy.get(place) !== mine) return;
+      if (!sent) return submitPlainly(action, fields);
+      busy.delete(place);
+      settling.add(place);
+      mark(place);
       if (scope) for (const tick of ticks()) tick.checked = tick.disabled = false;
       tellTicked();
       dirty(FETCH_MS);
     });
   }
 
-  async function send(form, action, fields) {
+  // One press acts once. What is kept of it belongs to the place and not to the form: that is patched meanwhile, and holds
+  // the opposite action by the time of the second click of a double one.
+  const busy = new Map(), pressed = new Map(), settling = new Set();
+
+  function placeOf(form) {
+    const place = form.closest("[data-job], .card, #bulk, #flash");
+    return place ? place.dataset.job ?? place.id : form.getAttribute("action");
+  }
+
+  const tooSoon = (place) => busy.has(place) || performance.now() - (pressed.get(place) ?? -TWICE_MS) < TWICE_MS;
+
+  function mark(place) {
+    pressed.set(place, performance.now());
+    tellBusy();
+    setTimeout(tellBusy, TWICE_MS + 20);
+  }
+
+  // Not `disabled`, which would take the focus away.
+  function tellBusy() {
+    for (const form of document.forms) {
+      if (form.method !== "post") continue;
+      const soon = tooSoon(placeOf(form));
+      for (const button of form.querySelectorAll("button")) {
+        if (soon) button.setAttribute("aria-disabled", "true");
+        else button.removeAttribute("aria-disabled");
+      }
+    }
+  }
+
+  // As the browser would have done it: the form that was pressed may be another one by now.
+  function submitPlainly(action, fields) {
+    const form = Object.assign(document.createElement("form"), { method: "post", action, hidden: true });
+    for (const [name, value] of fields) form.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
+    document.body.append(form);
+    form.submit();
+  }
+
+  async function send(action, fields) {
     let answer, fresh;
     try {
       const options = { method: "POST", body: fields, headers: { "X-Fragment": "acted" }, signal: AbortSignal.timeout(60000) };
       answer = await fetch(action, options);
       fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     } catch { return false; }
-    const page = fresh.getElementById("main"), said = fresh.querySelector("#flash > *");
+    const page = fresh.getElementById("main"), said = fresh.querySelectorAll("#flash > *");
     if (!page) return false;
     acted += 1;
-    if (said) toast(document.importNode(said, true));
+    if (said.length) toast(...[...said].map((part) => document.importNode(part, true)));
     else if (!answer.ok) {
       const fault = document.createElement("p");
       fault.className = "flash bad";
@@ -201,10 +257,16 @@
 
   let toasting = 0;
 
-  function toast(said) {
-    byId("flash").replaceChildren(...(said ? [said] : []));
+  function toast(...said) {
+    const flash = byId("flash");
+    flash.replaceChildren(...said);
     clearTimeout(toasting);
-    if (byId("flash").children.length) toasting = setTimeout(() => byId("flash").replaceChildren(), TOAST_MS);
+    // Nothing is taken away from under the pointer or the focus, nor while its own form is on its way.
+    const end = () => {
+      if (flash.matches(":hover, :focus-within") || busy.has(flash.id)) toasting = setTimeout(end, 2000);
+      else flash.replaceChildren();
+    };
+    if (said.length) toasting = setTimeout(end, flash.querySelector("button") ? BUTTON_TOAST_MS : TOAST_MS);
   }
 
   // ---- Jobs: the last event of each, so that a slower page never takes progress back.
@@ -245,6 +307,7 @@
     last.set(event.job_id, event);
     if (last.size > REMEMBERED) last.delete(last.keys().next().value);
     const row = document.querySelector(`[data-job="${event.job_id}"]`);
+    if (paused) return row ? undefined : dirty(FETCH_MS);
     const phase = row ? row.dataset.phase : before?.phase;
     if (event.status === "processing" && phase === event.phase) progress(document, event);
     else dirty(row || main().dataset.first === "yes" ? FETCH_MS : DISTANT_MS);
@@ -258,7 +321,7 @@
   const pictures = new Map();
 
   function onPreview({ job_id: job, number }) {
-    if (!Number.isSafeInteger(job) || !Number.isSafeInteger(number)) return;
+    if (paused || !Number.isSafeInteger(job) || !Number.isSafeInteger(number)) return;
     const place = document.querySelector(`[data-job="${job}"], [data-preview="${job}"]`);
     if (!place) return;
     const picture = pictures.get(job) ?? { number: -1, loading: false };
@@ -305,7 +368,7 @@
 
   // ---- Fetching: one at a time, and never more often than every FETCH_MS.
 
-  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false, acted = 0;
+  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false, acted = 0, asking = null;
 
   function dirty(within) {
     // A server that needs long for a page is asked more seldom.
@@ -322,16 +385,17 @@
     again = fetching;
     if (fetching || stopped) return;
     fetching = true;
-    const asked = performance.now(), before = acted;
+    const asked = performance.now(), before = acted, away = offline, limit = new AbortController();
+    asking = limit;
+    const late = setTimeout(() => limit.abort(), patience());
     try {
       const address = new URL(location.href);
-      if (holding() && rows().length) address.searchParams.set("keep", rows().map((row) => row.dataset.job).join());
-      const options = { headers: { "X-Fragment": "1" }, cache: "no-store", signal: AbortSignal.timeout(8000) };
-      const answer = await fetch(address, options);
+      if (holding() && !paused && rows().length) address.searchParams.set("keep", rows().map((row) => row.dataset.job).join());
+      const answer = await fetch(address, { headers: { "X-Fragment": "1" }, cache: "no-store", signal: limit.signal });
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (!fresh.getElementById("main") || !fresh.getElementById("health")) throw new Error("no page of ours");
       answering = answer.status < 500;
-      fetched = performance.now();
+      fetched = heardAt = performance.now();
       took = fetched - asked;
       // What was asked before something was done may not know of it.
       if (before === acted) take(fresh);
@@ -340,12 +404,28 @@
       answering = false;
       fetched = performance.now();
     }
+    clearTimeout(late);
     fetching = false;
     tell();
-    dirty(again ? FETCH_MS : pushed() && answering ? poll() : POLL_MS);
+    if (away && answering && !opened) rejoin();
+    const soon = !answering && !opened && closely() ? Math.max(250, TRY_MS - (performance.now() - asked)) : 0;
+    dirty(again ? FETCH_MS : soon || (pushed() && answering ? poll() : POLL_MS));
+  }
+
+  const closely = () => offline > 0 && performance.now() - offline < CLOSELY_MS;
+
+  // With a socket that lives the network does. What a page took so far, it may take again.
+  function patience() {
+    if (opened || (offline && !closely())) return SLOW_MS;
+    return Math.min(SLOW_MS, Math.max(3 * took, offline ? TRY_MS : POLL_ANSWER_MS));
   }
 
   function take(fresh) {
+    if (paused && !letting) {
+      byId("health").dataset.events = fresh.getElementById("health").dataset.events;
+      if (answering) tellHeld(fresh);
+      return;
+    }
     patch(byId("health"), fresh.getElementById("health"));
     // While the server has trouble, what it last said stays readable.
     if (!answering) return;
@@ -357,10 +437,16 @@
     }
     const now = Date.parse(fresh.getElementById("main").dataset.now);
     if (now) skew = now - Date.now();
+    const focus = document.activeElement, place = focus?.closest(".row, header.job");
     takeKept(fresh);
     patch(main(), fresh.getElementById("main"));
+    // The button that was pressed is gone; where the reader was is not.
+    if (place && !focus.isConnected) (place.isConnected ? place.querySelector(".title") ?? main() : main()).focus();
     tellHeld(fresh);
     tellTicked();
+    for (const place of settling) mark(place);
+    settling.clear();
+    tellBusy();
     heading = fresh.title;
     entitle();
     clock();
@@ -368,22 +454,23 @@
 
   // ---- The socket: with back-off, closed while nobody looks, asked for a sign of life when it is silent.
 
-  let socket = null, opened = false, lost = 0, delay = 500, retry = 0, watchdog = 0;
+  let socket = null, opened = false, lost = 0, tried = 0, delay = 500, retry = 0, watchdog = 0;
 
   const pushed = () => opened && byId("health").dataset.events === "on";
 
-  let heading = document.title, offline = 0;
+  let heading = document.title, offline = 0, heardAt = performance.now();
 
   function tell() {
     let state = fetched > lost ? "polling" : "connecting";
     if (opened) state = pushed() ? "live" : "polling";
     if (paused) state = "paused";
     if (!answering || !navigator.onLine) state = "offline";
-    offline = state === "offline" ? offline || performance.now() : 0;
+    // It is as old as the last word that was heard.
+    offline = state === "offline" ? offline || heardAt : 0;
     const away = Math.floor((performance.now() - offline) / 1000);
-    const word = offline ? `offline ${Math.floor(away / 60)}:${String(away % 60).padStart(2, "0")}` : state;
+    const said = offline ? `offline ${Math.floor(away / 60)}:${String(away % 60).padStart(2, "0")}` : state;
     byId("connection").dataset.state = state;
-    if (byId("connection-word").textContent !== word) byId("connection-word").textContent = word;
+    if (byId("connection-word").textContent !== said) byId("connection-word").textContent = said;
     entitle();
   }
 
@@ -396,19 +483,23 @@
   function connect() {
     clearTimeout(retry);
     if (socket || stopped || document.hidden) return;
+    tried = performance.now();
     const mine = socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/events`);
     // A connection that is not even refused would hold the back-off for minutes.
-    watch(8000);
+    watch(drop, closely() ? 1.5 * TRY_MS : SLOW_MS);
     mine.onmessage = ({ data }) => {
       if (mine !== socket) return;
       heard();
       let event = null;
       try { event = JSON.parse(data); } catch { return; }
       if (event?.type === "hello") {
-        opened = true;
+        opened = answering = true;
         delay = 500;
+        tell();
         refresh();
-      } else if (event?.type === "job") onJob(event);
+      // Where nothing can be new that is held back, nothing has to be asked for.
+      } else if (paused && !byId("held")) return;
+      else if (event?.type === "job") onJob(event);
       else if (event?.type === "preview") onPreview(event);
       else if (event?.type && event.type !== "pong") dirty(FETCH_MS);
     };
@@ -430,18 +521,36 @@
     delay = Math.min(delay * 2, MAX_DELAY_MS);
   }
 
-  function watch(ms) {
+  function watch(then, ms) {
     clearTimeout(watchdog);
-    watchdog = setTimeout(drop, ms);
+    watchdog = setTimeout(then, ms);
   }
 
   function heard() {
-    clearTimeout(watchdog);
-    watchdog = setTimeout(() => {
+    heardAt = performance.now();
+    watch(() => {
       if (socket?.readyState !== WebSocket.OPEN) return drop();
       socket.send('{"type":"ping"}');
-      watch(ANSWER_MS);
+      watch(() => watch(silent, BUSY_MS), ANSWER_MS);
     }, SILENCE_MS);
+  }
+
+  // It was asked, and says nothing: that is told at once, and what is being fetched will not come either.
+  function silent() {
+    answering = false;
+    asking?.abort();
+    drop();
+    refresh();
+  }
+
+  // The page is there again: what still tries the way that was cut is given up.
+  function rejoin() {
+    if (socket && performance.now() - tried < TRY_MS / 2) return;
+    const mine = socket;
+    socket = null;
+    mine?.close();
+    delay = 500;
+    connect();
   }
 
   function sleep() {
@@ -459,7 +568,9 @@
   function wake() {
     stopped = false;
     delay = 500;
-    lost = performance.now();
+    // Nobody has listened meanwhile.
+    answering = true;
+    lost = heardAt = performance.now();
     tell();
     connect();
     dirty(1000);
@@ -474,12 +585,20 @@
     return seconds < 172800 ? `${Math.floor(seconds / 3600)} h` : `${Math.floor(seconds / 86400)} d`;
   }
 
+  // As the server says it: rounded outwards, in the unit that the upper end needs.
+  function between(low, high) {
+    if (high < 1) return "less than 1 s";
+    const [unit, word] = high < 100 ? [1, "s"] : high < 6000 ? [60, "min"] : [3600, "h"];
+    const from = Math.floor(Math.max(0, low) / unit), to = Math.ceil(high / unit);
+    return `≈ ${from < to ? `${from}–` : ""}${to} ${word}`;
+  }
+
   const two = (number) => String(number).padStart(2, "0");
   const day = (at) => `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} `
     + `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 
   function clock() {
-    const now = Date.now() + skew, zone = document.documentElement.dataset.zone;
+    const now = (stood || Date.now()) + skew, zone = document.documentElement.dataset.zone;
     for (const time of document.querySelectorAll("time[data-since], time[data-ago], time[data-stamp]")) {
       const at = Date.parse(time.dateTime), past = length((now - at) / 1000);
       let text = past;
@@ -489,8 +608,14 @@
       }
       if (time.textContent !== text) time.textContent = text;
     }
+    for (const eta of document.querySelectorAll("[data-latest]")) {
+      const [low, high] = [eta.dataset.earliest, eta.dataset.latest].map((end) => (Date.parse(end) - now) / 1000);
+      const text = high > 0 ? `${between(low, high)} left` : "any moment now";
+      if (eta.textContent !== text) eta.textContent = text;
+    }
     const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
-    const word = zone === "local" ? `Times are of ${own}.` : "Times are UTC.";
+    const charts = document.querySelector(".chart-plot") ? " Charts are UTC." : "";
+    const word = zone === "local" ? `Times are of ${own}.${charts}` : "Times are UTC.";
     if (byId("zone-word") && byId("zone-word").textContent !== word) byId("zone-word").textContent = word;
   }
 
@@ -524,6 +649,7 @@
       x: () => row?.querySelector("input[name=job]")?.click(),
       c: () => press("cancel"),
       r: () => press("retry", "again"),
+      u: () => document.querySelector("#flash .undo button")?.click(),
       p: () => { if (poll()) setPaused(!paused); },
       "/": () => document.querySelector("input[name=q]")?.focus(),
       "?": () => byId("help").showModal(),
@@ -548,17 +674,21 @@
   document.addEventListener("submit", act);
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest("form[method=post] button")) event.preventDefault();
+  }, true);
+  document.addEventListener("click", (event) => {
     if (event.target.matches(".tick input")) onTick(event.target, event.shiftKey);
     else if (event.target.id === "show-held") letGo();
     else if (!event.target.closest("#view")) byId("view").open = false;
   });
   // Going back brings forms as they were when they were left.
   addEventListener("pageshow", () => {
-    for (const form of document.querySelectorAll("form[data-busy]")) delete form.dataset.busy;
+    busy.clear();
+    tellBusy();
     for (const field of [...ticks(), ...document.querySelectorAll(".search [name]")]) field.disabled = false;
     tellTicked();
   });
-  toast(byId("flash").firstElementChild);
+  toast(...byId("flash").children);
   skew = Date.parse(main().dataset.now) - Date.now() || 0;
   clock();
   setInterval(() => { if (!document.hidden) { clock(); if (poll()) tell(); } }, 1000);
