@@ -266,7 +266,9 @@ class JobViews:
             JobFilter(status=[JobStatus.FAILED], error_code=error_code, node_type=node_type)
             for error_code, node_type in errors
         ]
-        each = [select(func.count()).select_from(_looked_at(one, most)).scalar_subquery() for one in chosen]
+        # Any of them, in no order: to find the newest first all would be read and sorted, at each page of the list.
+        found = [narrowed(select(JobRow.id), one).limit(most + 1).subquery() for one in chosen]
+        each = [select(func.count()).select_from(one).scalar_subquery() for one in found]
         async with self._database.transaction() as session:
             await session.execute(_PLAN_FOR_THESE_VALUES)
             values = (await session.execute(select(*each))).one()

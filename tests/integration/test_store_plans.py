@@ -133,6 +133,18 @@ async def test_what_ended_lately_is_told_by_an_index(full: Database, plain: asyn
     assert "ix_generation_jobs_completed_at_status" in await plan(plain, statement)
 
 
+async def test_of_those_that_failed_alike_no_more_are_read_than_are_counted(
+    full: Database, plain: asyncpg.Connection
+) -> None:
+    async with recorded(full) as seen:
+        kinds = [("node_failed", "KSampler"), ("out_of_memory", "VAEDecode")]
+        assert [count.exact for count in await JobViews(full).alike(kinds, 99)] == [False, True]
+    (statement,) = [each for each in seen if "job_attempts" in each[0]]
+    told = await plan(plain, statement)
+    assert "Seq Scan" not in told, told
+    assert "Sort" not in told, told
+
+
 BY: dict[str, dict[str, Any]] = {
     "ix_generation_jobs_created_at_id": {},
     "ix_generation_jobs_user_id_created_at_id_status": {"user_id": "user0"},
