@@ -12,9 +12,8 @@
   const BUSY_MS = 100;         // what came while the page itself was busy is heard first
   const SLOW_MS = 8000;        // so long a page or a connection may take when the network is known, or not expected, to work
   const POLL_ANSWER_MS = 2000; // and so long a page without a socket that would notice
-  // For so long after a cut it is tried every second whether it is over, and no try holds up the next one.
-  const CLOSELY_MS = 30000;
-  const TRY_MS = 1000;
+  const TRY_MS = 750;          // so often it is tried whether a cut is over,
+  const CLOSELY_MS = 30000;    // at first
   const MAX_DELAY_MS = 15000;
   const REMEMBERED = 2000;
   const TWICE_MS = 700;        // a second press so soon was meant for the button that stood there before
@@ -368,7 +367,7 @@
 
   // ---- Fetching: one at a time, and never more often than every FETCH_MS.
 
-  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false, acted = 0, asking = null;
+  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false, acted = 0, asking = null, cut = false, reached = false, probing = 0;
 
   function dirty(within) {
     // A server that needs long for a page is asked more seldom.
@@ -388,11 +387,15 @@
     const asked = performance.now(), before = acted, away = offline, limit = new AbortController();
     asking = limit;
     const late = setTimeout(() => limit.abort(), patience());
+    let came = false;
     try {
       const address = new URL(location.href);
       if (holding() && !paused && rows().length) address.searchParams.set("keep", rows().map((row) => row.dataset.job).join());
       const answer = await fetch(address, { headers: { "X-Fragment": "1" }, cache: "no-store", signal: limit.signal });
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const text = await answer.text();
+      came = true;
+      cut = reached = false;
+      const fresh = new DOMParser().parseFromString(text, "text/html");
       if (!fresh.getElementById("main") || !fresh.getElementById("health")) throw new Error("no page of ours");
       answering = answer.status < 500;
       fetched = heardAt = performance.now();
@@ -401,23 +404,39 @@
       if (before === acted) take(fresh);
       else again = true;
     } catch {
-      answering = false;
+      // What was given up to be asked anew says nothing of the network.
+      if (limit.signal.reason !== "anew") {
+        answering = reached = false;
+        cut = !came;
+      }
       fetched = performance.now();
     }
     clearTimeout(late);
     fetching = false;
     tell();
-    if (away && answering && !opened) rejoin();
-    const soon = !answering && !opened && closely() ? Math.max(250, TRY_MS - (performance.now() - asked)) : 0;
-    dirty(again ? FETCH_MS : soon || (pushed() && answering ? poll() : POLL_MS));
+    if (away && answering && (mute || !opened)) rejoin();
+    if (cut) probe();
+    dirty(again ? FETCH_MS : pushed() && answering ? poll() : POLL_MS);
   }
 
-  const closely = () => offline > 0 && performance.now() - offline < CLOSELY_MS;
+  // Where the network is known to work, a page may take its time; and what it took so far, it may take again.
+  const patience = () => ((opened && !mute) || reached ? SLOW_MS : Math.min(SLOW_MS, Math.max(3 * took, POLL_ANSWER_MS)));
 
-  // With a socket that lives the network does. What a page took so far, it may take again.
-  function patience() {
-    if (opened || (offline && !closely())) return SLOW_MS;
-    return Math.min(SLOW_MS, Math.max(3 * took, offline ? TRY_MS : POLL_ANSWER_MS));
+  // While nothing comes through, the smallest file is asked for, again and again: no request that was lost, and no page that
+  // takes long, holds up the next try. What answers is asked for the page.
+  function probe() {
+    clearTimeout(probing);
+    if (!cut || stopped) return;
+    const limit = new AbortController(), icon = document.querySelector("link[rel=icon]").href;
+    setTimeout(() => limit.abort(), 3 * TRY_MS);
+    fetch(icon, { method: "HEAD", cache: "no-store", signal: limit.signal }).then(() => {
+      if (!cut) return;
+      cut = false;
+      reached = true;
+      asking?.abort("anew");
+      refresh();
+    }, () => {});
+    probing = setTimeout(probe, performance.now() - offline < CLOSELY_MS ? TRY_MS : POLL_MS);
   }
 
   function take(fresh) {
@@ -454,15 +473,15 @@
 
   // ---- The socket: with back-off, closed while nobody looks, asked for a sign of life when it is silent.
 
-  let socket = null, opened = false, lost = 0, tried = 0, delay = 500, retry = 0, watchdog = 0;
+  let socket = null, opened = false, mute = false, lost = 0, tried = 0, delay = 500, retry = 0, watchdog = 0;
 
-  const pushed = () => opened && byId("health").dataset.events === "on";
+  const pushed = () => opened && !mute && byId("health").dataset.events === "on";
 
   let heading = document.title, offline = 0, heardAt = performance.now();
 
   function tell() {
     let state = fetched > lost ? "polling" : "connecting";
-    if (opened) state = pushed() ? "live" : "polling";
+    if (opened && !mute) state = pushed() ? "live" : "polling";
     if (paused) state = "paused";
     if (!answering || !navigator.onLine) state = "offline";
     // It is as old as the last word that was heard.
@@ -486,7 +505,7 @@
     tried = performance.now();
     const mine = socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/events`);
     // A connection that is not even refused would hold the back-off for minutes.
-    watch(drop, closely() ? 1.5 * TRY_MS : SLOW_MS);
+    watch(drop, SLOW_MS);
     mine.onmessage = ({ data }) => {
       if (mine !== socket) return;
       heard();
@@ -510,7 +529,7 @@
     const mine = socket;
     socket = null;
     if (opened) lost = performance.now();
-    opened = false;
+    opened = mute = false;
     clearTimeout(watchdog);
     mine?.close();
     if (stopped) return;
@@ -528,6 +547,13 @@
 
   function heard() {
     heardAt = performance.now();
+    cut = false;
+    if (mute) {
+      mute = false;
+      answering = true;
+      tell();
+      refresh();
+    }
     watch(() => {
       if (socket?.readyState !== WebSocket.OPEN) return drop();
       socket.send('{"type":"ping"}');
@@ -535,22 +561,23 @@
     }, SILENCE_MS);
   }
 
-  // It was asked, and says nothing: that is told at once, and what is being fetched will not come either.
+  // It was asked, and says nothing: that is told at once, and what is being fetched will not come either. It may be the
+  // server that is held up, so it is not hung up on yet: if all who look came anew together, it would be so for longer.
   function silent() {
-    answering = false;
+    mute = cut = true;
+    answering = reached = false;
     asking?.abort();
-    drop();
+    tell();
+    probe();
     refresh();
+    watch(drop, SLOW_MS);
   }
 
-  // The page is there again: what still tries the way that was cut is given up.
+  // The page is there again: a connection that does not come back with it was lost with the way that was cut.
   function rejoin() {
-    if (socket && performance.now() - tried < TRY_MS / 2) return;
-    const mine = socket;
-    socket = null;
-    mine?.close();
     delay = 500;
-    connect();
+    if (socket) watch(drop, mute ? TRY_MS / 2 : Math.max(0, tried + 2 * TRY_MS - performance.now()));
+    else connect();
   }
 
   function sleep() {
@@ -561,8 +588,10 @@
     due = Infinity;
     const mine = socket;
     socket = null;
-    opened = false;
-    mine?.close();
+    opened = mute = false;
+    // Browsers complain of one that is closed while it is being opened.
+    if (mine?.readyState === WebSocket.CONNECTING) mine.onopen = () => mine.close();
+    else mine?.close();
   }
 
   function wake() {
@@ -570,6 +599,7 @@
     delay = 500;
     // Nobody has listened meanwhile.
     answering = true;
+    cut = reached = false;
     lost = heardAt = performance.now();
     tell();
     connect();
