@@ -75,13 +75,15 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | None:
     """Return what the template shows; None when going newer has reached the top, where the first page belongs."""
     views = request.config_dict[VIEWS]
-    listing = await read_listing(views, address)
+    listing, health, (tabs, scopes), tiles = await asyncio.gather(
+        read_listing(views, address),
+        read_health(request),
+        count_tabs(views, address),
+        request.config_dict[STATISTICS].tiles(),
+    )
     if listing is None:
         return None
     kept = await _kept(request, {view.job.job_id for view in listing.items})
-    health, (tabs, scopes), tiles = await asyncio.gather(
-        read_health(request), count_tabs(views, address), request.config_dict[STATISTICS].tiles()
-    )
     rows = await _rows(request, address, listing.items + kept)
     return {
         "address": address,
