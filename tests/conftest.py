@@ -35,17 +35,10 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start processes in one of the parallel runs, and those with a browser in another.
-
-    Two of the first at once would race for free ports, two browsers for the processors, and their tests look at the
-    clock. First, because pytest-xdist looks for the groups in this very hook.
-    """
+    """Keep tests that start processes in one of the parallel runs: two at once would race for free ports."""
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("browser"))
-        elif "acceptance" in item.path.parts:
+        if "acceptance" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("acceptance"))
 
 
