@@ -224,8 +224,6 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_does_no_harm(
 
 
 async def test_an_expectation_that_nobody_can_meet_is_417(client: TestClient[Any, Any]) -> None:
-    answer = await raw(
     head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nExpect: tea\r\nConnection: close\r\n\r\n"
     answer = await raw(client, head)
-    )
     assert answer.startswith(b"HTTP/1.1 417 ")
