@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import filetype
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from app.domain.errors import OutputInvalid
 from app.domain.text import clean
@@ -25,14 +36,16 @@ MOST_PREVIEW_BYTES: Final = 16 * 2**20
 THUMBNAIL_PX: Final = 512
 """The longer side of a thumbnail."""
 _IMAGE_TYPES: Final = {
-    "PNG": ("image/png", "png"),
-    "JPEG": ("image/jpeg", "jpg"),
-    "WEBP": ("image/webp", "webp"),
-    "GIF": ("image/gif", "gif"),
-    "TIFF": ("image/tiff", "tiff"),
-    "BMP": ("image/bmp", "bmp"),
-    "AVIF": ("image/avif", "avif"),
+    PngImagePlugin.PngImageFile.format: ("image/png", "png"),
+    JpegImagePlugin.JpegImageFile.format: ("image/jpeg", "jpg"),
+    WebPImagePlugin.WebPImageFile.format: ("image/webp", "webp"),
+    GifImagePlugin.GifImageFile.format: ("image/gif", "gif"),
+    TiffImagePlugin.TiffImageFile.format: ("image/tiff", "tiff"),
+    BmpImagePlugin.BmpImageFile.format: ("image/bmp", "bmp"),
+    AvifImagePlugin.AvifImageFile.format: ("image/avif", "avif"),
 }
+"""The formats that are read. Pillow would import all it knows for the first picture, which then came 0.2 s later."""
+_FORMATS: Final = tuple(_IMAGE_TYPES)
 _MEDIA_ENDINGS: Final = frozenset(
     ("png jpg jpeg webp gif tif tiff bmp avif apng mp4 webm mkv mov avi m4v wav flac mp3 ogg opus m4a aac").split()
 )
@@ -87,7 +100,7 @@ def small_picture(image: memoryview) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(image)) as opened:
+            with Image.open(io.BytesIO(image), formats=_FORMATS) as opened:
                 # Of a JPEG only as much is decoded as is needed.
                 opened.draft("RGB", (PREVIEW_PX, PREVIEW_PX))
                 small = opened.convert("RGB")
@@ -105,7 +118,7 @@ def _picture(file: BinaryIO, shown: str) -> Media | None:
         with warnings.catch_warnings():
             # Pillow warns at half the size that it refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError:
         return None
     except Image.DecompressionBombError as error:

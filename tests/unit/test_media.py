@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import random
 import struct
+import subprocess
+import sys
 import wave
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from app.domain.errors import OutputInvalid
+from app.settings import ROOT
 from worker.media import THUMBNAIL_PX, Media, inspect
 
 if TYPE_CHECKING:
@@ -238,3 +241,20 @@ def test_a_damaged_picture_is_refused_or_taken_and_never_a_crash(tmp_path: Path)
         except OutputInvalid:
             continue
         assert media.thumbnail or media.warning or media.kind != "image"
+
+
+def test_the_first_picture_imports_no_decoder_that_is_never_used() -> None:
+    # Pillow has seventy, and imports them all when it is asked for one that it does not know yet.
+    program = """
+import io, sys
+from PIL import Image
+from worker.media import inspect, small_picture
+drawn = io.BytesIO()
+Image.new("RGB", (600, 400)).save(drawn, "PNG")
+assert inspect(drawn, "a.png").thumbnail
+assert small_picture(memoryview(drawn.getvalue()))
+assert inspect(io.BytesIO(b"RIFF0000AVI LIST" + bytes(100)), "a.avi").kind == "video"
+print("PIL.PsdImagePlugin" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
