@@ -123,12 +123,14 @@ class JobRow(Base):
         # Lists by keyset: one for each order, and one for each filter in the order of creation.
         Index("ix_generation_jobs_created_at_id", "created_at", "id"),
         Index("ix_generation_jobs_updated_at_id", "updated_at", "id"),
-        # With the status, so that those of a user's jobs that have it are found without reading the others.
-        Index("ix_generation_jobs_user_id_created_at_id_status", "user_id", "created_at", "id", "status"),
         Index("ix_generation_jobs_status_created_at_id", "status", "created_at", "id"),
-        Index("ix_generation_jobs_job_type_created_at_id", "job_type", "created_at", "id"),
-        Index("ix_generation_jobs_checkpoint_model_created_at_id", "checkpoint_model", "created_at", "id"),
-        Index("ix_generation_jobs_backend_name_created_at_id", "backend_name", "created_at", "id"),
+        # With the status, so that those that have it are found, and counted, without reading the others.
+        Index("ix_generation_jobs_user_id_created_at_id_status", "user_id", "created_at", "id", "status"),
+        Index("ix_generation_jobs_job_type_created_at_id_status", "job_type", "created_at", "id", "status"),
+        Index(
+            "ix_generation_jobs_checkpoint_model_created_at_id_status", "checkpoint_model", "created_at", "id", "status"
+        ),
+        Index("ix_generation_jobs_backend_name_created_at_id_status", "backend_name", "created_at", "id", "status"),
         # How many ended lately, and in which way, told by the index alone.
         Index(
             "ix_generation_jobs_completed_at_status",

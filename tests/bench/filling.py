@@ -8,6 +8,7 @@ import asyncpg
 
 FILL: Final = """
 SET session_replication_role = replica;  -- no foreign key is checked row by row
+SELECT setseed(0.4);  -- the same jobs each time: of others PostgreSQL may think that another plan is better
 INSERT INTO generation_jobs (user_id, job_type, prompt, negative_prompt, checkpoint_model, lora_models, width, height,
     batch_size, sampler_params, priority, max_attempts, timeout_seconds, metadata, params, warnings, status, phase,
     seq, attempt, attempt_limit, progress, refused_by, backend_name, worker_id, lease_expires_at, prompt_id,
@@ -43,7 +44,7 @@ FROM (
 ) AS jobs;
 INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at, submitted_at, executing_at,
     executed_at, ended_at, outcome, error_code, error_message, node_id, node_type)
-SELECT id, 1, CASE status WHEN 'running' THEN 'w1' ELSE 'w' || id % 4 END, backend_name, prompt_id, started_at,
+SELECT id, 1, CASE status WHEN 'running' THEN 'w1' ELSE 'w' || id % 400 END, backend_name, prompt_id, started_at,
     started_at, started_at, completed_at, completed_at, NULLIF(status, 'running'), error_code, error_message,
     CASE status WHEN 'failed' THEN '7' END,
     CASE status WHEN 'failed' THEN CASE WHEN id % 1000 = 2 THEN 'VAEDecode' ELSE 'KSampler' END END
