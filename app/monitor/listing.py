@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.domain.job import JobStatus
-from app.storage.job_views import COUNTED, Count, JobFilter
+from app.storage.job_views import COUNTED, Count, JobFilter, Sort, opposite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +53,25 @@ NARROWING: Final = {
     "ran_over": "ran over",
 }
 """Filters by their names in the address, and as they are called on the page. The status has its tabs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order of the list in words, and what the pages before and after one are called."""
+
+    word: str
+    before: str
+    after: str
+
+
+NEWEST: Final = "-created_at"
+ORDERS: Final[Mapping[Sort, Order]] = {
+    NEWEST: Order("newest first", "Newer", "Older"),
+    "created_at": Order("oldest first", "Older", "Newer"),
+    "-updated_at": Order("last changed first", "Changed later", "Changed earlier"),
+    "updated_at": Order("longest unchanged first", "Changed earlier", "Changed later"),
+}
+"""Orders by their names in the address."""
 
 
 _KINDS: Final = 8
@@ -99,9 +118,10 @@ class ListAddress(BaseModel):
     waited_over: Seconds | None = None
     ran_over: Seconds | None = None
     size: Literal[25, 50, 100, 200] | None = None
-    older: Cursor | None = None
-    """Cursor of the page that begins after it, newest first."""
-    newer: Cursor | None = None
+    sort: Sort | None = None
+    after: Cursor | None = None
+    """Cursor of the page that begins after it, in the list's order."""
+    before: Cursor | None = None
     """Cursor of the page that ends before it."""
 
     @model_validator(mode="before")
@@ -116,8 +136,18 @@ class ListAddress(BaseModel):
 
     @property
     def first(self) -> bool:
+        """Whether this is the page with which the list begins."""
+        return self.after is None and self.before is None
+
+    @property
+    def takes_new(self) -> bool:
         """Whether this is the page on which new jobs appear."""
-        return self.older is None and self.newer is None
+        return self.first and self.by.startswith("-")
+
+    @property
+    def by(self) -> Sort:
+        """By what the list is sorted."""
+        return self.sort or NEWEST
 
     @property
     def jobs(self) -> int:
@@ -138,7 +168,7 @@ class ListAddress(BaseModel):
 
     def link(self, **changes: str | None) -> str:
         """Return the address with these changes, on the first page unless they name another."""
-        values = {**self.fields, "older": None, "newer": None, **changes}
+        values = {**self.fields, "after": None, "before": None, **changes}
         query = urlencode({name: value for name, value in values.items() if value is not None})
         return f"/monitor/?{query}" if query else "/monitor/"
 
@@ -166,47 +196,48 @@ class ListAddress(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of the list, newest first, with the addresses of its neighbours."""
+    """A page of the list with the addresses of its neighbours."""
 
     items: list[JobView]
     total: str
     """How many jobs the list has, `10,000+` when it is not known more exactly."""
-    before: Count | None
+    order: Order
+    passed: Count | None
     """How many jobs of the list come before this page; None when that is not known."""
-    newer: str | None
-    older: str | None
+    before: str | None
+    after: str | None
 
     @property
     def position(self) -> str:
         """Which jobs of the list these are, in words."""
         shown, noun = len(self.items), "job" if self.total == "1" else "jobs"
-        if self.before is None or not self.before.exact:
-            return f"{shown} of {self.total} {noun}, newest first"
-        first = self.before.value + 1
-        return f"{first:,}–{self.before.value + shown:,} of {self.total} {noun}, newest first"
+        if self.passed is None or not self.passed.exact:
+            return f"{shown} of {self.total} {noun}, {self.order.word}"
+        first = self.passed.value + 1
+        return f"{first:,}–{self.passed.value + shown:,} of {self.total} {noun}, {self.order.word}"
 
 
 async def read_listing(views: JobViews, address: ListAddress) -> Listing | None:
-    """Return the page of this address; None when going newer has reached the top, where the first page belongs.
+    """Return the page of this address; None when going back has reached the top, where the first page belongs.
 
     Raises
     ------
     DatabaseUnavailable, InvalidRequest
     """
-    chosen = address.to_filter()
-    if address.newer is not None:
-        page = await views.page(chosen, "created_at", address.jobs, cursor=address.newer, skip=0)
+    chosen, onward, backward = address.to_filter(), address.by, opposite(address.by)
+    if address.before is not None:
+        page = await views.page(chosen, backward, address.jobs, cursor=address.before, skip=0)
         if page.next_cursor is None:
             return None
-        older = address.link(older=views.cursor_at("-created_at", page.items[0].job)) if page.items else None
-        items, newer = page.items[::-1], address.link(newer=page.next_cursor)
+        items, before = page.items[::-1], address.link(before=page.next_cursor)
+        after = address.link(after=views.cursor_at(onward, items[-1].job)) if items else None
     else:
-        page = await views.page(chosen, "-created_at", address.jobs, cursor=address.older, skip=0)
-        items, newer = page.items, None
-        if address.older is not None:
-            newer = address.link(newer=views.cursor_at("created_at", items[0].job)) if items else address.link()
-        older = address.link(older=page.next_cursor) if page.next_cursor else None
-    return Listing(items, _told(page), await _before(views, chosen, address, items), newer, older)
+        page = await views.page(chosen, onward, address.jobs, cursor=address.after, skip=0)
+        items, before = page.items, None
+        if address.after is not None:
+            before = address.link(before=views.cursor_at(backward, items[0].job)) if items else address.link()
+        after = address.link(after=page.next_cursor) if page.next_cursor else None
+    return Listing(items, _told(page), ORDERS[onward], await _passed(views, chosen, address, items), before, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +308,12 @@ def told(counts: list[Count]) -> str:
     return f"{min(total, COUNTED):,}{'+' if more else ''}"
 
 
-async def _before(views: JobViews, chosen: JobFilter, address: ListAddress, items: list[JobView]) -> Count | None:
+async def _passed(views: JobViews, chosen: JobFilter, address: ListAddress, items: list[JobView]) -> Count | None:
     if address.first:
         return Count(0, exact=True)
     if not items or chosen.searching:
         return None
-    return await views.newer_than(chosen, items[0].job)
+    return await views.before(chosen, address.by, items[0].job)
 
 
 def _told(page: Page) -> str:

@@ -13,7 +13,7 @@ from app.domain.errors import JobNotFound
 from app.domain.job import JobStatus
 from app.keys import PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
 from app.monitor.eta import left
-from app.monitor.listing import NARROWING, SIZES, ListAddress, count_tabs, read_alike, read_listing
+from app.monitor.listing import NARROWING, NEWEST, ORDERS, SIZES, ListAddress, count_tabs, read_alike, read_listing
 from app.monitor.reading import read_health, read_snapshots
 from app.monitor.rendering import FRAGMENT_HEADER, render
 from app.monitor.sharing import shared
@@ -64,7 +64,7 @@ async def to_list(request: web.Request) -> web.Response:
 @routes.get("/")
 @shared
 async def list_jobs(request: web.Request) -> web.Response:
-    """Show a page of the list of jobs, newest first."""
+    """Show a page of the list of jobs."""
     address = check(ListAddress, read_query(request.query), pointer="")
     context = await _list(request, address)
     if context is None:
@@ -73,7 +73,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 
 async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | None:
-    """Return what the template shows; None when going newer has reached the top, where the first page belongs."""
+    """Return what the template shows; None when going back has reached the top, where the first page belongs."""
     views = request.config_dict[VIEWS]
     listing, health, (tabs, scopes), tiles = await asyncio.gather(
         read_listing(views, address),
@@ -95,10 +95,12 @@ async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | 
         "scopes": scopes,
         "tiles": tiles,
         # Of the page itself: what the reader holds is no part of its address.
-        "here": address.link(older=address.older, newer=address.newer),
+        "here": address.link(after=address.after, before=address.before),
         "strip": await read_strip(request, health.backends),
         "narrowing": NARROWING,
         "sizes": SIZES,
+        "orders": ORDERS,
+        "newest": NEWEST,
         "hour_ago": datetime.now(UTC) - timedelta(hours=1),
     }
 

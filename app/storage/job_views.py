@@ -62,6 +62,12 @@ USUAL_S: Final = 5.0
 """So old may be what is said of how long runs take."""
 
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]
+_OPPOSITES: Final[dict[Sort, Sort]] = {
+    "-created_at": "created_at",
+    "created_at": "-created_at",
+    "-updated_at": "updated_at",
+    "updated_at": "-updated_at",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,12 +245,13 @@ class JobViews:
             for status, value in zip(JobStatus, values, strict=True)
         }
 
-    async def newer_than(self, chosen: JobFilter, job: Job) -> Count:
-        """Return how many jobs of a list come before this one, newest first; of a search none are counted."""
+    async def before(self, chosen: JobFilter, sort: Sort, job: Job) -> Count:
+        """Return how many jobs of a list come before this one; of a search none are counted."""
         if chosen.searching:
             return Count(0, exact=False)
-        newer = _after(_places(chosen, "created_at"), "created_at", job.created_at, job.job_id)
-        counted = select(func.count()).select_from(newer.limit(self._counted + 1).subquery())
+        back = opposite(sort)
+        passed = _after(_places(chosen, back), back, getattr(job, back.lstrip("-")), job.job_id)
+        counted = select(func.count()).select_from(passed.limit(self._counted + 1).subquery())
         async with self._database.transaction() as session:
             await session.execute(_PLAN_FOR_THESE_VALUES)
             value = (await session.execute(counted)).scalar_one()
@@ -400,6 +407,11 @@ def snapshot_of(job: Job, output_paths: list[str] | None = None) -> Snapshot:
         content_id=job.content_id,
         output_paths=output_paths or [],
     )
+
+
+def opposite(sort: Sort) -> Sort:
+    """Return the order in which the last of this one comes first."""
+    return _OPPOSITES[sort]
 
 
 def narrowed(statement: Select[Any], chosen: JobFilter) -> Select[Any]:

@@ -13,7 +13,7 @@ from integration.test_statistics import full, plain  # noqa: F401
 from redis.asyncio import Redis
 
 from app.keys import HUB
-from app.monitor.listing import NARROWING, TABS
+from app.monitor.listing import NARROWING, NEWEST, ORDERS, TABS
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from app.storage.database import Database
+    from app.storage.job_views import Sort
 
 VIEWERS = 30
 ENDED = "COALESCE(completed_at, now())"
@@ -76,7 +77,7 @@ async def whole_list(client: TestClient[Any, Any], address: dict[str, str]) -> l
         found += page.jobs
         # A search may leave a page empty, and then leads on in words.
         ahead = [
-            link["href"] for link in page.all("a") if link["href"].startswith("/monitor/?") and "older=" in link["href"]
+            link["href"] for link in page.all("a") if link["href"].startswith("/monitor/?") and "after=" in link["href"]
         ]
         if not ahead:
             return found
@@ -95,6 +96,35 @@ async def test_each_filter_is_what_plain_sql_finds(
         wanted = [row["id"] for row in await plain.fetch(select.format(SQL[name]), value)]
         assert 0 < len(wanted) < whole, name
         assert await whole_list(client, {name: value}) == wanted, name
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+async def test_each_order_is_that_of_plain_sql_and_leads_on_and_back(
+    client: TestClient[Any, Any],
+    full: Database,  # noqa: F811
+    plain: asyncpg.Connection,  # noqa: F811
+    sort: Sort,
+) -> None:
+    column, direction = sort.lstrip("-"), "DESC" if sort.startswith("-") else "ASC"
+    statement = f"SELECT id FROM generation_jobs ORDER BY {column} {direction}, id {direction}"  # noqa: S608
+    wanted = [row["id"] for row in await plain.fetch(statement)]
+    page = await read(client, f"/monitor/?{urlencode({'sort': sort, 'size': '25'})}")
+    current = [link["href"] for link in page.all("a") if link.get("aria-current") == "true"]
+    assert "/monitor/?size=25" + (f"&sort={sort}" if sort != NEWEST else "") in current
+    whole, places = list(page.jobs), [page]
+    while ahead := places[-1].all("a", rel="next"):
+        assert f"sort={sort}" in ahead[0]["href"]
+        places.append(await read(client, ahead[0]["href"]))
+        whole += places[-1].jobs
+    assert whole == wanted
+    assert f"26–50 of {len(wanted):,} jobs, {ORDERS[sort].word}" in places[1].text
+    back = await read(client, places[2].all("a", rel="prev")[0]["href"])
+    assert (back.jobs, back.all("a", rel="next")[0]["href"]) == (
+        places[1].jobs,
+        places[1].all("a", rel="next")[0]["href"],
+    )
+    # New jobs appear where the newest are shown first.
+    assert page.all("main")[0]["data-first"] == ("yes" if sort.startswith("-") else "no")
 
 
 async def test_each_tab_with_two_filters_is_what_plain_sql_finds(

@@ -85,7 +85,8 @@ async def test_filters_combine_and_stay_in_the_address(client, life):
 
 
 @pytest.mark.parametrize(
-    "query", ["status=nonsense", "q=%00", "older=nonsense", "newer=%FF", "user=a&user=b", f"q={'x' * 1001}"]
+    "query",
+    ["status=nonsense", "q=%00", "after=nonsense", "before=%FF", "sort=priority", "user=a&user=b", f"q={'x' * 1001}"],
 )
 async def test_an_address_that_makes_no_sense_is_answered_with_a_page(client, query):
     page = await read(client, f"/monitor/?{query}", status=422)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
@@ -154,14 +155,14 @@ async def test_tabs_count_each_status_under_the_other_filters(filled: Database, 
 
 
 async def test_what_comes_before_a_job_is_counted(filled: Database) -> None:
-    for chosen, condition in FILTERS:
-        page = await JobViews(filled).page(chosen, "-created_at", 4, cursor=None, skip=3)
+    for (chosen, condition), sort in itertools.product(FILTERS, SORTS):
+        page = await JobViews(filled).page(chosen, sort, 4, cursor=None, skip=3)
         if not page.items or chosen.searching:
             continue
-        count = await JobViews(filled).newer_than(chosen, page.items[0].job)
-        assert (count.value, count.exact) == (3, True), condition
-        count = await JobViews(filled, counted=2).newer_than(chosen, page.items[0].job)
-        assert (count.value, count.exact) == (2, False), condition
+        count = await JobViews(filled).before(chosen, sort, page.items[0].job)
+        assert (count.value, count.exact) == (3, True), (condition, sort)
+        count = await JobViews(filled, counted=2).before(chosen, sort, page.items[0].job)
+        assert (count.value, count.exact) == (2, False), (condition, sort)
 
 
 async def test_those_that_failed_alike_are_counted(filled: Database) -> None:
@@ -238,16 +239,16 @@ async def test_the_page_of_jobs_leads_through_a_search_and_back(filled: Database
     views = JobViews(filled, searched=15)
     first = await read_listing(views, ListAddress(q="done 1"))
     assert first is not None
-    assert first.older is not None
-    older = ListAddress.model_validate(dict(parse_qsl(urlsplit(first.older).query)))
+    assert first.after is not None
+    older = ListAddress.model_validate(dict(parse_qsl(urlsplit(first.after).query)))
     second = await read_listing(views, older)
     assert second is not None
-    assert second.older is None
+    assert second.after is None
     prompts = [view.job.prompt for listing in (first, second) for view in listing.items]
     assert prompts == [f"100%_done {number}" for number in (19, 17, 15, 13, 11, 1)]
     none = await read_listing(views, ListAddress(q="nowhere"))
     assert none is not None
-    assert (none.items, none.older is None) == ([], False)
+    assert (none.items, none.after is None) == ([], False)
 
 
 async def test_created_after_is_inclusive_and_before_exclusive(filled: Database) -> None:
