@@ -286,3 +286,29 @@ async def test_without_javascript_one_signs_in_reads_narrows_turns_pages_and_act
         await page.get_by_role("button", name="Sign out").click()
         await page.goto("/monitor/")
         await expect(page.get_by_label("Your key")).to_be_visible()
+
+
+async def test_who_is_signed_out_meanwhile_is_told_so_and_comes_back_to_the_same_list(
+    browser: Guarded, lived: Lived, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
+    secret = await client.app[keys.KEYS].add("ann", Role.OPERATOR)
+    async with browser.page("/monitor/?status=failed") as page:
+        await page.get_by_label("Your key").fill(secret)
+        await page.get_by_role("button", name="Sign in").click()
+        word = page.locator("#connection-word")
+        await expect(word).to_have_text("live")
+        await client.app[keys.KEYS].revoke("ann")
+        await lived.life.submit()
+        await expect(word).to_have_text("signed out")
+        # What one was reading is still there.
+        await expect(page.locator(f"#job-{lived.failed}")).to_be_visible()
+        assert (await page.title()).startswith("signed out · ")
+        again = await client.app[keys.KEYS].add("bob", Role.OPERATOR)
+        await page.get_by_role("link", name="Sign in again").click()
+        await page.get_by_label("Your key").fill(again)
+        await page.get_by_role("button", name="Sign in").click()
+        await page.wait_for_url("**/monitor/?status=failed")
+        await expect(word).to_have_text("live")
+    # The page's own request is refused, which Chromium writes down.
+    browser.faults = [fault for fault in browser.faults if "401" not in fault]

@@ -367,7 +367,7 @@
 
   // ---- Fetching: one at a time, and never more often than every FETCH_MS.
 
-  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false, acted = 0, asking = null, cut = false, reached = false, probing = 0;
+  let due = Infinity, timer = 0, fetching = false, again = false, fetched = 0, took = 0, answering = true, skew = 0, stopped = false, acted = 0, asking = null, cut = false, reached = false, probing = 0, left = false;
 
   function dirty(within) {
     // A server that needs long for a page is asked more seldom.
@@ -395,6 +395,7 @@
       const text = await answer.text();
       came = true;
       cut = reached = false;
+      if (answer.status === 401) return leave();
       const fresh = new DOMParser().parseFromString(text, "text/html");
       if (!fresh.getElementById("main") || !fresh.getElementById("health")) throw new Error("no page of ours");
       answering = answer.status < 500;
@@ -417,6 +418,20 @@
     if (away && answering && (mute || !opened)) rejoin();
     if (cut) probe();
     dirty(again ? FETCH_MS : pushed() && answering ? poll() : POLL_MS);
+  }
+
+  // The sign-in has ended: what is shown stays readable, nothing more is asked for, and who signs in again comes back here.
+  function leave() {
+    left = true;
+    sleep();
+    tell();
+    const said = document.createElement("p"), link = document.createElement("a");
+    said.className = "flash bad";
+    link.href = location.href;
+    link.textContent = "Sign in again";
+    said.append("Your sign-in has ended. ", link);
+    toast(said);
+    clearTimeout(toasting);
   }
 
   // Where the network is known to work, a page may take its time; and what it took so far, it may take again.
@@ -484,6 +499,7 @@
     if (opened && !mute) state = pushed() ? "live" : "polling";
     if (paused) state = "paused";
     if (!answering || !navigator.onLine) state = "offline";
+    if (left) state = "signed out";
     // It is as old as the last word that was heard.
     offline = state === "offline" ? offline || heardAt : 0;
     const away = Math.floor((performance.now() - offline) / 1000);
@@ -495,7 +511,7 @@
 
   function entitle() {
     const state = byId("connection").dataset.state;
-    const title = (["offline", "paused"].includes(state) ? `${state} · ` : "") + heading;
+    const title = (["offline", "paused", "signed out"].includes(state) ? `${state} · ` : "") + heading;
     if (document.title !== title) document.title = title;
   }
 
@@ -595,6 +611,8 @@
   }
 
   function wake() {
+    // Perhaps it is another tab in which one has signed in again.
+    if (left) return location.reload();
     stopped = false;
     delay = 500;
     // Nobody has listened meanwhile.
