@@ -37,7 +37,7 @@ demo-once: .venv/.run ## the same, but ends when the image is there; succeeds on
 TEST_PROCESSES ?= 4
 
 test: .venv/.dev ## every test, against real servers of its own
-	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 # Running it
 

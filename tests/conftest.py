@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from alembic import command
+from integration.monitor_fixtures import Life
 from pydantic import SecretStr
 from redis import Redis
+from xdist.scheduler import LoadScopeScheduling
 
 from app.embedded.services import Running, Wanted, start
 from app.embedded.temporary import temporary_data_dir
@@ -35,11 +37,21 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start processes in one of the parallel runs: two at once would race for free ports."""
-    for item in items:
-        if "acceptance" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("acceptance"))
+class OneProcessForAcceptance(LoadScopeScheduling):
+    """Gives all acceptance tests to one of the parallel processes, and each other test to any that is free.
+
+    They start processes, and would race for free ports; and those in a browser look at the clock, while a second
+    browser would take its processor. (pytest-xdist's own groups do nothing with pytest 9.2, which does not let the
+    name of a test be changed any more.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "acceptance" if "/acceptance/" in nodeid.partition("::")[0] else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessForAcceptance:
+    return OneProcessForAcceptance(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -175,3 +187,9 @@ async def _execute(url: str, statement: str) -> None:
 
 def _on_database(url: str, name: str) -> str:
     return re.sub(r"/[^/]*$", f"/{name}", url)
+
+
+@pytest.fixture
+def life(client: TestClient[Any, Any], database: Database) -> Life:
+    """Jobs that are led through their lives by hand, as a worker would."""
+    return Life(client, database)

@@ -15,6 +15,8 @@ from app.keys import BACKGROUND, CONTROL, SUBMITTING, VIEWS
 from app.monitor.auditing import note
 from app.monitor.job_pages import JOB
 from app.monitor.rendering import VIEWER, leave_flash
+from app.services.submit import Replayed
+from app.storage.idempotency import Once
 from app.web.bodies import job_id_of
 
 if TYPE_CHECKING:
@@ -74,8 +76,9 @@ async def send_again(request: web.Request) -> web.Response:
     job = (await request.config_dict[VIEWS].view(job_id_of(request))).job
     if job.phase is not Phase.COMPLETED:
         return await _back(request, "again", job.job_id, "not_completed")
-    sent = await request.config_dict[SUBMITTING].again(job)
-    return await _back(request, "again", job.job_id, "again", sent.job_id)
+    sent = await request.config_dict[SUBMITTING].again(job, await _once(request, job))
+    new_id = int(sent.answer) if isinstance(sent, Replayed) else sent.job_id
+    return await _back(request, "again", job.job_id, "again", new_id)
 
 
 @routes.post(JOB + "/delete")
@@ -87,6 +90,17 @@ async def delete_job(request: web.Request) -> web.Response:
     except JobNotFinished:
         return await _back(request, "delete", job_id, "not_finished")
     return await _back(request, "delete", job_id, "deleted")
+
+
+async def _once(request: web.Request, job: Job) -> Once | None:
+    """Return what makes a form that is sent again, because no answer came, send one job; None when it names no press.
+
+    The page's script gives each press a number of its own; without it a browser asks before it sends a form again.
+    """
+    press = (await request.post()).get("press")
+    if not isinstance(press, str) or re.fullmatch("[0-9a-f]{32}", press) is None:
+        return None
+    return Once(job.user_id, f"again {press}", f"again {job.job_id}", lambda sent: str(sent.job_id))
 
 
 async def _follow(cancelling: asyncio.Task[Job], job_id: int) -> None:

@@ -91,8 +91,8 @@ class Submitting:
             raise accepted
         return accepted
 
-    async def again(self, job: Job) -> Job:
-        """Accept a new job that asks for what this one did, from now on and with another seed; raises as `submit`."""
+    async def again(self, job: Job, once: Once | None = None) -> Job | Replayed:
+        """Accept a new job that asks for what this one did, from now on and with another seed; as `submit` does."""
         seed = random_seed()
         changed: dict[str, Any] = {
             "sampler_params": job.sampler_params | {"seed": seed},
@@ -102,9 +102,7 @@ class Submitting:
         asked = NewJob(**{field.name: getattr(job, field.name) for field in fields(NewJob)} | changed)
         if job.workflow is not None:
             asked = replace(asked, workflow=with_seed(job.workflow, seed)[0])
-        accepted = await self.submit(asked, {})
-        assert not isinstance(accepted, Replayed)  # noqa: S101 - only a repetition under a key is answered so
-        return accepted
+        return await self.submit(asked, {}, once)
 
     async def settle(self) -> None:
         """Return when no job is being accepted."""

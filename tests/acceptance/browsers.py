@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.async_api import expect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -61,3 +62,8 @@ class Guarded:
     def _check(self, url: str) -> None:
         if not url.startswith((self.base, "data:", "blob:")):
             self.faults.append(f"foreign request: {url}")
+
+
+async def live(page: Page) -> None:
+    """Wait until the page says that it is live."""
+    await expect(page.locator("#connection-word")).to_have_text("live")

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM
+from acceptance.browsers import NEEDS_CHROMIUM, live
 from integration.monitor_fixtures import Life
 from integration.tcp_proxy import TcpProxy
 from playwright.async_api import Page, expect
@@ -49,10 +49,6 @@ async def proxy(browser: Guarded) -> AsyncIterator[TcpProxy]:
 async def states(page: Page) -> list[str]:
     words = "rows => rows.map(row => `${row.dataset.job} ${row.querySelector('.word').textContent}`)"
     return await page.eval_on_selector_all("#rows > .row", words)
-
-
-async def live(page: Page) -> None:
-    await expect(page.locator("#connection-word")).to_have_text("live")
 
 
 async def test_a_silent_cut_is_said_within_three_seconds_and_made_up_for_within_two(

@@ -6,9 +6,7 @@ import io
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from acceptance.browsers import NEEDS_CHROMIUM
-from integration.monitor_fixtures import Life
+from acceptance.browsers import NEEDS_CHROMIUM, live
 from PIL import Image
 from playwright.async_api import Page, expect
 from sqlalchemy import text
@@ -18,21 +16,13 @@ from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
     from acceptance.browsers import Guarded
+    from integration.monitor_fixtures import Life
 
     from app.storage.database import Database
 
 pytestmark = NEEDS_CHROMIUM
 
 TEXT = "element => element.innerText"
-
-
-@pytest.fixture
-def life(client: Any, database: Database) -> Life:
-    return Life(client, database)
-
-
-async def live(page: Page) -> None:
-    await expect(page.locator("#connection-word")).to_have_text("live")
 
 
 async def order(page: Page) -> list[str]:

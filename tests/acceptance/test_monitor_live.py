@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from acceptance.browsers import NEEDS_CHROMIUM
+from acceptance.browsers import NEEDS_CHROMIUM, live
 from integration.monitor_fixtures import WORKER, Life
 from playwright.async_api import Page, expect
 
@@ -49,10 +49,6 @@ FRAGMENT = """async () => {
 SHOWN_WITHIN_MS = 300
 FRAGMENT_WITHIN_MS = 100
 """A machine that takes longer for the list alone is overloaded; ours takes half of that."""
-
-
-async def live(page: Page) -> None:
-    await expect(page.locator("#connection-word")).to_have_text("live")
 
 
 async def order(page: Page) -> list[str]:

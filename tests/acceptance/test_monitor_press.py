@@ -6,16 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM
-from integration.monitor_fixtures import Life
+from acceptance.browsers import NEEDS_CHROMIUM, live
 from playwright.async_api import Page, Request, Route, expect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from acceptance.browsers import Guarded
+    from integration.monitor_fixtures import Life
 
-    from app.storage.database import Database
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -31,15 +30,6 @@ AGAIN_WHEN_CHANGED = """([place, x, y]) => {
   });
 }"""
 """Clicks a spot again as soon as another button has come to stand there."""
-
-
-@pytest.fixture
-def life(client: Any, database: Database) -> Life:
-    return Life(client, database)
-
-
-async def live(page: Page) -> None:
-    await expect(page.locator("#connection-word")).to_have_text("live")
 
 
 def row(page: Page, job_id: int) -> Any:
@@ -228,3 +218,27 @@ async def test_who_comes_back_finds_forms_unlocked(browser: Guarded, life: Life)
         await expect(cancel).to_be_disabled()
         await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
         await expect(cancel).to_be_enabled()
+
+
+async def test_a_press_whose_answer_was_lost_is_sent_again_and_acts_once(browser: Guarded, life: Life) -> None:
+    job = await life.complete(await life.execute())
+    lost: list[int] = []
+
+    async def lose(route: Route) -> None:
+        if lost:
+            await route.continue_()
+            return
+        answer = await route.fetch(max_redirects=0)
+        lost.append(answer.status)
+        await route.abort()
+
+    async with browser.page("/monitor/") as page:
+        await live(page)
+        sent = posts(page)
+        await page.route("**/again", lose)
+        await row(page, job.job_id).get_by_role("button", name="Again").click()
+        await expect(page.locator("#flash .flash")).to_contain_text("is sent again as job")
+        await expect(page.locator("#rows > .row")).to_have_count(2)
+        await live(page)
+        assert (sent, lost) == (["again", "again"], [303])
+    browser.faults = [fault for fault in browser.faults if "ERR_FAILED" not in fault]

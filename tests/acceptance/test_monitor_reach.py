@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM
+from acceptance.browsers import NEEDS_CHROMIUM, live
 from axe_playwright_python.async_playwright import Axe
 from integration.monitor_fixtures import Life, act
 from integration.test_monitor_job import SPANS, note
@@ -99,10 +99,6 @@ async def look(page: Page, where: str, found: dict[str, list[str]]) -> None:
     for fault in (await Axe().run(page)).response["violations"]:
         told = [f"{fault['id']} {node['target']} {node['failureSummary']}" for node in fault["nodes"]]
         found.setdefault(f"{fault['impact']} in {where}", []).extend(told[:3])
-
-
-async def live(page: Page) -> None:
-    await expect(page.locator("#connection-word")).to_have_text("live")
 
 
 @pytest.mark.timeout(400)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM
+from acceptance.browsers import NEEDS_CHROMIUM, live
 from integration.monitor_fixtures import Life
 from playwright.async_api import Page, expect
 from pydantic import SecretStr
@@ -76,10 +76,6 @@ def own_redis() -> Iterator[OwnRedis]:
 def settings(settings: Settings, own_redis: OwnRedis) -> Settings:
     """The test's settings, with the Redis that it may stop."""
     return settings.model_copy(update={"redis_url": SecretStr(own_redis.url)})
-
-
-async def live(page: Page) -> None:
-    await expect(page.locator("#connection-word")).to_have_text("live")
 
 
 async def rows(page: Page) -> list[list[str]]:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM
+from acceptance.browsers import NEEDS_CHROMIUM, live
 from integration.monitor_fixtures import Life, act
 from integration.test_monitor_fleet import beat
 from integration.test_monitor_job import note
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
 from app.storage.statistics import Statistics
@@ -47,15 +47,6 @@ LEFT = """selector => {
   new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
 }"""
 """Keeps every text that an element shows."""
-
-
-@pytest.fixture
-def life(client: Any, database: Database) -> Life:
-    return Life(client, database)
-
-
-async def live(page: Page) -> None:
-    await expect(page.locator("#connection-word")).to_have_text("live")
 
 
 async def test_every_time_of_every_page_is_of_the_readers_zone(

@@ -6,21 +6,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.monitor_fixtures import Document, Life, act, read
+from integration.monitor_fixtures import Document, act, read
 from sqlalchemy import text
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
 
-    from app.storage.database import Database
 
 ACTIONS = ("cancel", "retry", "again", "delete")
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)>"'>{{ 123457 * 7 }}"""
-
-
-@pytest.fixture
-def life(client: TestClient[Any, Any], database: Database) -> Life:
-    return Life(client, database)
 
 
 async def flash(client: TestClient[Any, Any], answer: Any) -> str:
@@ -84,6 +78,26 @@ async def test_what_a_completed_job_asked_for_is_sent_again_with_a_new_seed(clie
     assert again.sampler_params["seed"] != job.sampler_params["seed"]
     assert {**again.sampler_params, "seed": 0} == {**job.sampler_params, "seed": 0}
     assert (await life.store.get(job.job_id)).phase == "completed"
+
+
+async def test_one_press_sends_one_job_however_often_its_form_comes(client, life):
+    job = await life.complete(await life.execute())
+
+    async def sent(**fields: str) -> str:
+        found = re.search(
+            r"as job (\d+)", await flash(client, await act(client, f"/monitor/jobs/{job.job_id}/again", **fields))
+        )
+        assert found
+        return found[1]
+
+    first, other = "0123456789abcdef" * 2, "f" * 32
+    ids = [await sent(press=press) for press in (first, first, other, "nonsense", "nonsense")]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 4
+    # A number that another job's press had is nobody's own.
+    another = await life.complete(await life.execute())
+    answer = await act(client, f"/monitor/jobs/{another.job_id}/again", press=first)
+    assert answer.status == 422
 
 
 async def test_only_a_completed_job_is_sent_again(client, life):

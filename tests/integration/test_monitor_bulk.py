@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from integration.monitor_fixtures import Document, Life, act, read
 from sqlalchemy import text
 
 from app.web.requests import MAX_BULK
-
-if TYPE_CHECKING:
-    from aiohttp.test_utils import TestClient
-
-    from app.storage.database import Database
-
-
-@pytest.fixture
-def life(client: TestClient[Any, Any], database: Database) -> Life:
-    return Life(client, database)
 
 
 async def said(client: Any, answer: Any) -> str:

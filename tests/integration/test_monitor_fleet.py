@@ -21,7 +21,6 @@ from harness import eventually
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
 
-    from app.storage.database import Database
 
 WORKER = {
     "host": "box", "pid": 42, "version": "1.2", "started_at": "2026-11-23T12:00:00Z", "slots": 2, "used": 1,
@@ -32,11 +31,6 @@ BACKEND = {
     "since": "2026-11-23T12:00:00Z", "slots": 2, "used": 1, "queue_remaining": 3, "foreign": 1, "version": "0.3.64",
     "vram_total": 24 * 2**30, "vram_free": 6 * 2**30, "models": ["sdxl.safetensors"], "freed": None,
 }  # fmt: skip
-
-
-@pytest.fixture
-def life(client: TestClient[Any, Any], database: Database) -> Life:
-    return Life(client, database)
 
 
 async def beat(client: TestClient[Any, Any], worker: dict[str, Any] | None = None, **backend: Any) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.monitor_fixtures import WORKER, Document, Life, act, read
+from integration.monitor_fixtures import WORKER, Document, act, read
 from sqlalchemy import update
 
 from app import keys
@@ -31,11 +31,6 @@ SPANS = [
     {"node": "8", "type": "VAEDecode", "start_ms": 6000, "end_ms": 7500},
 ]
 HOSTILE = "<script>alert(1)</script>\"'>\u202egpj.exe\u202c" + "W" * 400
-
-
-@pytest.fixture
-def life(client: TestClient[Any, Any], database: Database) -> Life:
-    return Life(client, database)
 
 
 async def note(database: Database, claim: Claim, ends_s: tuple[float, ...] = (), **facts: Any) -> None:

@@ -20,18 +20,11 @@ from app.monitor.listing import NARROWING
 from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
-    from aiohttp.test_utils import TestClient
-
     from app.settings import Settings
     from app.storage.database import Database
 
 SOON = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 PAST = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-
-
-@pytest.fixture
-def life(client: TestClient[Any, Any], database: Database) -> Life:
-    return Life(client, database)
 
 
 async def words(client: Any, path: str) -> str:

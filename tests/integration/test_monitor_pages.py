@@ -19,17 +19,9 @@ from app.main import create_app, create_monitor_app
 from app.storage.attempts import Claim
 
 if TYPE_CHECKING:
-    from aiohttp.test_utils import TestClient
-
     from app.settings import Settings
-    from app.storage.database import Database
 
 NOWHERE = "127.0.0.1:1"
-
-
-@pytest.fixture
-def life(client: TestClient[Any, Any], database: Database) -> Life:
-    return Life(client, database)
 
 
 async def test_an_empty_list_says_what_to_do(client):

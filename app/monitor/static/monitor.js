@@ -184,6 +184,8 @@
     event.preventDefault();
     const action = button?.getAttribute("formaction") ?? form.getAttribute("action");
     const fields = new URLSearchParams(new FormData(form));
+    // Sent a second time, because no answer came, it is known to be the same press.
+    fields.set("press", [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join(""));
     send(action, fields).then((sent) => {
       // Who left the page and came back has had it unlocked, and sees what has become of it.
       if (busy.get(place) !== mine) return;
