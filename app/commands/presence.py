@@ -16,7 +16,7 @@ from app.storage.periodic_tasks import PeriodicTasks
 if TYPE_CHECKING:
     from app.messaging.registry import Beat
     from app.settings import Settings
-    from app.storage.periodic_tasks import PeriodicRun
+    from app.storage.periodic_tasks import PeriodicRun, Plan
 
 
 async def workers(settings: Settings) -> int:
@@ -40,14 +40,17 @@ async def cron_status(settings: Settings) -> int:
         database = Database(make_engine(complete))
         try:
             await database.check_schema(f"make migrate-{environment}")
-            runs = await PeriodicTasks(database).all()
+            tasks = PeriodicTasks(database)
+            plans, runs = await tasks.plans(), {run.name: run for run in await tasks.all()}
         finally:
             await database.close()
-    if runs:
+    if plans:
         header = ("TASK", "SCHEDULE", "LAST RUN", "RESULT", "TOOK", "NEXT RUN")
-        show(table(header, [_cron_row(run) for run in runs]))
+        show(table(header, [_cron_row(plan, runs.get(plan.name)) for plan in plans]))
     else:
-        show(f"No periodic task of {environment} has run yet; a worker runs them: make worker-{environment}.")
+        show(
+            f"No worker of {environment} has told of periodic tasks yet; a worker runs them: make worker-{environment}."
+        )
     return 0
 
 
@@ -64,10 +67,12 @@ def _worker_row(beat: Beat) -> tuple[object, ...]:
     )
 
 
-def _cron_row(run: PeriodicRun) -> tuple[object, ...]:
+def _cron_row(plan: Plan, run: PeriodicRun | None) -> tuple[object, ...]:
+    next_run = _told(plan.next_run, past="overdue by {}")
+    if run is None:
+        return (plan.name, plan.schedule, "never", "", "", next_run)
     result = f"failed: {run.result}" if run.failed else run.result
-    next_run = _told(run.next_run, past="overdue by {}")
-    return (run.name, run.schedule, _told(run.last_run), result, f"{run.duration_ms} ms", next_run)
+    return (plan.name, plan.schedule, _told(run.last_run), result, f"{run.duration_ms} ms", next_run)
 
 
 def _at(text: Any) -> str:

@@ -216,8 +216,12 @@ def _created(job: Job) -> str:
 
 
 async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:
-    """Estimate the seconds to the end: what a run usually takes, times the runs that come before on each slot."""
-    if view.job.status not in (JobStatus.PENDING, JobStatus.RUNNING):
+    """Estimate the seconds to the end: what a run usually takes, times the runs that come before on each slot.
+
+    Of a job that a worker has and ComfyUI has not begun with nothing is said, nor of one that is to be stopped: it may
+    be queued there behind another one, for as long as that takes.
+    """
+    if view.job.status is not JobStatus.PENDING and view.job.phase is not Phase.EXECUTING:
         return None
     usual_s = await request.app[VIEWS].usual_execution_s()
     if usual_s is None:

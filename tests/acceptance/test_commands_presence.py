@@ -15,7 +15,7 @@ from app.messaging.channels import Names
 from app.messaging.connection import close, make_redis
 from app.messaging.registry import KEPT_S, Registry
 from app.settings import load_settings
-from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
+from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -72,13 +72,17 @@ async def test_periodic_tasks_are_shown_with_last_and_next_run(place, database, 
     overdue = replace(run, name="tidy", next_run=now - timedelta(hours=3), failed=True, result="The disk is full.")
     for each in (run, overdue):
         await PeriodicTasks(database).note(each)
+    await PeriodicTasks(database).announce(
+        [Plan(name="sweep", schedule="every hour", next_run=now + timedelta(minutes=30))]
+    )
     done = place.run("cron-status", "--env", "test", DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr
-    header, reconcile, tidy = done.stdout.splitlines()
+    header, reconcile, sweep, tidy = done.stdout.splitlines()
     assert header.split("  ")[0] == "TASK"
     assert re.match(
         r"reconcile +every 15 s +\S+ \S+Z \(9\d s ago\) +nothing to do +12 ms +\S+ \S+Z \(in 3 h\)$", reconcile
     )
+    assert re.match(r"sweep +every hour +never +\S+ \S+Z \(in (29|30) min\)$", sweep)
     assert "failed: The disk is full." in tidy
     assert tidy.endswith("(overdue by 3 h)")
 
@@ -86,4 +90,4 @@ async def test_periodic_tasks_are_shown_with_last_and_next_run(place, database, 
 async def test_where_nothing_is_it_is_said_in_words(place, own, redis, database_url):
     assert "No worker of test was seen within a day" in place.run("workers", "--env", "test", **own).stdout
     said = place.run("cron-status", "--env", "test", DATABASE_URL=database_url).stdout
-    assert "No periodic task of test has run yet" in said
+    assert "No worker of test has told of periodic tasks yet" in said

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
-from app.keys import QUEUE
+from app.keys import QUEUE, REGISTRY
 from app.main import create_app
 from harness import FOUNDING_BODY, SMALL_BODY, Service, eventually
 from worker.standin.faults import Fault, FaultKind
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiohttp.test_utils import TestClient
+    from integration.monitor_fixtures import Life
 
     from app.settings import Settings
     from app.storage.database import Database
@@ -447,3 +449,33 @@ async def test_an_unfinished_job_is_not_deleted(service: Service) -> None:
         assert (await service.client.get(f"{BASE}/{each['job_id']}")).status == 200
     await post(service.client, f"{job['job_id']}/cancel", 200)
     assert (await service.client.delete(f"{BASE}/{job['job_id']}")).status == 204
+
+
+async def test_the_time_that_is_left_is_said_where_there_is_something_to_go_by(
+    client: TestClient[Any, Any], database: Database, life: Life
+) -> None:
+    async def eta_s(job_id: int) -> float | None:
+        return (await (await client.get(f"/api/v1/generation-jobs/{job_id}")).json())["eta_seconds"]  # type: ignore[no-any-return]
+
+    claim = await life.execute()
+    assert await eta_s(claim.job_id) is None, "there is no run to go by"
+    done = await life.complete(claim)
+    running = await life.execute()
+    async with database.transaction() as session:
+        await session.execute(
+            text("UPDATE job_attempts SET executing_at = executed_at - interval '20 s' WHERE outcome = 'completed'")
+        )
+    assert await eta_s(running.job_id) == 20.0
+    await life.progress(running, 40)
+    assert await eta_s(running.job_id) == 12.0
+    # What ComfyUI has not begun with may wait in its queue for any time.
+    taken = await life.claim()
+    assert await eta_s(taken.job_id) is None
+    waiting = [await life.submit() for _ in range(3)]
+    assert await eta_s(waiting[0]) is None, "without a backend nobody knows"
+    for name in ("gpu-a", "gpu-b"):
+        await client.app[REGISTRY].beat("w1", {}, {name: {}})
+    assert [await eta_s(job_id) for job_id in waiting] == [20.0, 20.0, 40.0]
+    await life.store.cancel(running.job_id, None, "test")
+    assert await eta_s(running.job_id) is None
+    assert await eta_s(done.job_id) is None
