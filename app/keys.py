@@ -25,6 +25,7 @@ from app.storage.files import FileStore
 from app.storage.fleet_figures import FleetFigures
 from app.storage.job_views import JobViews
 from app.storage.keys import KeyStore
+from app.storage.known_names import KnownNames
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 
@@ -43,6 +44,7 @@ REGISTRY: Final = web.AppKey("REGISTRY", Registry)
 FILES: Final = web.AppKey("FILES", FileStore)
 VIEWS: Final = web.AppKey("VIEWS", JobViews)
 RUN_TIMES: Final = web.AppKey("RUN_TIMES", RunTimes)
+KNOWN_NAMES: Final = web.AppKey("KNOWN_NAMES", KnownNames)
 STATISTICS: Final = web.AppKey("STATISTICS", Statistics)
 SNAPSHOTS: Final = web.AppKey("SNAPSHOTS", Snapshots)
 SUBMITTING: Final = web.AppKey("SUBMITTING", Submitting)

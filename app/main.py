@@ -39,6 +39,7 @@ from app.storage.fleet_figures import FleetFigures
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
 from app.storage.keys import KeyStore
+from app.storage.known_names import KnownNames
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
@@ -146,6 +147,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.FILES] = files
     app[keys.VIEWS] = views
     app[keys.RUN_TIMES] = RunTimes(database)
+    app[keys.KNOWN_NAMES] = KnownNames(database)
     app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots
     app[keys.SUBMITTING] = Submitting(store, queue, registry, settings.default_checkpoint)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from app.domain.errors import JobNotFound
 from app.domain.job import JobStatus
-from app.keys import PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
+from app.keys import KNOWN_NAMES, PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
 from app.monitor.eta import left
 from app.monitor.listing import NARROWING, NEWEST, ORDERS, SIZES, ListAddress, count_tabs, read_alike, read_listing
 from app.monitor.reading import read_health, read_snapshots
@@ -75,11 +75,12 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | None:
     """Return what the template shows; None when going back has reached the top, where the first page belongs."""
     views = request.config_dict[VIEWS]
-    listing, health, (tabs, scopes), tiles = await asyncio.gather(
+    listing, health, (tabs, scopes), tiles, names = await asyncio.gather(
         read_listing(views, address),
         read_health(request),
         count_tabs(views, address),
         request.config_dict[STATISTICS].tiles(),
+        request.config_dict[KNOWN_NAMES].read(),
     )
     if listing is None:
         return None
@@ -98,6 +99,8 @@ async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | 
         "here": address.link(after=address.after, before=address.before),
         "strip": await read_strip(request, health.backends),
         "narrowing": NARROWING,
+        "known": {"model": names.models, "backend": names.backends, "error": names.errors, "node": names.nodes}
+        | {"worker": sorted(beat.name for beat in health.workers or ())},
         "sizes": SIZES,
         "orders": ORDERS,
         "newest": NEWEST,

@@ -18,6 +18,7 @@ from app import keys
 from app.main import create_app
 from app.monitor.listing import NARROWING
 from app.storage.job_views import snapshot_of
+from app.storage.statistics import Statistics
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -115,6 +116,36 @@ async def test_each_filter_of_the_address_narrows_and_can_be_taken_away(client, 
     chips = [found["href"] for found in together.all("a") if found.get("class") == "chip"]
     assert len(chips) == len(only)
     assert all(len(parse_qs(urlsplit(chip).query)) == len(only) for chip in chips)
+
+
+async def test_filters_offer_the_names_that_jobs_had(client, life, database):
+    def offered(page) -> dict[str, list[str]]:
+        lists: dict[str, list[str]] = {}
+        for kind, found in page.elements:
+            if kind == "datalist":
+                last = lists.setdefault(found["id"], [])
+            elif kind == "option" and "value" in found and lists:
+                last.append(found["value"])
+        return lists
+
+    assert offered(await read(client, "/monitor/")) == {}
+    client.app[keys.KNOWN_NAMES]._known = None
+    hostile = '"><script>alert(1)</script>'
+    for model in ("b.x", "a.x", "b.x", hostile):
+        await life.complete(await life.execute(checkpoint_model=model))
+    await life.fail(await life.execute(checkpoint_model="c.x"))
+    await Statistics(database, margin_s=0).record()
+    await client.app[keys.REGISTRY].beat("box:1:aa", {"slots": 1}, {})
+    page = await read(client, "/monitor/")
+    assert offered(page) == {
+        "known-model": ["b.x", hostile, "a.x", "c.x"],
+        "known-backend": ["gpu-a"],
+        "known-error": ["node_failed"],
+        "known-node": ["VAEDecode"],
+        "known-worker": ["box:1:aa"],
+    }
+    assert page.all("input", name="model")[0]["list"] == "known-model"
+    assert "list" not in page.all("input", name="user")[0]
 
 
 @pytest.mark.parametrize(
