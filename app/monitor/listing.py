@@ -10,12 +10,13 @@ from urllib.parse import urlencode
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.domain.job import JobStatus
-from app.storage.job_views import COUNTED, Count, JobFilter, Sort, opposite
+from app.storage.job_lists import COUNTED, Count, JobFilter, Sort, opposite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from app.storage.job_views import JobViews, Page
+    from app.storage.job_lists import Page
+    from app.storage.job_views import JobViews
     from app.storage.whole_jobs import JobView
 
 SIZES: Final = (25, 50, 100, 200)

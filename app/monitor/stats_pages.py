@@ -14,20 +14,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.job import JobStatus
 from app.domain.message import timestamp
+from app.domain.report import Chosen
 from app.keys import STATISTICS
 from app.monitor.charts import Chart, Part, Tick, columns, lines
 from app.monitor.reading import read_health
 from app.monitor.rendering import render
 from app.monitor.sharing import shared
 from app.monitor.words import exact
-from app.storage.statistics import DAY_S, FIVE_MINUTES_S, HOUR_S, Chosen
+from app.storage.statistics import DAY_S, FIVE_MINUTES_S, HOUR_S
 from app.web.bodies import read_query
 from app.web.checking import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.storage.statistics import Ends, Failures, Report, Step
+    from app.domain.report import Ends, Failures, Report, Step
 
 routes: Final = web.RouteTableDef()
 

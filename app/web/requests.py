@@ -21,7 +21,7 @@ from pydantic import (
 
 from app.domain.job import JobStatus, NewJob
 from app.services.control import random_seed
-from app.storage.job_views import JobFilter, Sort
+from app.storage.job_lists import JobFilter, Sort
 
 MAX_SEED: Final = 2**64 - 1
 MAX_PARAMS_BYTES: Final = 64 * 1024

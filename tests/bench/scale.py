@@ -32,7 +32,8 @@ from app.monitor.rendering import FRAGMENT_HEADER
 from app.settings import load_settings
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.database import Database, make_engine
-from app.storage.job_views import JobFilter, JobViews
+from app.storage.job_lists import JobFilter
+from app.storage.job_views import JobViews
 from app.storage.migrating import migrate
 from app.storage.statistics import Statistics
 from tests.bench.filling import fill
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from app.embedded.services import Running
-    from app.storage.job_views import Page, Sort
+    from app.storage.job_lists import Page, Sort
 
 SMALL: Final = 1_000
 WARM_UP: Final = 8

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from app.storage.database import Database
-    from app.storage.job_views import Sort
+    from app.storage.job_lists import Sort
 
 VIEWERS = 30
 ENDED = "COALESCE(completed_at, now())"

@@ -13,11 +13,12 @@ from integration.test_statistics import count_all, ended, full, plain, within_a_
 
 from app.domain.errors import NodeFailed
 from app.domain.histogram import histogram
+from app.domain.report import Chosen
 from app.monitor.listing import ListAddress
 from app.monitor.stats_pages import RANGES
 from app.storage.attempts import Claim
 from app.storage.job_views import JobViews
-from app.storage.statistics import FIVE_MINUTES_S, Chosen, Statistics
+from app.storage.statistics import FIVE_MINUTES_S, Statistics
 from app.web.checking import check
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from samples import new_job
 from app.domain.errors import NodeFailed
 from app.domain.histogram import histogram, quantile
 from app.domain.job import JobStatus
+from app.domain.report import Chosen
 from app.storage.attempts import AttemptStore, Claim
-from app.storage.statistics import DAY_S, FIVE_MINUTES_S, HOUR_S, KEPT, SPANS_S, Chosen, Statistics
+from app.storage.statistics import DAY_S, FIVE_MINUTES_S, HOUR_S, KEPT, SPANS_S, Statistics
 from harness import eventually
 from tests.bench.filling import fill
 

@@ -19,7 +19,8 @@ from app.domain.errors import InvalidRequest, JobNotFound, NodeFailed
 from app.domain.job import JobStatus, Phase
 from app.monitor.listing import ListAddress, read_listing
 from app.storage.attempts import AttemptStore, Claim
-from app.storage.job_views import JobFilter, JobViews, Sort
+from app.storage.job_lists import JobFilter, Sort
+from app.storage.job_views import JobViews
 
 if TYPE_CHECKING:
     from app.storage.database import Database

@@ -13,7 +13,8 @@ from samples import new_job, output
 
 from app.domain.job import JobStatus
 from app.storage.attempts import AttemptStore, Claim
-from app.storage.job_views import JobFilter, JobViews, Sort
+from app.storage.job_lists import JobFilter, Sort
+from app.storage.job_views import JobViews
 from tests.bench.filling import fill
 
 if TYPE_CHECKING:
