@@ -18,7 +18,7 @@ import uvloop
 from app.commands.interruption import Interrupted, until_signalled
 from tests.bench import report
 from tests.bench.client import Unexpected
-from tests.bench.idle_rows import idle
+from tests.bench.idle_rows import idle, tired
 from tests.bench.job_rows import busy, busy_heavy, roundtrip, throughput
 from tests.bench.rest_rows import create, read
 from tests.bench.service import running_service
@@ -41,10 +41,11 @@ ROWS: Final[dict[str, Row]] = {
     "throughput": throughput,
     "sockets": sockets,
     "idle": idle,
+    "tired": tired,
 }
 """In the order of the table."""
-RUN_ORDER: Final = ("sockets", "roundtrip", "busy", "busy-20mb", "throughput", "read", "idle", "create")
-"""The sockets first, on an app that has just started; creating last, as it leaves many jobs."""
+RUN_ORDER: Final = ("idle", "sockets", "roundtrip", "busy", "busy-20mb", "throughput", "read", "tired", "create")
+"""What is at rest first, on processes that have just started; creating last, as it leaves many jobs."""
 ROW_S: Final = 90.0
 """A row that takes longer hangs."""
 

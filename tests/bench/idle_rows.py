@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from app.commands.memory import EVERY_S
 from tests.bench.report import Figure
 from tests.bench.usage import usage
 
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from tests.bench.service import Service
     from tests.bench.sizes import Sizes
 
+REST_S: Final = EVERY_S + 2
+
 
 async def idle(service: Service, sizes: Sizes) -> list[Figure]:
-    """Measure app and worker as they are after the rows before; no figures on a system that does not tell."""
-    await asyncio.sleep(min(2.0, sizes.idle_s))
+    """Measure app and worker as they are after their start; no figures on a system that does not tell."""
+    await asyncio.sleep(min(REST_S, sizes.idle_s))
     pids, began = [service.app.pid, service.worker.pid], time.perf_counter()
     before = usage(pids)
     await asyncio.sleep(sizes.idle_s)
@@ -28,3 +31,10 @@ async def idle(service: Service, sizes: Sizes) -> list[Figure]:
         Figure("idle, app and worker: processor time", percent, "% of a core"),
         Figure("idle, app and worker: memory", after.resident_bytes / 1e6, "MB"),
     ]
+
+
+async def tired(service: Service, sizes: Sizes) -> list[Figure]:
+    """Measure what they keep of the memory that the rows before took, when there was time to give it back."""
+    await asyncio.sleep(min(REST_S, sizes.idle_s))
+    after = usage([service.app.pid, service.worker.pid])
+    return [Figure("after all of this, app and worker: memory", after.resident_bytes / 1e6, "MB")] if after else []
