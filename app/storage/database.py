@@ -101,6 +101,16 @@ class Database:
             async with self._sessions.begin() as session:
                 yield session
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncSession]:
+        """Begin a transaction, to read in, whose statements all see the same moment; raises as `transaction`.
+
+        Elsewhere each statement sees what is committed by then: a list could be counted with a job that it lacks.
+        """
+        async with self.transaction() as session:
+            await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
     def driver(self) -> _Lent:
         """Lend the driver's own connection: each statement a transaction of its own, prepared, and one round trip.
 

@@ -116,7 +116,7 @@ class JobLists:
         if cursor is not None:
             whole = _after(whole, sort, *_read_cursor(cursor, sort))
         wanted = _searched(whole, sort, chosen, self._searched) if chosen.searching else whole
-        async with self._database.transaction() as session:
+        async with self._database.snapshot() as session:
             if chosen != JobFilter():
                 await session.execute(PLAN_FOR_THESE_VALUES)
             # The places first, by an index that needs no row, and then the rows of these alone.
@@ -143,7 +143,7 @@ class JobLists:
         wanted = _places(chosen, "created_at")
         # All of them: what lies behind a bound could not be reached, there is no cursor to lead on.
         wanted = wanted.where(*_sought(chosen, JobRow.__table__.c))
-        async with self._database.transaction() as session:
+        async with self._database.snapshot() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
             total, exact = await _total(session, chosen, self._counted)
             job_ids = list(await session.scalars(wanted.limit(limit)))
@@ -155,7 +155,7 @@ class JobLists:
         Each is exact up to a bound. A search looks at the newest jobs only, as many as the bound.
         """
         chosen = replace(chosen, status=())
-        async with self._database.transaction() as session:
+        async with self._database.snapshot() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
             newest = _looked_at(chosen, self._counted, JobRow.status)
             by_status = select(newest.c.status, func.count(), _found(chosen, newest.c)).group_by(newest.c.status)

@@ -18,6 +18,7 @@ from sqlalchemy import text
 from app.domain.errors import InvalidRequest, JobNotFound, NodeFailed
 from app.domain.job import JobStatus, Phase
 from app.monitor.listing import ListAddress, read_listing
+from app.storage import job_lists
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import JobViews
@@ -226,6 +227,22 @@ async def test_a_search_ends_with_its_stretch_and_says_that_it_leads_on(filled: 
 async def test_a_search_never_tells_fewer_jobs_than_it_shows(filled: Database) -> None:
     page = await JobViews(filled, counted=2).page(JobFilter(q="done"), "-created_at", 10, cursor=None, skip=0)
     assert (len(page.items), page.total, page.total_exact) == (10, 10, False)
+
+
+async def test_a_list_and_its_count_are_of_the_same_moment(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = job_lists._total
+
+    async def after_another_job_came(*arguments: Any) -> tuple[int, bool]:
+        await AttemptStore(filled).create(new_job())
+        return await counted(*arguments)
+
+    monkeypatch.setattr(job_lists, "_total", after_another_job_came)
+    views = JobViews(filled)
+    for there in (30, 31):
+        page = await views.page(JobFilter(), "-created_at", 100, cursor=None, skip=0)
+        assert (len(page.items), page.total) == (there, there)
+    job_ids, matched, _ = await views.matching(JobFilter(), 100)
+    assert len(job_ids) == matched
 
 
 async def test_the_page_of_jobs_says_that_there_are_more_than_were_counted(filled: Database) -> None:
