@@ -43,6 +43,11 @@ end
 """
 """One command for all: redis-py spends more time on each command and its answer than Redis does."""
 
+_MORE: Final = ("type", "phase", "node", "attempt", "backend")
+"""What is published of a job beyond its frame."""
+_OF_THE_FRAME: Final[Mapping[str, Sequence[str]]] = {"pending": ("attempt",), "started": ("attempt", "backend")}
+"""Frames that have some of it as their own."""
+
 
 class Events:
     """Publishes what happened, in order. A Redis that is away costs watchers a delay, never a job: polling heals it."""
@@ -136,15 +141,15 @@ def merged(snapshots: Sequence[Snapshot], live: Mapping[int, bytes]) -> list[Sna
 
 def news(snapshot: Snapshot) -> str:
     """Return what is published of this state of a job: its frame, and more for those who watch everything."""
-    told = {"type": "job", "phase": snapshot.phase, "backend": snapshot.backend_name} | frame(snapshot)
+    told = {"type": "job", "phase": snapshot.phase, "attempt": snapshot.attempt, "backend": snapshot.backend_name}
+    told |= frame(snapshot)
     return dumps(told | {"node": snapshot.node} if snapshot.node is not None else told)
 
 
 def frame_of(told: dict[str, Any]) -> dict[str, Any]:
     """Return the frame that is in the news of a job."""
-    # Of all frames this one has a backend of its own.
-    more = ("type", "phase", "node") if told["status"] == "started" else ("type", "phase", "node", "backend")
-    return {name: value for name, value in told.items() if name not in more}
+    own = _OF_THE_FRAME.get(told["status"], ())
+    return {name: value for name, value in told.items() if name not in _MORE or name in own}
 
 
 def _merged(snapshot: Snapshot, raw: bytes) -> Snapshot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
@@ -86,8 +86,8 @@ class Hub:
         self._encode = encode
         self._metrics = metrics
         self._watchers: dict[int, set[Watcher]] = {}
-        self._progress: dict[int, int] = {}
-        """What was last told of each watched job that runs."""
+        self._progress: dict[int, tuple[int, int]] = {}
+        """What was last told of each watched job that runs: its attempt, 0 if not known, and how far it is."""
         self._everything: set[Watcher] = set()
         self._paces: dict[int, _Pace] = {}
         """How fast those who watch everything are told of each running job."""
@@ -122,16 +122,16 @@ class Hub:
         if len(known) < len(heard):
             return None
         present = []
-        for told in map(frame_of, known):
-            self._rises(told["job_id"], told.get("progress") if told["status"] == "processing" else None)
-            message = self._encode(orjson.dumps(told))
+        for told in known:
+            self._rises(told)
+            message = self._encode(orjson.dumps(frame_of(told)))
             present.append((told["job_id"], told["seq"], message, told["status"] in _FINISHED))
         return present
 
     def offers(self, snapshots: Sequence[Snapshot]) -> list[Offer]:
         """Return what `Watcher.offer` takes of snapshots that were read for watchers."""
-        self._note(snapshots)
-        return [(each.job_id, each.order, self._encode(orjson.dumps(frame(each))), each.finished) for each in snapshots]
+        present = [self._risen(each) for each in snapshots]
+        return [(each.job_id, each.order, self._encode(orjson.dumps(frame(each))), each.finished) for each in present]
 
     def unwatch(self, watcher: Watcher, job_ids: Iterable[int]) -> None:
         """Forward no more."""
@@ -208,7 +208,7 @@ class Hub:
         if isinstance(told, dict) and told.get("type") == "job":
             self._remember(told)
             if told["job_id"] in self._watchers:
-                await self._forward_frame(frame_of(told))
+                await self._forward_frame(told)
         elif isinstance(told, dict) and told.get("type") == "deleted":
             self._recent.pop(told["job_id"], None)
         if self._everything and not self._held_back(told, text):
@@ -264,8 +264,8 @@ class Hub:
 
     async def _forward_frame(self, told: dict[str, Any]) -> None:
         finished = told["status"] in _FINISHED
-        if self._rises(told["job_id"], told.get("progress") if told["status"] == "processing" else None):
-            await self._offer(told["job_id"], told["seq"], self._encode(orjson.dumps(told)), finished)
+        if self._rises(told):
+            await self._offer(told["job_id"], told["seq"], self._encode(orjson.dumps(frame_of(told))), finished)
             self._metrics.forwarded(told.get("timestamp"))
 
     async def _offer(self, job_id: int, order: int, message: bytes, finished: bool) -> None:
@@ -274,24 +274,35 @@ class Hub:
                 for watcher in some:
                     watcher.offer(job_id, order, message, finished=finished)
 
-    def _note(self, snapshots: Iterable[Snapshot]) -> None:
-        """Note what watchers are told besides what is forwarded, so that no progress that is late falls behind it."""
-        for snapshot in snapshots:
-            running = snapshot.phase in (Phase.EXECUTING, Phase.SAVING, Phase.CANCELLING)
-            if snapshot.job_id in self._watchers:
-                self._rises(snapshot.job_id, snapshot.progress if running else None)
+    def _risen(self, snapshot: Snapshot) -> Snapshot:
+        """Note what watchers are told besides what is forwarded, and return it as it may be told.
 
-    def _rises(self, job_id: int, progress: int | None) -> bool:
-        """Note a job's progress, and return whether it may be told: a tick held up by an outage of Redis may be old.
-
-        None, which is said of a job that does not run, begins anew.
+        With no less progress than was told of this attempt before: PostgreSQL hears of it with a heartbeat, and what
+        Redis keeps of it meanwhile is gone when it was emptied.
         """
+        attempt, percent = self._progress.get(snapshot.job_id, (0, 0))
+        runs = snapshot.phase in (Phase.EXECUTING, Phase.SAVING, Phase.CANCELLING)
+        if runs and attempt in (0, snapshot.attempt) and percent > snapshot.progress:
+            snapshot = replace(snapshot, progress=percent)
+        if snapshot.job_id in self._watchers:
+            self._keep(snapshot.job_id, snapshot.attempt, snapshot.progress if runs else None)
+        return snapshot
+
+    def _rises(self, told: dict[str, Any]) -> bool:
+        """Note a job's progress, and return whether it may be told: a tick held up by an outage of Redis may be old."""
+        progress = told.get("progress") if told["status"] == "processing" else None
+        # Workers of an older version do not name the attempt.
+        attempt = told.get("attempt") or self._progress.get(told["job_id"], (0, 0))[0]
+        return self._keep(told["job_id"], attempt, progress)
+
+    def _keep(self, job_id: int, attempt: int, progress: int | None) -> bool:
+        """Keep how far an attempt is, if that is news. None, which is said of a job that does not run, begins anew."""
         if progress is None:
             self._progress.pop(job_id, None)
             return True
-        rises = progress >= self._progress.get(job_id, 0)
+        rises = (attempt, progress) >= self._progress.get(job_id, (0, 0))
         if rises and job_id in self._watchers:
-            self._progress[job_id] = progress
+            self._progress[job_id] = attempt, progress
         return rises
 
     def _greet(self) -> None:

@@ -605,6 +605,36 @@ async def test_a_tick_that_an_outage_held_up_does_not_make_progress_fall(setting
     assert told == [40, 91, 91, 95]
 
 
+async def test_progress_falls_with_no_reading_of_a_job_either(settings: Settings) -> None:
+    """A run was taken over after Redis was emptied: what PostgreSQL has of its progress is older than what was told."""
+    truth, watcher = Truth(), Watching()
+    run = replace(snapshot(1, Phase.EXECUTING, seq=3), progress=50)
+    async with running_hub(settings, truth) as (hub, events):
+        hub.watch(watcher, [1])
+
+        async def told(*percents: int) -> None:
+            async def heard() -> bool:
+                return [json.loads(each).get("progress") for each in watcher.messages] == list(percents)
+
+            await eventually(heard)
+            watcher.messages.clear()
+
+        await events.publish(run, replace(run, tick=1, progress=75))
+        await told(50, 75)
+        truth.jobs[1] = replace(run, seq=4)
+        await hub._resync()
+        await told(75)
+        # What the worker that took it over tells is told again when it is news.
+        await events.publish(replace(run, seq=4, tick=1, progress=62), replace(run, seq=4, tick=2, progress=80))
+        await told(80)
+        # Another attempt begins anew, though all that was told of the change got lost.
+        truth.jobs[1] = replace(run, seq=7, attempt=2, progress=10)
+        await hub._resync()
+        await told(10)
+        await events.publish(replace(run, seq=7, attempt=2, tick=1, progress=12))
+        await told(12)
+
+
 async def _nobody(job_ids: Sequence[int]) -> list[Snapshot]:
     del job_ids
     return []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
+from app.domain.job import Phase
 from app.domain.message import frame
 from app.keys import EVENTS, HUB, VIEWS
 from app.main import create_app
@@ -215,7 +216,7 @@ async def test_a_stalled_reader_is_closed_and_delays_nobody(settings: Settings, 
             await next_frame(ws)
             await eventually(lambda: watched(2))
             for number in range(1, 61):
-                told = frame(replace(snapshot, tick=number)) | {"status": "processing", "padding": padding}
+                told = frame(replace(snapshot, phase=Phase.EXECUTING, tick=number)) | {"padding": padding}
                 await app[EVENTS]._redis.publish(hub._names.events, json.dumps({"type": "job"} | told))
                 assert (await next_frame(ws))["seq"] == snapshot.order + number
             await eventually(lambda: watched(1))
@@ -320,7 +321,7 @@ async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(settings: S
             received += await loop.sock_recv(pausing, 65_536)
         (connection,) = app[HUB]._watchers[job_id]
         for number in range(1, 41):
-            told = frame(replace(snapshot, tick=number)) | {"status": "processing", "padding": padding}
+            told = frame(replace(snapshot, phase=Phase.EXECUTING, tick=number)) | {"padding": padding}
             await app[EVENTS]._redis.publish(app[HUB]._names.events, json.dumps({"type": "job"} | told))
 
         async def waiting() -> bool:
