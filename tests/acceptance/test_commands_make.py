@@ -109,7 +109,7 @@ def test_every_target_runs_its_command_in_its_environment(installed):
         done = make(installed, "-n", target)
         assert done.stdout == f"exec .venv/bin/python -m {FOR_EACH_ENVIRONMENT[name]} --env {environment}\n"
     assert "app demo --once --env demo" in make(installed, "-n", "demo-once").stdout
-    assert "pytest -n 4 -k cancel" in make(installed, "-n", "test", "PYTEST_ARGS=-k cancel").stdout
+    assert "pytest -n 3 -k cancel" in make(installed, "-n", "test", "PYTEST_ARGS=-k cancel").stdout
 
 
 def test_nothing_is_installed_when_venv_is_newer_than_its_sources(installed):
