@@ -323,7 +323,7 @@ async def test_the_events_of_an_open_page_end_with_the_first_key(client, visitor
 async def code_of_close(socket: ClientWebSocketResponse) -> Any:
     """Read to the end, and return the code with which the server closed.
 
-    It is read from the frame: aiohttp's client forgets it, for 1006, when the connection is gone before it has answered.
+    Read from the frame: aiohttp's client says 1006 when the connection is gone before it has answered.
     """
     while (message := await socket.receive()).type is not WSMsgType.CLOSE:
         assert message.type is WSMsgType.TEXT
