@@ -105,12 +105,16 @@ async def test_each_order_is_that_of_plain_sql_and_leads_on_and_back(
     plain: asyncpg.Connection,  # noqa: F811
     sort: Sort,
 ) -> None:
+    # Changed in another order than sent.
+    await plain.execute("UPDATE generation_jobs SET updated_at = created_at + id * 7919 % 1000 * interval '1 hour'")
     column, direction = sort.lstrip("-"), "DESC" if sort.startswith("-") else "ASC"
     statement = f"SELECT id FROM generation_jobs ORDER BY {column} {direction}, id {direction}"  # noqa: S608
     wanted = [row["id"] for row in await plain.fetch(statement)]
     page = await read(client, f"/monitor/?{urlencode({'sort': sort, 'size': '25'})}")
     current = [link["href"] for link in page.all("a") if link.get("aria-current") == "true"]
     assert "/monitor/?size=25" + (f"&sort={sort}" if sort != NEWEST else "") in current
+    # A search goes on in this order.
+    assert [field["value"] for field in page.all("input", type="hidden", name="sort")] == [sort]
     whole, places = list(page.jobs), [page]
     while ahead := places[-1].all("a", rel="next"):
         assert f"sort={sort}" in ahead[0]["href"]
