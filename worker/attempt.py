@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from app.domain.job import Job, Output
-    from app.domain.message import Snapshot
     from app.domain.workflow import Graph
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
@@ -88,12 +87,9 @@ class Attempt:
         self._sent: tuple[Graph, float | None] | None = None
         """The graph and when it went, while PostgreSQL has yet to be told of them; no moment of one taken over."""
         self._tick = 0
+        self.percent = 0
+        """How far it is, as far as watchers were told. Its row keeps this, so that nobody reads more than is told."""
         self._entry: dict[str, Any] | None = None
-
-    @property
-    def percent(self) -> int:
-        """How far it is."""
-        return self._watch.fold.percent
 
     @property
     def cancelling(self) -> bool:
@@ -166,13 +162,12 @@ class Attempt:
                 self._sent = None
                 self._tick = 0
                 self._measures.reached(self.job.status, self.backend.name, self._watch.ended_at)
-                paths = [output.path for output in outputs]
-                self._events.tell(replace(self._snapshot(), output_paths=paths))
+                self._tell(output_paths=[output.path for output in outputs])
                 return self.job
 
     def announce(self) -> None:
         """Tell the watchers that it was claimed."""
-        self._events.tell(self._snapshot())
+        self._tell()
 
     async def mark_saving(self) -> None:
         """ComfyUI is done with the prompt, and its outputs are on their way."""
@@ -325,8 +320,7 @@ class Attempt:
             self._watch.changed.clear()
             if self.job.phase is Phase.EXECUTING:
                 self._tick += 1
-                node = self._watch.spans.at_work()
-                self._events.tell(replace(self._snapshot(), tick=self._tick, at=datetime.now(UTC), node=node))
+                self._tell(tick=self._tick, at=datetime.now(UTC), node=self._watch.spans.at_work())
             await asyncio.sleep(PROGRESS_S)
 
     def _untold(self) -> Noted:
@@ -343,9 +337,13 @@ class Attempt:
             spans=dumps(spans) if spans else None,
         )
 
-    def _snapshot(self) -> Snapshot:
+    def _tell(self, **more: Any) -> None:
+        """Tell the watchers how the job is, with what a row has not."""
         told = snapshot_of(self.job)
-        return replace(told, progress=max(told.progress, self.percent)) if told.phase in _RUNNING else told
+        if told.phase in _RUNNING:
+            self.percent = max(told.progress, self._watch.fold.percent)
+            told = replace(told, progress=self.percent)
+        self._events.tell(replace(told, **more))
 
 
 def _ago(moment: float | None) -> float | None:

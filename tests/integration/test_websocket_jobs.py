@@ -169,6 +169,23 @@ async def test_a_client_that_comes_in_the_middle_begins_with_the_present(service
     assert frames[-1]["status"] == "completed"
 
 
+async def test_nobody_reads_of_more_progress_than_is_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It is told once, while the run goes on; a heartbeat comes every 0.3 s.
+    monkeypatch.setattr("worker.attempt.PROGRESS_S", 60)
+    await service.standin.state.apply(replace(SLOW))
+    job_id = await create(service.client, sampler_params={"steps": 150})
+
+    async def told() -> int:
+        return int((await service.job(job_id))["progress"])
+
+    first = await eventually(told)
+    await asyncio.sleep(1)
+    assert await told() == first
+    frames = await follow(service.client, job_id)
+    check_frames(frames)
+    assert frames[0]["progress"] == first
+
+
 async def test_an_attempt_that_is_tried_again_is_told_with_its_reason(service: Service) -> None:
     await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY, node="KSampler"))
     job_id = await create(service.client, not_before=None)
