@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 CLOSE_S: Final = 10.0
 """So long a client may take to read what was sent before the close."""
 CLOSE_LAGGING_S: Final = 2.0
+"""The same for one that is closed because it does not read."""
+CLOSE_ANSWER_S: Final = 2.0
+"""And so long to answer the close. Were the connection gone before, it would not learn why: some take that for a loss."""
 SIGNED_OUT: Final = 4401
 """The code of a close after which a client must sign in before it comes back."""
 
@@ -50,14 +53,17 @@ class Connection:
     """
 
     __slots__ = (
-        "_closing", "_done", "_draining", "_dropped", "_early", "_end", "_linger_s", "_lingering", "_most", "_out",
+        "_done", "_draining", "_dropped", "_early", "_end", "_linger_s", "_lingering", "_listening", "_most", "_out",
         "_outbox", "_request", "_told", "ws",
     )  # fmt: skip
 
     def __init__(self, request: web.Request, jobs: int = 0) -> None:
         settings = request.app[SETTINGS]
         self.ws: Final = web.WebSocketResponse(
-            heartbeat=settings.ws_heartbeat_seconds, max_msg_size=settings.max_body_bytes, compress=False
+            timeout=CLOSE_ANSWER_S,
+            heartbeat=settings.ws_heartbeat_seconds,
+            max_msg_size=settings.max_body_bytes,
+            compress=False,
         )
         self._request: Final = request
         self._linger_s: Final = settings.ws_linger_seconds
@@ -74,8 +80,10 @@ class Connection:
         self._out: tuple[AbstractStreamWriter, asyncio.WriteTransport] | None = None
         """What is written to, from the upgrade on."""
         self._end: tuple[int, bytes] | None = None
+        """The code and the reason of the close, once there is one."""
+        self._listening: asyncio.Timeout | None = None
+        """Ends the listening, so that the close is sent by who listened."""
         self._draining: asyncio.Task[None] | None = None
-        self._closing: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
 
     async def upgrade(self) -> None:
@@ -89,8 +97,6 @@ class Connection:
         if transport is None:
             raise ConnectionResetError("the client left during the upgrade")
         self._out = writer, transport
-        if self._end is not None:
-            self._closing = asyncio.create_task(self._send_close(transport, *self._end), name="ws-close")
 
     def follow(self, present: Sequence[Offer]) -> None:
         """Begin with the present state of each job, and go on with what has happened since it was read."""
@@ -151,11 +157,9 @@ class Connection:
         metrics = self._request.app[METRICS]
         metrics.socket_opened()
         try:
-            async for message in self.ws:
-                if (answer := answer_to(message)) is not None:
-                    self.send(text_frame(answer))
-            if self._closing is not None:
-                await asyncio.wait([self._closing])
+            await self._listen()
+            if self._end is not None:
+                await self._send_close(*self._end)
         except Exception:
             # It is too late for an answer that tells of it.
             log.exception("a WebSocket ended with an error")
@@ -163,8 +167,23 @@ class Connection:
             metrics.socket_closed(self._dropped, too_slow=self._dropped > 0)
             if self._lingering is not None:
                 self._lingering.cancel()
-            if tasks := [task for task in (self._draining, self._closing) if task is not None]:
-                await end_tasks(tasks)
+            if self._draining is not None:
+                await end_tasks([self._draining])
+
+    async def _listen(self) -> None:
+        """Answer what the client says, until it leaves or is to be closed."""
+        if self._end is not None:
+            return
+        try:
+            async with asyncio.timeout(None) as self._listening:
+                async for message in self.ws:
+                    if (answer := answer_to(message)) is not None:
+                        self.send(text_frame(answer))
+        except TimeoutError:
+            # By `_close`, and nobody else.
+            return
+        finally:
+            self._listening = None
 
     async def _drain(self, writer: AbstractStreamWriter, transport: asyncio.WriteTransport) -> None:
         """Send what is in the outbox as fast as the client reads."""
@@ -189,13 +208,15 @@ class Connection:
     def _close(self, code: int, reason: bytes) -> None:
         if self._end is None:
             self._end = code, reason
-            if self._out is not None:
-                self._closing = asyncio.create_task(self._send_close(self._out[1], code, reason), name="ws-close")
+            if self._listening is not None:
+                self._listening.reschedule(0)
 
-    async def _send_close(self, transport: asyncio.WriteTransport, code: int, reason: bytes) -> None:
+    async def _send_close(self, code: int, reason: bytes) -> None:
+        """Close, and wait until the client has answered that: aiohttp does so only for the task that listens."""
         try:
             async with asyncio.timeout(CLOSE_LAGGING_S if code == WSCloseCode.TRY_AGAIN_LATER else CLOSE_S):
                 await self.ws.close(code=code, message=reason)
         except TimeoutError:
             # Closed politely, it would be kept until the client has read what it does not read.
-            transport.abort()
+            if self._out is not None:
+                self._out[1].abort()

@@ -270,6 +270,38 @@ async def test_a_server_that_stops_says_that_it_is_going_away(
         assert await asyncio.gather(*ends) == [1001] * len(sockets)
 
 
+@pytest.mark.parametrize(("reason", "code"), [("its job has ended", 1000), ("the server stops", 1001)])
+async def test_a_client_that_reads_late_learns_why_it_was_closed(
+    settings: Settings, aiohttp_client: Any, reason: str, code: int
+) -> None:
+    client = await aiohttp_client(create_app(settings))
+    job_id = await create(client)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        ws = await client.ws_connect(f"/ws/jobs/{job_id}")
+        await next_frame(ws)
+        if reason == "the server stops":
+            group.create_task(client.server.close())
+        else:
+            await client.post(f"{BASE}/{job_id}/cancel")
+        await asyncio.sleep(1)
+        async for _ in ws:
+            pass
+        assert ws.close_code == code
+
+
+async def test_a_client_that_does_not_answer_the_close_is_not_waited_for_long(client: TestClient[Any, Any]) -> None:
+    job_id = await create(client)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as mute:
+        mute.setblocking(False)
+        await loop.sock_connect(mute, (client.server.host, client.server.port))
+        await loop.sock_sendall(mute, handshake(job_id))
+        assert b" 101 " in await loop.sock_recv(mute, 65536)
+        await client.post(f"{BASE}/{job_id}/cancel")
+        async with asyncio.timeout(8):
+            await until_cut_off(mute)
+
+
 async def test_a_client_that_leaves_is_forgotten(settings: Settings, aiohttp_client: Any) -> None:
     app = create_app(settings)
     client = await aiohttp_client(app)
