@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -57,7 +58,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessFo
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Running]:
     """PostgreSQL and Redis for the session, on ports that the system chose."""
-    with temporary_data_dir() as folder:
+    with temporary_data_dir(in_memory=True) as folder:
         services = start(Wanted(data_dir=folder, postgres=True, redis=True, redis_port=0, durable=False))
         yield services.running
         services.stop()
@@ -66,11 +67,21 @@ def servers() -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def template(servers: Running) -> str:
     """Name of a migrated database, of which each test gets a copy."""
-    assert servers.database_url is not None
-    asyncio.run(_execute(servers.database_url, "CREATE DATABASE template_of_tests"))
-    url = _on_database(servers.database_url, "template_of_tests").replace("postgresql:", "postgresql+asyncpg:")
+    url = _lasting(servers, "template_of_tests", "template1").replace("postgresql:", "postgresql+asyncpg:")
     command.upgrade(alembic_config(url), "head")
     return "template_of_tests"
+
+
+@pytest.fixture(scope="session")
+def make_model(servers: Running, template: str) -> Callable[[str], str]:
+    """Make a migrated database of this name for a module's own `model`, and return its URL."""
+    return partial(_lasting, servers, template=template)
+
+
+@pytest.fixture
+def model(template: str) -> str:
+    """Name of the database of which the test gets a copy; a module whose tests want much in it has its own."""
+    return template
 
 
 @pytest.fixture
@@ -81,9 +92,9 @@ async def empty_database_url(servers: Running) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def database_url(servers: Running, template: str) -> AsyncIterator[str]:
+async def database_url(servers: Running, model: str) -> AsyncIterator[str]:
     """URL of a migrated database of this test's own."""
-    async for url in _copy(servers, template):
+    async for url in _copy(servers, model):
         yield url
 
 
@@ -166,6 +177,12 @@ async def service(
     found = Service(client, standin, worker)
     await found.backend_online()
     return found
+
+
+def _lasting(servers: Running, name: str, template: str) -> str:
+    assert servers.database_url is not None
+    asyncio.run(_execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    return _on_database(servers.database_url, name)
 
 
 async def _copy(servers: Running, template: str) -> AsyncIterator[str]:

@@ -29,7 +29,7 @@ CLOSE_S: Final = 10.0
 CLOSE_LAGGING_S: Final = 2.0
 """The same for one that is closed because it does not read."""
 CLOSE_ANSWER_S: Final = 2.0
-"""And so long to answer the close. Were the connection gone before, it would not learn why: some take that for a loss."""
+"""And so long to answer the close. Were the connection gone before, some clients would take that for a loss."""
 SIGNED_OUT: Final = 4401
 """The code of a close after which a client must sign in before it comes back."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,7 +19,7 @@ from app.storage.job_views import JobViews
 from tests.bench.filling import fill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from app.settings import Settings
     from app.storage.database import Database
@@ -54,10 +55,21 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture(scope="session")
+def filled(make_model: Callable[[str], str]) -> str:
+    """Name of a database in which a sequential scan costs more than an index; to fill one takes seconds."""
+    asyncio.run(fill(make_model("filled"), JOBS))
+    return "filled"
+
+
 @pytest.fixture
-async def full(settings: Settings, database: Database) -> Database:
-    """A database in which a sequential scan costs more than an index."""
-    await fill(settings.database_url.get_secret_value(), JOBS)
+def model(filled: str) -> str:
+    return filled
+
+
+@pytest.fixture
+def full(database: Database) -> Database:
+    """A copy of it."""
     return database
 
 
