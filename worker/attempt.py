@@ -25,7 +25,8 @@ from app.domain.workflow_key import workflow_key
 from app.encoding import dumps
 from app.storage.attempts import Noted
 from app.storage.job_views import snapshot_of
-from worker.comfyui import Ending, Place, read_ending
+from worker.comfyui import Place
+from worker.comfyui_answers import Ending, read_ending
 from worker.stopping import stop_prompt
 from worker.submission import Submission, graph_for
 from worker.watch import Watch
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
-    from worker.backends import Backend
+    from worker.backend import Backend
     from worker.measures import Measures
     from worker.pictures import Pictures
 

@@ -1,330 +1,26 @@
-"""The backends that this worker drives: for each one a socket, a state, slots, and who follows which prompt."""
+"""The backends of `COMFYUI_URLS`, shared out among the workers: those that this one drives, and by which right."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
-import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
-from uuid import uuid4
+from typing import TYPE_CHECKING, Final
 
 from app.cancellation import end_tasks
-from app.domain.catalog import Catalog, read_catalog
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
-from app.domain.scheduling import BackendLoad, by_preference
-from worker.comfyui import Picture, Place, read_frame
+from app.domain.scheduling import by_preference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from app.domain.workflow import Graph
+    from app.domain.catalog import Catalog
     from app.messaging.registry import Registry
-    from worker.comfyui import ComfyUI
+    from worker.backend import Backend
 
 log = logging.getLogger(__name__)
 
-CATALOG_AGE_S: Final = 120.0
-"""An idle backend is asked this often what it offers: models come and go while it runs."""
-STATS_AGE_S: Final = 30.0
-REFRESH_S: Final = 5.0
-"""How often it is looked whether one of these is due."""
+_UNDRIVEN: Final = "No worker drives it at the moment."
 _MOST_DELAY_S: Final = 5.0
-MOST_SAVING: Final = 16
-"""Runs of a backend whose outputs are being saved at once, before it is given no more: what is done comes first.
-
-Of runs shorter than their saving the backlog would grow without end, each step in it later than the one before."""
-
-UNDRIVEN: Final = "No worker drives it at the moment."
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
-
-
-class Follower(Protocol):
-    """Who follows a prompt."""
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether it only waits for the prompt's end, which it has asked for."""
-
-    def feed(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Take a frame of the prompt; must not wait."""
-
-    @property
-    def executing(self) -> bool:
-        """Whether the backend works on the prompt now, as far as is known."""
-
-    def show(self, picture: Picture) -> None:
-        """Take a picture of the prompt; must not wait."""
-
-    def look(self) -> None:
-        """Frames may have been lost: look at the queue and the history."""
-
-
-class Backend:
-    """One ComfyUI server as this worker sees it."""
-
-    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int) -> None:
-        self.name = name
-        self.url = url
-        self.comfyui = comfyui
-        self.slots = slots
-        self.used = 0
-        self.saving = 0
-        """Runs that need no slot any more, and whose outputs are on their way."""
-        self.driven = False
-        self.drained = False
-        """It is given no more prompts, and finishes those that it has."""
-        self.healthy = False
-        self.reason: str | None = "not connected yet"
-        self.since = datetime.now(UTC)
-        self.client_id = ""
-        self.queue_remaining = 0
-        self.catalog = Catalog({})
-        self.digest: str | None = None
-        self.stuck_prompt: str | None = None
-        """The prompt at which its execution stands still; while there is one, it is given no more."""
-        self.models: list[str] = []
-        """The checkpoints of the run that began last: what it has probably in its memory."""
-        self._loads: dict[str, list[str]] = {}
-        """Prompt → the checkpoints that it loads, of those that are followed."""
-        self.freed: dict[str, Any] | None = None
-        """When it was last told to free its memory, and what was wrong with that if anything was."""
-        self.stats: dict[str, Any] = {}
-        self._catalog_at = self._stats_at = 0.0
-        self._followers: dict[str, Follower] = {}
-        self._ahead: tuple[str, float] | None = None
-        """A prompt that is not followed here, since when it has been seen running before one that waits."""
-        self.on_slot: Callable[[], None] = _nothing
-        """Called when it may take another prompt."""
-        self.on_health: Callable[[], None] = _nothing
-        """Called when it fell ill or recovered."""
-        self.on_change: Callable[[], None] = _nothing
-        """Called when a reader of its state would see another one."""
-
-    @property
-    def load(self) -> BackendLoad:
-        """What the scheduler looks at."""
-        able = self.driven and self.healthy and not self.drained and not self.stuck_prompt
-        able = able and self.saving < MOST_SAVING
-        return BackendLoad(self.name, self.slots if able else 0, self.used, self.foreign)
-
-    @property
-    def foreign(self) -> int:
-        """Prompts in its queue that are not ours."""
-        return max(0, self.queue_remaining - len(self._followers))
-
-    @contextlib.contextmanager
-    def following(self, prompt_id: str, follower: Follower) -> Any:
-        """Hand the prompt's frames to the follower within the block."""
-        self._followers[prompt_id] = follower
-        try:
-            yield
-        finally:
-            if self._followers.get(prompt_id) is follower:
-                del self._followers[prompt_id]
-                self._loads.pop(prompt_id, None)
-
-    def take_slot(self) -> None:
-        """Count one more prompt."""
-        self.used += 1
-        self.on_change()
-
-    def free_slot(self) -> None:
-        """Count one prompt less, and tell who waits for it."""
-        self.used -= 1
-        self.on_change()
-        self.on_slot()
-
-    def begin_saving(self) -> None:
-        """Count one more run that is being saved."""
-        self.saving += 1
-
-    def end_saving(self) -> None:
-        """Count one less, and tell who waits for a slot."""
-        self.saving -= 1
-        self.on_change()
-        self.on_slot()
-
-    def set_drained(self, drained: bool) -> None:
-        """Note what was decided about it."""
-        if drained != self.drained:
-            log.info("backend %s is %s", self.name, "drained" if drained else "in use again")
-            self.drained = drained
-            self.on_change()
-            self.on_slot()
-
-    def will_load(self, prompt_id: str, graph: Graph) -> None:
-        """Note the checkpoints that a prompt which is followed loads when it begins; one without any loads none."""
-        inputs = [node["inputs"] for node in graph.values()]
-        named = dict.fromkeys(each["ckpt_name"] for each in inputs if isinstance(each.get("ckpt_name"), str))
-        if named:
-            self._loads[prompt_id] = list(named)
-
-    async def free_memory(self) -> None:
-        """Have it unload its models; `freed` tells how that went, and its figures are asked for anew."""
-        fault = None
-        try:
-            await self.comfyui.free_memory()
-        except BackendLost as error:
-            fault = str(error)
-        else:
-            self.models = []
-            self._stats_at = 0.0
-        self.freed = {"at": timestamp(datetime.now(UTC)), "fault": fault}
-        self.on_change()
-
-    def set_health(self, reason: str | None) -> None:
-        """Note that it is well (None), or what ails it."""
-        healthy = reason is None
-        if healthy != self.healthy:
-            self.since = datetime.now(UTC)
-            log.log(logging.INFO if healthy else logging.WARNING, "backend %s is %s", self.name, reason or "connected")
-        changed, self.healthy, self.reason = healthy != self.healthy, healthy, reason
-        if changed:
-            self.on_health()
-            self.on_slot()
-
-    def set_stuck(self, prompt_id: str) -> None:
-        """Note that its execution stands still at this prompt; those who wait behind it move elsewhere."""
-        if self.stuck_prompt is None:
-            log.error("backend %s stands still at prompt %s: restart it", self.name, prompt_id)
-            self.stuck_prompt = prompt_id
-            self.since = datetime.now(UTC)
-            self.on_health()
-            self._look_again()
-
-    def saw_running(self, prompt_id: str | None, stall_s: float) -> None:
-        """Note what is executed while one of ours waits behind it, or is to end: too long the same means a standstill.
-
-        A prompt that is followed here is judged by its follower, who hears of its progress; unless that one stops it,
-        and waits for nothing but its end.
-        """
-        now = time.monotonic()
-        follower = self._followers.get(prompt_id or "")
-        if prompt_id is None or (follower is not None and not follower.cancelling):
-            self._ahead = None
-        elif self._ahead is None or self._ahead[0] != prompt_id:
-            self._ahead = (prompt_id, now)
-        elif now - self._ahead[1] > stall_s:
-            self.set_stuck(prompt_id)
-
-    def state(self, worker_id: str) -> dict[str, Any]:
-        """Return what its heartbeat tells."""
-        devices: list[dict[str, Any]] = self.stats.get("devices") or []
-        device = devices[0] if devices else {}
-        return {
-            "url": self.url.rpartition("@")[2],
-            "driver": worker_id,
-            "healthy": self.healthy and not self.stuck_prompt,
-            "reason": "its execution stands still: restart it" if self.stuck_prompt else self.reason,
-            "since": timestamp(self.since),
-            "slots": self.slots,
-            "used": self.used,
-            "drained": self.drained,
-            "queue_remaining": self.queue_remaining,
-            "foreign": self.foreign,
-            "models": self.models,
-            "freed": self.freed,
-            "version": self.comfyui.version,
-            "checkpoints": len(self.catalog.checkpoints),
-            "device": device.get("name"),
-            "vram_total": device.get("vram_total"),
-            "vram_free": device.get("vram_free"),
-            "catalog": self.digest,
-        }
-
-    async def refresh(self, registry: Registry) -> None:
-        """Ask anew what the server offers and how it fares, when that is due and it is idle."""
-        now = time.monotonic()
-        if now - self._stats_at > STATS_AGE_S:
-            self._stats_at = now
-            self.stats = await self.comfyui.system_stats()
-        # object_info blocks the server's event loop (60 ms measured), so not while it works.
-        if now - self._catalog_at > CATALOG_AGE_S and not self.used:
-            self._catalog_at = now
-            raw = await self.comfyui.object_info()
-            self.catalog = read_catalog(json.loads(raw))
-            self.digest = await registry.put_catalog(raw)
-
-    async def serve(self, registry: Registry) -> None:
-        """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
-        self._catalog_at = self._stats_at = 0.0
-        await self._look_after_stuck()
-        await self.refresh(registry)
-        self.client_id = f"genonaut-{uuid4().hex}"
-        async with self.comfyui.socket(self.client_id) as ws:
-            self.set_health(None)
-            self._look_again()
-            refreshing = asyncio.create_task(self._refresh_for_ever(registry), name=f"refresh-{self.name}")
-            try:
-                async for message in ws:
-                    # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
-                    frame = read_frame(message)
-                    if isinstance(frame, Picture):
-                        self._show(frame)
-                    elif frame is not None:
-                        self._dispatch(*frame)
-            finally:
-                await end_tasks([refreshing])
-        raise BackendLost(f"The backend closed its event socket (code {ws.close_code}).")
-
-    async def _refresh_for_ever(self, registry: Registry) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            try:
-                await self._look_after_stuck()
-                await self.refresh(registry)
-            except (BackendLost, Unavailable) as error:
-                # Busy perhaps; whether it is gone is for the socket to say.
-                log.info("backend %s did not say how it fares: %s", self.name, error)
-
-    async def _look_after_stuck(self) -> None:
-        """See whether what stood still has moved on, or was restarted."""
-        if self.stuck_prompt and (await self.comfyui.locate(self.stuck_prompt))[0] is not Place.RUNNING:
-            log.info("backend %s works again", self.name)
-            self.stuck_prompt = None
-            self.on_health()
-            self.on_slot()
-
-    def disconnected(self, reason: str) -> None:
-        """Note the loss; whoever follows a prompt looks for it by other means."""
-        self.set_health(reason)
-        self._look_again()
-
-    def _dispatch(self, kind: str, data: Mapping[str, Any]) -> None:
-        if kind == "status":
-            status = data.get("status")
-            info = status.get("exec_info") if isinstance(status, dict) else None
-            remaining = info.get("queue_remaining") if isinstance(info, dict) else None
-            self.queue_remaining = remaining if isinstance(remaining, int) else self.queue_remaining
-            return
-        prompt_id = str(data.get("prompt_id"))
-        if kind == "execution_start" and prompt_id in self._loads:
-            self.models = self._loads[prompt_id]
-            self.on_change()
-        follower = self._followers.get(prompt_id)
-        if follower is not None:
-            follower.feed(kind, data)
-
-    def _show(self, picture: Picture) -> None:
-        """Hand a picture to who follows its prompt, and to nobody if that cannot be known."""
-        if picture.prompt_id is not None:
-            shown = [follower] if (follower := self._followers.get(picture.prompt_id)) else []
-        else:
-            # The old form does not say whose it is: what is executed is one prompt, and that must be one of ours.
-            shown = [follower for follower in set(self._followers.values()) if follower.executing]
-        if len(shown) == 1:
-            shown[0].show(picture)
-
-    def _look_again(self) -> None:
-        for follower in list(self._followers.values()):
-            follower.look()
 
 
 class BackendPool:
@@ -395,7 +91,7 @@ class BackendPool:
     async def _let_go(self, backend: Backend) -> None:
         log.info("backend %s is given up by this worker", backend.name)
         backend.driven = False
-        nobody = {"driver": None, "healthy": False, "reason": UNDRIVEN, "since": timestamp(datetime.now(UTC))}
+        nobody = {"driver": None, "healthy": False, "reason": _UNDRIVEN, "since": timestamp(datetime.now(UTC))}
         last = backend.state(self._worker_id) | nobody
         await self._registry.stop_driving(backend.name, self._worker_id, last)
 

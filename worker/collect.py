@@ -14,7 +14,8 @@ from worker.media import inspect
 
 if TYPE_CHECKING:
     from app.storage.files import FileStore, Received
-    from worker.comfyui import ComfyUI, OutputFile
+    from worker.comfyui import ComfyUI
+    from worker.comfyui_answers import OutputFile
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,8 @@ from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics import Statistics
-from worker.backends import Backend, BackendPool
+from worker.backend import Backend
+from worker.backends import BackendPool
 from worker.collect import Collector
 from worker.comfyui import ComfyUI
 from worker.measures import Measures

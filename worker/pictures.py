@@ -14,7 +14,7 @@ from worker.media import small_picture
 
 if TYPE_CHECKING:
     from app.messaging.previews import Previews
-    from worker.comfyui import Picture
+    from worker.comfyui_answers import Picture
 
 log = logging.getLogger(__name__)
 

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.attempts import AttemptStore
     from app.storage.job_views import JobViews
-    from worker.backends import Backend, BackendPool
+    from worker.backend import Backend
+    from worker.backends import BackendPool
     from worker.collect import Collector
-    from worker.comfyui import Ending
+    from worker.comfyui_answers import Ending
     from worker.measures import Measures
     from worker.pictures import Pictures
 

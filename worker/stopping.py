@@ -11,7 +11,7 @@ from app.domain.errors import BackendLost
 from worker.comfyui import Place
 
 if TYPE_CHECKING:
-    from worker.backends import Backend
+    from worker.backend import Backend
     from worker.watch import Watch
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from app.domain.workflow import Graph
     from app.storage.attempts import AttemptStore, Claim
-    from worker.backends import Backend
+    from worker.backend import Backend
 
 log = logging.getLogger(__name__)
 

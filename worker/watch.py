@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from app.domain.workflow import Graph
-    from worker.comfyui import Picture
+    from worker.comfyui_answers import Picture
     from worker.measures import Measures
 
 

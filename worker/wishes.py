@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from app.messaging.commands import Commands
     from app.storage.backend_states import BackendStates
-    from worker.backends import Backend, BackendPool
+    from worker.backend import Backend
+    from worker.backends import BackendPool
 
 log = logging.getLogger(__name__)
 

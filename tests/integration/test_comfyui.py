@@ -12,7 +12,8 @@ from aiohttp import ClientSession
 
 from app.domain.errors import BackendLost, OutputInvalid, StorageFailed
 from app.storage.files import HELD_BYTES, FileStore
-from worker.comfyui import ComfyUI, OutputFile, UnclearSubmission
+from worker.comfyui import ComfyUI, UnclearSubmission
+from worker.comfyui_answers import OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from PIL import Image
 
 from app import keys
 from harness import Service, eventually
-from worker.comfyui import Picture, read_frame
+from worker.comfyui_answers import Picture, read_frame
 from worker.media import PREVIEW_PX, small_picture
 from worker.pictures import Pictures
 

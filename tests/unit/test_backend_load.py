@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import ClientSession
 
-from worker.backends import MOST_SAVING, Backend
+from worker.backend import MOST_SAVING, Backend
 from worker.comfyui import ComfyUI
 
 if TYPE_CHECKING:
