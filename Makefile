@@ -34,7 +34,7 @@ demo-once: .venv/.run ## the same, but ends when the image is there; succeeds on
 	@exec $(APP) demo --once --env demo
 
 # Tests wait more than they compute.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 
 test: .venv/.dev ## every test, against real servers of its own
 	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)

@@ -64,7 +64,7 @@ def installed(clone: Path) -> Path:
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run make as from a shell of one's own: these tests may themselves be run by make."""
-    ours = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "PYTEST_ARGS"}
+    ours = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "PYTEST_ARGS", "TEST_PROCESSES"}
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         ["make", *arguments],
@@ -109,7 +109,7 @@ def test_every_target_runs_its_command_in_its_environment(installed):
         done = make(installed, "-n", target)
         assert done.stdout == f"exec .venv/bin/python -m {FOR_EACH_ENVIRONMENT[name]} --env {environment}\n"
     assert "app demo --once --env demo" in make(installed, "-n", "demo-once").stdout
-    assert "pytest -n 3 -k cancel" in make(installed, "-n", "test", "PYTEST_ARGS=-k cancel").stdout
+    assert "pytest -n 2 -k cancel" in make(installed, "-n", "test", "PYTEST_ARGS=-k cancel").stdout
 
 
 def test_nothing_is_installed_when_venv_is_newer_than_its_sources(installed):
