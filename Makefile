@@ -33,7 +33,7 @@ demo: .venv/.run ## from a fresh clone to a first image: starts everything and s
 demo-once: .venv/.run ## the same, but ends when the image is there; succeeds only then
 	@exec $(APP) demo --once --env demo
 
-# Tests wait more than they compute.
+# More would not be sooner: a page's test keeps browser, server and driver busy.
 TEST_PROCESSES ?= 2
 
 test: .venv/.dev ## every test, against real servers of its own

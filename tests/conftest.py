@@ -55,10 +55,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessFo
     return OneProcessForAcceptance(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("clock") is not None)
-
-
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Running]:
     """PostgreSQL and Redis for the session, on ports that the system chose."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from app.storage.database import Database
 
-pytestmark = [NEEDS_CHROMIUM, pytest.mark.clock]
+pytestmark = NEEDS_CHROMIUM
 
 SAID_WITHIN_MS = 3000
 RIGHT_WITHIN_MS = 2000

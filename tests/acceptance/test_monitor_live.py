@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import pytest
 from acceptance.browsers import NEEDS_CHROMIUM, live
 from integration.monitor_fixtures import WORKER, Life
 from playwright.async_api import Page, expect
@@ -57,7 +56,6 @@ async def order(page: Page) -> list[str]:
     return await page.eval_on_selector_all("#rows > .row", "rows => rows.map(row => row.dataset.job)")
 
 
-@pytest.mark.clock
 async def test_a_change_of_state_is_on_the_screen_soon_after_its_commit(
     browser: Guarded, client: Any, database: Database, record_property: Callable[[str, Any], None]
 ) -> None:
