@@ -180,7 +180,7 @@ class Connection:
                     if (answer := answer_to(message)) is not None:
                         self.send(text_frame(answer))
         except TimeoutError:
-            # By `_close`, and nobody else.
+            # By `_close`; or by TCP, which gave up: over either way.
             return
         finally:
             self._listening = None
