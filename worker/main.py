@@ -34,7 +34,7 @@ from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.periodic_tasks import PeriodicTasks
-from app.storage.statistics import Statistics
+from app.storage.statistics_recorder import StatisticsRecorder
 from worker.backend import Backend
 from worker.backends import BackendPool
 from worker.collect import Collector
@@ -122,7 +122,7 @@ class WorkerProcess:
                 orphan_s=settings.orphan_seconds,
             ),
             "reconcile_seconds": settings.reconcile_seconds,
-            "statistics": Statistics(database),
+            "statistics_recorder": StatisticsRecorder(database),
         }
         self._maintenance = Worker(
             **get_kwargs(MaintenanceSettings),  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ async def sweep(ctx: dict[str, Any]) -> str:
 
 async def record_statistics(ctx: dict[str, Any]) -> str:
     """Count in the statistics what has ended, and how many jobs wait and run."""
-    return await _noted(ctx, "record_statistics", _schedule(ctx, "record_statistics"), ctx["statistics"].run)
+    return await _noted(ctx, "record_statistics", _schedule(ctx, "record_statistics"), ctx["statistics_recorder"].run)
 
 
 async def announce(ctx: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from app.monitor.reading import read_health
 from app.monitor.rendering import render
 from app.monitor.sharing import shared
 from app.monitor.words import exact
-from app.storage.statistics import DAY_S, FIVE_MINUTES_S, HOUR_S
+from app.storage.ended_jobs import DAY_S, FIVE_MINUTES_S, HOUR_S
 from app.web.bodies import read_query
 from app.web.checking import check
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.storage.statistics import DAY_S
+from app.storage.ended_jobs import DAY_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

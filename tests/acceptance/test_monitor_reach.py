@@ -14,7 +14,7 @@ from playwright.async_api import Locator, Page, expect
 
 from app import keys
 from app.domain.access import Role
-from app.storage.statistics import Statistics
+from app.storage.statistics_recorder import StatisticsRecorder
 
 if TYPE_CHECKING:
     from acceptance.browsers import Guarded
@@ -68,7 +68,7 @@ async def lived(client: Any, database: Database) -> Lived:
     registry = client.app[keys.REGISTRY]
     await registry.beat("v" * 100, {"slots": 2, "state": "working", "backends": list(backends)}, backends)
     await registry.beat("host:7:quiet", {"slots": 1, "state": "quiet", "backends": []}, {})
-    await Statistics(database).record()
+    await StatisticsRecorder(database).record()
     pages = {
         "jobs": "/monitor/",
         "jobs, none": "/monitor/?q=nothing-like-it",

@@ -17,7 +17,7 @@ from app.domain.errors import NodeFailed
 from app.embedded.services import Wanted, start
 from app.embedded.temporary import temporary_data_dir
 from app.main import create_app
-from app.storage.statistics import Statistics
+from app.storage.statistics_recorder import StatisticsRecorder
 from harness import Service, eventually
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ async def test_stopped_emptied_and_started_again_the_history_is_the_same(
     again = await aiohttp_client(create_app(settings))
     browser.base = str(again.make_url("/")).rstrip("/")
     await start_worker(f"standin={standin.url}")
-    await Statistics(database).record()
+    await StatisticsRecorder(database).record()
     assert await history(browser, jobs) == before
 
 

@@ -14,7 +14,7 @@ from integration.test_monitor_job import note
 from playwright.async_api import expect
 
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks
-from app.storage.statistics import Statistics
+from app.storage.statistics_recorder import StatisticsRecorder
 
 if TYPE_CHECKING:
     from acceptance.browsers import Guarded
@@ -81,7 +81,7 @@ async def test_every_time_of_every_page_is_of_the_readers_zone(
 
 async def test_charts_say_that_their_times_are_utc(browser: Guarded, life: Life, database: Database) -> None:
     await life.complete(await life.execute())
-    await Statistics(database).record()
+    await StatisticsRecorder(database).record()
     async with browser.page("/monitor/stats", script=LOCAL, timezone_id="Asia/Tokyo") as page:
         await live(page)
         charts = page.locator(".chart-plot")

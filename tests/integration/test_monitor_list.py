@@ -18,7 +18,7 @@ from app import keys
 from app.main import create_app
 from app.monitor.listing import NARROWING
 from app.storage.job_views import snapshot_of
-from app.storage.statistics import Statistics
+from app.storage.statistics_recorder import StatisticsRecorder
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -134,7 +134,7 @@ async def test_filters_offer_the_names_that_jobs_had(client, life, database):
     for model in ("b.x", "a.x", "b.x", hostile):
         await life.complete(await life.execute(checkpoint_model=model))
     await life.fail(await life.execute(checkpoint_model="c.x"))
-    await Statistics(database, margin_s=0).record()
+    await StatisticsRecorder(database, margin_s=0).record()
     await client.app[keys.REGISTRY].beat("box:1:aa", {"slots": 1}, {})
     page = await read(client, "/monitor/")
     assert offered(page) == {

@@ -17,8 +17,10 @@ from app.domain.report import Chosen
 from app.monitor.listing import ListAddress
 from app.monitor.stats_pages import RANGES
 from app.storage.attempts import Claim
+from app.storage.ended_jobs import FIVE_MINUTES_S
 from app.storage.job_views import JobViews
-from app.storage.statistics import FIVE_MINUTES_S, Statistics
+from app.storage.statistics import Statistics
+from app.storage.statistics_recorder import StatisticsRecorder
 from app.web.checking import check
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ async def test_each_figure_leads_to_as_many_jobs(
     chosen: str,
     narrowed: str,
 ) -> None:
-    await count_all(Statistics(full, margin_s=0))
+    await count_all(StatisticsRecorder(full, margin_s=0))
     views, known, seen = JobViews(full), {}, 0
     for href, told in await links(client, f"/monitor/stats?range={chosen}{narrowed}"):
         count = re.fullmatch(
@@ -113,7 +115,8 @@ async def test_the_slow_end_of_few_jobs_is_no_slower_than_they_were_and_leads_to
     longest_s: float,
 ) -> None:
     """Also at a bound of the histogram, whose places reach beyond what they hold, and as an older version counted."""
-    life, statistics, views = Life(client, database), Statistics(database, margin_s=0), JobViews(database)
+    life, views = Life(client, database), JobViews(database)
+    recorder, statistics = StatisticsRecorder(database, margin_s=0), Statistics(database)
     for _ in range(jobs):
         await life.complete(await life.execute(checkpoint_model="a.safetensors"))
     await plain.execute(f"""
@@ -121,7 +124,7 @@ async def test_the_slow_end_of_few_jobs_is_no_slower_than_they_were_and_leads_to
             queued_at = completed_at - interval '{longest_s} s' * id / {jobs} * 2""")  # noqa: S608
     for state in ("not counted", "counted", "counted by an older version"):
         if state == "counted":
-            await count_all(statistics)
+            await count_all(recorder)
         elif state != "not counted":
             await plain.execute("UPDATE job_statistics SET longest_wait_s = 0, longest_run_s = 0")
         seen = state != "counted by an older version"
@@ -237,7 +240,7 @@ async def test_what_is_not_counted_yet_is_told(
         FROM generation_jobs AS job, generate_series(1, 6) AS n WHERE status = 'completed'""")
     page = await read(client, "/monitor/stats?range=30d")
     assert page.all("p", id="behind")
-    await count_all(Statistics(full, margin_s=0))
+    await count_all(StatisticsRecorder(full, margin_s=0))
     page = await read(client, "/monitor/stats?range=30d")
     assert not page.all("p", id="behind")
 

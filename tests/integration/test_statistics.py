@@ -17,7 +17,9 @@ from app.domain.histogram import histogram, quantile
 from app.domain.job import JobStatus
 from app.domain.report import Chosen
 from app.storage.attempts import AttemptStore, Claim
-from app.storage.statistics import DAY_S, FIVE_MINUTES_S, HOUR_S, KEPT, SPANS_S, Statistics
+from app.storage.ended_jobs import DAY_S, FIVE_MINUTES_S, HOUR_S, KEPT, SPANS_S
+from app.storage.statistics import Statistics
+from app.storage.statistics_recorder import StatisticsRecorder
 from harness import eventually
 from tests.bench.filling import fill
 
@@ -61,11 +63,11 @@ async def full(settings: Settings, database: Database, plain: asyncpg.Connection
     return database
 
 
-async def count_all(statistics: Statistics) -> int:
+async def count_all(recorder: StatisticsRecorder) -> int:
     """Record until nothing is left, and return how many jobs were counted."""
     counted = 0
     while True:
-        step = await statistics.record()
+        step = await recorder.record()
         assert step is not None
         counted += step[0]
         if not step[1]:
@@ -87,7 +89,7 @@ async def rows_of(plain: asyncpg.Connection) -> set[str]:
 
 
 async def test_what_is_recorded_is_what_the_jobs_say(full: Database, plain: asyncpg.Connection) -> None:
-    assert await count_all(Statistics(full, at_once=300, margin_s=0)) == await ended(plain)
+    assert await count_all(StatisticsRecorder(full, at_once=300, margin_s=0)) == await ended(plain)
     told = await plain.fetch("""
         SELECT completed_at, status, COALESCE(job.backend_name, '') AS backend, COALESCE(checkpoint_model, '') AS model,
             COALESCE(job.error_code, '') AS error, COALESCE(node_type, '') AS node,
@@ -129,7 +131,7 @@ def floor(at: datetime, step_s: int) -> datetime:
 
 
 async def test_stretches_of_each_length_hold_the_same_jobs(full: Database, plain: asyncpg.Connection) -> None:
-    await count_all(Statistics(full, margin_s=0))
+    await count_all(StatisticsRecorder(full, margin_s=0))
     lately = await plain.fetchval(
         "SELECT count(*) FROM generation_jobs WHERE completed_at > now() - interval '40 hours'"
     )
@@ -143,14 +145,14 @@ async def test_stretches_of_each_length_hold_the_same_jobs(full: Database, plain
 
 
 async def test_counting_again_counts_nothing_twice(full: Database, plain: asyncpg.Connection) -> None:
-    await count_all(Statistics(full, margin_s=0))
+    await count_all(StatisticsRecorder(full, margin_s=0))
     before = await rows_of(plain)
-    assert await count_all(Statistics(full, margin_s=0)) == 0
+    assert await count_all(StatisticsRecorder(full, margin_s=0)) == 0
     assert await rows_of(plain) == before
 
 
 async def test_workers_that_count_at_once_count_nothing_twice(full: Database, plain: asyncpg.Connection) -> None:
-    several = [Statistics(full, at_once=100, margin_s=0) for _ in range(4)]
+    several = [StatisticsRecorder(full, at_once=100, margin_s=0) for _ in range(4)]
     counted, goes_on = 0, True
     while goes_on:
         steps = [step for step in await asyncio.gather(*(one.record() for one in several)) if step]
@@ -163,16 +165,16 @@ async def test_workers_that_count_at_once_count_nothing_twice(full: Database, pl
 async def test_only_one_counts_at_a_time(full: Database, plain: asyncpg.Connection) -> None:
     async with plain.transaction():
         await plain.execute("SELECT pg_advisory_xact_lock(7265837417)")
-        assert await Statistics(full).record() is None
-        assert await Statistics(full).run() == "another worker counts"
+        assert await StatisticsRecorder(full).record() is None
+        assert await StatisticsRecorder(full).run() == "another worker counts"
     assert await plain.fetchval("SELECT count(*) FROM job_statistics") == 0
-    assert (await Statistics(full).run()).startswith("counted ")
+    assert (await StatisticsRecorder(full).run()).startswith("counted ")
 
 
 async def test_what_breaks_off_is_counted_by_the_next_run(full: Database, plain: asyncpg.Connection) -> None:
     """How far it went is told in the transaction that counts: either both, or neither."""
-    statistics = Statistics(full, at_once=500, margin_s=0)
-    first = await statistics.record()
+    recorder = StatisticsRecorder(full, at_once=500, margin_s=0)
+    first = await recorder.record()
     assert first is not None
     await plain.execute("""
         CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''broken off''; END';
@@ -180,16 +182,16 @@ async def test_what_breaks_off_is_counted_by_the_next_run(full: Database, plain:
     before = await rows_of(plain)
     for _ in range(2):
         with pytest.raises(Exception, match="broken off"):
-            await statistics.record()
+            await recorder.record()
     assert await rows_of(plain) == before
     await plain.execute("DROP TRIGGER breaking ON statistics_progress")
-    assert first[0] + await count_all(Statistics(full, margin_s=0)) == await ended(plain)
+    assert first[0] + await count_all(StatisticsRecorder(full, margin_s=0)) == await ended(plain)
 
 
 async def test_after_an_outage_it_catches_up_in_bounded_steps(full: Database, plain: asyncpg.Connection) -> None:
-    statistics = Statistics(full, at_once=400, margin_s=0)
+    recorder = StatisticsRecorder(full, at_once=400, margin_s=0)
     steps = []
-    while (step := await statistics.record()) and step[1]:
+    while (step := await recorder.record()) and step[1]:
         steps.append(step[0])
     assert set(steps) == {400}
     assert len(steps) == (await ended(plain) - 1) // 400
@@ -199,7 +201,7 @@ async def test_of_many_that_ended_at_one_moment_none_is_left_behind(full: Databa
     await plain.execute(
         "UPDATE generation_jobs SET completed_at = now() - interval '1 h' WHERE completed_at IS NOT NULL"
     )
-    assert await count_all(Statistics(full, at_once=100, margin_s=0)) == await ended(plain)
+    assert await count_all(StatisticsRecorder(full, at_once=100, margin_s=0)) == await ended(plain)
 
 
 async def test_a_first_start_counts_what_had_ended_before(full: Database, plain: asyncpg.Connection) -> None:
@@ -207,7 +209,7 @@ async def test_a_first_start_counts_what_had_ended_before(full: Database, plain:
     lately = await plain.fetchval(
         "SELECT count(*) FROM generation_jobs WHERE completed_at > now() - interval '90 days'"
     )
-    assert await count_all(Statistics(full, margin_s=0)) == lately
+    assert await count_all(StatisticsRecorder(full, margin_s=0)) == lately
 
 
 async def test_what_nobody_counted_for_longer_than_is_kept_is_passed_over(
@@ -218,26 +220,27 @@ async def test_what_nobody_counted_for_longer_than_is_kept_is_passed_over(
     lately = await plain.fetchval(
         "SELECT count(*) FROM generation_jobs WHERE completed_at > now() - interval '90 days'"
     )
-    assert await count_all(Statistics(full, margin_s=0)) == lately
+    assert await count_all(StatisticsRecorder(full, margin_s=0)) == lately
 
 
 async def test_a_job_that_was_tried_again_counts_at_each_of_its_ends(database: Database) -> None:
-    store, statistics = AttemptStore(database), Statistics(database, margin_s=0)
+    store = AttemptStore(database)
+    recorder, statistics = StatisticsRecorder(database, margin_s=0), Statistics(database)
     await store.create(new_job())
     for _ in range(2):
         job = await store.claim("w", "b1", "p", 60)
         assert job is not None
         await store.fail(Claim(job.job_id, job.attempt, "w"), NodeFailed("It fell.", node_id="1", node_type="KSampler"))
-        assert await count_all(statistics) == 1
+        assert await count_all(recorder) == 1
         await store.retry(job.job_id, None, "somebody")
-    assert await count_all(statistics) == 0
+    assert await count_all(recorder) == 0
     report = await statistics.read(DAY, HOUR_S, Chosen())
     assert report.whole.counts == {JobStatus.FAILED: 2}
 
 
 async def test_statistics_stay_when_jobs_are_deleted(full: Database, plain: asyncpg.Connection) -> None:
-    statistics = Statistics(full, margin_s=0)
-    await count_all(statistics)
+    recorder, statistics = StatisticsRecorder(full, margin_s=0), Statistics(full)
+    await count_all(recorder)
     before = (await statistics.read(DAYS_30, DAY_S, Chosen())).whole.counts
     await plain.execute("DELETE FROM generation_jobs WHERE completed_at IS NOT NULL")
     assert (await statistics.read(DAYS_30, DAY_S, Chosen())).whole.counts == before
@@ -255,13 +258,13 @@ async def test_statistics_stay_when_jobs_are_deleted(full: Database, plain: asyn
 async def test_a_report_is_what_the_jobs_say(
     full: Database, plain: asyncpg.Connection, length: timedelta, step_s: int, chosen: Chosen
 ) -> None:
-    statistics = Statistics(full, at_once=1000)
+    recorder, statistics = StatisticsRecorder(full, at_once=1000), Statistics(full)
     await within_a_step(step_s)
     early = await statistics.read(length, step_s, chosen)
     # What is not counted yet is read from the jobs: it makes no difference how far the counting went.
-    assert await statistics.record() is not None
+    assert await recorder.record() is not None
     between = await statistics.read(length, step_s, chosen)
-    await count_all(statistics)
+    await count_all(recorder)
     report = await statistics.read(length, step_s, chosen)
     for other in (early, between):
         assert [step.ends for step in other.steps] == [step.ends for step in report.steps]
@@ -300,8 +303,8 @@ async def test_a_report_is_what_the_jobs_say(
 async def test_what_is_counted_while_a_report_is_read_is_not_in_it_twice(
     full: Database, plain: asyncpg.Connection
 ) -> None:
-    statistics = Statistics(full, margin_s=0)
-    await count_all(statistics)
+    recorder, statistics = StatisticsRecorder(full, margin_s=0), Statistics(full)
+    await count_all(recorder)
     await plain.execute("""
         CREATE TEMPORARY TABLE counted AS SELECT * FROM job_statistics;
         DELETE FROM job_statistics;
@@ -320,22 +323,22 @@ async def test_what_is_counted_while_a_report_is_read_is_not_in_it_twice(
 
 
 async def test_while_it_catches_up_a_report_says_how_far_it_came(full: Database, plain: asyncpg.Connection) -> None:
-    statistics = Statistics(full, at_once=1000, most_tail=500, margin_s=0)
-    await statistics.record()
+    recorder, statistics = StatisticsRecorder(full, at_once=1000, margin_s=0), Statistics(full, most_tail=500)
+    await recorder.record()
     report = await statistics.read(DAYS_30, DAY_S, Chosen())
     assert report.counted_until == await plain.fetchval("SELECT counted_until FROM statistics_progress")
     assert report.whole.total == 1000
-    await count_all(statistics)
+    await count_all(recorder)
     report = await statistics.read(DAYS_30, DAY_S, Chosen())
     assert report.counted_until is None
     assert report.whole.total == await ended(plain)
 
 
 async def test_the_depth_of_the_queue_is_noted_and_its_present_one_shown(full: Database) -> None:
-    statistics = Statistics(full)
+    recorder, statistics = StatisticsRecorder(full), Statistics(full)
     assert [step.waiting for step in (await statistics.read(DAY, HOUR_S, Chosen())).steps] == [None] * 24 + [200]
-    await statistics.run()
-    await statistics.run()
+    await recorder.run()
+    await recorder.run()
     last = (await statistics.read(DAY, HOUR_S, Chosen())).steps[-1]
     assert (last.waiting, last.running) == (200, 4)
 
@@ -364,21 +367,21 @@ async def test_old_depths_are_folded_into_hours_and_keep_the_most(
     kept_from = floor(datetime.now(UTC) - KEPT[DAY_S], DAY_S)
     before = await plain.fetch(hours, kept_from)
     for _ in range(2):
-        await Statistics(database).fold()
+        await StatisticsRecorder(database).fold()
         assert await plain.fetch(hours, kept_from) == before
         assert await plain.fetchval("SELECT min(at) FROM queue_statistics") == kept_from
         assert await plain.fetchval("SELECT count(*) FROM queue_statistics") < 93 * 24 + 50 * 6
 
 
 async def test_stretches_that_no_chart_reaches_are_deleted(full: Database, plain: asyncpg.Connection) -> None:
-    statistics = Statistics(full, margin_s=0)
-    await count_all(statistics)
+    recorder = StatisticsRecorder(full, margin_s=0)
+    await count_all(recorder)
     days = await plain.fetchval("SELECT count(*) FROM job_statistics WHERE span_s = 86400")
     await plain.execute("UPDATE job_statistics SET bucket = bucket - interval '40 days' WHERE span_s <> 86400")
-    await statistics.fold()
+    await recorder.fold()
     assert await plain.fetchval("SELECT count(*) FROM job_statistics") == days
     await plain.execute("UPDATE job_statistics SET bucket = bucket - interval '95 days'")
-    await statistics.fold()
+    await recorder.fold()
     assert await plain.fetchval("SELECT count(*) FROM job_statistics") == 0
 
 
@@ -412,12 +415,12 @@ async def test_tiles_are_read_once_for_all_who_ask(full: Database) -> None:
 
 
 async def test_neither_counting_nor_reading_scans_the_jobs(full: Database, plain: asyncpg.Connection) -> None:
-    statistics = Statistics(full)
-    await count_all(statistics)
+    recorder, statistics = StatisticsRecorder(full), Statistics(full)
+    await count_all(recorder)
     await plain.execute("VACUUM ANALYZE")
     async with recorded(full) as seen:
-        await count_all(statistics)
-        await statistics.note_queue()
+        await count_all(recorder)
+        await recorder.note_queue()
         await statistics.read(timedelta(hours=1), FIVE_MINUTES_S, Chosen())
         await statistics.read(DAYS_30, DAY_S, Chosen("model0.safetensors", "gpu3"))
         await statistics.tiles()
