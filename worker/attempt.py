@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
     from worker.backend import Backend
+    from worker.downloads import Downloads
     from worker.measures import Measures
     from worker.pictures import Pictures
 
@@ -71,6 +72,7 @@ class Attempt:
         stall_s: float,
         measures: Measures,
         pictures: Pictures,
+        downloads: Downloads,
     ) -> None:
         self.job = job
         self.claim = claim
@@ -85,6 +87,8 @@ class Attempt:
         self._watch.cancelling = job.phase is Phase.CANCELLING
         self._feed = pictures.of(job.job_id, job.attempt)
         self._watch.on_picture = self._feed.show
+        self.downloads = downloads
+        self._watch.on_saved = downloads.expect
         self._sent: tuple[Graph, float | None] | None = None
         """The graph and when it went, while PostgreSQL has yet to be told of them; no moment of one taken over."""
         self._tick = 0

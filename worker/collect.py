@@ -1,26 +1,20 @@
-"""From a prompt's outputs to durable files: downloaded by `/view`, checked, stored, with thumbnails."""
+"""From a prompt's outputs to durable files: received, checked, stored, with thumbnails."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from app.domain.errors import BackendLost
 from app.domain.job import Job, Output
 from app.storage.files import output_path
+from worker.downloads import Downloads
 from worker.media import inspect
 
 if TYPE_CHECKING:
     from app.storage.files import FileStore, Received
     from worker.comfyui import ComfyUI
     from worker.comfyui_answers import OutputFile
-
-log = logging.getLogger(__name__)
-
-TRIES: Final = 4
-"""Downloads of a file before the attempt is given up: the picture is there, only the way to it is disturbed."""
 
 
 class Collector:
@@ -32,7 +26,11 @@ class Collector:
         # Decoding pictures is processor work; more threads than this would take the loop's share.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="media")
 
-    async def collect(self, job: Job, comfyui: ComfyUI, found: list[OutputFile]) -> tuple[list[Output], list[str]]:
+    def downloads(self, comfyui: ComfyUI) -> Downloads:
+        """Return what is to receive the files of one attempt."""
+        return Downloads(comfyui, self._files, self._max_output_bytes)
+
+    async def collect(self, job: Job, downloads: Downloads, found: list[OutputFile]) -> tuple[list[Output], list[str]]:
         """Return the outputs, all durable, and warnings about what is less than perfect.
 
         Raises
@@ -45,7 +43,8 @@ class Collector:
         notes: list[str] = []
         try:
             for index, file in enumerate(found):
-                output, note = await self._one(job, comfyui, file, index)
+                downloads.expect(found[index:])
+                output, note = await self._one(job, downloads, file, index)
                 outputs.append(output)
                 notes += [note] if note else []
         except Exception:
@@ -59,8 +58,8 @@ class Collector:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _one(self, job: Job, comfyui: ComfyUI, file: OutputFile, index: int) -> tuple[Output, str | None]:
-        received = await self._download(comfyui, file)
+    async def _one(self, job: Job, downloads: Downloads, file: OutputFile, index: int) -> tuple[Output, str | None]:
+        received = await downloads.take(file)
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)
@@ -97,14 +96,3 @@ class Collector:
             thumbnail_path=beside if media.thumbnail is not None and stored.thumbnail_failed is None else None,
         )
         return output, note
-
-    async def _download(self, comfyui: ComfyUI, file: OutputFile) -> Received:
-        for number in range(1, TRIES + 1):
-            try:
-                return await self._files.receive(comfyui.download(file), self._max_output_bytes)
-            except BackendLost as error:
-                if number == TRIES:
-                    raise
-                log.warning("download %s of %s failed, trying again: %s", number, file.filename, error)
-                await asyncio.sleep(0.2 * 2**number)
-        raise AssertionError("unreachable")

@@ -41,6 +41,11 @@ class OutputFile:
     folder: str = "output"
     text: str | None = None
 
+    @property
+    def content(self) -> tuple[str | None, ...]:
+        """What it holds, whichever node names it."""
+        return self.folder, self.subfolder, self.filename, self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -85,6 +90,11 @@ def _picture(frame: memoryview) -> Picture | None:
         return None
     prompt_id = read_object(bytes(frame[_HEAD.size : end])).get("prompt_id")
     return Picture(frame[end:], prompt_id) if isinstance(prompt_id, str) else None
+
+
+def read_saved(data: Mapping[str, Any]) -> list[OutputFile]:
+    """Return the files that a node has saved, as the frame `executed` tells of them while the run goes on."""
+    return _saved(_shown(data.get("node"), data.get("output")))
 
 
 def read_ending(entry: Mapping[str, Any]) -> Ending:
@@ -145,17 +155,27 @@ def read_object(raw: bytes | str) -> dict[str, Any]:
 
 def _outputs(found: Any) -> list[OutputFile]:
     """Return the files and texts of all nodes; previews only when nothing was saved."""
-    files, texts = [], []
-    for node_id, shown in found.items() if isinstance(found, dict) else ():
-        for key, items in shown.items() if isinstance(shown, dict) else ():
-            for item in items if isinstance(items, list) else ():
-                if isinstance(item, dict) and isinstance(item.get("filename"), str) and item["filename"]:
-                    folder = str(item.get("type") or "output")
-                    files.append(OutputFile(str(node_id), item["filename"], str(item.get("subfolder") or ""), folder))
-                elif key in ("text", "string") and isinstance(item, str):
-                    texts.append(OutputFile(str(node_id), "text.txt", text=item))
-    saved = [file for file in files if file.folder == "output"]
-    return (saved or files) + texts
+    nodes = found.items() if isinstance(found, dict) else ()
+    shown = [each for node_id, node in nodes for each in _shown(node_id, node)]
+    files = [each for each in shown if each.text is None]
+    return (_saved(files) or files) + [each for each in shown if each.text is not None]
+
+
+def _shown(node_id: Any, shown: Any) -> list[OutputFile]:
+    """Return the files and texts that one node shows."""
+    found = []
+    for key, items in shown.items() if isinstance(shown, dict) else ():
+        for item in items if isinstance(items, list) else ():
+            if isinstance(item, dict) and isinstance(item.get("filename"), str) and item["filename"]:
+                folder = str(item.get("type") or "output")
+                found.append(OutputFile(str(node_id), item["filename"], str(item.get("subfolder") or ""), folder))
+            elif key in ("text", "string") and isinstance(item, str):
+                found.append(OutputFile(str(node_id), "text.txt", text=item))
+    return found
+
+
+def _saved(files: list[OutputFile]) -> list[OutputFile]:
+    return [file for file in files if file.folder == "output" and file.text is None]
 
 
 def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:

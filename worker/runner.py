@@ -246,6 +246,7 @@ class Runner:
             stall_s=self._settings.comfyui_stall_seconds,
             measures=self._measures,
             pictures=self._pictures,
+            downloads=self._collector.downloads(backend.comfyui),
         )
         self._running[job.job_id] = attempt
         task = asyncio.current_task()
@@ -274,8 +275,7 @@ class Runner:
             await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
         finally:
             if not keep:
-                self._tasks.pop(job.job_id, None)
-                self._running.pop(job.job_id, None)
+                await self._leave(attempt)
 
     def _finish(self, attempt: Attempt) -> None:
         """Read and save what it left in a task of its own: the slot is free for the next prompt meanwhile."""
@@ -309,13 +309,17 @@ class Runner:
             log.exception("job %s: saving stumbled over a bug", claim.job_id)
             await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
         finally:
-            self._tasks.pop(claim.job_id, None)
-            self._running.pop(claim.job_id, None)
+            await self._leave(attempt)
+
+    async def _leave(self, attempt: Attempt) -> None:
+        self._tasks.pop(attempt.job.job_id, None)
+        self._running.pop(attempt.job.job_id, None)
+        await attempt.downloads.drop()
 
     async def _save(self, attempt: Attempt, ending: Ending) -> None:
         """Bring the outputs into the store and complete the job; that it is saving is said when that takes long."""
         collecting = asyncio.create_task(
-            self._collector.collect(attempt.job, attempt.backend.comfyui, ending.outputs),
+            self._collector.collect(attempt.job, attempt.downloads, ending.outputs),
             name=f"collect-{attempt.job.job_id}",
         )
         try:

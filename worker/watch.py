@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from app.domain.progress import ProgressFold
 from app.domain.spans import Spans
+from worker.comfyui_answers import read_saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from app.domain.workflow import Graph
-    from worker.comfyui_answers import Picture
+    from worker.comfyui_answers import OutputFile, Picture
     from worker.measures import Measures
 
 
@@ -36,6 +37,8 @@ class Watch:
         self.cancelling = False
         self.on_picture: Callable[[Picture], None] | None = None
         """Called with each picture of the prompt; must not wait."""
+        self.on_saved: Callable[[list[OutputFile]], None] | None = None
+        """Called with the files that a node has saved; must not wait."""
         self.changed = asyncio.Event()
         """The progress rose, or another node is at work."""
         self.ended = asyncio.Event()
@@ -73,6 +76,8 @@ class Watch:
                 self._measures.ended(self._backend, seen, self.ended_at)
                 self.ended.set()
                 self._news.set()
+            case "executed" if self.on_saved is not None:
+                self.on_saved(read_saved(data))
             case "executing":
                 node_id, shown = str(data["node"]), str(data.get("display_node") or data["node"])
                 self.spans.began(node_id, shown, now)

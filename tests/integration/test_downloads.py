@@ -1,0 +1,182 @@
+"""Files begin to come as soon as ComfyUI names them, while the run goes on; what nobody takes leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from integration.test_comfyui import BROKEN, PICTURE, Wire, ok, wire  # noqa: F401
+from integration.test_worker_faults import executing, slow_graph
+from PIL import Image
+
+from app.domain.errors import BackendLost, OutputInvalid
+from app.storage.files import HELD_BYTES, FileStore
+from harness import eventually
+from worker.comfyui_answers import OutputFile, read_saved
+from worker.downloads import AHEAD, TRIES, Downloads
+from worker.standin.faults import Fault, FaultKind, ViewFault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.settings import Settings
+    from harness import Service
+    from worker.comfyui import ComfyUI
+
+MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+ERROR = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture
+def downloads(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> Downloads:  # noqa: F811
+    return Downloads(wire[1], FileStore(tmp_path), 2**30)
+
+
+async def asked(served: Wire, count: int) -> None:
+    """Wait until the server has been asked so often, and for any question that should not come."""
+
+    async def enough() -> bool:
+        return len(served.requests) >= count
+
+    await eventually(enough)
+    await asyncio.sleep(0.05)
+    assert len(served.requests) == count
+
+
+def left_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_what_is_expected_comes_before_it_is_asked_for_and_once(
+    wire: tuple[Wire, ComfyUI],  # noqa: F811
+    downloads: Downloads,
+) -> None:
+    served, _ = wire
+    served.answers = [ok(b"picture")]
+    downloads.expect([PICTURE])
+    downloads.expect([PICTURE])
+    await asked(served, 1)
+    # Another node's name for the same file, as the history may have it.
+    received = await downloads.take(OutputFile("node 2", PICTURE.filename))
+    assert received.data == b"picture"
+    assert len(served.requests) == 1
+    served.answers = [ok(b"picture of now")]
+    assert (await downloads.take(PICTURE)).data == b"picture of now"
+
+
+async def test_only_a_few_come_unasked(wire: tuple[Wire, ComfyUI], downloads: Downloads) -> None:  # noqa: F811
+    served, _ = wire
+    files = [OutputFile("9", f"{number}.png") for number in range(3 * AHEAD)]
+    served.answers = [ok(b"picture")] * len(files)
+    downloads.expect(files)
+    await asked(served, AHEAD)
+    for number, file in enumerate(files):
+        downloads.expect(files[number:])
+        assert (await downloads.take(file)).data == b"picture"
+    assert sorted(served.requests) == sorted(
+        f"GET /view?filename={file.filename}&subfolder=&type=output" for file in files
+    )
+
+
+@pytest.mark.parametrize("answer", [MISSING, ERROR, ok(b"pict" + BROKEN, length=100)])
+async def test_what_fails_before_it_is_asked_for_is_nobodys_failure(
+    wire: tuple[Wire, ComfyUI],  # noqa: F811
+    downloads: Downloads,
+    answer: bytes,
+) -> None:
+    served, _ = wire
+    served.answers = [answer, ok(b"picture")]
+    downloads.expect([PICTURE])
+    await asked(served, 1)
+    assert (await downloads.take(PICTURE)).data == b"picture"
+
+
+async def test_what_fails_when_it_is_asked_for_is_told(wire: tuple[Wire, ComfyUI], downloads: Downloads) -> None:  # noqa: F811
+    served, _ = wire
+    served.answers = [MISSING]
+    with pytest.raises(OutputInvalid, match=r"a\.png"):
+        await downloads.take(PICTURE)
+    served.answers = [ERROR] * TRIES
+    with pytest.raises(BackendLost):
+        await downloads.take(PICTURE)
+    assert not served.answers
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_nobody_takes_leaves_nothing(
+    wire: tuple[Wire, ComfyUI],  # noqa: F811
+    downloads: Downloads,
+    tmp_path: Path,
+    whole: bool,
+) -> None:
+    served, _ = wire
+    data = b"x" * 3 * HELD_BYTES
+    # Half of it, and then silence.
+    served.answers = [ok(data, length=None if whole else 2 * len(data))]
+    downloads.expect([PICTURE])
+
+    async def on_the_disk() -> bool:
+        return sum(path.stat().st_size for path in left_in(tmp_path)) >= 2 * HELD_BYTES
+
+    await eventually(on_the_disk)
+    await downloads.drop()
+    assert left_in(tmp_path) == []
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("download-")]
+
+
+def test_only_what_a_node_saved_is_expected_of_it() -> None:
+    """What it shows is kept only if the run saves nothing, which is known in the end."""
+    saved = {"filename": "a.png", "subfolder": "s", "type": "output"}
+    shown = {"filename": "b.png", "subfolder": "", "type": "temp"}
+    assert read_saved({"node": 9, "output": {"images": [shown, saved], "text": ["words"]}}) == [
+        OutputFile("9", "a.png", "s")
+    ]
+    for data in ({}, {"node": "9", "output": None}, {"node": "9", "output": {"images": 3}}):
+        assert read_saved(data) == []
+
+
+async def test_a_picture_comes_while_the_run_goes_on(service: Service) -> None:
+    # Whoever asks for a second one is told of an error once.
+    views = Fault(kind=FaultKind.VIEW, how=ViewFault.ERROR, after=1)
+    await service.standin.state.apply(views)
+    graph = {
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "first"}},
+        **slow_graph(2, steps=20),
+    }
+    job_id = (await service.submit(job_type="workflow", workflow=graph))["job_id"]
+    await executing(service, job_id)
+
+    async def asked_for() -> bool:
+        return views.after == 0
+
+    await eventually(asked_for)
+    assert service.standin.state.queue.running
+    job = await service.finished(job_id)
+    assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 1, 2)
+    assert views.times == 0
+
+
+async def test_pictures_of_a_run_that_is_cancelled_are_not_kept(service: Service, settings: Settings) -> None:
+    noise = Image.frombytes("RGB", (1000, 1000), random.Random(1).randbytes(3_000_000))
+    noise.save(service.standin.state.folders.inside("input", "") / "noise.png")
+    graph = slow_graph() | {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "noise.png"}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "first"}},
+    }
+    job_id = (await service.submit(job_type="workflow", workflow=graph))["job_id"]
+    await executing(service, job_id)
+
+    async def on_the_disk() -> bool:
+        return bool(left_in(settings.storage_path))
+
+    await eventually(on_the_disk)
+    answer = await service.client.post(f"/api/v1/generation-jobs/{job_id}/cancel")
+    assert answer.status == 200
+    assert (await service.finished(job_id))["status"] == "cancelled"
+
+    async def nothing_left() -> bool:
+        return not left_in(settings.storage_path)
+
+    await eventually(nothing_left)

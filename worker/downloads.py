@@ -1,0 +1,75 @@
+"""The files of one attempt on their way here: from when ComfyUI names them, while the run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+from app.cancellation import end_tasks
+from app.domain.errors import AttemptFailed, BackendLost
+from app.storage.files import Received
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.storage.files import FileStore
+    from worker.comfyui import ComfyUI
+    from worker.comfyui_answers import OutputFile
+
+log = logging.getLogger(__name__)
+
+AHEAD: Final = 4
+"""So many files are received before they are asked for; each is held in memory if it is small."""
+TRIES: Final = 4
+"""Downloads of a file before the attempt is given up: the picture is there, only the way to it is disturbed."""
+
+
+class Downloads:
+    """Receives files from one backend. Those that nobody took are to be dropped in the end."""
+
+    def __init__(self, comfyui: ComfyUI, files: FileStore, max_output_bytes: int) -> None:
+        self._comfyui = comfyui
+        self._files = files
+        self._max_output_bytes = max_output_bytes
+        self._coming: dict[tuple[str | None, ...], asyncio.Task[Received]] = {}
+
+    def expect(self, files: Iterable[OutputFile]) -> None:
+        """Begin with the first of these files, which are likely to be asked for; waits for nothing."""
+        for file in files:
+            if len(self._coming) >= AHEAD:
+                return
+            if file.content not in self._coming:
+                receiving = self._receive(file)
+                self._coming[file.content] = asyncio.create_task(receiving, name=f"download-{file.filename}")
+
+    async def take(self, file: OutputFile) -> Received:
+        """Return what the file holds, for the caller to keep or to discard.
+
+        Raises
+        ------
+        OutputInvalid, StorageFailed, BackendLost
+        """
+        if (coming := self._coming.pop(file.content, None)) is not None:
+            # What failed before it was asked for is nobody's failure yet.
+            with contextlib.suppress(AttemptFailed):
+                # Not shielded: whoever stops waiting stops the download.
+                return await coming
+        for number in range(1, TRIES):
+            try:
+                return await self._receive(file)
+            except BackendLost as error:
+                log.warning("download %s of %s failed, trying again: %s", number, file.filename, error)
+                await asyncio.sleep(0.2 * 2**number)
+        return await self._receive(file)
+
+    async def drop(self) -> None:
+        """End what nobody took, and delete it."""
+        dropped, self._coming = self._coming, {}
+        for received in await end_tasks(dropped.values()) if dropped else ():
+            if isinstance(received, Received):
+                await self._files.discard(received)
+
+    async def _receive(self, file: OutputFile) -> Received:
+        return await self._files.receive(self._comfyui.download(file), self._max_output_bytes)
