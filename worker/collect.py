@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.domain.job import Job, Output
 from app.storage.files import output_path
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from worker.comfyui import ComfyUI
     from worker.comfyui_answers import OutputFile
 
+AT_ONCE: Final = 2
+"""Decoding pictures is processor work; more threads than this would take the loop's share."""
+
 
 class Collector:
     """Brings outputs into the store."""
@@ -23,8 +26,7 @@ class Collector:
     def __init__(self, files: FileStore, max_output_bytes: int) -> None:
         self._files = files
         self._max_output_bytes = max_output_bytes
-        # Decoding pictures is processor work; more threads than this would take the loop's share.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="media")
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="media")
 
     def downloads(self, comfyui: ComfyUI) -> Downloads:
         """Return what is to receive the files of one attempt."""
@@ -39,20 +41,28 @@ class Collector:
             Nothing of this attempt is left in the store then. A cancellation leaves what is there: another worker,
             which took the attempt over, may be writing the very same files.
         """
-        outputs: list[Output] = []
-        notes: list[str] = []
-        try:
-            for index, file in enumerate(found):
+        kept: list[tuple[Output, str | None]] = []
+        failures: list[Exception] = []
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def keep(index: int, file: OutputFile) -> None:
+            async with turns:
+                if failures:
+                    return
                 downloads.expect(found[index:])
-                output, note = await self._one(job, downloads, file, index)
-                outputs.append(output)
-                notes += [note] if note else []
-        except Exception:
-            await self._files.delete(
-                path for output in outputs for path in (output.path, output.thumbnail_path) if path
-            )
-            raise
-        return outputs, notes
+                try:
+                    kept.append(await self._one(job, downloads, file, index))
+                except Exception as failure:  # noqa: BLE001 - raised when the others have ended too
+                    failures.append(failure)
+
+        await asyncio.gather(*(keep(index, file) for index, file in enumerate(found)))
+        kept.sort(key=lambda each: each[0].index)
+        if failures:
+            # A thread cannot be stopped: only now is nothing more written.
+            paths = [path for output, _ in kept for path in (output.path, output.thumbnail_path) if path]
+            await self._files.delete(paths)
+            raise failures[0]
+        return [output for output, _ in kept], [note for _, note in kept if note]
 
     def close(self) -> None:
         """End the threads."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import ClientSession
 from integration.test_comfyui import BROKEN, PICTURE, Wire, ok, wire  # noqa: F401
 from integration.test_worker_faults import executing, slow_graph
 from PIL import Image
@@ -180,3 +181,41 @@ async def test_pictures_of_a_run_that_is_cancelled_are_not_kept(service: Service
         return not left_in(settings.storage_path)
 
     await eventually(nothing_left)
+
+
+def several(count: int) -> dict[str, Any]:
+    """A graph that leaves so many pictures, told apart by their widths."""
+    graph: dict[str, Any] = {}
+    for number in range(count):
+        size = {"width": 64 + 8 * number, "height": 64, "batch_size": 1, "color": number}
+        graph[f"e{number}"] = {"class_type": "EmptyImage", "inputs": size}
+        save = {"images": [f"e{number}", 0], "filename_prefix": f"p{number}"}
+        graph[f"s{number}"] = {"class_type": "SaveImage", "inputs": save}
+    return graph
+
+
+async def test_outputs_stand_in_the_order_of_the_history(service: Service) -> None:
+    """Several are kept at once, and the first, of the node that is run first, is done last."""
+    graph = several(5)
+    graph["e4"]["inputs"] |= {"width": 3000, "height": 3000}
+    job_id = (await service.submit(job_type="workflow", workflow=graph))["job_id"]
+    async with asyncio.timeout(20), service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+        frames = [message.json() async for message in ws]
+    job = await service.job(job_id)
+    prompt_id = job["comfyui_prompt_id"]
+    async with ClientSession() as session, session.get(f"{service.standin.url}/history/{prompt_id}") as answer:
+        nodes = (await answer.json())[prompt_id]["outputs"]
+    widths = [graph[f"e{node_id[1:]}"]["inputs"]["width"] for node_id in nodes]
+    assert [output["width"] for output in job["outputs"]] == widths
+    assert widths[0] == 3000
+    assert frames[-1]["output_paths"] == job["output_paths"]
+    assert len(job["output_paths"]) == 5
+
+
+@pytest.mark.parametrize("whole", range(6))
+async def test_of_outputs_that_cannot_all_be_kept_none_is(service: Service, settings: Settings, whole: int) -> None:
+    broken = Fault(kind=FaultKind.VIEW, how=ViewFault.NOT_AN_IMAGE, after=whole, times=None)
+    await service.standin.state.apply(broken)
+    job = await service.run(job_type="workflow", workflow=several(6), max_attempts=1)
+    assert (job["status"], job["error_code"], job["outputs"]) == ("failed", "output_invalid", [])
+    assert left_in(settings.storage_path) == []
