@@ -18,6 +18,7 @@ LINES = {
     "POST sent → `completed`, less the job's length": 2,
     "jobs of 0.05–0.1 s:": 2,
     "jobs of 0.05–0.1 s with 20 MB each:": 2,
+    "of 4 MB": 2,
     "jobs of no length": 1,
     "20 sockets: Redis gets": 1,
     "20 sockets: connects": 1,

@@ -19,7 +19,7 @@ from app.commands.interruption import Interrupted, until_signalled
 from tests.bench import report
 from tests.bench.client import Unexpected
 from tests.bench.idle_rows import idle, tired
-from tests.bench.job_rows import busy, busy_heavy, roundtrip, throughput
+from tests.bench.job_rows import busy, busy_heavy, roundtrip, saving, throughput
 from tests.bench.rest_rows import create, read
 from tests.bench.service import running_service
 from tests.bench.sizes import QUICK, Sizes
@@ -38,13 +38,25 @@ ROWS: Final[dict[str, Row]] = {
     "roundtrip": roundtrip,
     "busy": busy,
     "busy-20mb": busy_heavy,
+    "saving": saving,
     "throughput": throughput,
     "sockets": sockets,
     "idle": idle,
     "tired": tired,
 }
 """In the order of the table."""
-RUN_ORDER: Final = ("idle", "sockets", "roundtrip", "busy", "busy-20mb", "throughput", "read", "tired", "create")
+RUN_ORDER: Final = (
+    "idle",
+    "sockets",
+    "roundtrip",
+    "busy",
+    "busy-20mb",
+    "saving",
+    "throughput",
+    "read",
+    "tired",
+    "create",
+)
 """What is at rest first, on processes that have just started; creating last, as it leaves many jobs."""
 ROW_S: Final = 90.0
 """A row that takes longer hangs."""

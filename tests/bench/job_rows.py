@@ -15,7 +15,8 @@ from aiohttp import WSMsgType
 from tests.bench.client import Connection, Unexpected, all_at_once, message, percentile
 from tests.bench.comfyui import Direct
 from tests.bench.report import Figure
-from tests.bench.workload import HEAVY_BYTES, JOBS, Graph, heavy, instant, job_body, lasting, lengths
+from tests.bench.service import PICTURE
+from tests.bench.workload import HEAVY_BYTES, JOBS, Graph, heavy, instant, job_body, lasting, lengths, pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_WATCHED: Final = 500
 """Jobs on one socket, by the contract."""
+SAVED: Final = 8
+"""Pictures of a batch."""
 _CONNECTIONS: Final = 16
 _REST_S: Final = 0.1
 """After a job's last frame, until the worker has tidied up and all is idle again."""
@@ -79,6 +82,29 @@ async def busy(service: Service, sizes: Sizes) -> list[Figure]:
 async def busy_heavy(service: Service, sizes: Sizes) -> list[Figure]:
     """The same with 20 MB of pictures a job, which the worker fetches, checks and stores meanwhile."""
     return await _shares(service, heavy, sizes.heavy_jobs, sizes.busy_s, " with 20 MB each", HEAVY_BYTES)
+
+
+async def saving(service: Service, sizes: Sizes) -> list[Figure]:
+    """Run jobs that leave pictures and take no time: what fetching, checking and storing them adds to a job.
+
+    The limit is a client that fetches them, one after the other, and does nothing with them.
+    """
+    figures = []
+    for count in (1, SAVED):
+        ours = [(await _one(service, pictures(count)))[1] for _ in range(sizes.saving_jobs)]
+        bare = [await _fetch_s(service, count) for _ in range(sizes.saving_jobs)]
+        what = f"POST sent → `completed`, a job of {count} picture{'s' * (count > 1)} of 4 MB: p50"
+        figures.append(Figure(what, 1000 * median(ours), "ms", 1000 * median(bare)))
+    return figures
+
+
+async def _fetch_s(service: Service, count: int) -> float:
+    """Return how long it takes to fetch the picture so often from the stand-in."""
+    began = time.perf_counter()
+    for _ in range(count):
+        async with service.session.get(f"{service.standin_url}/view?filename={PICTURE}&type=input") as response:
+            await response.read()
+    return time.perf_counter() - began
 
 
 async def throughput(service: Service, sizes: Sizes) -> list[Figure]:

@@ -20,6 +20,8 @@ class Sizes:
     busy_jobs: int = 40
     heavy_jobs: int = 20
     busy_s: tuple[float, float] = (0.2, 0.5)
+    saving_jobs: int = 10
+    """With one picture each, and as many with several."""
     instant_jobs: int = 300
     sockets: int = 1000
     idle_s: float = 20.0
@@ -35,6 +37,7 @@ QUICK = Sizes(
     busy_jobs=4,
     heavy_jobs=3,
     busy_s=(0.05, 0.1),
+    saving_jobs=2,
     instant_jobs=10,
     sockets=20,
     idle_s=0.5,

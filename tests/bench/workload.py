@@ -34,14 +34,19 @@ def lasting(seconds: float) -> Graph:
 
 
 def heavy(seconds: float) -> Graph:
-    """Return a graph that lasts so long and leaves 20 MB.
-
-    The pictures are previews of an input: ComfyUI has them at hand, and spends no time on drawing or packing them.
-    """
+    """Return a graph that lasts so long and leaves 20 MB."""
     graph = _slowed(instant(), ["1", 0], seconds)
     graph["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
-    graph["4"] = {"class_type": "LoadImage", "inputs": {"image": PICTURE}}
-    for number in range(5, 5 + PICTURES):
+    return graph | pictures(PICTURES)
+
+
+def pictures(count: int) -> Graph:
+    """Return a graph that leaves so many pictures of about 4 MB, and takes no time.
+
+    They are previews of an input: ComfyUI has them at hand, and spends no time on drawing or packing them.
+    """
+    graph: Graph = {"4": {"class_type": "LoadImage", "inputs": {"image": PICTURE}}}
+    for number in range(5, 5 + count):
         graph[str(number)] = {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}
     return graph
 
