@@ -35,6 +35,7 @@ from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics_recorder import StatisticsRecorder
+from worker.aftermath import Aftermath
 from worker.backend import Backend
 from worker.backends import BackendPool
 from worker.collect import Collector
@@ -88,8 +89,9 @@ class WorkerProcess:
         self._collector = Collector(files, settings.max_output_bytes)
         self._measures, self._figures = Measures(), Figures(self._quick_redis, self._names)
         pictures = Pictures(Previews(self._quick_redis, self._names))
+        aftermath = Aftermath(settings, store, views, queue, self._pool)
         self._runner = Runner(
-            self.worker_id, settings, store, views, queue, events, self._pool, self._collector, self._measures, pictures
+            self.worker_id, settings, store, events, self._pool, aftermath, self._collector, self._measures, pictures
         )
         self._turns = TurnWorker(
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Runs attempts: gives each turn a job and a slot, decides what follows a failure, and keeps what runs alive."""
+"""Runs attempts: gives each turn a job and a slot, hands on what a run leaves, and keeps what runs alive."""
 
 from __future__ import annotations
 
@@ -15,31 +15,23 @@ from uuid import uuid4
 from app.cancellation import end_tasks
 from app.domain.errors import (
     AttemptFailed,
-    BackendForgot,
-    BackendLacksModel,
     BackendLost,
     DatabaseUnavailable,
-    ErrorClass,
     InvalidTransition,
     JobNotFound,
     LostClaim,
-    QueueUnavailable,
 )
-from app.domain.job import Job, JobStatus, Phase, after_failure, retry_delay
-from app.domain.workflow import check_against
-from app.services.submit import graph_of
+from app.domain.job import Job, JobStatus, Phase
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
 from worker.attempt import SAVING_S, Attempt
 from worker.submission import MARK
 
 if TYPE_CHECKING:
-    from app.domain.job import Attempt as AttemptRecord
     from app.messaging.events import Events
-    from app.messaging.queue import JobQueue
     from app.settings import Settings
     from app.storage.attempts import AttemptStore
-    from app.storage.job_views import JobViews
+    from worker.aftermath import Aftermath
     from worker.backend import Backend
     from worker.backends import BackendPool
     from worker.collect import Collector
@@ -60,23 +52,20 @@ class Runner:
         worker_id: str,
         settings: Settings,
         store: AttemptStore,
-        views: JobViews,
-        queue: JobQueue,
         events: Events,
         pool: BackendPool,
+        aftermath: Aftermath,
         collector: Collector,
         measures: Measures,
         pictures: Pictures,
     ) -> None:
         self.worker_id = worker_id
         self.done = 0
-        self.failed = 0
         self._settings = settings
         self._store = store
-        self._views = views
-        self._queue = queue
         self._events = events
         self._pool = pool
+        self._aftermath = aftermath
         self._collector = collector
         self._measures = measures
         self._pictures = pictures
@@ -87,6 +76,11 @@ class Runner:
         self._renewed_at = time.monotonic()
         self._gone: set[Claim] = set()
         """Attempts that were not ours any more when the leases were last renewed."""
+
+    @property
+    def failed(self) -> int:
+        """How many jobs have failed here."""
+        return self._aftermath.failed
 
     @property
     def running(self) -> list[int]:
@@ -133,7 +127,7 @@ class Runner:
         ):
             if self._stopping.is_set():
                 # Asked for before the end began: it is for another worker now.
-                await self._let_go(Claim(job.job_id, job.attempt, self.worker_id))
+                await self._aftermath.let_go(Claim(job.job_id, job.attempt, self.worker_id))
                 continue
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
             self._measures.taken_over()
@@ -262,17 +256,17 @@ class Runner:
                 keep = True
                 self._finish(attempt)
             else:
-                await self._end(attempt, None)
+                await self._aftermath.end(attempt, None)
         except LostClaim as error:
             log.warning("%s", error)
         except AttemptFailed as error:
-            await self._end(attempt, error)
+            await self._aftermath.end(attempt, error)
         except asyncio.CancelledError:
-            await self._let_go(claim)
+            await self._aftermath.let_go(claim)
             raise
         except Exception:
             log.exception("job %s: attempt %s stumbled over a bug", job.job_id, job.attempt)
-            await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
+            await self._aftermath.end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
         finally:
             if not keep:
                 await self._leave(attempt)
@@ -297,17 +291,17 @@ class Runner:
                 await self._save(attempt, ending)
                 self.done += 1
             else:
-                await self._end(attempt, ending.failure)
+                await self._aftermath.end(attempt, ending.failure)
         except (LostClaim, InvalidTransition) as error:
             log.warning("job %s: %s", claim.job_id, error)
         except AttemptFailed as error:
-            await self._end(attempt, error)
+            await self._aftermath.end(attempt, error)
         except asyncio.CancelledError:
-            await self._let_go(claim)
+            await self._aftermath.let_go(claim)
             raise
         except Exception:
             log.exception("job %s: saving stumbled over a bug", claim.job_id)
-            await self._end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
+            await self._aftermath.end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
         finally:
             await self._leave(attempt)
 
@@ -331,81 +325,3 @@ class Runner:
             if not collecting.done():
                 await end_tasks([collecting])
         await attempt.complete(outputs, notes)
-
-    async def _end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
-        """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
-        claim = attempt.claim
-        try:
-            if attempt.cancelling:
-                if isinstance(failure, BackendLost) and not isinstance(failure, BackendForgot):
-                    # Not confirmed: it stays `cancelling`, and is taken over when the backend can be asked.
-                    await self._let_go(claim)
-                    return
-                # Whatever it ended with, it runs no more, and nobody wants another attempt.
-                await attempt.mark_cancelled()
-                return
-            failure = failure or AttemptFailed("The run ended without a word.")
-            job = attempt.job
-            avoid = await self._others_offer(job, attempt.backend, failure)
-            attempts = await self._history(job.job_id)
-            verdict = after_failure(
-                failure.error_class,
-                attempts_left=job.attempt_limit - job.attempt,
-                out_of_memory_before=any(each.error_code == "out_of_memory" for each in attempts),
-                offered_elsewhere=bool(avoid),
-                delay_s=retry_delay(
-                    max(1, sum(each.outcome == "retried" for each in attempts) + 1),
-                    base_s=self._settings.retry_base_seconds,
-                    cap_s=self._settings.retry_max_seconds,
-                ),
-            )
-            log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
-            if not verdict.retry:
-                self.failed += 1
-                await attempt.persist(lambda noted: self._store.fail(claim, failure, noted=noted), Phase.FAILED)
-                return
-            avoid = avoid if verdict.elsewhere else []
-            waiting = await attempt.persist(
-                lambda noted: self._store.requeue(claim, failure, verdict.delay_s, avoid, noted=noted), Phase.RETRYING
-            )
-            with contextlib.suppress(QueueUnavailable):
-                # The reconciler gives it its turn, if Redis is away now.
-                await self._queue.enqueue(waiting.job_id, waiting.attempt, waiting.available_at)
-        except (LostClaim, JobNotFound) as error:
-            log.warning("job %s: %s", claim.job_id, error)
-        except InvalidTransition as error:
-            if error.phase != Phase.CANCELLING:
-                raise
-            # Asked for while we were about to end it otherwise.
-            await attempt.mark_cancelled()
-
-    async def _history(self, job_id: int) -> list[AttemptRecord]:
-        """Return a job's attempts, waiting while the database is away: an outage must not become the job's failure."""
-        while True:
-            try:
-                return await self._views.attempts(job_id)
-            except DatabaseUnavailable as error:
-                log.warning("job %s: waiting for the database: %s", job_id, error)
-                await asyncio.sleep(0.5)
-
-    async def _others_offer(self, job: Job, backend: Backend, failure: AttemptFailed) -> list[str]:
-        """Return the backends that the next attempt should avoid: those that failed it, if another can run it."""
-        avoid = sorted({*job.refused_by, backend.name})
-        if failure.error_class is ErrorClass.INVALID and not isinstance(failure, BackendLacksModel):
-            return []
-        if job.backend is not None:
-            return []
-        try:
-            others = await self._pool.others(avoid)
-        except QueueUnavailable:
-            return []
-        for other in others:
-            graph = job.workflow if job.workflow is not None else graph_of(job, other)
-            if graph is not None and not check_against(graph, other):
-                return avoid
-        return []
-
-    async def _let_go(self, claim: Claim) -> None:
-        """The worker stops: the prompt runs on in ComfyUI, and another worker takes it over at once."""
-        with contextlib.suppress(DatabaseUnavailable):
-            await asyncio.shield(self._store.release(claim))
