@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import pytest
 from aiohttp import ClientSession
 
 from harness import eventually
+from worker import stopping
 from worker.standin.faults import Fault, FaultKind, ViewFault
 
 if TYPE_CHECKING:
@@ -410,3 +413,52 @@ async def test_a_job_behind_a_foreign_prompt_that_stands_still_moves_on(
     done = await service.finished(job["job_id"])
     assert (done["status"], done["backend_name"]) == ("completed", "other")
     assert done["attempts"][0]["error_code"] == "backend_stalled"
+
+
+async def test_a_job_that_failed_on_a_backend_is_tried_on_another_one(
+    service: Service,
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> None:
+    other = await start_standin()
+    await start_worker(f"other={other.url}")
+    await service.backend_online(2)
+    await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY, times=None))
+    jobs = [await service.submit() for _ in range(10)]
+    done = [await service.finished(job["job_id"]) for job in jobs]
+    assert {(job["status"], job["backend_name"]) for job in done} == {("completed", "other")}
+    assert 2 in {job["attempt"] for job in done}
+
+
+async def test_a_cancel_that_its_backend_does_not_confirm_stays_asked_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that gave up asking lets the job go; whoever takes it over asks again."""
+    monkeypatch.setattr(stopping, "LIMIT_S", 0.5)
+    job_id = (await service.submit(**running_for(30)))["job_id"]
+    await executing(service, job_id)
+    await service.standin.state.apply(Fault(kind=FaultKind.REFUSE, route="/queue", status=503, times=None))
+    cancelling = asyncio.create_task(service.client.post(f"/api/v1/generation-jobs/{job_id}/cancel"))
+
+    async def taken_over() -> bool:
+        events = await (await service.client.get(f"/api/v1/generation-jobs/{job_id}/events")).json()
+        return any(event["event"] == "taken_over" for event in events["items"])
+
+    await eventually(taken_over)
+    assert (await service.job(job_id))["phase"] == "cancelling"
+    service.standin.state.faults.clear()
+    assert (await service.finished(job_id))["status"] == "cancelled"
+    assert (await cancelling).status in (200, 202)
+    assert [str(each.outcome) for each in service.standin.state.log.executions] == ["interrupted"]
+
+
+async def test_a_worker_tells_how_many_jobs_it_has_done_and_how_many_failed(service: Service) -> None:
+    await service.run()
+    await service.standin.state.apply(Fault(kind=FaultKind.NODE_ERROR))
+    await service.run()
+
+    async def told() -> bool:
+        page = await (await service.client.get("/monitor/workers")).text()
+        return bool(re.search(r"Done</dt>\s*<dd[^>]*>1</dd>.*Failed</dt>\s*<dd[^>]*>1</dd>", page, re.DOTALL))
+
+    await eventually(told)
