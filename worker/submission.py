@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import BackendLacksModel, DatabaseUnavailable, WorkflowRefused
-from app.domain.workflow import check_against, check_structure, lacks_model_or_node, with_own_prefix
+from app.domain.own_outputs import Separated, separated
+from app.domain.workflow import check_against, check_structure, lacks_model_or_node
 from app.services.submit import graph_of
 from worker.comfyui import Place, UnclearSubmission
 
@@ -27,7 +28,7 @@ FRESH_S: Final = 1.0
 """An answer that was asked for longer ago says nothing any more about whose the attempt is."""
 
 
-def graph_for(job: Job, backend: Backend, prompt_id: str) -> Graph:
+def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
     """Return the graph to be sent, checked as COMFYUI section 9 demands, with a folder of this attempt's own.
 
     Raises
@@ -45,7 +46,7 @@ def graph_for(job: Job, backend: Backend, prompt_id: str) -> Graph:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
         raise refused(f"The backend cannot run this workflow. {said}")
-    return with_own_prefix(graph, f"genonaut/{job.job_id}/{prompt_id}")
+    return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id)
 
 
 class Submission:

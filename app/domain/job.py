@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.errors import ErrorClass, InvalidTransition
+from app.domain.errors import InvalidTransition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,48 +120,6 @@ def apply(phase: Phase, event: JobEvent) -> Phase:
     return move.target
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What follows a failed attempt."""
-
-    retry: bool
-    delay_s: float = 0.0
-    elsewhere: bool = False
-    """The next attempt should avoid this backend, if there is another."""
-
-
-def after_failure(
-    error_class: ErrorClass, *, attempts_left: int, out_of_memory_before: bool, offered_elsewhere: bool, delay_s: float
-) -> Verdict:
-    """Decide from the class of an error whether there is another attempt (DESIGN, "The job").
-
-    `attempts_left` counts the attempts after this one; `offered_elsewhere` says that another backend may have what
-    this one lacks; `delay_s` is the wait before a retry, from `retry_delay`.
-    """
-    if attempts_left <= 0:
-        return Verdict(retry=False)
-    match error_class:
-        case ErrorClass.INVALID:
-            return Verdict(retry=offered_elsewhere, elsewhere=True)
-        case ErrorClass.OUT_OF_MEMORY:
-            return Verdict(retry=not out_of_memory_before, delay_s=delay_s, elsewhere=True)
-        case ErrorClass.BACKEND_LOST | ErrorClass.TIMEOUT:
-            return Verdict(retry=True, delay_s=delay_s, elsewhere=True)
-        case ErrorClass.STORAGE | ErrorClass.INTERRUPTED:
-            return Verdict(retry=True, delay_s=delay_s)
-        case ErrorClass.EXECUTION | ErrorClass.BUG:
-            return Verdict(retry=False)
-
-
-def retry_delay(failures: int, *, base_s: float = 2.0, cap_s: float = 600.0, jitter: float = 0.2) -> float:
-    """Return the seconds to wait after the `failures`-th failure in a row: base, twice, four times … up to the cap.
-
-    The jitter spreads by ± that share, so that jobs that failed together do not come back together.
-    """
-    exact = min(cap_s, base_s * 2.0 ** min(failures - 1, 30))
-    return min(cap_s, exact * random.uniform(1 - jitter, 1 + jitter))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
@@ -206,6 +163,8 @@ class Job(NewJob):
     prompt_id: str | None
     refused_by: list[str]
     """Names of backends that the job's next attempt avoids."""
+    suspicions: int
+    """How many backends stopped while they executed it, since it was sent or retried by hand."""
     error_code: str | None
     error_message: str | None
     cancel_reason: str | None
@@ -242,6 +201,11 @@ class Job(NewJob):
         if self.started_at is None:
             return None
         return max(0.0, ((self.completed_at or now) - self.started_at).total_seconds())
+
+    @property
+    def repeated(self) -> bool:
+        """Whether its attempt is not the first one since it was sent or retried by hand."""
+        return self.attempt > self.attempt_limit - self.max_attempts + 1
 
     @property
     def task_id(self) -> str:

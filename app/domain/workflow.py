@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
@@ -87,22 +86,6 @@ def with_overrides(graph: Graph, overrides: Mapping[str, Any]) -> tuple[Graph, l
         else:
             node["inputs"][name] = value
     return changed, faults
-
-
-def with_own_prefix(graph: Graph, folder: str) -> Graph:
-    """Return a copy whose files go below `folder`, a folder of the attempt's own.
-
-    Without it ComfyUI answers a repeated graph from its cache and names the old file, even a deleted one, and saving
-    slows down with the number of files in the folder (measured: COMFYUI, section 0, points 5 and 12).
-    """
-    changed = copy.deepcopy(graph)
-    for node in changed.values():
-        prefix = node["inputs"].get("filename_prefix")
-        if isinstance(prefix, str):
-            # Only letters, digits and -: a placeholder such as %date% or a path would leave our folder.
-            name = re.sub(r"[^\w-]+", "_", prefix.replace("\\", "/").rpartition("/")[2]).strip("_")[:60]
-            node["inputs"]["filename_prefix"] = f"{folder}/{name or 'output'}"
-    return changed
 
 
 def with_seed(graph: Graph, seed: int) -> tuple[Graph, bool]:

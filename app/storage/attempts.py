@@ -70,14 +70,23 @@ class Claim:
 class AttemptStore(JobStore):
     """Jobs as workers see them. Methods raise `DatabaseUnavailable` while it is away."""
 
-    async def claim(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
+    async def claim(
+        self, worker_id: str, backend: str, prompt_id: str, lease_s: float, *, unrefused: bool = False
+    ) -> Job | None:
         """Take the waiting job whose turn it is on this backend; None when there is none.
 
         Largest priority first, then first come, first served. Of several workers that ask at once each gets another
         job (`SKIP LOCKED`). The prompt id is committed with the claim, so that whoever takes over can look it up.
+        Suspects are left out, and so are with `unrefused` those that another backend has failed.
         """
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
+            row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR, unrefused)
+        return job_of(row) if row is not None else None
+
+    async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
+        """Take a waiting job under which a backend stopped: for a backend with nothing else to do, there or waiting."""
+        async with self._database.driver() as connection:
+            row = await connection.fetchrow(_CLAIM_SUSPECT, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
         return job_of(row) if row is not None else None
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
@@ -135,10 +144,15 @@ class AttemptStore(JobStore):
         delay_s: float,
         avoid: Sequence[str] = (),
         *,
+        suspect: bool = False,
         noted: Noted = NOTHING,
     ) -> Job:
-        """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`."""
-        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, noted, *_told(error), delay_s, list(avoid))
+        """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`.
+
+        A `suspect` is one under which the backend stopped; see `claim_suspect`.
+        """
+        values = *_told(error), delay_s, list(avoid), int(suspect)
+        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, noted, *values)
 
     async def cancelled(self, claim: Claim, *, noted: Noted = NOTHING) -> Job:
         """ComfyUI confirmed that the prompt no longer runs."""
@@ -187,6 +201,18 @@ class AttemptStore(JobStore):
         statement = select(JobRow).where(IS_RUNNING, JobRow.lease_expires_at < ago).order_by(JobRow.id).limit(limit)
         async with self._database.transaction() as session:
             return [to_domain(row) for row in await session.scalars(statement)]
+
+    async def last_error(self, claim: Claim) -> str | None:
+        """Return with which code the attempt before this one ended; None if it had no error, or this is the first."""
+        before = [AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt - 1]
+        async with self._database.transaction() as session:
+            return await session.scalar(select(AttemptRow.error_code).where(*before))
+
+    async def completed_elsewhere(self, job_ids: Sequence[int], backend: str) -> list[int]:
+        """Return those of the jobs that were completed on another backend than this one."""
+        done = [JobRow.status == "completed", JobRow.backend_name != backend]
+        async with self._database.transaction() as session:
+            return list(await session.scalars(select(JobRow.id).where(JobRow.id.in_(job_ids), *done)))
 
     async def any_due(self) -> bool:
         """Whether any job waits that could run now."""
@@ -249,30 +275,36 @@ def _told(error: AttemptFailed) -> tuple[str, str, str | None, str | None, str |
     return error.code, str(error), error.node_id, error.node_type, error.traceback
 
 
-_CLAIM: Final = f"""
-    WITH turn AS (
-        SELECT id FROM generation_jobs
-        WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = $2::text)
-            AND NOT ($2 = ANY (refused_by) AND available_at > now() - $5::interval)
-        ORDER BY priority DESC, available_at, id
-        LIMIT 1 FOR UPDATE SKIP LOCKED
-    ), moved AS (
-        UPDATE generation_jobs AS job
-        SET {stepped(TRANSITIONS[JobEvent.CLAIMED].target)}, worker_id = $1::text, backend_name = $2,
-            prompt_id = $3::text, lease_expires_at = now() + make_interval(secs => $4),
-            started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL
-        FROM turn
-        WHERE job.id = turn.id AND job.phase IN ({listed(TRANSITIONS[JobEvent.CLAIMED].sources)})
-        RETURNING job.*
-    ), logged AS (
-        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-        SELECT id, seq, '{JobEvent.CLAIMED}', phase, attempt, $1, jsonb_build_object('backend', $2, 'prompt_id', $3)
-        FROM moved
-    ), tried AS (
-        INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
-        SELECT id, attempt, $1, $2, $3, now() FROM moved
-    )
-    SELECT * FROM moved"""  # noqa: S608  # of our own words only
+def _claim(which: str) -> str:
+    """Return the SQL that takes the first of the waiting jobs of which `which` is true."""
+    return f"""
+        WITH turn AS (
+            SELECT id FROM generation_jobs
+            WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = $2::text)
+                AND NOT ($2 = ANY (refused_by) AND available_at > now() - $5::interval) AND {which}
+            ORDER BY priority DESC, available_at, id
+            LIMIT 1 FOR UPDATE SKIP LOCKED
+        ), moved AS (
+            UPDATE generation_jobs AS job
+            SET {stepped(TRANSITIONS[JobEvent.CLAIMED].target)}, worker_id = $1::text, backend_name = $2,
+                prompt_id = $3::text, lease_expires_at = now() + make_interval(secs => $4),
+                started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL
+            FROM turn
+            WHERE job.id = turn.id AND job.phase IN ({listed(TRANSITIONS[JobEvent.CLAIMED].sources)})
+            RETURNING job.*
+        ), logged AS (
+            INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
+            SELECT id, seq, '{JobEvent.CLAIMED}', phase, attempt, $1, jsonb_build_object('backend', $2, 'prompt_id', $3)
+            FROM moved
+        ), tried AS (
+            INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
+            SELECT id, attempt, $1, $2, $3, now() FROM moved
+        )
+        SELECT * FROM moved"""  # noqa: S608  # of our own words only
+
+
+_CLAIM: Final = _claim("suspicions = 0 AND (NOT $6::bool OR refused_by = '{}')")
+_CLAIM_SUSPECT: Final = _claim("suspicions > 0")
 
 _RENEW: Final = """
     UPDATE generation_jobs AS job
@@ -331,9 +363,9 @@ _FAIL: Final = claimed_step(
 _REQUEUE: Final = claimed_step(
     JobEvent.REQUEUED,
     job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $15), refused_by = $16,
-        progress = 0, {_ERROR}, {_RELEASED}""",
+        suspicions = job.suspicions + $17::int, progress = 0, {_ERROR}, {_RELEASED}""",
     attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
-    data=_ERROR_DATA,
+    data=f"{_ERROR_DATA} || CASE WHEN $17 > 0 THEN '{{\"suspect\": true}}'::jsonb ELSE '{{}}'::jsonb END",
 )
 _CANCELLED: Final = claimed_step(
     JobEvent.CANCELLED, job=f"completed_at = now(), {_RELEASED}", attempt=_ENDED.format(outcome="cancelled")

@@ -97,6 +97,7 @@ class JobRow(Base):
     lease_expires_at: Mapped[datetime | None]
     prompt_id: Mapped[str | None] = mapped_column(String(64))
     refused_by: Mapped[list[str]]
+    suspicions: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
     cancel_reason: Mapped[str | None] = mapped_column(Text)

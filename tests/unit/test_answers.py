@@ -35,6 +35,7 @@ def job(**changes: Any) -> Job:
         "worker_id": "w",
         "prompt_id": "p",
         "refused_by": [],
+        "suspicions": 0,
         "error_code": None,
         "error_message": None,
         "cancel_reason": None,

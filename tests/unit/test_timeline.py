@@ -56,7 +56,8 @@ def lines(
         completed = (attempts[-1].ended_at - START).total_seconds()
     job = Job(
         job_id=7, phase=phase, seq=1, attempt=number or len(attempts) or 1, attempt_limit=4, progress=0,
-        refused_by=[], available_at=START, queued_at=START, created_at=START, updated_at=START, started_at=None,
+        refused_by=[], suspicions=0,
+        available_at=START, queued_at=START, created_at=START, updated_at=START, started_at=None,
         completed_at=at(completed), **values,
     )  # fmt: skip
     told = [
