@@ -121,13 +121,16 @@ class Aftermath:
             await self._queue.enqueue(waiting.job_id, waiting.attempt, waiting.available_at)
 
     async def _suspected(self, job: Job, backend: Backend, failure: AttemptFailed) -> AttemptFailed:
-        """Return the failure of a job under which a backend stopped: `Poisonous` if it is not to be tried again."""
+        """Return the failure of a job under which a backend stopped, which says what follows; see `Poisonous`."""
         others = await self._others_well(backend)
         if may_be_tried_again(job.suspicions, certain=failure.certain, others_well=others):
+            failure.args = (f"{failure} It is tried once more, alone, when nothing else waits.",)
             return failure
-        how = "A backend stopped for good" if job.suspicions == 0 else f"{job.suspicions + 1} backends stopped"
         log.error("job %s is poisonous: %s", job.job_id, failure)
-        return Poisonous(f"{how} while executing this job; it is sent to no other one. {failure}")
+        if job.suspicions == 0:
+            return Poisonous(f"{failure} It is sent to no other one.")
+        stopped = f"{job.suspicions + 1} backends stopped while they executed this job"
+        return Poisonous(f"{stopped}: it is sent to no other one. The last time: {failure}")
 
     async def _others_well(self, backend: Backend) -> int:
         try:
