@@ -194,7 +194,7 @@ class SampleJob:
 
 
 def _all_there(told: dict[str, Any]) -> bool:
-    """Whether the answer of /health/ready says that a job can run now; it is ready without any worker."""
+    """Whether the answer of /health/ready says that a job can run now, and that its frames will come."""
     checks, wanted = told.get("checks", {}), ("postgresql", "redis", "events", "workers", "backends")
     return all(checks.get(name, {}).get("status") == "ok" for name in wanted)
 

@@ -9,16 +9,20 @@ from aiohttp import web
 
 from app.domain.errors import Unavailable
 from app.keys import DATABASE, HUB, QUEUE, REGISTRY
+from app.services.readiness import no_backend, why_idle
 from app.web.jobs import answered
 from app.web.openapi import document
 from app.web.payloads import Check, ReadyAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
 
     from app.messaging.registry import Beat
 
 routes: Final = web.RouteTableDef()
+
+NOT_KNOWN: Final = Check(status="away", detail="Not known: Redis is away.")
+"""Of backends, of which only Redis knows."""
 
 
 @routes.get("/health/live")
@@ -30,9 +34,9 @@ async def live(request: web.Request) -> web.Response:
 
 @routes.get("/health/ready")
 async def ready(request: web.Request) -> web.Response:
-    """Say whether the service can do its work: 503 while PostgreSQL or Redis is away.
+    """Say whether the service can do its work: 503 while PostgreSQL or Redis is away, or no backend can take work.
 
-    A missing worker does not make the server unready: it accepts jobs, and they wait.
+    Jobs are accepted all the same as long as PostgreSQL and Redis are there, and wait.
     """
     checks = {
         "postgresql": await _check(request.app[DATABASE].ping()),
@@ -43,14 +47,17 @@ async def ready(request: web.Request) -> web.Response:
     backends: list[Beat] = []
     if checks["redis"].status == "ok":
         workers, backends = await request.app[REGISTRY].workers(), await request.app[REGISTRY].backends()
+    reasons = why_idle(backends, workers)
     checks["workers"] = _present(workers)
-    checks["backends"] = _present([beat for beat in backends if beat.state.get("healthy")])
-    is_ready = all(checks[name].status == "ok" for name in ("postgresql", "redis"))
+    checks["backends"] = _able(backends, reasons) if checks["redis"].status == "ok" else NOT_KNOWN
+    is_ready = all(checks[name].status == "ok" for name in ("postgresql", "redis", "backends"))
     answer = ReadyAnswer(
         status="ready" if is_ready else "not_ready",
         checks=checks,
         workers=[_told(beat) for beat in workers],
-        backends=[_told(beat) for beat in backends],
+        backends=[
+            _told(beat) | {"able": reasons[beat.name] is None, "reason": reasons[beat.name]} for beat in backends
+        ],
     )
     if is_ready:
         return answered(answer)
@@ -79,7 +86,16 @@ def _present(beats: list[Beat]) -> Check:
     return Check(status="ok" if youngest.live else "away", age_seconds=round(youngest.age_s, 1))
 
 
+def _able(backends: list[Beat], reasons: Mapping[str, str | None]) -> Check:
+    """Return whether any backend can take work, and if none can, which and why."""
+    able = _present([beat for beat in backends if reasons[beat.name] is None])
+    if able.status == "ok":
+        return able
+    # With no one to tell of there is none; else there are some, and they are not to be had.
+    return Check(status="away" if backends else "none", detail=no_backend(reasons))
+
+
 def _told(beat: Beat) -> dict[str, Any]:
-    shown = ("healthy", "reason", "version", "slots", "running", "driver", "backends", "started_at")
+    shown = ("healthy", "drained", "state", "reason", "version", "slots", "running", "driver", "backends", "started_at")
     state = {name: beat.state[name] for name in shown if name in beat.state}
     return {"name": beat.name, "live": beat.live, "age_seconds": round(beat.age_s, 1)} | state

@@ -104,7 +104,8 @@ async def test_away_in_the_middle_nothing_is_accepted_and_it_heals_by_itself(
 
         await eventually(healed, 20)
         assert await accepted(database) == 2
-        assert (await client.get("/health/ready")).status == 200
+        checks = (await (await client.get("/health/ready")).json())["checks"]
+        assert [checks[name]["status"] for name in ("postgresql", "redis")] == ["ok", "ok"]
 
 
 @pytest.mark.parametrize("away", CODES)

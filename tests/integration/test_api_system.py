@@ -10,15 +10,19 @@ import pytest
 from pydantic import SecretStr
 
 from app.embedded.ports import free_port
+from app.keys import FLEET
 from app.main import create_app
 from harness import SMALL_BODY, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings
     from harness import Service
+    from worker.main import WorkerProcess
 
 BASE = "/api/v1/generation-jobs"
 
@@ -64,10 +68,91 @@ async def test_ready_lists_everything_with_its_age(service: Service) -> None:
     assert told["backends"][0]["name"] == "standin"
 
 
-async def test_without_a_worker_the_server_is_ready_all_the_same(client: TestClient[Any, Any]) -> None:
-    answer = await client.get("/health/ready")
-    told = await answer.json()
-    assert (answer.status, told["checks"]["workers"]["status"], told["workers"]) == (200, "none", [])
+async def not_ready(client: TestClient[Any, Any], words: str) -> dict[str, Any]:
+    """Wait until the service says with these words why no backend can take work, and return all that it says."""
+
+    async def said() -> dict[str, Any] | None:
+        answer = await client.get("/health/ready")
+        told = dict(await answer.json())
+        if answer.status == 200 or words not in str(told["checks"]["backends"]["detail"]):
+            return None
+        assert (answer.status, told["status"]) == (503, "not_ready")
+        assert answer.headers["Retry-After"].isdecimal()
+        return told
+
+    return dict(await eventually(said, 20))
+
+
+async def is_ready(client: TestClient[Any, Any]) -> bool:
+    return (await client.get("/health/ready")).status == 200
+
+
+async def test_without_a_worker_the_server_is_not_ready_and_accepts_jobs(client: TestClient[Any, Any]) -> None:
+    told = await not_ready(client, "no worker drives any")
+    assert (told["checks"]["workers"]["status"], told["checks"]["backends"]["status"]) == ("none", "none")
+    assert (told["workers"], told["backends"]) == ([], [])
+    assert (await client.post(f"{BASE}/", json=SMALL_BODY)).status == 201
+
+
+async def test_when_its_worker_has_left_the_service_is_not_ready(service: Service) -> None:
+    await eventually(lambda: is_ready(service.client))
+    service.worker.stop()
+    await not_ready(service.client, "standin: No worker drives it")
+
+
+async def test_a_fleet_of_drained_backends_is_not_ready_and_says_so(service: Service) -> None:
+    await eventually(lambda: is_ready(service.client))
+    await service.client.post("/api/v1/backends/standin/drain")
+    told = await not_ready(service.client, "standin: It is drained.")
+    assert [(each["healthy"], each["drained"], each["able"], each["reason"]) for each in told["backends"]] == [
+        (True, True, False, "It is drained.")
+    ]
+    await service.client.post("/api/v1/backends/standin/resume")
+    await eventually(lambda: is_ready(service.client))
+
+
+async def test_one_backend_that_can_take_work_is_enough(
+    client: TestClient[Any, Any], start_standin: Any, start_worker: Any
+) -> None:
+    standin = await start_standin()
+    await start_worker(f"good={standin.url},gone=http://127.0.0.1:9")
+
+    async def both() -> dict[str, Any] | None:
+        told = await (await client.get("/health/ready")).json()
+        return (
+            told if {each["name"]: each["able"] for each in told["backends"]} == {"good": True, "gone": False} else None
+        )
+
+    told = await eventually(both, 20)
+    assert told["status"] == "ready"
+    assert "cannot be reached" in next(each["reason"] for each in told["backends"] if each["name"] == "gone")
+    await client.post("/api/v1/backends/good/drain")
+    told = await not_ready(client, "good: It is drained.")
+    assert "gone: " in told["checks"]["backends"]["detail"]
+
+
+async def test_with_all_backends_down_it_is_not_ready(client: TestClient[Any, Any], start_worker: Any) -> None:
+    await start_worker("gone=http://127.0.0.1:9")
+    await not_ready(client, "cannot be reached")
+
+
+async def test_a_backend_whose_worker_is_quiet_cannot_take_work(service: Service) -> None:
+    await service.client.app[FLEET].quiet(service.worker.worker_id, "ann")
+    await not_ready(service.client, "standin: ")
+    await service.client.app[FLEET].resume_worker(service.worker.worker_id, "ann")
+    await eventually(lambda: is_ready(service.client), 20)
+
+
+async def test_a_backend_that_stands_still_cannot_take_work(
+    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+) -> None:
+    service.worker.stop()
+    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
+    await service.backend_online()
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
+    for _ in range(2):
+        await service.submit()
+    await not_ready(service.client, "dead: ")
 
 
 @pytest.mark.parametrize(

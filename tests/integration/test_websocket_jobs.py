@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ import pytest
 from aiohttp import WSMsgType
 
 from app.main import create_app
-from harness import SMALL_BODY, eventually
+from harness import SMALL_BODY, Service, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from aiohttp import ClientWebSocketResponse
     from aiohttp.test_utils import TestClient
 
-    from harness import Service
+    from harness import StandinServer
+    from worker.main import WorkerProcess
 
 BASE = "/api/v1/generation-jobs"
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
@@ -39,6 +42,28 @@ KEYS = {
 FINAL = {"completed", "failed", "cancelled"}
 TICKS = 1_000_000
 """A frame's `seq` between two multiples of this tells of progress, and of nothing else."""
+
+
+@dataclass
+class Unmanned:
+    """Server and stand-in, and no worker yet: a job waits until the test has everything in its place."""
+
+    client: TestClient[Any, Any]
+    standin: StandinServer
+    start_worker: Callable[..., Awaitable[WorkerProcess]]
+
+    async def begin(self) -> Service:
+        """Let a worker take what waits."""
+        return Service(self.client, self.standin, await self.start_worker(f"standin={self.standin.url}"))
+
+
+@pytest.fixture
+async def unmanned(
+    client: TestClient[Any, Any],
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> Unmanned:
+    return Unmanned(client, await start_standin(), start_worker)
 
 
 async def create(client: TestClient[Any, Any], **changes: Any) -> int:
@@ -91,14 +116,14 @@ def check_frames(frames: list[dict[str, Any]]) -> None:
             progress = frame["progress"]
 
 
-async def test_a_job_is_followed_from_pending_to_its_end(service: Service) -> None:
-    job_id = await create(service.client, not_before="2100-01-01T00:00:00Z")
-    async with service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+async def test_a_job_is_followed_from_pending_to_its_end(unmanned: Unmanned) -> None:
+    await unmanned.standin.state.apply(replace(SLOW))
+    job_id = await create(unmanned.client, sampler_params={"steps": 100})
+    async with unmanned.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
         first = await next_frame(ws)
         assert (first["job_id"], first["status"], first["attempt"]) == (job_id, "pending", 1)
-    await service.standin.state.apply(replace(SLOW))
-    job_id = await create(service.client, sampler_params={"steps": 100})
-    frames = await follow(service.client, job_id)
+        service = await unmanned.begin()
+        frames = [first, *await to_the_end(ws)]
     check_frames(frames)
     assert list(dict.fromkeys(frame["status"] for frame in frames)) == ["pending", "started", "processing", "completed"]
     assert {frame["job_id"] for frame in frames} == {job_id}
@@ -155,14 +180,17 @@ async def test_a_late_client_is_told_how_it_ended_and_let_go(service: Service) -
 
 
 async def test_a_client_that_comes_in_the_middle_begins_with_the_present(service: Service) -> None:
-    await service.standin.state.apply(replace(SLOW))
-    job_id = await create(service.client, sampler_params={"steps": 150})
+    await service.standin.state.apply(replace(SLOW, seconds=0.3))
+    job_id = await create(service.client, sampler_params={"steps": 20})
 
     async def half() -> bool:
         return bool((await service.job(job_id))["progress"] >= 30)
 
     await eventually(half)
-    frames = await follow(service.client, job_id)
+    async with service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+        frames = [await next_frame(ws)]
+        service.standin.state.faults.clear()
+        frames += await to_the_end(ws)
     check_frames(frames)
     assert frames[0]["status"] == "processing"
     assert 30 <= frames[0]["progress"] < 100
@@ -170,9 +198,9 @@ async def test_a_client_that_comes_in_the_middle_begins_with_the_present(service
 
 
 async def test_nobody_reads_of_more_progress_than_is_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It is told once, while the run goes on; a heartbeat comes every 0.3 s.
+    # It is told once, while the run goes on, as it does until it is cancelled; a heartbeat comes every 0.3 s.
     monkeypatch.setattr("worker.attempt.PROGRESS_S", 60)
-    await service.standin.state.apply(replace(SLOW))
+    await service.standin.state.apply(replace(SLOW, seconds=0.3))
     job_id = await create(service.client, sampler_params={"steps": 150})
 
     async def told() -> int:
@@ -181,15 +209,21 @@ async def test_nobody_reads_of_more_progress_than_is_told(service: Service, monk
     first = await eventually(told)
     await asyncio.sleep(1)
     assert await told() == first
-    frames = await follow(service.client, job_id)
+    async with service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+        frames = [await next_frame(ws)]
+        await service.client.post(f"{BASE}/{job_id}/cancel")
+        frames += await to_the_end(ws)
     check_frames(frames)
     assert frames[0]["progress"] == first
 
 
-async def test_an_attempt_that_is_tried_again_is_told_with_its_reason(service: Service) -> None:
-    await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY, node="KSampler"))
-    job_id = await create(service.client, not_before=None)
-    frames = await follow(service.client, job_id)
+async def test_an_attempt_that_is_tried_again_is_told_with_its_reason(unmanned: Unmanned) -> None:
+    await unmanned.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY, node="KSampler"))
+    job_id = await create(unmanned.client, not_before=None)
+    async with unmanned.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+        frames = [await next_frame(ws)]
+        await unmanned.begin()
+        frames += await to_the_end(ws)
     check_frames(frames)
     again = [frame for frame in frames if frame["status"] == "pending" and "reason" in frame]
     assert [(frame["attempt"], "memory" in frame["reason"]) for frame in again] == [(2, True)]
@@ -198,7 +232,7 @@ async def test_an_attempt_that_is_tried_again_is_told_with_its_reason(service: S
 
 
 async def test_a_cancelled_run_ends_with_its_reason(service: Service) -> None:
-    await service.standin.state.apply(replace(SLOW))
+    await service.standin.state.apply(replace(SLOW, seconds=0.2))
     job_id = await create(service.client, sampler_params={"steps": 150})
     async with service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
         frames = [await next_frame(ws)]
@@ -240,17 +274,24 @@ async def test_one_socket_follows_several_jobs_finished_ones_too(service: Servic
     assert last_done == len(frames) - 1
 
 
-async def test_every_watcher_of_a_job_is_told_the_same(service: Service) -> None:
-    await service.standin.state.apply(replace(SLOW))
-    job_id = await create(service.client, sampler_params={"steps": 40})
-    other = await create(service.client)
-    ways = [f"/ws/jobs/{job_id}", f"/ws/jobs?job_ids={job_id}", f"/ws/jobs?job_ids={other},{job_id}"]
+async def test_every_watcher_of_a_job_is_told_the_same(unmanned: Unmanned) -> None:
+    await unmanned.standin.state.apply(replace(SLOW))
+    job_id = await create(unmanned.client, sampler_params={"steps": 40})
+    other = await create(unmanned.client)
+    ways = [f"/ws/jobs/{job_id}", f"/ws/jobs?job_ids={job_id}", f"/ws/jobs?job_ids={other},{job_id}"] * 3
+    all_there = asyncio.Barrier(len(ways) + 1)
 
     async def watch(way: str) -> list[dict[str, Any]]:
-        async with service.client.ws_connect(way) as ws:
-            return [frame for frame in await to_the_end(ws) if frame["job_id"] == job_id]
+        async with unmanned.client.ws_connect(way) as ws:
+            first = await next_frame(ws)
+            await all_there.wait()
+            return [frame for frame in (first, *await to_the_end(ws)) if frame["job_id"] == job_id]
 
-    seen = await asyncio.gather(*map(watch, ways * 3))
+    async def begin() -> None:
+        await all_there.wait()
+        await unmanned.begin()
+
+    *seen, _ = await asyncio.gather(*map(watch, ways), begin())
     for frames in seen:
         check_frames(frames)
     common = max(frames[0]["seq"] for frames in seen)
@@ -274,13 +315,17 @@ async def test_five_hundred_jobs_on_one_socket(client: TestClient[Any, Any]) -> 
         assert (frame["job_id"], frame["status"]) == (job_ids[250], "cancelled")
 
 
-async def test_everything_is_told_to_those_who_watch_everything(service: Service) -> None:
+async def test_everything_is_told_to_those_who_watch_everything(unmanned: Unmanned) -> None:
     # A run of no length is never said to be executing.
-    await service.standin.state.apply(replace(SLOW))
-    async with service.client.ws_connect("/ws/events") as ws:
+    await unmanned.standin.state.apply(replace(SLOW))
+    async with unmanned.client.ws_connect("/ws/events") as ws:
         assert await next_frame(ws) == {"type": "hello"}
-        job_id = await create(service.client)
-        statuses = []
+        job_id = await create(unmanned.client)
+        while (event := await next_frame(ws))["type"] != "job":
+            pass
+        assert (event["job_id"], event["status"]) == (job_id, "pending")
+        service = await unmanned.begin()
+        statuses = ["pending"]
         while "completed" not in statuses:
             event = await next_frame(ws)
             if event["type"] == "job" and event["job_id"] == job_id:
@@ -293,7 +338,7 @@ async def test_everything_is_told_to_those_who_watch_everything(service: Service
         assert event["job_id"] == job_id
 
 
-@pytest.mark.parametrize("linger_s", [0.0, 0.4])
+@pytest.mark.parametrize("linger_s", [0.0, 2.0])
 async def test_the_server_lingers_and_then_closes(
     settings: Any, aiohttp_client: Any, linger_s: float, service: Service
 ) -> None:

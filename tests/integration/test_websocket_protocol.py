@@ -360,6 +360,8 @@ async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(settings: S
             return len(connection._outbox) > 5 and connection._told[job_id] == snapshot.order + 40
 
         await eventually(waiting)
+        # It has paused, and goes on as fast as anybody: through its tiny window that would take as long as it likes.
+        pausing.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         chunks = []
         async with asyncio.timeout(20):
             while sum(map(len, chunks)) < 40 * len(json.dumps(told, separators=(",", ":"))):
