@@ -92,12 +92,13 @@ def _write_png(picture: Image.Image, path: Path, chunks: Mapping[str, Any]) -> N
 async def _save_image_websocket(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     images: Images = inputs["images"]
     for index, picture in enumerate(images):
-        await run.progress(index, len(images), await run.in_thread(_png, picture), "PNG")
+        await run.progress(index, len(images), await run.in_thread(png_bytes, picture), "PNG")
     run.count_as(len(images))
     return Result()
 
 
-def _png(picture: Image.Image) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
+    """Return a PNG without text chunks."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -154,6 +155,7 @@ def image_node_types(folders: Folders) -> list[NodeType]:
     return [
         NodeType(
             name="EmptyImage",
+            function="generate",
             run=_empty_image,
             required={
                 "width": integer(512, 1, 16384, step=1),
@@ -165,6 +167,7 @@ def image_node_types(folders: Folders) -> list[NodeType]:
         ),
         NodeType(
             name="SaveImage",
+            function="save_images",
             display_name="Save Image",
             description="Saves the input images to your ComfyUI output directory.",
             run=_save_image,
