@@ -10,6 +10,7 @@ from worker.standin.media_nodes import media_node_types
 from worker.standin.nodes import NodeType
 from worker.standin.options import StandinOptions
 from worker.standin.sampling_nodes import sampling_node_types
+from worker.standin.saver_nodes import saver_node_types
 from worker.standin.scaling_nodes import scaling_node_types
 
 
@@ -22,6 +23,7 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
         *scaling_node_types(options),
         *media_node_types(),
         *acceptance_node_types(),
+        *saver_node_types(),
     ]
     return {one.name: one for one in types}
 
