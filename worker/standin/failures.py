@@ -76,7 +76,8 @@ def complain_of_inputs(node_type: NodeType, inputs: Mapping[str, Any]) -> None:
     unknown = [] if node_type.takes_any else [name for name in inputs if name not in known]
     if unknown:
         raise NodeError(f"{function} got an unexpected keyword argument '{unknown[0]}'", "TypeError")
-    if missing := [f"'{name}'" for name in node_type.required if name not in inputs]:
+    needed = [name for name in node_type.required if name not in node_type.defaulted]
+    if missing := [f"'{name}'" for name in needed if name not in inputs]:
         many = "s" if len(missing) > 1 else ""
         names = f"{', '.join(missing[:-1])} and {missing[-1]}" if many else missing[0]
         message = f"{function} missing {len(missing)} required positional argument{many}: {names}"

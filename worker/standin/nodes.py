@@ -88,6 +88,8 @@ class NodeType:
     python_module: str = "nodes"
     function: str = "run"
     """What its function is called, which complaints about its inputs name."""
+    defaulted: frozenset[str] = frozenset()
+    """Required inputs without which its function can be called."""
     takes_any: bool = False
     """Whether its function takes inputs of any name."""
     modern: bool = False

@@ -19,7 +19,7 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
     types = [
         *loader_node_types(options),
         *sampling_node_types(),
-        *image_node_types(folders),
+        *image_node_types(options, folders),
         *scaling_node_types(options),
         *media_node_types(),
         *acceptance_node_types(),
