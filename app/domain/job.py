@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -163,9 +163,12 @@ def retry_delay(failures: int, *, base_s: float = 2.0, cap_s: float = 600.0, jit
     return min(cap_s, exact * random.uniform(1 - jitter, 1 + jitter))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a client asked for, but for the graph. Its fields only: who has them keeps them in slots of its own."""
+
+    # Two classes with slots of their own cannot be bases of one.
+    __slots__ = ()
 
     user_id: str
     job_type: str
@@ -177,7 +180,6 @@ class NewJob:
     height: int
     batch_size: int
     sampler_params: dict[str, Any]
-    workflow: dict[str, Any] | None
     backend: str | None
     priority: int
     not_before: datetime | None
@@ -189,8 +191,18 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(NewJob):
-    """A job as PostgreSQL has it. Times are aware UTC datetimes."""
+class NewJob(Asked):
+    """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
+
+    workflow: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job stands: all that its life changes, and nothing that can be long. Times are aware UTC datetimes.
+
+    Steps, turns, repairs and watchers deal in these, as many of them at once as there may be.
+    """
 
     job_id: int
     phase: Phase
@@ -249,6 +261,39 @@ class Job(NewJob):
         return task_id(self.job_id, self.attempt)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedJob(Standing, Asked):
+    """A job without its graph: what lists have, and whoever reads several at once."""
+
+    has_workflow: bool
+    """Whether the client sent a graph."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(ListedJob):
+    """A job as PostgreSQL has it, with the graph that the client sent: read one at a time."""
+
+    workflow: dict[str, Any] | None
+
+    def now(self, standing: Standing) -> Job:
+        """Return the job where it stands by now."""
+        return replace(self, **{name: getattr(standing, name) for name in Standing.__dataclass_fields__})
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What earns a waiting job a place in the queue."""
+
+    job_id: int
+    attempt: int
+    available_at: datetime
+
+    @property
+    def task_id(self) -> str:
+        """arq's id of it."""
+        return task_id(self.job_id, self.attempt)
+
+
 def task_id(job_id: int, attempt: int) -> str:
     """Return arq's id of the turn that an attempt earned; a new attempt gets past arq's memory of the last one."""
     return f"{job_id}:{attempt}"
@@ -256,13 +301,12 @@ def task_id(job_id: int, attempt: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try at a job on one backend."""
+    """One try at a job on one backend; the graph that it sent is read by itself."""
 
     number: int
     worker_id: str
     backend_name: str
     prompt_id: str
-    graph: dict[str, Any] | None
     claimed_at: datetime
     submitted_at: datetime | None
     executing_at: datetime | None
