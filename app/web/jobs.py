@@ -10,7 +10,7 @@ from aiohttp import web
 
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
-from app.encoding import Written, dumps, loads
+from app.encoding import Written, dump_bytes, dumps, loads
 from app.keys import CONTROL, EVENTS, REGISTRY, SUBMITTING, VIEWS
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
@@ -38,7 +38,7 @@ from app.web.requests import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from pydantic import BaseModel
 
@@ -60,8 +60,15 @@ WRITTEN_AT_ONCE: Final = 200
 
 def answered(told: BaseModel | dict[str, Any], status: HTTPStatus = HTTPStatus.OK, **headers: str) -> web.Response:
     """Return a model, or plain data of a model's shape, as the answer."""
-    text = dumps(told) if isinstance(told, dict) else told.model_dump_json()
-    return web.Response(text=text, status=status, content_type="application/json", headers=headers or None)
+    body = dump_bytes(told) if isinstance(told, dict) else told.model_dump_json().encode()
+    return json_answer(body, status, headers)
+
+
+def json_answer(
+    body: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return JSON in UTF-8 as the answer."""
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
 
 
 async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
@@ -99,11 +106,11 @@ async def list_jobs(request: web.Request) -> web.Response:
     )
     snapshots = await request.app[EVENTS].with_live([snapshot_of(view.job) for view in page.items])
     if len(page.items) <= WRITTEN_AT_ONCE:
-        text = _listed(asked, page, snapshots)
+        body = _listed(asked, page, snapshots)
     else:
         # In a thread, which lets the loop in again and again.
-        text = await asyncio.to_thread(_listed, asked, page, snapshots)
-    return web.Response(text=text, content_type="application/json")
+        body = await asyncio.to_thread(_listed, asked, page, snapshots)
+    return json_answer(body)
 
 
 @routes.get(BASE + "/queue/stats")
@@ -154,7 +161,7 @@ async def get_workflow(request: web.Request) -> web.Response:
     graph = await request.app[VIEWS].sent_graph(job_id)
     if graph is None:
         raise NotFound(f"Job {job_id} has not been sent to a backend yet.")
-    return web.Response(text=graph, content_type="application/json")
+    return json_answer(graph.encode())
 
 
 @routes.post(ONE + "/cancel")
@@ -224,7 +231,7 @@ def _created(job: Job) -> str:
     return dumps(job_answer(view, snapshot_of(job), workflow=job.workflow, now=job.created_at))
 
 
-def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot]) -> str:
+def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot]) -> bytes:
     items = [job_answer(view, snapshot) for view, snapshot in zip(page.items, snapshots, strict=True)]
     answer = {
         "items": items,
@@ -234,7 +241,7 @@ def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot]) -> str:
         "limit": asked.limit,
         "next_cursor": page.next_cursor,
     }
-    return dumps(answer)
+    return dump_bytes(answer)
 
 
 async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:
