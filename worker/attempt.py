@@ -37,7 +37,7 @@ from worker.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from app.domain.job import Job, Output
+    from app.domain.job import Job, Output, Standing
     from app.domain.workflow import Graph
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
@@ -191,7 +191,7 @@ class Attempt:
         )
 
     async def persist(
-        self, write: Callable[[Noted], Awaitable[Job]], reached: Phase, outputs: Sequence[Output] = ()
+        self, write: Callable[[Noted], Awaitable[Standing]], reached: Phase, outputs: Sequence[Output] = ()
     ) -> Job:
         """Make a step to the phase `reached`, waiting while the database is away, and tell the watchers."""
         delay_s = 0.1
@@ -200,7 +200,7 @@ class Attempt:
                 # A commit whose answer was lost has happened all the same.
                 done = await self._store.get(self.job.job_id) if delay_s > 0.1 else None
                 ours = done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1)
-                self.job = done if done is not None and ours else await write(self._untold())
+                self.job = self.job.now(done if done is not None and ours else await write(self._untold()))
             except DatabaseUnavailable as error:
                 log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
                 delay_s = min(delay_s * 2, 2.0)
@@ -218,12 +218,12 @@ class Attempt:
 
     async def mark_saving(self) -> None:
         """ComfyUI is done with the prompt, and its outputs are on their way."""
-        await self.persist(lambda noted: self._store.saving(self.claim, self.job, noted=noted), Phase.SAVING)
+        await self.persist(lambda noted: self._store.saving(self.claim, noted=noted), Phase.SAVING)
 
     async def complete(self, outputs: list[Output], notes: list[str]) -> None:
         """Everything is durable: say so."""
         await self.persist(
-            lambda noted: self._store.complete(self.claim, outputs, notes, self.job, noted=noted),
+            lambda noted: self._store.complete(self.claim, outputs, notes, noted=noted),
             Phase.COMPLETED,
             outputs,
         )
@@ -376,7 +376,7 @@ class Attempt:
 
     async def _mark_executing(self) -> None:
         try:
-            await self.persist(lambda noted: self._store.executing(self.claim, self.job, noted=noted), Phase.EXECUTING)
+            await self.persist(lambda noted: self._store.executing(self.claim, noted=noted), Phase.EXECUTING)
         except InvalidTransition as error:
             if error.phase != Phase.CANCELLING:
                 raise

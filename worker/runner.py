@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TAKEN_OVER: Final = 20
+"""So many attempts are taken over at a time; the next time others."""
 _SOON_S: Final = 0.3
 
 
@@ -129,13 +131,18 @@ class Runner:
         names = [backend.name for backend in self._pool.driven if backend.healthy]
         if not names or self._stopping.is_set():
             return
-        for job in await self._store.take_over(
-            self.worker_id, names, self._settings.lease_seconds, limit=20, held=self.running
-        ):
+        for _ in range(TAKEN_OVER):
+            # One by one: twenty graphs at once would be a worker's memory, and a lease runs while they are read.
+            taken = await self._store.take_over(
+                self.worker_id, names, self._settings.lease_seconds, limit=1, held=self.running
+            )
+            if not taken:
+                return
+            job = await self._store.whole(taken[0].job_id)
             if self._stopping.is_set():
                 # Asked for before the end began: it is for another worker now.
                 await self._aftermath.let_go(Claim(job.job_id, job.attempt, self.worker_id))
-                continue
+                return
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
             self._measures.taken_over()
             task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,9 +120,12 @@ def apply(phase: Phase, event: JobEvent) -> Phase:
     return move.target
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a client asked for, but for the graph. Its fields only: who has them keeps them in slots of its own."""
+
+    # Two classes with slots of their own cannot be bases of one.
+    __slots__ = ()
 
     user_id: str
     job_type: str
@@ -134,7 +137,6 @@ class NewJob:
     height: int
     batch_size: int
     sampler_params: dict[str, Any]
-    workflow: dict[str, Any] | None
     backend: str | None
     priority: int
     not_before: datetime | None
@@ -146,8 +148,18 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(NewJob):
-    """A job as PostgreSQL has it. Times are aware UTC datetimes."""
+class NewJob(Asked):
+    """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
+
+    workflow: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job stands: all that its life changes, and nothing that can be long. Times are aware UTC datetimes.
+
+    Steps, turns, repairs and watchers deal in these, as many of them at once as there may be.
+    """
 
     job_id: int
     phase: Phase
@@ -203,13 +215,46 @@ class Job(NewJob):
         return max(0.0, ((self.completed_at or now) - self.started_at).total_seconds())
 
     @property
+    def task_id(self) -> str:
+        """arq's id of the turn that this attempt earned."""
+        return task_id(self.job_id, self.attempt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedJob(Standing, Asked):
+    """A job without its graph: what lists have, and whoever reads several at once."""
+
+    has_workflow: bool
+    """Whether the client sent a graph."""
+
+    @property
     def repeated(self) -> bool:
         """Whether its attempt is not the first one since it was sent or retried by hand."""
         return self.attempt > self.attempt_limit - self.max_attempts + 1
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(ListedJob):
+    """A job as PostgreSQL has it, with the graph that the client sent: read one at a time."""
+
+    workflow: dict[str, Any] | None
+
+    def now(self, standing: Standing) -> Job:
+        """Return the job where it stands by now."""
+        return replace(self, **{name: getattr(standing, name) for name in Standing.__dataclass_fields__})
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What earns a waiting job a place in the queue."""
+
+    job_id: int
+    attempt: int
+    available_at: datetime
+
     @property
     def task_id(self) -> str:
-        """arq's id of the turn that this attempt earned."""
+        """arq's id of it."""
         return task_id(self.job_id, self.attempt)
 
 
@@ -220,13 +265,12 @@ def task_id(job_id: int, attempt: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try at a job on one backend."""
+    """One try at a job on one backend; the graph that it sent is read by itself."""
 
     number: int
     worker_id: str
     backend_name: str
     prompt_id: str
-    graph: dict[str, Any] | None
     claimed_at: datetime
     submitted_at: datetime | None
     executing_at: datetime | None

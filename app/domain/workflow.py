@@ -89,14 +89,20 @@ def with_overrides(graph: Graph, overrides: Mapping[str, Any]) -> tuple[Graph, l
 
 
 def with_seed(graph: Graph, seed: int) -> tuple[Graph, bool]:
-    """Return a copy in which every literal `seed` and `noise_seed` is this one, and whether there was any."""
-    changed, found = copy.deepcopy(graph), False
-    for node in changed.values():
-        for name in ("seed", "noise_seed"):
-            value = node["inputs"].get(name)
-            if isinstance(value, int) and not isinstance(value, bool):
-                node["inputs"][name], found = seed, True
-    return changed, found
+    """Return the graph with this one for every literal `seed` and `noise_seed`, and whether there was any.
+
+    What changes is copied, and nothing else of a graph that may be large.
+    """
+    changed = dict(graph)
+    for node_id, node in graph.items():
+        drawn = {name: seed for name in ("seed", "noise_seed") if _is_whole(node["inputs"].get(name))}
+        if drawn:
+            changed[node_id] = {**node, "inputs": {**node["inputs"], **drawn}}
+    return changed, any(changed[node_id] is not node for node_id, node in graph.items())
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_link(value: Any) -> bool:

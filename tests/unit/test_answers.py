@@ -47,7 +47,7 @@ def job(**changes: Any) -> Job:
         "started_at": AT,
         "completed_at": AT + timedelta(seconds=2),
     }
-    return Job(**values | changes)
+    return Job(has_workflow=False, **values | changes)
 
 
 def attempt() -> Attempt:
@@ -59,7 +59,6 @@ def attempt() -> Attempt:
         worker_id="w",
         backend_name="b",
         prompt_id="p",
-        graph=None,
         outcome="completed",
         **times,
         **errors,
