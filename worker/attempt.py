@@ -185,7 +185,8 @@ class Attempt:
         return Run(
             prompt_id=self._prompt_id,
             graph=self._graph,
-            alone=self._alone and self._from_the_start,
+            alone=self._alone,
+            watched=self._from_the_start,
             began_ms=ending.began_ms,
             ended_ms=ending.ended_ms,
         )

@@ -96,8 +96,8 @@ class Downloads:
         if await self._comfyui.stamp(file) != before:
             raise OutputInvalid(f"The file {name} changed while it was fetched.")
         # Changed after the end it may be by the run itself, in a thread of its own; unless somebody else ran since.
-        if run.outlasted_by(before) and not await self._comfyui.ran_last(run.prompt_id):
-            raise OutputNotOwn(f"The file {name} was changed after the run had ended.")
+        if (run.outlasted_by(before) or not run.watched) and not await self._comfyui.ran_last(run.prompt_id):
+            raise OutputNotOwn(f"The file {name} may have been changed by another run after this one had ended.")
 
     async def drop(self) -> None:
         """End what nobody took, and delete it."""
