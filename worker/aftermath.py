@@ -19,8 +19,8 @@ from app.domain.errors import (
     LostClaim,
     QueueUnavailable,
 )
+from app.domain.fitting import check_against
 from app.domain.job import Phase, after_failure, retry_delay
-from app.domain.workflow import check_against
 from app.services.submit import graph_of
 
 if TYPE_CHECKING:

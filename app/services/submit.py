@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.batching import Batcher
-from app.domain.catalog import nearest
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, QueueUnavailable
+from app.domain.fitting import check_against
+from app.domain.hints import nearest
 from app.domain.job import NewJob
-from app.domain.workflow import build_graph, check_against, check_structure, with_overrides, with_seed
+from app.domain.structure import check_structure
+from app.domain.workflow import build_graph, with_overrides, with_seed
 from app.messaging.events import news
 from app.services.control import random_seed
 from app.services.presence import Presence

@@ -11,8 +11,8 @@ from pydantic import (
     ValidationError,
 )
 
-from app.domain.catalog import nearest
 from app.domain.errors import Fault, InvalidRequest, MalformedJson
+from app.domain.hints import nearest
 
 MAX_JSON_DEPTH: Final = 64
 MAX_FAULTS: Final = 100

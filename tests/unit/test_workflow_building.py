@@ -12,15 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import SAMPLER, standin_catalog, text_to_image
 
-from app.domain.workflow import (
-    Graph,
-    check_against,
-    check_structure,
-    links,
-    with_overrides,
-    with_own_prefix,
-    with_seed,
-)
+from app.domain.fitting import check_against
+from app.domain.structure import check_structure
+from app.domain.values import links
+from app.domain.workflow import Graph, with_overrides, with_own_prefix, with_seed
 
 LORAS = [
     {"name": f"{name}.safetensors", "strength_model": at, "strength_clip": -at} for name, at in (("a", 1), ("b", 2))
