@@ -27,6 +27,14 @@ def _time(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} is no JSON")
 
 
+def size_bytes(value: Any) -> int:
+    """Return how many bytes the value takes as JSON."""
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:
+        return len(dumps(value).encode())
+
+
 def loads(text: str) -> Any:
     """Return what the JSON text says. Integers of any size stay exact: orjson makes floats of those above 64 bits."""
     return json.loads(text) if _LONG_NUMBER.search(text) else orjson.loads(text)
