@@ -61,7 +61,10 @@ JOBS_FINISHED: Final = Family(
     "Jobs that have come to an end, those cancelled while they waited among them.",
     "status",
 )
-FLEET: Final = (QUEUE_WAIT, PICK_UP, EXECUTION, SAVING, IDLE_GAP, TAKEOVERS, JOBS_FINISHED)
+DEVICE_ERRORS: Final = Family(
+    "genonaut_backend_device_errors_total", "Attempts that met an error of the backend's device (CUDA …).", "backend"
+)
+FLEET: Final = (QUEUE_WAIT, PICK_UP, EXECUTION, SAVING, IDLE_GAP, TAKEOVERS, JOBS_FINISHED, DEVICE_ERRORS)
 FLEET_NOTE: Final = " Of the whole fleet: every server shows the same."
 
 

@@ -17,10 +17,12 @@ from app.domain.errors import (
     InvalidTransition,
     JobNotFound,
     LostClaim,
+    Poisonous,
     QueueUnavailable,
 )
 from app.domain.fitting import check_against
-from app.domain.job import Phase, after_failure, retry_delay
+from app.domain.job import Phase
+from app.domain.verdict import after_failure, may_be_tried_again, retry_delay
 from app.services.submit import graph_of
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from worker.attempt import Attempt
     from worker.backend import Backend
     from worker.backends import BackendPool
+    from worker.measures import Measures
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,13 @@ class Aftermath:
     """Decides what follows, and brings it about."""
 
     def __init__(
-        self, settings: Settings, store: AttemptStore, views: JobViews, queue: JobQueue, pool: BackendPool
+        self,
+        settings: Settings,
+        store: AttemptStore,
+        views: JobViews,
+        queue: JobQueue,
+        pool: BackendPool,
+        measures: Measures,
     ) -> None:
         self.failed = 0
         """Jobs that have failed here."""
@@ -50,6 +59,7 @@ class Aftermath:
         self._views = views
         self._queue = queue
         self._pool = pool
+        self._measures = measures
 
     async def end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
         """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
@@ -63,33 +73,7 @@ class Aftermath:
                 # Whatever it ended with, it runs no more, and nobody wants another attempt.
                 await attempt.mark_cancelled()
                 return
-            failure = failure or AttemptFailed("The run ended without a word.")
-            job = attempt.job
-            avoid = await self._others_offer(job, attempt.backend, failure)
-            attempts = await self._history(job.job_id)
-            verdict = after_failure(
-                failure.error_class,
-                attempts_left=job.attempt_limit - job.attempt,
-                out_of_memory_before=any(each.error_code == "out_of_memory" for each in attempts),
-                offered_elsewhere=bool(avoid),
-                delay_s=retry_delay(
-                    max(1, sum(each.outcome == "retried" for each in attempts) + 1),
-                    base_s=self._settings.retry_base_seconds,
-                    cap_s=self._settings.retry_max_seconds,
-                ),
-            )
-            log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
-            if not verdict.retry:
-                self.failed += 1
-                await attempt.persist(lambda noted: self._store.fail(claim, failure, noted=noted), Phase.FAILED)
-                return
-            avoid = avoid if verdict.elsewhere else []
-            waiting = await attempt.persist(
-                lambda noted: self._store.requeue(claim, failure, verdict.delay_s, avoid, noted=noted), Phase.RETRYING
-            )
-            with contextlib.suppress(QueueUnavailable):
-                # The reconciler gives it its turn, if Redis is away now.
-                await self._queue.enqueue(waiting.job_id, waiting.attempt, waiting.available_at)
+            await self._go_on(attempt, failure or AttemptFailed("The run ended without a word."))
         except (LostClaim, JobNotFound) as error:
             log.warning("job %s: %s", claim.job_id, error)
         except InvalidTransition as error:
@@ -97,6 +81,62 @@ class Aftermath:
                 raise
             # Asked for while we were about to end it otherwise.
             await attempt.mark_cancelled()
+
+    async def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        """Fail the job, or have it wait for another attempt."""
+        claim, job, backend = attempt.claim, attempt.job, attempt.backend
+        if failure.error_class is ErrorClass.DEVICE:
+            backend.device_failed(job.job_id, job.user_id)
+            self._measures.device_failed(backend.name)
+        if failure.under_it:
+            failure = await self._suspected(job, backend, failure)
+        avoid = await self._others_offer(job, backend, failure)
+        first = job.attempt_limit - job.max_attempts
+        attempts = [each for each in await self._history(job.job_id) if each.number > first]
+        verdict = after_failure(
+            failure.error_class,
+            attempts_left=job.attempt_limit - job.attempt,
+            failed_alike=sum(each.error_code == failure.code for each in attempts),
+            offered_elsewhere=bool(avoid),
+            delay_s=retry_delay(
+                max(1, sum(each.outcome == "retried" for each in attempts) + 1),
+                base_s=self._settings.retry_base_seconds,
+                cap_s=self._settings.retry_max_seconds,
+            ),
+        )
+        log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
+        if not verdict.retry:
+            self.failed += 1
+            await attempt.persist(lambda noted: self._store.fail(claim, failure, noted=noted), Phase.FAILED)
+            return
+        elsewhere = avoid if verdict.elsewhere else []
+        waiting = await attempt.persist(
+            lambda noted: self._store.requeue(
+                claim, failure, verdict.delay_s, elsewhere, suspect=failure.under_it, noted=noted
+            ),
+            Phase.RETRYING,
+        )
+        with contextlib.suppress(QueueUnavailable):
+            # The reconciler gives it its turn, if Redis is away now.
+            await self._queue.enqueue(waiting.job_id, waiting.attempt, waiting.available_at)
+
+    async def _suspected(self, job: Job, backend: Backend, failure: AttemptFailed) -> AttemptFailed:
+        """Return the failure of a job under which a backend stopped, which says what follows; see `Poisonous`."""
+        others = await self._others_well(backend)
+        if may_be_tried_again(job.suspicions, certain=failure.certain, others_well=others):
+            failure.args = (f"{failure} It is tried once more, alone, when nothing else waits.",)
+            return failure
+        log.error("job %s is poisonous: %s", job.job_id, failure)
+        if job.suspicions == 0:
+            return Poisonous(f"{failure} It is sent to no other one.")
+        stopped = f"{job.suspicions + 1} backends stopped while they executed this job"
+        return Poisonous(f"{stopped}: it is sent to no other one. The last time: {failure}")
+
+    async def _others_well(self, backend: Backend) -> int:
+        try:
+            return await self._pool.others_well(backend.name)
+        except QueueUnavailable:
+            return 0
 
     async def let_go(self, claim: Claim) -> None:
         """The worker stops: the prompt runs on in ComfyUI, and another worker takes it over at once."""

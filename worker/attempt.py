@@ -19,6 +19,8 @@ from app.domain.errors import (
     BackendStalled,
     DatabaseUnavailable,
     InvalidTransition,
+    OutputInvalid,
+    OutputNotOwn,
 )
 from app.domain.job import Phase
 from app.domain.workflow_key import workflow_key
@@ -27,18 +29,20 @@ from app.storage.attempts import Noted
 from app.storage.job_views import snapshot_of
 from worker.comfyui import Place
 from worker.comfyui_answers import Ending, read_ending
+from worker.ownership import Run, is_in_own_folder
 from worker.stopping import stop_prompt
-from worker.submission import Submission, graph_for
+from worker.submission import Submission, prepare
 from worker.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from app.domain.job import Job, Output
+    from app.domain.job import Job, Output, Standing
     from app.domain.workflow import Graph
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
     from worker.backend import Backend
+    from worker.comfyui_answers import OutputFile
     from worker.downloads import Downloads
     from worker.measures import Measures
     from worker.pictures import Pictures
@@ -53,6 +57,8 @@ SAVING_S: Final = 0.25
 """The same for saving: of outputs that are durable so soon only that is said."""
 NOTE_S: Final = 0.25
 """The graph as sent goes into PostgreSQL with the attempt's next step, or alone when there is none for so long."""
+_OF_OLD_FILES: Final = (OutputInvalid.code, OutputNotOwn.code)
+"""After these the backend forgets its results first: from its cache it would name the same files again."""
 _RUNNING: Final = (Phase.ASSIGNED, Phase.EXECUTING, Phase.CANCELLING)
 _NEVER: Final = float("-inf")
 
@@ -83,12 +89,16 @@ class Attempt:
         self._stall_s = stall_s
         self._measures = measures
         self._prompt_id = job.prompt_id or ""
+        self._graph: Graph = {}
+        self._alone = False
+        self._from_the_start = False
+        """Whether this worker has had it ever since it was claimed."""
         self._watch = Watch(backend.name, measures)
         self._watch.cancelling = job.phase is Phase.CANCELLING
         self._feed = pictures.of(job.job_id, job.attempt)
         self._watch.on_picture = self._feed.show
         self.downloads = downloads
-        self._watch.on_saved = downloads.expect
+        self._watch.on_saved = self._expect
         self._sent: tuple[Graph, float | None] | None = None
         """The graph and when it went, while PostgreSQL has yet to be told of them; no moment of one taken over."""
         self._tick = 0
@@ -110,7 +120,7 @@ class Attempt:
 
         `claimed_at` is when the claim was asked for, by the monotonic clock; None of an attempt that was taken over:
         its prompt is looked up first, and submitted only if it probably never was. False: it was stopped, because its
-        cancellation was asked for, before it began.
+        cancellation was asked for, before it began. `leave` is to be called when its files are here, or never will be.
 
         Raises
         ------
@@ -119,26 +129,48 @@ class Attempt:
         LostClaim
             The attempt is somebody else's now.
         """
-        graph = graph_for(self.job, self.backend, self._prompt_id)
-        self._watch.follow(graph)
+        prepared = prepare(self.job, self.backend, self._prompt_id)
+        self._graph = prepared.graph
+        self._alone = prepared.alone or self.job.repeated
+        self._from_the_start = claimed_at is not None
+        self._watch.follow(self._graph)
         # What was told of this attempt by whoever had it before: it never falls.
         self._watch.fold.percent = self.job.progress
         if claimed_at is not None:
             self._watch.due_at = self._measures.due_at(self.job)
+        else:
+            self._watch.miss()
+        try:
+            return await self._run(claimed_at)
+        except BackendStalled:
+            raise
+        except BackendLost as error:
+            error.under_it = self._watch.executing or self.job.phase is Phase.EXECUTING
+            raise
+
+    async def _run(self, claimed_at: float | None) -> bool:
         with ExitStack() as following:
             following.callback(self._feed.end)
             following.enter_context(self.backend.following(self._prompt_id, self._watch))
-            if claimed_at is not None or not await self._found_again(graph):
+            found = claimed_at is None and await self._found_again()
+            await self.backend.sole_use.enter(self._watch, alone=self._alone, at_once=found)
+            if not found:
                 if self.cancelling:
                     return False
-                fenced_at = claimed_at if claimed_at is not None else _NEVER
-                accepted = await self._submit(graph, fenced_at)
+                if self.backend.standstill is not None:
+                    await self._leave_standstill()
+                # An answer asked for before a wait is too old, and the fence is passed anew.
+                accepted = await self._submit(claimed_at if claimed_at is not None else _NEVER)
                 if accepted != self._prompt_id:
                     self._prompt_id = accepted
                     following.enter_context(self.backend.following(accepted, self._watch))
             if self._entry is None:
                 return await self._follow()
         return True
+
+    def leave(self) -> None:
+        """Nothing more is wanted of the backend."""
+        self.backend.sole_use.leave(self._watch)
 
     async def ending(self) -> Ending:
         """Return how it ended, as the history proves; the backend's slot is free by then. Raises `BackendLost`."""
@@ -148,8 +180,18 @@ class Attempt:
             self._entry = await self._history()
         return read_ending(self._entry)
 
+    def made(self, ending: Ending) -> Run:
+        """Return what is known of the run that left these outputs."""
+        return Run(
+            prompt_id=self._prompt_id,
+            graph=self._graph,
+            alone=self._alone and self._from_the_start,
+            began_ms=ending.began_ms,
+            ended_ms=ending.ended_ms,
+        )
+
     async def persist(
-        self, write: Callable[[Noted], Awaitable[Job]], reached: Phase, outputs: Sequence[Output] = ()
+        self, write: Callable[[Noted], Awaitable[Standing]], reached: Phase, outputs: Sequence[Output] = ()
     ) -> Job:
         """Make a step to the phase `reached`, waiting while the database is away, and tell the watchers."""
         delay_s = 0.1
@@ -158,7 +200,7 @@ class Attempt:
                 # A commit whose answer was lost has happened all the same.
                 done = await self._store.get(self.job.job_id) if delay_s > 0.1 else None
                 ours = done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1)
-                self.job = done if done is not None and ours else await write(self._untold())
+                self.job = self.job.now(done if done is not None and ours else await write(self._untold()))
             except DatabaseUnavailable as error:
                 log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
                 delay_s = min(delay_s * 2, 2.0)
@@ -176,12 +218,12 @@ class Attempt:
 
     async def mark_saving(self) -> None:
         """ComfyUI is done with the prompt, and its outputs are on their way."""
-        await self.persist(lambda noted: self._store.saving(self.claim, self.job, noted=noted), Phase.SAVING)
+        await self.persist(lambda noted: self._store.saving(self.claim, noted=noted), Phase.SAVING)
 
     async def complete(self, outputs: list[Output], notes: list[str]) -> None:
         """Everything is durable: say so."""
         await self.persist(
-            lambda noted: self._store.complete(self.claim, outputs, notes, self.job, noted=noted),
+            lambda noted: self._store.complete(self.claim, outputs, notes, noted=noted),
             Phase.COMPLETED,
             outputs,
         )
@@ -190,24 +232,30 @@ class Attempt:
         """ComfyUI confirmed that the prompt runs no more."""
         await self.persist(lambda noted: self._store.cancelled(self.claim, noted=noted), Phase.CANCELLED)
 
-    async def _found_again(self, graph: Graph) -> bool:
+    def _expect(self, files: list[OutputFile]) -> None:
+        """Files were saved while the run goes on; those of its own folder nobody else will touch."""
+        self.downloads.expect(file for file in files if is_in_own_folder(file, self._prompt_id))
+
+    async def _found_again(self) -> bool:
         """Whether the backend knows the prompt of an attempt that was taken over; raises `BackendForgot` if it did."""
         place, self._entry = await self.backend.comfyui.locate(self._prompt_id)
         if place is not Place.UNKNOWN:
             # Whoever sent it may have had no time to note it.
-            self._sent = graph, None
+            self._sent = self._graph, None
             return True
         if not self.cancelling and self.job.phase is not Phase.ASSIGNED:
             raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
         return False
 
-    async def _submit(self, graph: Graph, fenced_at: float) -> str:
+    async def _submit(self, fenced_at: float) -> str:
         submission = Submission(self.job, self.claim, self.backend, self._store, fenced_at)
+        if self.job.repeated and await self._store.last_error(self.claim) in _OF_OLD_FILES:
+            await self.backend.comfyui.forget_results()
         sent_at = time.monotonic()
-        self.backend.will_load(self._prompt_id, graph)
-        accepted = await submission.send(graph, self._prompt_id)
+        self.backend.will_load(self._prompt_id, self._graph)
+        accepted = await submission.send(self._graph, self._prompt_id)
         if not submission.noted:
-            self._sent = graph, sent_at
+            self._sent = self._graph, sent_at
         return accepted
 
     async def _follow(self) -> bool:
@@ -224,8 +272,8 @@ class Attempt:
                 if watch.cancelling:
                     self._entry = await self._stop()
                     return self._entry is not None
-                if self.backend.stuck_prompt is not None:
-                    await self._leave_stuck()
+                if self.backend.standstill is not None:
+                    await self._leave_standstill()
                 if watch.began_at is not None and not began:
                     began, deadline = True, time.monotonic() + self.job.timeout_seconds
                 if began and telling is None:
@@ -237,10 +285,8 @@ class Attempt:
                     continue
                 now = time.monotonic()
                 if now >= deadline:
-                    self._entry = await self._stop()
-                    if self._entry is not None and read_ending(self._entry).failure is None:
-                        return True
-                    raise AttemptTimeout(f"The run took longer than {self.job.timeout_seconds} s, and was stopped.")
+                    await self._stop_late()
+                    return True
                 poll_s = self._poll_s if self.backend.healthy else 1.0
                 look_in_s = poll_s - (now - max(watch.heard_at, looked_at))
                 if look_in_s <= 0:
@@ -285,17 +331,22 @@ class Attempt:
             if place is Place.RUNNING:
                 self._watch.begin()
                 if time.monotonic() - self._watch.heard_at > self._stall_s:
-                    self.backend.set_stuck(self._prompt_id)
+                    self.backend.stand_still(self._prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
-                    self.backend.saw_running(await self.backend.comfyui.running_prompt(), self._stall_s)
+                    self.backend.saw_running((await self.backend.comfyui.at_hand())[0], self._stall_s)
             return entry
 
-    async def _leave_stuck(self) -> NoReturn:
+    async def _leave_standstill(self) -> NoReturn:
         """Leave a backend that stands still; what waits in its queue is taken out, for the day on which it goes on."""
+        still = self.backend.standstill
         with contextlib.suppress(BackendLost):
             await self.backend.comfyui.stop(self._prompt_id)
-        raise BackendStalled("The backend stopped making progress; the job moves on.")
+        stalled = BackendStalled("The backend stopped making progress; the job moves on.")
+        if still is not None and still.prompt_id == self._prompt_id:
+            stalled = BackendStalled("The backend stopped for good while it executed this job.")
+            stalled.under_it, stalled.certain = True, still.certain
+        raise stalled
 
     async def _history(self) -> dict[str, Any]:
         """Read the history, which is there when `executing null` has come."""
@@ -306,12 +357,26 @@ class Attempt:
             await asyncio.sleep(0.02 * (number + 1))
         raise BackendLost("The backend announced the end of the run, and has no history of it.")
 
-    async def _stop(self) -> dict[str, Any] | None:
-        return await stop_prompt(self.backend, self._prompt_id, self._watch, self._stall_s)
+    async def _stop_late(self) -> None:
+        """Stop a run that takes too long; raises `AttemptTimeout` unless it ended well meanwhile."""
+        took = f"The run took longer than {self.job.timeout_seconds} s"
+        try:
+            self._entry = await self._stop(late=True)
+        except BackendLost as error:
+            late = AttemptTimeout(f"{took}, and the backend did not confirm that it was stopped.")
+            late.under_it = True
+            raise late from error
+        if self.backend.standstill is not None:
+            await self._leave_standstill()
+        if self._entry is None or read_ending(self._entry).failure is not None:
+            raise AttemptTimeout(f"{took}, and was stopped.")
+
+    async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:
+        return await stop_prompt(self.backend, self._prompt_id, self._watch, self._stall_s, late=late)
 
     async def _mark_executing(self) -> None:
         try:
-            await self.persist(lambda noted: self._store.executing(self.claim, self.job, noted=noted), Phase.EXECUTING)
+            await self.persist(lambda noted: self._store.executing(self.claim, noted=noted), Phase.EXECUTING)
         except InvalidTransition as error:
             if error.phase != Phase.CANCELLING:
                 raise

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import uuid4
 
 from app.cancellation import end_tasks
+from app.domain.breaker import Breaker
 from app.domain.catalog import Catalog, read_catalog
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
 from app.domain.scheduling import BackendLoad
-from worker.comfyui import Place
 from worker.comfyui_answers import Picture, read_frame
+from worker.sole_use import SoleUse
+from worker.vital_signs import LOOK_S, Followed, Standstill, VitalSigns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,12 +45,8 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
-class Follower(Protocol):
+class Follower(Followed, Protocol):
     """Who follows a prompt."""
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether it only waits for the prompt's end, which it has asked for."""
 
     def feed(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take a frame of the prompt; must not wait."""
@@ -61,6 +59,9 @@ class Follower(Protocol):
         """Take a picture of the prompt; must not wait."""
 
     def look(self) -> None:
+        """Something has happened to the backend: look what."""
+
+    def miss(self) -> None:
         """Frames may have been lost: look at the queue and the history."""
 
 
@@ -85,8 +86,13 @@ class Backend:
         self.queue_remaining = 0
         self.catalog = Catalog({})
         self.digest: str | None = None
-        self.stuck_prompt: str | None = None
-        """The prompt at which its execution stands still; while there is one, it is given no more."""
+        self.breaker = Breaker()
+        """What is known of its device."""
+        self.sole_use = SoleUse(self._tell_slot)
+        self.stopping: set[str] = set()
+        """Prompts that are to end and do not: it is given no more before it obeys."""
+        self.stale: frozenset[str] = frozenset()
+        """Prompts of ours in its queue that nobody waits for any more, and that did not end when they were told to."""
         self.models: list[str] = []
         """The checkpoints of the run that began last: what it has probably in its memory."""
         self._loads: dict[str, list[str]] = {}
@@ -96,8 +102,8 @@ class Backend:
         self.stats: dict[str, Any] = {}
         self._catalog_at = self._stats_at = 0.0
         self._followers: dict[str, Follower] = {}
-        self._ahead: tuple[str, float] | None = None
-        """A prompt that is not followed here, since when it has been seen running before one that waits."""
+        self._stood_still = False
+        self._vital_signs = VitalSigns(name, comfyui, self._followers, self._life_changed)
         self.on_slot: Callable[[], None] = _nothing
         """Called when it may take another prompt."""
         self.on_health: Callable[[], None] = _nothing
@@ -108,9 +114,26 @@ class Backend:
     @property
     def load(self) -> BackendLoad:
         """What the scheduler looks at."""
-        able = self.driven and self.healthy and not self.drained and not self.stuck_prompt
+        able = self.driven and self.healthy and not self.drained and self.standstill is None
+        able = able and not self._vital_signs.doubt and not self.stopping and not self.stale and not self.sole_use.taken
         able = able and self.saving < MOST_SAVING
-        return BackendLoad(self.name, self.slots if able else 0, self.used, self.foreign)
+        slots = self.breaker.slots(self.slots, self.used, time.monotonic()) if able else 0
+        return BackendLoad(self.name, slots, self.used, self.foreign, self.breaker.in_doubt)
+
+    @property
+    def standstill(self) -> Standstill | None:
+        """Where its execution stands still; it is given no more then."""
+        return self._vital_signs.standstill
+
+    @property
+    def ailment(self) -> str | None:
+        """What keeps it from being trusted with jobs; None when it is well."""
+        if self.standstill is not None:
+            return "its execution stands still: restart it"
+        if self.healthy and self.breaker.is_open:
+            failed = f"{self.breaker.failures} jobs in a row met an error of its device"
+            return f"{failed}: it gets a trial job now and then"
+        return self.reason
 
     @property
     def foreign(self) -> int:
@@ -188,29 +211,43 @@ class Backend:
             self.on_health()
             self.on_slot()
 
-    def set_stuck(self, prompt_id: str) -> None:
+    def set_stale(self, prompt_ids: frozenset[str]) -> None:
+        """Note which prompts nobody waits for any more; without any it may take others again."""
+        freed = self.stale and not prompt_ids
+        self.stale = prompt_ids
+        if freed:
+            self._tell_slot()
+
+    def stand_still(self, prompt_id: str) -> None:
         """Note that its execution stands still at this prompt; those who wait behind it move elsewhere."""
-        if self.stuck_prompt is None:
-            log.error("backend %s stands still at prompt %s: restart it", self.name, prompt_id)
-            self.stuck_prompt = prompt_id
-            self.since = datetime.now(UTC)
-            self.on_health()
-            self._look_again()
+        self._vital_signs.stand_still(prompt_id, certain=False)
 
     def saw_running(self, prompt_id: str | None, stall_s: float) -> None:
-        """Note what is executed while one of ours waits behind it, or is to end: too long the same means a standstill.
+        """Note what is executed while one of ours waits behind it, or is to end; see `VitalSigns.saw_running`."""
+        self._vital_signs.saw_running(prompt_id, stall_s)
 
-        A prompt that is followed here is judged by its follower, who hears of its progress; unless that one stops it,
-        and waits for nothing but its end.
-        """
-        now = time.monotonic()
-        follower = self._followers.get(prompt_id or "")
-        if prompt_id is None or (follower is not None and not follower.cancelling):
-            self._ahead = None
-        elif self._ahead is None or self._ahead[0] != prompt_id:
-            self._ahead = (prompt_id, now)
-        elif now - self._ahead[1] > stall_s:
-            self.set_stuck(prompt_id)
+    def device_failed(self, job_id: int, user_id: str) -> None:
+        """Note that a job met an error of its device."""
+        self._judge_device(lambda: self.breaker.failed(job_id, user_id, time.monotonic()))
+
+    def device_succeeded(self) -> None:
+        """Note that a job was run well."""
+        if self.breaker.in_doubt:
+            self._judge_device(self.breaker.succeeded)
+
+    def device_proven(self, job_ids: list[int]) -> None:
+        """Note that these jobs, which met an error of its device, have succeeded elsewhere."""
+        self._judge_device(lambda: self.breaker.proven(job_ids, time.monotonic()))
+
+    def _judge_device(self, judge: Callable[[], None]) -> None:
+        was_open = self.breaker.is_open
+        judge()
+        if self.breaker.is_open != was_open:
+            self.since = datetime.now(UTC)
+            log.error("backend %s: %s", self.name, self.ailment or "its device works again")
+            self.on_health()
+        self.on_change()
+        self.on_slot()
 
     def state(self, worker_id: str) -> dict[str, Any]:
         """Return what its heartbeat tells."""
@@ -219,8 +256,8 @@ class Backend:
         return {
             "url": self.url.rpartition("@")[2],
             "driver": worker_id,
-            "healthy": self.healthy and not self.stuck_prompt,
-            "reason": "its execution stands still: restart it" if self.stuck_prompt else self.reason,
+            "healthy": self.healthy and self.standstill is None and not self.breaker.is_open,
+            "reason": self.ailment,
             "since": timestamp(self.since),
             "slots": self.slots,
             "used": self.used,
@@ -253,13 +290,17 @@ class Backend:
     async def serve(self, registry: Registry) -> None:
         """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
         self._catalog_at = self._stats_at = 0.0
-        await self._look_after_stuck()
+        await self._vital_signs.look_after_standstill()
         await self.refresh(registry)
         self.client_id = f"genonaut-{uuid4().hex}"
         async with self.comfyui.socket(self.client_id) as ws:
             self.set_health(None)
+            self._vital_signs.heard()
             self._look_again()
-            refreshing = asyncio.create_task(self._refresh_for_ever(registry), name=f"refresh-{self.name}")
+            tasks = [
+                asyncio.create_task(self._refresh_for_ever(registry), name=f"refresh-{self.name}"),
+                asyncio.create_task(self._look_for_ever(), name=f"look-{self.name}"),
+            ]
             try:
                 async for message in ws:
                     # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
@@ -269,26 +310,43 @@ class Backend:
                     elif frame is not None:
                         self._dispatch(*frame)
             finally:
-                await end_tasks([refreshing])
+                await end_tasks(tasks)
         raise BackendLost(f"The backend closed its event socket (code {ws.close_code}).")
 
     async def _refresh_for_ever(self, registry: Registry) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
             try:
-                await self._look_after_stuck()
                 await self.refresh(registry)
             except (BackendLost, Unavailable) as error:
                 # Busy perhaps; whether it is gone is for the socket to say.
                 log.info("backend %s did not say how it fares: %s", self.name, error)
 
-    async def _look_after_stuck(self) -> None:
-        """See whether what stood still has moved on, or was restarted."""
-        if self.stuck_prompt and (await self.comfyui.locate(self.stuck_prompt))[0] is not Place.RUNNING:
-            log.info("backend %s works again", self.name)
-            self.stuck_prompt = None
+    async def _look_for_ever(self) -> None:
+        """Look whether it executes what it has; a backend whose pause is over is offered again."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not (self._followers or self.queue_remaining or self.standstill):
+                self._vital_signs.heard()
+            with contextlib.suppress(BackendLost):
+                await self._vital_signs.look_after_standstill()
+                await self._vital_signs.look()
+            if self.breaker.in_doubt:
+                self.on_slot()
+
+    def _life_changed(self) -> None:
+        if (self.standstill is not None) != self._stood_still:
+            self._stood_still = self.standstill is not None
+            self.since = datetime.now(UTC)
             self.on_health()
-            self.on_slot()
+        self.on_change()
+        self.on_slot()
+        for follower in list(self._followers.values()):
+            follower.look()
+
+    def _tell_slot(self) -> None:
+        self.on_change()
+        self.on_slot()
 
     def disconnected(self, reason: str) -> None:
         """Note the loss; whoever follows a prompt looks for it by other means."""
@@ -303,6 +361,7 @@ class Backend:
             self.queue_remaining = remaining if isinstance(remaining, int) else self.queue_remaining
             return
         prompt_id = str(data.get("prompt_id"))
+        self._vital_signs.heard()
         if kind == "execution_start" and prompt_id in self._loads:
             self.models = self._loads[prompt_id]
             self.on_change()
@@ -322,4 +381,4 @@ class Backend:
 
     def _look_again(self) -> None:
         for follower in list(self._followers.values()):
-            follower.look()
+            follower.miss()

@@ -61,6 +61,11 @@ class BackendPool:
         found = [await self._registry.catalog(digest) for digest in digests]
         return [catalog for catalog in found if catalog is not None]
 
+    async def others_well(self, name: str) -> int:
+        """Return how many other backends are well, of whichever worker; raises `QueueUnavailable`."""
+        beats = await self._registry.backends()
+        return sum(beat.live and beat.name != name and bool(beat.state.get("healthy")) for beat in beats)
+
     def set_drained(self, names: frozenset[str]) -> None:
         """Note which backends are to be given no more prompts."""
         self.drained = names

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
+from app.domain.errors import OutputInvalid
 from app.domain.job import Job, Output
 from app.storage.files import output_path
 from worker.downloads import Downloads
@@ -15,7 +17,12 @@ if TYPE_CHECKING:
     from app.storage.files import FileStore, Received
     from worker.comfyui import ComfyUI
     from worker.comfyui_answers import OutputFile
+    from worker.ownership import Run
 
+log = logging.getLogger(__name__)
+
+SHARED_TRIES: Final = 5
+"""A saver with a name of its own may also be one that goes on writing when its run has ended: 6 s at most."""
 AT_ONCE: Final = 2
 """Decoding pictures is processor work; more threads than this would take the loop's share."""
 
@@ -32,12 +39,14 @@ class Collector:
         """Return what is to receive the files of one attempt."""
         return Downloads(comfyui, self._files, self._max_output_bytes)
 
-    async def collect(self, job: Job, downloads: Downloads, found: list[OutputFile]) -> tuple[list[Output], list[str]]:
+    async def collect(
+        self, job: Job, downloads: Downloads, found: list[OutputFile], run: Run
+    ) -> tuple[list[Output], list[str]]:
         """Return the outputs, all durable, and warnings about what is less than perfect.
 
         Raises
         ------
-        OutputInvalid, StorageFailed, BackendLost
+        OutputInvalid, OutputNotOwn, StorageFailed, BackendLost
             Nothing of this attempt is left in the store then. A cancellation leaves what is there: another worker,
             which took the attempt over, may be writing the very same files.
         """
@@ -49,9 +58,9 @@ class Collector:
             async with turns:
                 if failures:
                     return
-                downloads.expect(found[index:])
+                downloads.expect(each for each in found[index:] if run.has_for_itself(each))
                 try:
-                    kept.append(await self._one(job, downloads, file, index))
+                    kept.append(await self._one(job, downloads, file, index, run))
                 except Exception as failure:  # noqa: BLE001 - raised when the others have ended too
                     failures.append(failure)
 
@@ -68,8 +77,19 @@ class Collector:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _one(self, job: Job, downloads: Downloads, file: OutputFile, index: int) -> tuple[Output, str | None]:
-        received = await downloads.take(file)
+    async def _one(
+        self, job: Job, downloads: Downloads, file: OutputFile, index: int, run: Run
+    ) -> tuple[Output, str | None]:
+        if run.has_for_itself(file):
+            return await self._stored(job, file, index, await downloads.take(file))
+        for number in range(SHARED_TRIES):
+            try:
+                return await self._stored(job, file, index, await downloads.take_shared(file, run, number))
+            except OutputInvalid as error:
+                log.info("job %s: output %s is not whole yet: %s", job.job_id, index, error)
+        return await self._stored(job, file, index, await downloads.take_shared(file, run, SHARED_TRIES))
+
+    async def _stored(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)

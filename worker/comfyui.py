@@ -15,6 +15,8 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout
 from app.domain.errors import BackendLost, OutputInvalid
 from app.domain.text import clean
 from worker.comfyui_answers import read_object, read_refusal
+from worker.death_signs import LogSays, read_log
+from worker.ownership import stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 
     from app.domain.workflow import Graph
     from worker.comfyui_answers import OutputFile
+    from worker.ownership import Stamp
 
 CHUNK_BYTES: Final = 256 * 1024
+FORGET_S: Final = 0.5
+"""An idle server has noticed within this time that it is to forget."""
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
 _JSON: Final = {"Content-Type": "application/json"}
@@ -115,10 +120,17 @@ class ComfyUI:
         entry = await self.history(prompt_id)
         return (Place.FINISHED, entry) if entry is not None else (Place.UNKNOWN, None)
 
-    async def running_prompt(self) -> str | None:
-        """Return the id of the prompt that is being executed, whoever sent it."""
-        running = (await self._get_object("/queue")).get("queue_running") or ()
-        return next((str(item[1]) for item in running if isinstance(item, list) and len(item) > 1), None)
+    async def at_hand(self) -> tuple[str | None, bool]:
+        """Return the id of the prompt that is being executed, whoever sent it, and whether another one waits."""
+        queue = await self._get_object("/queue")
+        running = (item for item in queue.get("queue_running") or () if isinstance(item, list) and len(item) > 1)
+        return next((str(item[1]) for item in running), None), bool(queue.get("queue_pending"))
+
+    async def log_says(self) -> LogSays:
+        """Return what the server's own log says of its execution thread."""
+        status, raw = await self._request("GET", "/internal/logs/raw")
+        entries = read_object(raw).get("entries") if status == HTTPStatus.OK else None
+        return read_log(entries) if isinstance(entries, list) else LogSays.UNREADABLE
 
     async def marked_prompts(self, mark: str) -> list[str]:
         """Return the ids of queued and running prompts that carry this key in their `extra_data`."""
@@ -161,9 +173,7 @@ class ComfyUI:
         timeout = ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._timeout.total)
         try:
             async with self._session.get(f"{self._url}/view", params=query, timeout=timeout) as response:
-                if response.status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
-                    raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
-                _expect_ok("/view", response.status)
+                _expect_file(file, response.status)
                 while True:
                     # aiohttp's own limit on silence is gone once it stumbled over a damaged chunk of a large answer.
                     async with asyncio.timeout(self._timeout.total):
@@ -173,6 +183,30 @@ class ComfyUI:
                     yield chunk
         except (ClientError, OSError, TimeoutError) as error:
             raise _away(error) from error
+
+    async def stamp(self, file: OutputFile) -> Stamp:
+        """Return what tells this content of a file from another; raises `OutputInvalid`, `BackendLost`."""
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
+        try:
+            async with self._session.head(
+                f"{self._url}/view", params=query, timeout=self._timeout, allow_redirects=False
+            ) as response:
+                _expect_file(file, response.status)
+                headers = response.headers
+                return stamp_of(headers.get("ETag"), headers.get("Last-Modified"), headers.get("Content-Length"))
+        except (ClientError, OSError, TimeoutError) as error:
+            raise _away(error) from error
+
+    async def ran_last(self, prompt_id: str) -> bool:
+        """Whether nothing has been executed since this prompt, and nothing is."""
+        if (await self.at_hand())[0] is not None:
+            return False
+        return prompt_id in await self._get_object("/history?max_items=1")
+
+    async def forget_results(self) -> None:
+        """Have the server forget what it keeps of earlier runs, and keep its models; it does so when it is idle."""
+        await self._ok("POST", "/free", {"unload_models": False, "free_memory": True})
+        await asyncio.sleep(FORGET_S)
 
     @asynccontextmanager
     async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse]:
@@ -239,6 +273,12 @@ def _json(value: Any) -> bytes:
 def _expect_ok(path: str, status: int) -> None:
     if status != HTTPStatus.OK:
         raise BackendLost(f"The backend answered {path} with status {status}.")
+
+
+def _expect_file(file: OutputFile, status: int) -> None:
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
+        raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
+    _expect_ok("/view", status)
 
 
 def _away(error: BaseException) -> BackendLost:

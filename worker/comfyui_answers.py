@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +15,7 @@ from aiohttp import WSMsgType
 from app.domain.errors import (
     AttemptFailed,
     BackendLacksModel,
+    DeviceFailed,
     Interrupted,
     NodeFailed,
     NoOutput,
@@ -28,6 +31,19 @@ _HEAD: Final = struct.Struct(">II")
 """Of a binary frame: what it is, and a number whose meaning depends on that."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
+_OUT_OF_MEMORY: Final = re.compile(
+    r"\b(?:CUDA|HIP|MPS|XPU)(?: backend| error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED|Allocation on device"
+)
+_DEVICE: Final = re.compile(
+    r"\b(?:CUDA|HIP|XPU|SYCL|MPS|NCCL|cuDNN|cuBLAS|MIOpen)(?: \w+)? (?:error|failure)\b|device-side assert"
+    r"|\b(?:CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_(?!SUCCESS)"
+    r"|\bcuda(?:Error|Get|Runtime)\w*"
+    r"|\bhipError\w+|miopenStatus|no kernel image is available|Found no NVIDIA driver|No (?:CUDA|HIP) GPUs are avail"
+    r"|Torch not compiled with CUDA|GPU has fallen off the bus|\bMPS backend\b.{0,60}(?:error|failed)|UR_RESULT_ERROR"
+    r"|command buffer exited with error status",
+    re.IGNORECASE,
+)
+"""Errors of the device, its driver or its libraries: cuBLAS and the like name their status."""
 _MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 
 
@@ -53,6 +69,9 @@ class Ending:
 
     outputs: list[OutputFile] = field(default_factory=list)
     failure: AttemptFailed | None = None
+    began_ms: float | None = None
+    """When it began by the server's clock, milliseconds since 1970, and below when it had ended; None: not said."""
+    ended_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +133,18 @@ def read_ending(entry: Mapping[str, Any]) -> Ending:
     if not outputs:
         # "success" is also said of a run whose output a node blocked (section 3).
         return Ending(failure=NoOutput("The workflow ended without leaving an output."))
-    return Ending(outputs=outputs)
+    return Ending(
+        outputs, began_ms=_moment(messages, "execution_start"), ended_ms=_moment(messages, "execution_success")
+    )
+
+
+def _moment(messages: list[list[Any]], kind: str) -> float | None:
+    """Return the timestamp of a message of this kind."""
+    for name, data in messages:
+        at = data.get("timestamp") if name == kind and isinstance(data, dict) else None
+        if isinstance(at, int | float) and math.isfinite(at):
+            return at
+    return None
 
 
 def read_refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
@@ -183,8 +213,14 @@ def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
     message = clean(data.get("exception_message") or kind or "The backend reported an error without a text.")
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
-    failure = OutOfMemory if kind.endswith("OutOfMemoryError") else NodeFailed
-    return failure(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
+    return _failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
+
+
+def _failure_of(kind: str, message: str) -> type[AttemptFailed]:
+    """Return the class of what a node raised: its kind and words are those of the drivers and of PyTorch."""
+    if kind.endswith("OutOfMemoryError") or _OUT_OF_MEMORY.search(message):
+        return OutOfMemory
+    return DeviceFailed if kind.endswith("AcceleratorError") or _DEVICE.search(message) else NodeFailed
 
 
 def _text(value: Any) -> str | None:

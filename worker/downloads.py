@@ -8,7 +8,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from app.cancellation import end_tasks
-from app.domain.errors import AttemptFailed, BackendLost
+from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
+from app.domain.text import clean
 from app.storage.files import Received
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from app.storage.files import FileStore
     from worker.comfyui import ComfyUI
     from worker.comfyui_answers import OutputFile
+    from worker.ownership import Run, Stamp
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,39 @@ class Downloads:
                 log.warning("download %s of %s failed, trying again: %s", number, file.filename, error)
                 await asyncio.sleep(0.2 * 2**number)
         return await self._receive(file)
+
+    async def take_shared(self, file: OutputFile, run: Run, number: int) -> Received:
+        """Return what a file holds that other runs may write to as well, if it can be shown to be of this run.
+
+        `number` is which try it is, from 0: what is not whole yet may be written to the end a little later. The caller
+        keeps or discards it.
+
+        Raises
+        ------
+        OutputNotOwn
+            It is of another run, or may be.
+        OutputInvalid, StorageFailed, BackendLost
+        """
+        run.require_alone(file)
+        if number:
+            await asyncio.sleep(0.1 * 2**number)
+        before = await self._comfyui.stamp(file)
+        run.require_made(file, before)
+        received = await self.take(file)
+        try:
+            await self._require_unchanged(file, run, before)
+        except BaseException:
+            await self._files.discard(received)
+            raise
+        return received
+
+    async def _require_unchanged(self, file: OutputFile, run: Run, before: Stamp) -> None:
+        name = clean(file.filename, 100)
+        if await self._comfyui.stamp(file) != before:
+            raise OutputInvalid(f"The file {name} changed while it was fetched.")
+        # Changed after the end it may be by the run itself, in a thread of its own; unless somebody else ran since.
+        if run.outlasted_by(before) and not await self._comfyui.ran_last(run.prompt_id):
+            raise OutputNotOwn(f"The file {name} was changed after the run had ended.")
 
     async def drop(self) -> None:
         """End what nobody took, and delete it."""

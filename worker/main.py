@@ -89,7 +89,7 @@ class WorkerProcess:
         self._collector = Collector(files, settings.max_output_bytes)
         self._measures, self._figures = Measures(), Figures(self._quick_redis, self._names)
         pictures = Pictures(Previews(self._quick_redis, self._names))
-        aftermath = Aftermath(settings, store, views, queue, self._pool)
+        aftermath = Aftermath(settings, store, views, queue, self._pool, self._measures)
         self._runner = Runner(
             self.worker_id, settings, store, events, self._pool, aftermath, self._collector, self._measures, pictures
         )
@@ -237,7 +237,8 @@ class WorkerProcess:
         """Every `HEARTBEAT_SECONDS` renew the leases on jobs, and take over what nobody looks after."""
         while True:
             began = asyncio.get_running_loop().time()
-            for beat in (self._runner.renew, self._runner.take_over, self._runner.stop_stale):
+            beats = (self._runner.renew, self._runner.take_over, self._runner.stop_stale, self._runner.learn_of_devices)
+            for beat in beats:
                 await self._survive(beat)
             spent = asyncio.get_running_loop().time() - began
             await asyncio.sleep(max(0.05, self._settings.heartbeat_seconds - spent))

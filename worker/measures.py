@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from app.domain.job import FINISHED, JobStatus
-from app.metrics import EXECUTION, IDLE_GAP, JOBS_FINISHED, PICK_UP, QUEUE_WAIT, SAVING, TAKEOVERS, Tally
+from app.metrics import DEVICE_ERRORS, EXECUTION, IDLE_GAP, JOBS_FINISHED, PICK_UP, QUEUE_WAIT, SAVING, TAKEOVERS, Tally
 
 if TYPE_CHECKING:
     from app.domain.job import Job
@@ -30,6 +30,10 @@ class Measures:
     def taken_over(self) -> None:
         """An attempt was taken over from a worker that had fallen silent."""
         self.tally.count(TAKEOVERS)
+
+    def device_failed(self, backend: str) -> None:
+        """A job met an error of the backend's device."""
+        self.tally.count(DEVICE_ERRORS, backend)
 
     def due_at(self, job: Job) -> float:
         """Return when a job just claimed could have begun."""

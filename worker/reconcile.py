@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 
 from app.domain.errors import BackendLost, InvalidTransition, LostClaim
-from app.domain.job import Job, Phase, task_id
+from app.domain.job import Phase, Standing
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
 from app.storage.keys import KeyStore
@@ -97,13 +97,13 @@ class Reconciler:
     async def _enqueue_lost(self, session: AsyncSession) -> list[int]:
         """Give waiting jobs a turn that have none: Redis was emptied, or away when they were accepted."""
         waiting = await self._views.waiting_turns(session, BATCH)
-        turns = {task_id(job.job_id, job.attempt): job for job in waiting}
+        turns = {turn.task_id: turn for turn in waiting}
         renewed = []
-        for turn in await self._queue.missing(list(turns)):
-            job = turns[turn]
-            if await self._queue.enqueue(job.job_id, job.attempt, job.available_at):
-                log.info("job %s had lost its turn, and was enqueued again", job.job_id)
-                renewed.append(job.job_id)
+        for task_id in await self._queue.missing(list(turns)):
+            turn = turns[task_id]
+            if await self._queue.enqueue(turn.job_id, turn.attempt, turn.available_at):
+                log.info("job %s had lost its turn, and was enqueued again", turn.job_id)
+                renewed.append(turn.job_id)
         return renewed
 
     async def _move_abandoned(self) -> int:
@@ -123,7 +123,7 @@ class Reconciler:
         taken = await self._store.take_over(ACTOR, names, self._lease_s, BATCH, over_for_s=over_for_s) if names else []
         return sum([await self._move(job) for job in taken if job.phase is not Phase.CANCELLING])
 
-    async def _move(self, job: Job) -> bool:
+    async def _move(self, job: Standing) -> bool:
         claim = Claim(job.job_id, job.attempt, ACTOR)
         error = BackendLost("The worker and the backend that ran the job are both gone.")
         try:

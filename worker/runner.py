@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TAKEN_OVER: Final = 20
+"""So many attempts are taken over at a time; the next time others."""
 _SOON_S: Final = 0.3
 
 
@@ -102,9 +104,8 @@ class Runner:
             looked = True
             backend.take_slot()
             try:
-                prompt_id = str(uuid4())
                 asked_at = time.monotonic()
-                job = await self._store.claim(self.worker_id, backend.name, prompt_id, self._settings.lease_seconds)
+                job = await self._claim(backend)
                 if job is not None:
                     self._measures.claimed(job)
                     await self._run(job, backend, claimed_at=asked_at)
@@ -117,18 +118,31 @@ class Runner:
         # Nobody has looked at what waits when there was no free slot after all; the turn is as good as before.
         return await self._wait_s(job_id) if looked else _SOON_S
 
+    async def _claim(self, backend: Backend) -> Job | None:
+        """Claim the job that is next on this backend; one under which another stopped only if nothing else is to do."""
+        asked = self.worker_id, backend.name, str(uuid4()), self._settings.lease_seconds
+        job = await self._store.claim(*asked, unrefused=backend.breaker.in_doubt)
+        if job is None and backend.used == 1 and not backend.breaker.in_doubt:
+            job = await self._store.claim_suspect(*asked)
+        return job
+
     async def take_over(self) -> None:
         """Take attempts that nobody looks after any more, on backends that this worker drives."""
         names = [backend.name for backend in self._pool.driven if backend.healthy]
         if not names or self._stopping.is_set():
             return
-        for job in await self._store.take_over(
-            self.worker_id, names, self._settings.lease_seconds, limit=20, held=self.running
-        ):
+        for _ in range(TAKEN_OVER):
+            # One by one: twenty graphs at once would be a worker's memory, and a lease runs while they are read.
+            taken = await self._store.take_over(
+                self.worker_id, names, self._settings.lease_seconds, limit=1, held=self.running
+            )
+            if not taken:
+                return
+            job = await self._store.whole(taken[0].job_id)
             if self._stopping.is_set():
                 # Asked for before the end began: it is for another worker now.
                 await self._aftermath.let_go(Claim(job.job_id, job.attempt, self.worker_id))
-                continue
+                return
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
             self._measures.taken_over()
             task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
@@ -138,14 +152,23 @@ class Runner:
     async def stop_stale(self) -> None:
         """Stop prompts of ours that nobody waits for any more: a backend that was given up on came back with them."""
         for backend in self._pool.driven:
-            if not (backend.healthy and backend.load.foreign):
+            if backend.standstill is not None or not (backend.healthy and (backend.load.foreign or backend.stale)):
                 continue
             with contextlib.suppress(BackendLost):
                 held = {attempt.job.prompt_id for attempt in self._running.values()}
                 marked = [each for each in await backend.comfyui.marked_prompts(MARK) if each not in held]
-                for prompt_id in await self._store.stale_prompts(marked) if marked else ():
-                    log.warning("backend %s: prompt %s is nobody's any more, and is stopped", backend.name, prompt_id)
+                stale = frozenset(await self._store.stale_prompts(marked) if marked else ())
+                for prompt_id in stale - backend.stale:
+                    log.warning("backend %s: prompt %s is nobody's any more: stopping it", backend.name, prompt_id)
+                for prompt_id in stale:
                     await backend.comfyui.stop(prompt_id)
+                backend.set_stale(stale)
+
+    async def learn_of_devices(self) -> None:
+        """See which jobs that met an error of a backend's device have succeeded elsewhere."""
+        for backend in self._pool.driven:
+            if unproven := backend.breaker.unproven:
+                backend.device_proven(await self._store.completed_elsewhere(unproven, backend.name))
 
     def request_cancel(self, job_id: int) -> None:
         """Cancel a job if it runs here."""
@@ -287,6 +310,8 @@ class Runner:
         claim = attempt.claim
         try:
             ending = await attempt.ending()
+            if ending.failure is None:
+                attempt.backend.device_succeeded()
             if ending.outputs and ending.failure is None:
                 await self._save(attempt, ending)
                 self.done += 1
@@ -308,12 +333,13 @@ class Runner:
     async def _leave(self, attempt: Attempt) -> None:
         self._tasks.pop(attempt.job.job_id, None)
         self._running.pop(attempt.job.job_id, None)
+        attempt.leave()
         await attempt.downloads.drop()
 
     async def _save(self, attempt: Attempt, ending: Ending) -> None:
         """Bring the outputs into the store and complete the job; that it is saving is said when that takes long."""
         collecting = asyncio.create_task(
-            self._collector.collect(attempt.job, attempt.downloads, ending.outputs),
+            self._collector.collect(attempt.job, attempt.downloads, ending.outputs, attempt.made(ending)),
             name=f"collect-{attempt.job.job_id}",
         )
         try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import BackendLacksModel, DatabaseUnavailable, WorkflowRefused
 from app.domain.fitting import check_against, lacks_model_or_node
+from app.domain.own_outputs import Separated, separated
 from app.domain.structure import check_structure
-from app.domain.workflow import with_own_prefix
 from app.services.submit import graph_of
 from worker.comfyui import Place, UnclearSubmission
 
@@ -29,7 +29,7 @@ FRESH_S: Final = 1.0
 """An answer that was asked for longer ago says nothing any more about whose the attempt is."""
 
 
-def graph_for(job: Job, backend: Backend, prompt_id: str) -> Graph:
+def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
     """Return the graph to be sent, checked as COMFYUI section 9 demands, with a folder of this attempt's own.
 
     Raises
@@ -47,7 +47,7 @@ def graph_for(job: Job, backend: Backend, prompt_id: str) -> Graph:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
         raise refused(f"The backend cannot run this workflow. {said}")
-    return with_own_prefix(graph, f"genonaut/{job.job_id}/{prompt_id}")
+    return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id)
 
 
 class Submission:

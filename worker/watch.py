@@ -35,6 +35,9 @@ class Watch:
         self.began_at: float | None = None
         self.ended_at: float | None = None
         self.cancelling = False
+        self._works = False
+        self._missed = False
+        """Frames were lost, and none has come since that says what is at work."""
         self.on_picture: Callable[[Picture], None] | None = None
         """Called with each picture of the prompt; must not wait."""
         self.on_saved: Callable[[list[OutputFile]], None] | None = None
@@ -48,6 +51,11 @@ class Watch:
     def executing(self) -> bool:
         """Whether the backend works on it, as far as one has heard."""
         return self.began_at is not None and self.ended_at is None
+
+    @property
+    def at_work(self) -> bool | None:
+        """Whether a node is at work; None when frames were missed, and it cannot be known."""
+        return None if self._missed else self._works
 
     def request_cancel(self) -> None:
         """Note that it is to be stopped."""
@@ -63,7 +71,10 @@ class Watch:
         rose = False
         now = self.heard_at = time.monotonic()
         match kind:
+            case "execution_start":
+                self._at_work(False)
             case "execution_cached":
+                self._at_work(False)
                 cached = [str(node_id) for node_id in data.get("nodes") or ()]
                 self.spans.cached(cached)
                 rose = self.fold.cached(cached)
@@ -79,6 +90,7 @@ class Watch:
             case "executed" if self.on_saved is not None:
                 self.on_saved(read_saved(data))
             case "executing":
+                self._at_work(True)
                 node_id, shown = str(data["node"]), str(data.get("display_node") or data["node"])
                 self.spans.began(node_id, shown, now)
                 self.fold.began(shown)
@@ -92,6 +104,7 @@ class Watch:
                 nodes = data.get("nodes")
                 if isinstance(nodes, dict):
                     known = {key: node for key, node in nodes.items() if isinstance(node, dict)}
+                    self._at_work(any(node.get("state") == "running" for node in known.values()))
                     self.spans.state(known, now)
                     rose = self.fold.state(known)
         if kind != "execution_success":
@@ -112,8 +125,16 @@ class Watch:
             self._news.set()
 
     def look(self) -> None:
-        """Frames may have been lost."""
+        """Something has happened that the follower is to look into."""
         self._news.set()
+
+    def miss(self) -> None:
+        """Frames may have been lost."""
+        self._missed = True
+        self._news.set()
+
+    def _at_work(self, works: bool) -> None:  # what it says of itself
+        self._works, self._missed = works, False
 
     def seen(self) -> None:
         """Everything up to now has been looked at: what wakes the follower is what comes from here on."""

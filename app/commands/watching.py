@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from app.cancellation import end_tasks
+from app.commands.revival import Delays, Revival
 from app.domain.errors import GenonautError
+from app.embedded.errors import EmbeddedError
+from app.embedded.services import Wanted, embedded_services
 from app.embedded.shared import State
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
     from app.embedded.processes import Process
@@ -43,6 +47,44 @@ async def unless_it_raises(work: Coroutine[None, None, T], *watches: Coroutine[N
         await end_tasks([working, *watching])
 
 
+async def keep_standin(data_dir: Path, say: Callable[[str], None], delays: Delays | None = None) -> NoReturn:
+    """Watch the embedded stand-in, and start it again on its port when it is dead, after a delay that grows.
+
+    What cannot be mended from here, such as a port in another program's hands, is said, and given up after some tries.
+    """
+    name, revival = NAMES["standin"], Revival(delays or Delays())
+    # Where whoever uses it looks for it.
+    port = (await asyncio.to_thread(_state, data_dir, "standin")).port
+    revival.came_up()
+    async with AsyncExitStack() as last:
+        while True:
+            await _until_dead(data_dir, "standin")
+            if (delay_s := revival.died()) is None:
+                say(f"The {name} does not start, and is not started again; everything else goes on.")
+                await asyncio.Event().wait()
+            else:
+                say(f"The {name} has ended by itself; it is started again in {delay_s:g} s.")
+                await asyncio.sleep(delay_s)
+            async with AsyncExitStack() as fresh:
+                try:
+                    # A part of its own in the one server, which whoever leaves last stops.
+                    await fresh.enter_async_context(embedded_services(Wanted(data_dir, standin_port=port), say))
+                except EmbeddedError as error:
+                    say(f"The {name}: {error}")
+                    continue
+                revival.came_up()
+                await last.aclose()
+                last.push_async_exit(fresh.pop_all())
+
+
+async def _until_dead(data_dir: Path, kind: str) -> None:
+    """Return when an embedded server is dead, at two looks in a row: another process may be starting it anew."""
+    dead = 0
+    while dead < 2:
+        await asyncio.sleep(LOOK_S)
+        dead = 0 if await asyncio.to_thread(running_server, data_dir, kind) else dead + 1
+
+
 async def embedded_servers_live(data_dir: Path, kinds: Sequence[str]) -> NoReturn:
     """Watch embedded servers, and raise `ProcessEnded` when one is dead: nobody would start it again.
 
@@ -61,5 +103,9 @@ async def embedded_servers_live(data_dir: Path, kinds: Sequence[str]) -> NoRetur
 
 def running_server(data_dir: Path, kind: str) -> Process | None:
     """Return the process of an embedded server of this data folder; None when it does not run."""
-    process = State.read(data_dir.resolve() / kind / "state.json").process
+    process = _state(data_dir, kind).process
     return process if process is not None and process.is_alive() else None
+
+
+def _state(data_dir: Path, kind: str) -> State:
+    return State.read(data_dir.resolve() / kind / "state.json")

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from app.commands.crew import Crew
+from app.commands.crew import Crew, Role
 from app.commands.interruption import asked_to_end
 from app.commands.serving import require_free
 from app.commands.terminal import Terminal
-from app.commands.watching import embedded_servers_live, unless_it_raises
+from app.commands.watching import embedded_servers_live, keep_standin, unless_it_raises
 from app.environment import with_servers
 
 if TYPE_CHECKING:
@@ -30,14 +30,23 @@ class WholeService:
 
     settings: Settings
     crew: Crew
+    terminal: Terminal
     embedded: list[str]
     """The embedded servers of ours that it uses."""
 
     async def unless_one_ends(self, work: Coroutine[None, None, T]) -> T:
-        """Return what `work` returns; raises `ProcessEnded` when a process or an embedded server dies before that."""
-        return await unless_it_raises(
-            work, *self.crew.watches(), embedded_servers_live(self.settings.data_path, self.embedded)
-        )
+        """Return what `work` returns; server, worker and stand-in are started again when they die meanwhile.
+
+        Raises
+        ------
+        ProcessEnded
+            An embedded database died, or the server does not start: then there is no use in the rest.
+        """
+        databases = [kind for kind in self.embedded if kind != "standin"]
+        watches = [*self.crew.watches(), embedded_servers_live(self.settings.data_path, databases)]
+        if "standin" in self.embedded:
+            watches.append(keep_standin(self.settings.data_path, self.terminal.line))
+        return await unless_it_raises(work, *watches)
 
     @property
     def url(self) -> str:
@@ -63,10 +72,13 @@ async def whole_service(settings: Settings, terminal: Terminal) -> AsyncIterator
     own = {"API_PORT": str(settings.api_port)}
     environment = ("--env", settings.genonaut_env)
     async with with_servers(settings, comfyui=True) as complete, Crew(terminal) as crew:
-        await crew.start("app", "app", "serve", *environment, settings=own, patience_s=STOP_S)
+        server = Role("app", "app", ("serve", *environment), own, "Genonaut serves", STOP_S, needed=True)
+        await crew.start(server)
         patience_s = STOP_S + settings.shutdown_grace_seconds
-        await crew.start("worker", "worker", *environment, settings=own, patience_s=patience_s, may_leave=True)
-        yield WholeService(complete, crew, embedded)
+        await crew.start(
+            Role("worker", "worker", environment, own, "Genonaut worker", patience_s, needed=False, may_leave=True)
+        )
+        yield WholeService(complete, crew, terminal, embedded)
 
 
 async def up(settings: Settings) -> int:

@@ -240,6 +240,7 @@ class ErrorClass(StrEnum):
     INVALID = "invalid"
     EXECUTION = "execution"
     OUT_OF_MEMORY = "out_of_memory"
+    DEVICE = "device"
     INTERRUPTED = "interrupted"
     BACKEND_LOST = "backend_lost"
     TIMEOUT = "timeout"
@@ -255,6 +256,11 @@ class AttemptFailed(GenonautError):
 
     code = "attempt_failed"
     error_class: ClassVar[ErrorClass] = ErrorClass.BUG
+
+    under_it = False
+    """Whether the backend stopped, or obeyed no more, while it executed this very prompt."""
+    certain = False
+    """Whether its own log says that its execution ended by this prompt."""
 
     def __init__(
         self,
@@ -297,6 +303,13 @@ class OutOfMemory(AttemptFailed):
     error_class = ErrorClass.OUT_OF_MEMORY
 
 
+class DeviceFailed(NodeFailed):
+    """A node met an error of the device itself (CUDA, HIP, MPS …): the backend may be at fault, or the graph."""
+
+    code = "device_error"
+    error_class = ErrorClass.DEVICE
+
+
 class NoOutput(AttemptFailed):
     """The workflow ended well for ComfyUI, but left nothing behind."""
 
@@ -328,6 +341,13 @@ class BackendStalled(BackendLost):
     code = "backend_stalled"
 
 
+class Poisonous(AttemptFailed):
+    """Backends stopped while they executed the job: it is sent to no other one."""
+
+    code = "poisonous"
+    error_class = ErrorClass.EXECUTION
+
+
 class AttemptTimeout(AttemptFailed):
     """The attempt took longer than the job's `timeout_seconds`."""
 
@@ -339,6 +359,13 @@ class OutputInvalid(AttemptFailed):
     """A file that the backend sent is not what it claims to be, or is not to be had."""
 
     code = "output_invalid"
+    error_class = ErrorClass.STORAGE
+
+
+class OutputNotOwn(AttemptFailed):
+    """A file that the history names cannot be shown to be of this run: it may be another job's."""
+
+    code = "output_not_own"
     error_class = ErrorClass.STORAGE
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.errors import ErrorClass, InvalidTransition
+from app.domain.errors import InvalidTransition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,51 +120,12 @@ def apply(phase: Phase, event: JobEvent) -> Phase:
     return move.target
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What follows a failed attempt."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a client asked for, but for the graph. Its fields only: who has them keeps them in slots of its own."""
 
-    retry: bool
-    delay_s: float = 0.0
-    elsewhere: bool = False
-    """The next attempt should avoid this backend, if there is another."""
-
-
-def after_failure(
-    error_class: ErrorClass, *, attempts_left: int, out_of_memory_before: bool, offered_elsewhere: bool, delay_s: float
-) -> Verdict:
-    """Decide from the class of an error whether there is another attempt (DESIGN, "The job").
-
-    `attempts_left` counts the attempts after this one; `offered_elsewhere` says that another backend may have what
-    this one lacks; `delay_s` is the wait before a retry, from `retry_delay`.
-    """
-    if attempts_left <= 0:
-        return Verdict(retry=False)
-    match error_class:
-        case ErrorClass.INVALID:
-            return Verdict(retry=offered_elsewhere, elsewhere=True)
-        case ErrorClass.OUT_OF_MEMORY:
-            return Verdict(retry=not out_of_memory_before, delay_s=delay_s, elsewhere=True)
-        case ErrorClass.BACKEND_LOST | ErrorClass.TIMEOUT:
-            return Verdict(retry=True, delay_s=delay_s, elsewhere=True)
-        case ErrorClass.STORAGE | ErrorClass.INTERRUPTED:
-            return Verdict(retry=True, delay_s=delay_s)
-        case ErrorClass.EXECUTION | ErrorClass.BUG:
-            return Verdict(retry=False)
-
-
-def retry_delay(failures: int, *, base_s: float = 2.0, cap_s: float = 600.0, jitter: float = 0.2) -> float:
-    """Return the seconds to wait after the `failures`-th failure in a row: base, twice, four times … up to the cap.
-
-    The jitter spreads by ± that share, so that jobs that failed together do not come back together.
-    """
-    exact = min(cap_s, base_s * 2.0 ** min(failures - 1, 30))
-    return min(cap_s, exact * random.uniform(1 - jitter, 1 + jitter))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
+    # Two classes with slots of their own cannot be bases of one.
+    __slots__ = ()
 
     user_id: str
     job_type: str
@@ -177,7 +137,6 @@ class NewJob:
     height: int
     batch_size: int
     sampler_params: dict[str, Any]
-    workflow: dict[str, Any] | None
     backend: str | None
     priority: int
     not_before: datetime | None
@@ -189,8 +148,18 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(NewJob):
-    """A job as PostgreSQL has it. Times are aware UTC datetimes."""
+class NewJob(Asked):
+    """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
+
+    workflow: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job stands: all that its life changes, and nothing that can be long. Times are aware UTC datetimes.
+
+    Steps, turns, repairs and watchers deal in these, as many of them at once as there may be.
+    """
 
     job_id: int
     phase: Phase
@@ -206,6 +175,8 @@ class Job(NewJob):
     prompt_id: str | None
     refused_by: list[str]
     """Names of backends that the job's next attempt avoids."""
+    suspicions: int
+    """How many backends stopped while they executed it, since it was sent or retried by hand."""
     error_code: str | None
     error_message: str | None
     cancel_reason: str | None
@@ -249,6 +220,44 @@ class Job(NewJob):
         return task_id(self.job_id, self.attempt)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedJob(Standing, Asked):
+    """A job without its graph: what lists have, and whoever reads several at once."""
+
+    has_workflow: bool
+    """Whether the client sent a graph."""
+
+    @property
+    def repeated(self) -> bool:
+        """Whether its attempt is not the first one since it was sent or retried by hand."""
+        return self.attempt > self.attempt_limit - self.max_attempts + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(ListedJob):
+    """A job as PostgreSQL has it, with the graph that the client sent: read one at a time."""
+
+    workflow: dict[str, Any] | None
+
+    def now(self, standing: Standing) -> Job:
+        """Return the job where it stands by now."""
+        return replace(self, **{name: getattr(standing, name) for name in Standing.__dataclass_fields__})
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What earns a waiting job a place in the queue."""
+
+    job_id: int
+    attempt: int
+    available_at: datetime
+
+    @property
+    def task_id(self) -> str:
+        """arq's id of it."""
+        return task_id(self.job_id, self.attempt)
+
+
 def task_id(job_id: int, attempt: int) -> str:
     """Return arq's id of the turn that an attempt earned; a new attempt gets past arq's memory of the last one."""
     return f"{job_id}:{attempt}"
@@ -256,13 +265,12 @@ def task_id(job_id: int, attempt: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try at a job on one backend."""
+    """One try at a job on one backend; the graph that it sent is read by itself."""
 
     number: int
     worker_id: str
     backend_name: str
     prompt_id: str
-    graph: dict[str, Any] | None
     claimed_at: datetime
     submitted_at: datetime | None
     executing_at: datetime | None

@@ -18,6 +18,8 @@ class BackendLoad:
     used: int
     foreign: int = 0
     """Prompts in its queue that are not ours."""
+    in_doubt: bool = False
+    """Its device has failed since it last did a job well."""
 
     @property
     def free(self) -> int:
@@ -28,4 +30,6 @@ class BackendLoad:
 def by_preference(backends: Iterable[BackendLoad]) -> list[str]:
     """Return the names of the backends with a free slot, the one that would begin soonest first."""
     free = [backend for backend in backends if backend.free]
-    return [backend.name for backend in sorted(free, key=lambda each: (each.used + each.foreign, each.name))]
+    return [
+        backend.name for backend in sorted(free, key=lambda each: (each.in_doubt, each.used + each.foreign, each.name))
+    ]

@@ -28,6 +28,11 @@ def unwrap(value: Any) -> Any:
     return value[WRAPPER] if isinstance(value, dict) and WRAPPER in value else value
 
 
+def wrapped_like(given: Any, value: Any) -> Any:
+    """Return the value in the wrapper of the one that it replaces, if that has any."""
+    return given | {WRAPPER: value} if isinstance(given, dict) and WRAPPER in given else value
+
+
 def link_of(value: Any) -> Link | None:
     """Return the link that ComfyUI sees in a value, whatever it leads to; a slot may be true or 0.5 there."""
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float):

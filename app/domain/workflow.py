@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault
 from app.domain.hints import Hints, token
-from app.domain.values import WRAPPER, unwrap
+from app.domain.values import unwrap, wrapped_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,33 +89,22 @@ def with_overrides(graph: Graph, overrides: Mapping[str, Any]) -> tuple[Graph, l
     return changed, faults
 
 
-def with_own_prefix(graph: Graph, folder: str) -> Graph:
-    """Return a copy whose files go below `folder`, a folder of the attempt's own.
-
-    Without it ComfyUI answers a repeated graph from its cache and names the old file, even a deleted one, and saving
-    slows down with the number of files in the folder (measured: COMFYUI, section 0, points 5 and 12).
-    """
-    changed = copy.deepcopy(graph)
-    for node in changed.values():
-        prefix = node["inputs"].get("filename_prefix")
-        if isinstance(prefix, str):
-            # Only letters, digits and -: a placeholder such as %date% or a path would leave our folder.
-            name = re.sub(r"[^\w-]+", "_", prefix.replace("\\", "/").rpartition("/")[2]).strip("_")[:60]
-            node["inputs"]["filename_prefix"] = f"{folder}/{name or 'output'}"
-    return changed
-
-
 def with_seed(graph: Graph, seed: int) -> tuple[Graph, bool]:
-    """Return a copy in which every literal `seed` and `noise_seed` is this one, and whether there was any."""
-    changed, found = copy.deepcopy(graph), False
-    for node in changed.values():
-        for name in ("seed", "noise_seed"):
-            given = node["inputs"].get(name)
-            value = unwrap(given)
-            if isinstance(value, int) and not isinstance(value, bool):
-                node["inputs"][name] = given | {WRAPPER: seed} if value is not given else seed
-                found = True
-    return changed, found
+    """Return the graph with this one for every literal `seed` and `noise_seed`, and whether there was any.
+
+    What changes is copied, and nothing else of a graph that may be large.
+    """
+    changed = dict(graph)
+    for node_id, node in graph.items():
+        given = {name: node["inputs"].get(name) for name in ("seed", "noise_seed")}
+        drawn = {name: wrapped_like(value, seed) for name, value in given.items() if _is_whole(unwrap(value))}
+        if drawn:
+            changed[node_id] = {**node, "inputs": {**node["inputs"], **drawn}}
+    return changed, any(changed[node_id] is not node for node_id, node in graph.items())
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

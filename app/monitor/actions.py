@@ -20,7 +20,7 @@ from app.storage.idempotency import Once
 from app.web.bodies import job_id_of
 
 if TYPE_CHECKING:
-    from app.domain.job import Job
+    from app.domain.job import ListedJob, Standing
 
 log = logging.getLogger(__name__)
 routes: Final = web.RouteTableDef()
@@ -73,10 +73,11 @@ async def retry_job(request: web.Request) -> web.Response:
 @routes.post(JOB + "/again")
 async def send_again(request: web.Request) -> web.Response:
     """Send a new job that asks for what a completed one did, with another seed."""
-    job = (await request.config_dict[VIEWS].view(job_id_of(request))).job
+    views, job_id = request.config_dict[VIEWS], job_id_of(request)
+    job = (await views.view(job_id)).job
     if job.phase is not Phase.COMPLETED:
         return await _back(request, "again", job.job_id, "not_completed")
-    sent = await request.config_dict[SUBMITTING].again(job, await _once(request, job))
+    sent = await request.config_dict[SUBMITTING].again(await views.whole(job_id), await _once(request, job))
     new_id = int(sent.answer) if isinstance(sent, Replayed) else sent.job_id
     return await _back(request, "again", job.job_id, "again", new_id)
 
@@ -92,7 +93,7 @@ async def delete_job(request: web.Request) -> web.Response:
     return await _back(request, "delete", job_id, "deleted")
 
 
-async def _once(request: web.Request, job: Job) -> Once | None:
+async def _once(request: web.Request, job: ListedJob) -> Once | None:
     """Return what makes a form that is sent again, because no answer came, send one job; None when it names no press.
 
     The page's script gives each press a number of its own; without it a browser asks before it sends a form again.
@@ -103,7 +104,7 @@ async def _once(request: web.Request, job: Job) -> Once | None:
     return Once(job.user_id, f"again {press}", f"again {job.job_id}", lambda sent: str(sent.job_id))
 
 
-async def _follow(cancelling: asyncio.Task[Job], job_id: int) -> None:
+async def _follow(cancelling: asyncio.Task[Standing], job_id: int) -> None:
     """See a cancellation through to its end, which the job's events tell to whoever watches."""
     try:
         await cancelling

@@ -26,7 +26,7 @@ from app.web.requests import MAX_BULK
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from app.domain.job import Job
+    from app.domain.job import Standing
 
 routes: Final = web.RouteTableDef()
 
@@ -77,7 +77,7 @@ async def act_on_many(request: web.Request) -> web.Response:
     async def delete(job_id: int) -> None:
         await control.delete(job_id)
 
-    acts: dict[str, Callable[[int], Awaitable[Job | None]]] = {
+    acts: dict[str, Callable[[int], Awaitable[Standing | None]]] = {
         "cancel": lambda job_id: control.cancel(job_id, None, actor),
         "retry": lambda job_id: control.retry(job_id, new_seed=form.get("seed") == "new", actor=actor),
         "delete": delete,
@@ -115,7 +115,7 @@ async def _ask(
     return await render(request, "confirm_bulk.html", context)
 
 
-def _outcome(became: Job | GenonautError | None) -> str:
+def _outcome(became: Standing | GenonautError | None) -> str:
     if isinstance(became, GenonautError):
         return "refused"
     if became is not None and became.phase in (Phase.CANCELLING, Phase.SAVING):

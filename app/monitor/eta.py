@@ -12,7 +12,7 @@ from app.domain.run_times import remaining_s
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from app.domain.job import Job
+    from app.domain.job import Standing
     from app.domain.run_times import RunTime
 
 UNKNOWN: Final = "no runs to compare with"
@@ -33,7 +33,7 @@ class Left(str):
         return said
 
 
-def left(job: Job, usual: RunTime | None, began_at: datetime | None, progress: int, now: datetime) -> str | None:
+def left(job: Standing, usual: RunTime | None, began_at: datetime | None, progress: int, now: datetime) -> str | None:
     """Return what is to be said of the end of a running job; None when there is nothing to say.
 
     `usual` is how long runs of the same workflow take, `began_at` when ComfyUI began with this one. Of a job that

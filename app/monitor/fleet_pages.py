@@ -79,12 +79,12 @@ async def _backends(request: web.Request, beats: Sequence[Beat]) -> list[ShownBa
 
 async def _runs(request: web.Request) -> defaultdict[str, list[ShownRun]]:
     """Return backend → the jobs that run on it, with their pictures."""
-    jobs = await _if_there(request.config_dict[FLEET_FIGURES].running(), [])
-    told = await request.config_dict[EVENTS].with_live([snapshot_of(job) for job in jobs])
-    previews = await request.config_dict[PREVIEWS].numbers([job.job_id for job in jobs])
+    running = await _if_there(request.config_dict[FLEET_FIGURES].running(), [])
+    told = await request.config_dict[EVENTS].with_live([snapshot_of(run.job) for run in running])
+    previews = await request.config_dict[PREVIEWS].numbers([run.job.job_id for run in running])
     runs: defaultdict[str, list[ShownRun]] = defaultdict(list)
-    for job, snapshot in zip(jobs, told, strict=True):
-        runs[job.backend_name or ""].append(show_run(job, snapshot, previews.get(job.job_id)))
+    for run, snapshot in zip(running, told, strict=True):
+        runs[run.job.backend_name or ""].append(show_run(run, snapshot, previews.get(run.job.job_id)))
     return runs
 
 

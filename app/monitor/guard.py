@@ -12,15 +12,15 @@ from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
-from app.domain.access import Ability
 from app.domain.errors import GenonautError, NotFound, SignInNeeded, Unavailable
 from app.keys import ACCESS
+from app.monitor.permissions import PUBLIC, SAFE_METHODS, ability_for, place_of
 from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, VIEWER, render
 from app.web.problems import REQUEST_ID, STATUS_OF
 from app.web.signed_in import viewer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +34,6 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_SAFE_METHODS: Final = ("GET", "HEAD")
-PUBLIC: Final = frozenset({"/monitor/sign-in", "/monitor/static/{name}"})
-"""What is served to who has not signed in."""
-ABILITIES: Final[Mapping[str, Ability]] = {
-    "/monitor/sign-out": Ability.SEE,
-    "/monitor/jobs/{job_id}/cancel": Ability.CANCEL,
-    "/monitor/jobs/{job_id}/retry": Ability.RETRY,
-    "/monitor/jobs/{job_id}/again": Ability.RETRY,
-    "/monitor/jobs/{job_id}/delete": Ability.DELETE,
-    "/monitor/bulk/cancel": Ability.CANCEL,
-    "/monitor/bulk/retry": Ability.RETRY,
-    "/monitor/bulk/delete": Ability.DELETE,
-    "/monitor/backends/{name}/drain": Ability.STEER_BACKEND,
-    "/monitor/backends/{name}/resume": Ability.STEER_BACKEND,
-    "/monitor/backends/{name}/free": Ability.STEER_BACKEND,
-    "/monitor/workers/{worker_id}/quiet": Ability.STEER_WORKER,
-    "/monitor/workers/{worker_id}/resume": Ability.STEER_WORKER,
-    "/monitor/workers/{worker_id}/stop": Ability.STEER_WORKER,
-    "/monitor/schedule/{task}/run": Ability.RUN_TASK,
-    "/monitor/audit": Ability.SEE_AUDIT,
-}
-"""What it takes to use an address; any other is for all to read, and for nobody to send a form to."""
 
 
 class Forbidden(GenonautError):
@@ -80,7 +58,7 @@ async def errors_as_pages(
     request[CSRF_TOKEN] = given if known else secrets.token_urlsafe(32)
     try:
         await _let_in(request)
-        if request.method not in _SAFE_METHODS and request.match_info.http_exception is None:
+        if request.method not in SAFE_METHODS and request.match_info.http_exception is None:
             await _check_own_page(request, given if known else "")
         response = await handler(request)
     except GenonautError as error:
@@ -95,14 +73,6 @@ async def errors_as_pages(
     return response
 
 
-def place_of(request: web.Request) -> str:
-    """Return the address as `ABILITIES` names it; "" where there is nothing."""
-    resource = request.match_info.route.resource
-    place = resource.canonical if resource is not None else ""
-    # The action in the address decides what it takes.
-    return place.replace("{action}", request.match_info.get("action", ""))
-
-
 async def _let_in(request: web.Request) -> None:
     """Note who it is from; raise `SignInNeeded`, or `Forbidden` when that one may not do this."""
     place = place_of(request)
@@ -112,12 +82,10 @@ async def _let_in(request: web.Request) -> None:
     viewer = request[VIEWER] = await viewer_of(request)
     if request.match_info.http_exception is not None:
         return
-    reads = request.method in _SAFE_METHODS
-    ability = ABILITIES.get(place, Ability.SEE if reads else None)
-    # A question before an action is for who may act; there is nothing else that differs between the two.
+    ability = ability_for(place, request.method)
     if ability is None or not viewer.may(ability):
         raise Forbidden(f"As {viewer.role} you may not do this.")
-    if not reads and access.read_only and place != "/monitor/sign-out":
+    if request.method not in SAFE_METHODS and access.read_only and place != "/monitor/sign-out":
         raise Forbidden("This page is read-only (MONITOR_READ_ONLY), so nothing was done.")
 
 
@@ -147,7 +115,7 @@ async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
     if isinstance(error, Forbidden):
         return await _page(request, HTTPStatus.FORBIDDEN, "Not allowed", str(error))
     if isinstance(error, Unavailable):
-        again = request.method in _SAFE_METHODS
+        again = request.method in SAFE_METHODS
         detail = f"{error} {'This page tries again by itself.' if again else 'Please try again in a moment.'}"
         response = await _page(request, HTTPStatus.SERVICE_UNAVAILABLE, "One moment", detail, again=again)
         response.headers["Retry-After"] = str(error.retry_after_s)
@@ -163,7 +131,7 @@ async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
 
 async def _to_sign_in(request: web.Request, error: SignInNeeded) -> web.Response:
     """Lead a reader to the sign-in page, and back afterwards; what is no page of its own is only refused."""
-    if request.method in _SAFE_METHODS and FRAGMENT_HEADER not in request.headers:
+    if request.method in SAFE_METHODS and FRAGMENT_HEADER not in request.headers:
         where = urlencode({"next": request.path_qs})
         headers = {"Location": f"/monitor/sign-in?{where}", "Cache-Control": "no-store"}
         return web.Response(status=HTTPStatus.SEE_OTHER, headers=headers)

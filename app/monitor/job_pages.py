@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import zip_longest
@@ -20,13 +19,15 @@ from app.monitor.listing import read_alike
 from app.monitor.reading import read_health, read_snapshots
 from app.monitor.rendering import render
 from app.monitor.sharing import shared
-from app.monitor.shown import show
+from app.monitor.shown import show, step_of
 from app.monitor.timeline import timelines
 from app.web.bodies import job_id_of
 
 if TYPE_CHECKING:
     from app.domain.job import Attempt
+    from app.monitor.shown import ShownJob
     from app.storage.files import FileStore
+    from app.storage.graphs import ShownGraphs
     from app.storage.job_views import JobViews
     from app.storage.whole_jobs import JobView
     from app.web.payloads import JobAnswer
@@ -51,6 +52,7 @@ _ASKED: Final = [
 _EXCERPT_BYTES: Final = 4096
 _EXCERPTS: Final = 4
 """So many outputs of text are shown on a job's page; the others are linked."""
+EVENTS_SHOWN: Final = 300
 _SHOWN_CHARACTERS: Final = 60_000
 """A longer workflow is linked and not shown: the page is fetched anew whenever the job changes."""
 
@@ -60,17 +62,18 @@ _SHOWN_CHARACTERS: Final = 60_000
 async def show_job(request: web.Request) -> web.Response:
     """Show one job, whole."""
     views = request.config_dict[VIEWS]
-    view = await _view(request)
+    view = await _view(request, detailed=True)
     job_id = view.job.job_id
-    (snapshot,), health, events, around, graph, preview = await asyncio.gather(
+    (snapshot,), health, events, around, preview = await asyncio.gather(
         read_snapshots(request, [view]),
         read_health(request),
-        views.events(job_id),
+        views.last_events(job_id, EVENTS_SHOWN),
         views.around(job_id),
-        views.graph(job_id),
         _preview_of(request, view),
     )
-    job = show(view, snapshot)
+    step = step_of(snapshot)
+    graphs = await _graphs(views, job_id, step.node if step is not None else None)
+    job = show(view, snapshot, graphs.asked_nodes)
     now = datetime.now(UTC)
     lines = timelines(view, events, now)
     context: dict[str, Any] = {
@@ -82,12 +85,9 @@ async def show_job(request: web.Request) -> web.Response:
         "preview": preview,
         "failed": _failed(view),
         "alike": await _alike(views, view),
-        "inputs": _inputs(job.answer),
+        "inputs": _inputs(job),
         "asked": _asked(job.answer),
-        "node_title": _title_of(job.step.node, graph) if job.step else None,
-        "workflow": _short(view.job.workflow),
-        "graph": _short(graph),
-        "was_sent": graph is not None,
+        "graphs": graphs,
         "attempts": list(zip_longest(lines, view.attempts)),
         "events": events,
         "excerpts": await _excerpts(request.config_dict[FILES], job.answer),
@@ -119,11 +119,24 @@ async def confirm_delete(request: web.Request) -> web.Response:
     return await render(request, "confirm_delete.html", context)
 
 
-async def _view(request: web.Request) -> JobView:
+async def _view(request: web.Request, *, detailed: bool = False) -> JobView:
+    views, job_id = request.config_dict[VIEWS], job_id_of(request)
     try:
-        return await request.config_dict[VIEWS].view(job_id_of(request))
+        return await (views.detailed(job_id) if detailed else views.view(job_id))
     except JobNotFound as error:
-        raise NotFound(f"{error} It was deleted, or there never was one of this number.") from error
+        raise _gone(error) from error
+
+
+async def _graphs(views: JobViews, job_id: int, node: str | None) -> ShownGraphs:
+    try:
+        return await views.shown_graphs(job_id, _SHOWN_CHARACTERS, node)
+    except JobNotFound as error:
+        # Deleted since its row was read.
+        raise _gone(error) from error
+
+
+def _gone(error: JobNotFound) -> NotFound:
+    return NotFound(f"{error} It was deleted, or there never was one of this number.")
 
 
 async def _preview_of(request: web.Request, view: JobView) -> int | None:
@@ -160,8 +173,9 @@ async def _alike(views: JobViews, view: JobView) -> tuple[str, str] | None:
     return count, f"/monitor/?{urlencode({name: value for name, value in fields.items() if value})}"
 
 
-def _inputs(answer: JobAnswer) -> list[tuple[str, Any]]:
+def _inputs(job: ShownJob) -> list[tuple[str, Any]]:
     """Return what the job was asked for, name by name, without what it was not."""
+    answer = job.answer
     asked: list[tuple[str, Any]] = [
         ("User", answer.user_id),
         ("Type", answer.job_type),
@@ -171,7 +185,7 @@ def _inputs(answer: JobAnswer) -> list[tuple[str, Any]]:
     for lora in answer.lora_models:
         strengths = f"{lora.get('strength_model')} / {lora.get('strength_clip')}"
         asked.append(("LoRA", f"{lora.get('name')} (model / CLIP {strengths})"))
-    if answer.workflow is None:
+    if not job.has_workflow:
         asked += [("Size", f"{answer.width} × {answer.height}"), ("Pictures", answer.batch_size)]
     asked += [(label, answer.sampler_params.get(name)) for name, label in _SAMPLER.items()]
     asked += [("Backend asked for", answer.backend), ("Priority", answer.priority)]
@@ -186,19 +200,6 @@ def _asked(answer: JobAnswer) -> dict[str, Any]:
     """Return what one would send to ask for the same, but for the workflow, which is shown by itself."""
     asked = answer.model_dump(mode="json", include=set(_ASKED), exclude={"workflow"})
     return {name: asked[name] for name in _ASKED if asked.get(name) not in (None, "", {}, [])}
-
-
-def _title_of(node: str, graph: dict[str, Any] | None) -> str | None:
-    """Return the title that a node has in the graph beside its class; None without."""
-    found = (graph or {}).get(node)
-    if not isinstance(found, dict) or not isinstance(found.get("_meta"), dict):
-        return None
-    title = found["_meta"].get("title")
-    return str(title) if title and title != found.get("class_type") else None
-
-
-def _short(graph: dict[str, Any] | None) -> dict[str, Any] | None:
-    return graph if graph is not None and len(json.dumps(graph)) <= _SHOWN_CHARACTERS else None
 
 
 async def _excerpts(files: FileStore, answer: JobAnswer) -> dict[int, str]:

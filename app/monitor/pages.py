@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from app.domain.errors import JobNotFound
 from app.domain.job import JobStatus
 from app.keys import KNOWN_NAMES, PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
 from app.monitor.eta import left
@@ -115,11 +114,7 @@ async def _kept(request: web.Request, shown: set[int]) -> list[JobView]:
     asked = [part for part in request.query.get("keep", "").split(",") if part.isascii() and part.isdigit()]
     job_ids = {int(part) for part in asked[:MOST_KEPT] if len(part) < 20 and int(part) <= MAX_ID} - shown
     views = request.config_dict[VIEWS]
-    found = await asyncio.gather(*(views.view(job_id) for job_id in job_ids), return_exceptions=True)
-    for each in found:
-        if isinstance(each, BaseException) and not isinstance(each, JobNotFound):
-            raise each
-    return [each for each in found if not isinstance(each, BaseException)]
+    return await views.several(sorted(job_ids, reverse=True))
 
 
 async def _rows(request: web.Request, address: ListAddress, items: list[JobView]) -> list[Row]:

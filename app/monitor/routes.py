@@ -23,6 +23,7 @@ from app.monitor import (
 from app.monitor.assets import ASSETS, Assets, send_asset
 from app.monitor.charts import spark
 from app.monitor.guard import add_security_headers, errors_as_pages
+from app.monitor.permissions import require_listed
 from app.monitor.sharing import SHARING, Sharing
 from app.monitor.words import FILTERS
 
@@ -30,7 +31,13 @@ FOLDER: Final = Path(__file__).parent
 
 
 def create_monitor() -> web.Application:
-    """Return the sub-application of the page, to be mounted at `/monitor`."""
+    """Return the sub-application of the page, to be mounted at `/monitor`.
+
+    Raises
+    ------
+    UnlistedRoute
+        Nobody has said what it takes to use one of its addresses.
+    """
     app = web.Application(middlewares=[errors_as_pages])
     app[ASSETS] = Assets(FOLDER / "static")
     app[SHARING] = Sharing()
@@ -57,4 +64,5 @@ def create_monitor() -> web.Application:
     app.add_routes(audit_pages.routes)
     app.add_routes(sessions.routes)
     app.router.add_get("/static/{name}", send_asset)
+    require_listed(app.router)
     return app

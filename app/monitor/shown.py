@@ -12,7 +12,7 @@ from app.web.answers import job_answer
 from app.web.payloads import JobAnswer
 
 if TYPE_CHECKING:
-    from app.domain.job import Job
+    from app.domain.job import Standing
     from app.domain.message import Snapshot
     from app.storage.whole_jobs import JobView
     from app.web.payloads import OutputAnswer
@@ -50,6 +50,7 @@ class ShownJob:
     answer: JobAnswer
     title: str
     """The prompt's beginning, or what the job is instead of one."""
+    has_workflow: bool
     word: str
     tried: str
     """Which attempt this is, of how many it may have; empty for the first one."""
@@ -64,13 +65,14 @@ class ShownJob:
     """None unless it runs, and somebody has told."""
 
 
-def show(view: JobView, snapshot: Snapshot) -> ShownJob:
-    """Return the job for the templates; `snapshot` brings the last progress."""
+def show(view: JobView, snapshot: Snapshot, nodes: int | None = None) -> ShownJob:
+    """Return the job for the templates; `snapshot` brings the last progress, `nodes` is the size of its graph."""
     answer, now = JobAnswer.model_validate(job_answer(view, snapshot)), datetime.now(UTC)
     picture = next((output for output in answer.outputs if output.thumbnail_url), None)
     return ShownJob(
         answer,
-        _title(answer),
+        _title(answer, nodes),
+        view.job.has_workflow,
         WORDS[answer.phase],
         f"{view.job.attempt}/{view.job.attempt_limit}" if view.job.attempt > 1 else "",
         allowed(answer.phase),
@@ -81,10 +83,10 @@ def show(view: JobView, snapshot: Snapshot) -> ShownJob:
     )
 
 
-def _title(answer: JobAnswer) -> str:
+def _title(answer: JobAnswer, nodes: int | None) -> str:
     text = " ".join((answer.prompt or "").split())
     if not text:
-        return f"a workflow of {len(answer.workflow or {})} nodes"
+        return f"a workflow of {nodes} nodes" if nodes is not None else "a workflow"
     return text if len(text) <= _TITLE_CHARACTERS else text[:_TITLE_CHARACTERS].rstrip() + "…"
 
 
@@ -96,11 +98,11 @@ def step_of(snapshot: Snapshot) -> Step | None:
     return Step(str(node["id"]), str(node["type"]), float(node["value"]), float(node["max"]))
 
 
-def _waited(job: Job, now: datetime) -> Span:
+def _waited(job: Standing, now: datetime) -> Span:
     if job.started_at or job.completed_at:
         return Span(seconds=job.waited_s(now))
     return Span(since=job.queued_at) if job.queued_at <= now else Span()
 
 
-def _ran(job: Job, now: datetime) -> Span:
+def _ran(job: Standing, now: datetime) -> Span:
     return Span(seconds=job.ran_s(now)) if job.completed_at else Span(since=job.started_at)

@@ -14,11 +14,10 @@ from app.monitor.reading import number
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from app.domain.job import Job
     from app.domain.message import Snapshot
     from app.messaging.registry import Beat
     from app.storage.backend_states import BackendState
-    from app.storage.fleet_figures import LastHour
+    from app.storage.fleet_figures import LastHour, Run
 
 _TITLE_CHARACTERS: Final = 80
 
@@ -169,9 +168,9 @@ def show_backend(
     )
 
 
-def show_run(job: Job, told: Snapshot, preview: int | None) -> ShownRun:
+def show_run(run: Run, told: Snapshot, preview: int | None) -> ShownRun:
     """Return a running job for the templates; `told` brings its last progress."""
-    title = " ".join((job.prompt or "").split()) or "a workflow"
+    title = " ".join((run.prompt or "").split()) or "a workflow"
     short = title if len(title) <= _TITLE_CHARACTERS else title[:_TITLE_CHARACTERS].rstrip() + "…"
     return ShownRun(told, short, preview)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from app.domain.job import Attempt, Job
+    from app.domain.job import Attempt, Standing
     from app.storage.job_views import Event
     from app.storage.whole_jobs import JobView
 
@@ -160,7 +160,7 @@ def _unclaimed(view: JobView, events: Sequence[Event], now: datetime) -> Timelin
     )
 
 
-def _of_attempt(job: Job, attempt: Attempt, begun: datetime, events: Sequence[Event], now: datetime) -> Timeline:
+def _of_attempt(job: Standing, attempt: Attempt, begun: datetime, events: Sequence[Event], now: datetime) -> Timeline:
     going_on = attempt.ended_at is None and attempt.number == job.attempt and job.status not in FINISHED
     end = max(begun, attempt.ended_at or (now if going_on else job.completed_at or now))
     moments = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.cancellation import end_tasks
 from app.domain.errors import GenonautError, JobAlreadyFinished, QueueUnavailable, Unavailable
-from app.domain.job import FINISHED, Job, JobStatus, Phase
+from app.domain.job import FINISHED, JobStatus, Phase, Standing
 from app.metrics import JOBS_FINISHED, Tally
 from app.storage.job_views import snapshot_of
 
@@ -62,7 +62,7 @@ class Control:
         self._look_again_s = look_again_s
         self._tally = Tally()
 
-    async def cancel(self, job_id: int, reason: str | None, actor: str) -> Job:
+    async def cancel(self, job_id: int, reason: str | None, actor: str) -> Standing:
         """Cancel a job: a waiting one at once; of a running one wait a while for ComfyUI's own word.
 
         What is returned is what is true then: `cancelled`, or still `cancelling`.
@@ -90,7 +90,7 @@ class Control:
             raise JobAlreadyFinished(f"Job {job_id} was {job.status} before it could be cancelled.")
         return job
 
-    async def _tell_withdrawn(self, job: Job) -> None:
+    async def _tell_withdrawn(self, job: Standing) -> None:
         """Tell everybody of a job that was cancelled while it waited; what Redis does not hear does no harm."""
         self._tally.count(JOBS_FINISHED, job.status)
         # A turn that stays in the queue finds nothing to do; a figure is handed over with the next one.
@@ -100,7 +100,7 @@ class Control:
             if fault is not None and not isinstance(fault, QueueUnavailable):
                 raise fault
 
-    async def _confirmed(self, job: Job, ending: _Ending) -> Job:
+    async def _confirmed(self, job: Standing, ending: _Ending) -> Standing:
         """Return the job as soon as it has ended, or as it is when the wait is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._cancel_wait_s):
@@ -138,7 +138,7 @@ class Control:
         finally:
             await end_tasks(tasks)
 
-    async def retry(self, job_id: int, *, new_seed: bool, actor: str) -> Job:
+    async def retry(self, job_id: int, *, new_seed: bool, actor: str) -> Standing:
         """Give a failed or cancelled job another attempt.
 
         Raises

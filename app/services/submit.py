@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from app.domain.catalog import Catalog
-    from app.domain.job import Job
+    from app.domain.job import Asked, Job
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
@@ -230,7 +230,7 @@ def checked_workflow(workflow: Any, overrides: Mapping[str, Any], max_bytes: int
     return changed
 
 
-def graph_of(job: NewJob, catalog: Catalog) -> Graph | None:
+def graph_of(job: Asked, catalog: Catalog) -> Graph | None:
     """Return the graph of a job's simple fields for a backend; None when it has no checkpoint to take."""
     checkpoint = job.checkpoint_model or next(iter(catalog.checkpoints), None)
     if checkpoint is None:

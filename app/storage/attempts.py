@@ -10,23 +10,14 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
-from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair
+from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair, Standing
 from app.domain.workflow_key import workflow_key
 from app.encoding import dumps
+from app.storage.columns import STANDING, STANDING_COLUMNS, WHOLE, job_of, standing_of
+from app.storage.graphs import read_whole
 from app.storage.jobs import JobStore
 from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow, OutputRow
-from app.storage.transitions import (
-    FENCE,
-    MOVING,
-    NOTED,
-    claimed_step,
-    job_after,
-    job_of,
-    listed,
-    log_event,
-    stepped,
-    to_domain,
-)
+from app.storage.transitions import FENCE, NOTED, claimed_step, listed, log_event, stepped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,14 +61,23 @@ class Claim:
 class AttemptStore(JobStore):
     """Jobs as workers see them. Methods raise `DatabaseUnavailable` while it is away."""
 
-    async def claim(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
+    async def claim(
+        self, worker_id: str, backend: str, prompt_id: str, lease_s: float, *, unrefused: bool = False
+    ) -> Job | None:
         """Take the waiting job whose turn it is on this backend; None when there is none.
 
         Largest priority first, then first come, first served. Of several workers that ask at once each gets another
         job (`SKIP LOCKED`). The prompt id is committed with the claim, so that whoever takes over can look it up.
+        Suspects are left out, and so are with `unrefused` those that another backend has failed.
         """
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
+            row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR, unrefused)
+        return job_of(row) if row is not None else None
+
+    async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
+        """Take a waiting job under which a backend stopped: for a backend with nothing else to do, there or waiting."""
+        async with self._database.driver() as connection:
+            row = await connection.fetchrow(_CLAIM_SUSPECT, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
         return job_of(row) if row is not None else None
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
@@ -91,28 +91,24 @@ class AttemptStore(JobStore):
         if kept is None:
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
 
-    async def executing(self, claim: Claim, known: Job | None = None, *, noted: Noted = NOTHING) -> Job:
-        """ComfyUI began to execute the prompt; just now, if nobody noted when.
-
-        `known`, here and below: the job as the last step left it.
-        """
+    async def executing(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
+        """ComfyUI began to execute the prompt; just now, if nobody noted when."""
         noted = replace(noted, began_s=noted.began_s or 0.0)
-        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, noted, known=known)
+        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, noted)
 
-    async def saving(self, claim: Claim, known: Job | None = None, *, noted: Noted = NOTHING) -> Job:
+    async def saving(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
         """ComfyUI is done with the prompt; just now, if nobody noted when."""
         noted = replace(noted, ended_s=noted.ended_s or 0.0)
-        return await self._step(JobEvent.SAVING, _SAVING, claim, noted, known=known)
+        return await self._step(JobEvent.SAVING, _SAVING, claim, noted)
 
     async def complete(
         self,
         claim: Claim,
         outputs: Sequence[Output],
         warnings: Sequence[str] = (),
-        known: Job | None = None,
         *,
         noted: Noted = NOTHING,
-    ) -> Job:
+    ) -> Standing:
         """All files are in the store: commit content, outputs and `completed` together.
 
         When it is told when the run ended, a job whose `saving` was not noted goes through that phase in the same
@@ -121,10 +117,9 @@ class AttemptStore(JobStore):
         if not outputs:
             raise ValueError("a job is completed by an output at least")
         values = dumps([asdict(output) for output in outputs]), list(warnings)
-        done = await self._step(JobEvent.COMPLETED, _COMPLETE, claim, noted, *values, known=known)
-        return replace(done, warnings=[*known.warnings, *warnings]) if known is not None else done
+        return await self._step(JobEvent.COMPLETED, _COMPLETE, claim, noted, *values)
 
-    async def fail(self, claim: Claim, error: AttemptFailed, *, noted: Noted = NOTHING) -> Job:
+    async def fail(self, claim: Claim, error: AttemptFailed, *, noted: Noted = NOTHING) -> Standing:
         """End the job as failed."""
         return await self._step(JobEvent.FAILED, _FAIL, claim, noted, *_told(error))
 
@@ -135,12 +130,17 @@ class AttemptStore(JobStore):
         delay_s: float,
         avoid: Sequence[str] = (),
         *,
+        suspect: bool = False,
         noted: Noted = NOTHING,
-    ) -> Job:
-        """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`."""
-        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, noted, *_told(error), delay_s, list(avoid))
+    ) -> Standing:
+        """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`.
 
-    async def cancelled(self, claim: Claim, *, noted: Noted = NOTHING) -> Job:
+        A `suspect` is one under which the backend stopped; see `claim_suspect`.
+        """
+        values = *_told(error), delay_s, list(avoid), int(suspect)
+        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, noted, *values)
+
+    async def cancelled(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
         """ComfyUI confirmed that the prompt no longer runs."""
         return await self._step(JobEvent.CANCELLED, _CANCELLED, claim, noted)
 
@@ -170,23 +170,41 @@ class AttemptStore(JobStore):
         *,
         held: Sequence[int] = (),
         over_for_s: float = 0.0,
-    ) -> list[Job]:
+    ) -> list[Standing]:
         """Take running attempts whose worker's lease ran out, on backends that this worker drives.
 
-        The attempt stays the same one, and so does its prompt id: the prompt may be running in ComfyUI. `held` are
-        jobs that this worker itself runs: when it was too slow to renew their leases, it still has them. The leases
-        ran out at least `over_for_s` seconds ago.
+        The attempt stays the same one, and so does its prompt id: the prompt may be running in ComfyUI. Who goes on
+        with it reads it by itself, `whole`. `held` are jobs that this worker itself runs: when it was too slow to renew
+        their leases, it still has them. The leases ran out at least `over_for_s` seconds ago.
         """
         async with self._database.driver() as connection:
             rows = await connection.fetch(_TAKE_OVER, worker_id, list(backends), lease_s, list(held), limit, over_for_s)
-        return [job_of(row) for row in rows]
+        return [standing_of(row) for row in rows]
 
-    async def abandoned(self, for_s: float, limit: int) -> list[Job]:
+    async def whole(self, job_id: int) -> Job:
+        """Return the job with its graph, or raise `JobNotFound`."""
+        async with self._database.driver() as connection:
+            return await read_whole(connection, job_id)
+
+    async def abandoned(self, for_s: float, limit: int) -> list[Standing]:
         """Return running jobs whose lease ran out so long ago, and that nobody has taken over."""
         ago = func.now() - timedelta(seconds=for_s)
-        statement = select(JobRow).where(IS_RUNNING, JobRow.lease_expires_at < ago).order_by(JobRow.id).limit(limit)
+        statement = select(*STANDING_COLUMNS).where(IS_RUNNING, JobRow.lease_expires_at < ago)
         async with self._database.transaction() as session:
-            return [to_domain(row) for row in await session.scalars(statement)]
+            rows = await session.execute(statement.order_by(JobRow.id).limit(limit))
+            return [standing_of(row) for row in rows.mappings()]
+
+    async def last_error(self, claim: Claim) -> str | None:
+        """Return with which code the attempt before this one ended; None if it had no error, or this is the first."""
+        before = [AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt - 1]
+        async with self._database.transaction() as session:
+            return await session.scalar(select(AttemptRow.error_code).where(*before))
+
+    async def completed_elsewhere(self, job_ids: Sequence[int], backend: str) -> list[int]:
+        """Return those of the jobs that were completed on another backend than this one."""
+        done = [JobRow.status == "completed", JobRow.backend_name != backend]
+        async with self._database.transaction() as session:
+            return list(await session.scalars(select(JobRow.id).where(JobRow.id.in_(job_ids), *done)))
 
     async def any_due(self) -> bool:
         """Whether any job waits that could run now."""
@@ -198,10 +216,10 @@ class AttemptStore(JobStore):
         """Note in a waiting job's history that its turn had been lost."""
         async with self._database.transaction() as session:
             statement = update(JobRow).where(JobRow.id == job_id, IS_WAITING).values(seq=JobRow.seq + 1)
-            options = {"synchronize_session": False, "populate_existing": True}
-            row = (await session.scalars(statement.returning(JobRow), execution_options=options)).one_or_none()
+            statement, options = statement.returning(*STANDING_COLUMNS), {"synchronize_session": False}
+            row = (await session.execute(statement, execution_options=options)).mappings().one_or_none()
             if row is not None:
-                await log_event(session, row, Repair.TURN_RENEWED, actor, {})
+                await log_event(session, standing_of(row), Repair.TURN_RENEWED, actor, {})
 
     async def stale_prompts(self, prompt_ids: Sequence[str]) -> list[str]:
         """Return those of the prompts that are of an attempt of ours which has ended, or was given up."""
@@ -217,15 +235,13 @@ class AttemptStore(JobStore):
             statement = update(JobRow).where(*_fence(claim), JobRow.status == "running")
             await session.execute(statement.values(lease_expires_at=func.now() - timedelta(seconds=1)))
 
-    async def _step(
-        self, event: JobEvent, statement: str, claim: Claim, noted: Noted, *values: Any, known: Job | None = None
-    ) -> Job:
+    async def _step(self, event: JobEvent, statement: str, claim: Claim, noted: Noted, *values: Any) -> Standing:
         """Make a transition; raises `LostClaim`, `InvalidTransition` or `JobNotFound` when it cannot be made."""
-        whole = f"{statement} SELECT {'*' if known is None else MOVING} FROM moved"  # noqa: S608  # of our own words only
+        whole = f"{statement} SELECT {STANDING} FROM moved"  # noqa: S608  # of our own words only
         async with self._database.driver() as connection:
             row = await connection.fetchrow(whole, *_fence_of(claim), *_values_of(noted), *values)
         if row is not None:
-            return job_of(row) if known is None else job_after(known, row)
+            return standing_of(row)
         found = await self.get(claim.job_id)
         if (found.attempt, found.worker_id) != (claim.attempt, claim.worker_id):
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
@@ -249,30 +265,36 @@ def _told(error: AttemptFailed) -> tuple[str, str, str | None, str | None, str |
     return error.code, str(error), error.node_id, error.node_type, error.traceback
 
 
-_CLAIM: Final = f"""
-    WITH turn AS (
-        SELECT id FROM generation_jobs
-        WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = $2::text)
-            AND NOT ($2 = ANY (refused_by) AND available_at > now() - $5::interval)
-        ORDER BY priority DESC, available_at, id
-        LIMIT 1 FOR UPDATE SKIP LOCKED
-    ), moved AS (
-        UPDATE generation_jobs AS job
-        SET {stepped(TRANSITIONS[JobEvent.CLAIMED].target)}, worker_id = $1::text, backend_name = $2,
-            prompt_id = $3::text, lease_expires_at = now() + make_interval(secs => $4),
-            started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL
-        FROM turn
-        WHERE job.id = turn.id AND job.phase IN ({listed(TRANSITIONS[JobEvent.CLAIMED].sources)})
-        RETURNING job.*
-    ), logged AS (
-        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-        SELECT id, seq, '{JobEvent.CLAIMED}', phase, attempt, $1, jsonb_build_object('backend', $2, 'prompt_id', $3)
-        FROM moved
-    ), tried AS (
-        INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
-        SELECT id, attempt, $1, $2, $3, now() FROM moved
-    )
-    SELECT * FROM moved"""  # noqa: S608  # of our own words only
+def _claim(which: str) -> str:
+    """Return the SQL that takes the first of the waiting jobs of which `which` is true."""
+    return f"""
+        WITH turn AS (
+            SELECT id FROM generation_jobs
+            WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = $2::text)
+                AND NOT ($2 = ANY (refused_by) AND available_at > now() - $5::interval) AND {which}
+            ORDER BY priority DESC, available_at, id
+            LIMIT 1 FOR UPDATE SKIP LOCKED
+        ), moved AS (
+            UPDATE generation_jobs AS job
+            SET {stepped(TRANSITIONS[JobEvent.CLAIMED].target)}, worker_id = $1::text, backend_name = $2,
+                prompt_id = $3::text, lease_expires_at = now() + make_interval(secs => $4),
+                started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL
+            FROM turn
+            WHERE job.id = turn.id AND job.phase IN ({listed(TRANSITIONS[JobEvent.CLAIMED].sources)})
+            RETURNING job.*
+        ), logged AS (
+            INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
+            SELECT id, seq, '{JobEvent.CLAIMED}', phase, attempt, $1, jsonb_build_object('backend', $2, 'prompt_id', $3)
+            FROM moved
+        ), tried AS (
+            INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
+            SELECT id, attempt, $1, $2, $3, now() FROM moved
+        )
+        SELECT {WHOLE} FROM moved"""  # noqa: S608  # of our own words only
+
+
+_CLAIM: Final = _claim("suspicions = 0 AND (NOT $6::bool OR refused_by = '{}')")
+_CLAIM_SUSPECT: Final = _claim("suspicions > 0")
 
 _RENEW: Final = """
     UPDATE generation_jobs AS job
@@ -300,7 +322,7 @@ _TAKE_OVER: Final = f"""
         UPDATE job_attempts AS tried SET worker_id = $1
         FROM moved WHERE tried.job_id = moved.id AND tried.number = moved.attempt
     )
-    SELECT * FROM moved"""  # noqa: S608  # of our own words only
+    SELECT {STANDING} FROM moved"""  # noqa: S608  # of our own words only
 
 _SUBMITTING: Final = f"""
     WITH held AS (
@@ -331,9 +353,9 @@ _FAIL: Final = claimed_step(
 _REQUEUE: Final = claimed_step(
     JobEvent.REQUEUED,
     job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $15), refused_by = $16,
-        progress = 0, {_ERROR}, {_RELEASED}""",
+        suspicions = job.suspicions + $17::int, progress = 0, {_ERROR}, {_RELEASED}""",
     attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
-    data=_ERROR_DATA,
+    data=f"{_ERROR_DATA} || CASE WHEN $17 > 0 THEN '{{\"suspect\": true}}'::jsonb ELSE '{{}}'::jsonb END",
 )
 _CANCELLED: Final = claimed_step(
     JobEvent.CANCELLED, job=f"completed_at = now(), {_RELEASED}", attempt=_ENDED.format(outcome="cancelled")

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, select, text
 
 from app.domain.job import JobStatus
+from app.storage.columns import STANDING_COLUMNS, standing_of
 from app.storage.schema import IS_RUNNING, JobRow
-from app.storage.transitions import to_domain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from app.domain.job import Job
+    from app.domain.job import Standing
     from app.storage.database import Database
 
 FRESH_S: Final = 2.0
 """So old may the figures of the last hour be: all who look at the page share one read."""
 MOST_RUNNING: Final = 500
+PROMPT_CHARACTERS: Final = 500
+"""So much of a running job's prompt is read, to call it by."""
 TIMED: Final = 2000
 """So many of the last hour's runs are timed, the last ones: more would tell the same."""
 
@@ -53,6 +55,14 @@ class LastHour:
     """Backend → the median time that an image took, of runs that left any."""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job that runs, with the beginning of its prompt."""
+
+    job: Standing
+    prompt: str | None
+
+
 class FleetFigures:
     """Reads them. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
@@ -61,11 +71,13 @@ class FleetFigures:
         self._last: tuple[float, LastHour] | None = None
         """What `last_hour` returned last, and until when that holds, in seconds of the monotonic clock."""
 
-    async def running(self) -> list[Job]:
+    async def running(self) -> list[Run]:
         """Return the jobs that run, the oldest first; of very many not all."""
+        prompt = func.left(JobRow.prompt, PROMPT_CHARACTERS).label("beginning")
+        found = select(*STANDING_COLUMNS, prompt).where(IS_RUNNING).order_by(JobRow.id).limit(MOST_RUNNING)
         async with self._database.transaction() as session:
-            rows = await session.scalars(select(JobRow).where(IS_RUNNING).order_by(JobRow.id).limit(MOST_RUNNING))
-            return [to_domain(row) for row in rows]
+            rows = await session.execute(found)
+            return [Run(standing_of(row), row["beginning"]) for row in rows.mappings()]
 
     async def last_hour(self) -> LastHour:
         """Return the figures of the hour up to now, or to `FRESH_S` ago."""

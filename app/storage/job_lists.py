@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sqlalchemy import ColumnElement, Select, bindparam, func, select, text, tuple_
 
 from app.domain.errors import Fault, InvalidRequest
-from app.domain.job import Job, JobStatus
+from app.domain.job import JobStatus, Standing
 from app.storage.database import driver_of
 from app.storage.schema import AttemptRow, JobRow
-from app.storage.whole_jobs import JobView, read_whole_jobs
+from app.storage.whole_jobs import JobView, fitting, read_whole_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,9 @@ COUNTED: Final = 10_000
 """So many jobs are looked at to count a list; of a longer one it is only said that it has at least so many."""
 SEARCHED: Final = 50_000
 """So many jobs are searched for a text at a time: 0.15 s. The cursor leads on to the others."""
+
+PAGE_BYTES: Final = 4 * 2**20
+"""About so large may the answer be that a page makes, or one job larger: a page of long jobs ends early."""
 
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]
 _OPPOSITES: Final[dict[Sort, Sort]] = {
@@ -89,7 +92,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a list. A search for a text may leave it short, or empty, and still lead on."""
+    """A page of a list. Long jobs may leave it short, and a search for a text empty too, and still it leads on."""
 
     items: list[JobView]
     total: int
@@ -105,8 +108,11 @@ PLAN_FOR_THESE_VALUES: Final = text("SET LOCAL plan_cache_mode = force_custom_pl
 class JobLists:
     """Reads of lists. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
-    def __init__(self, database: Database, *, counted: int = COUNTED, searched: int = SEARCHED) -> None:
+    def __init__(
+        self, database: Database, *, counted: int = COUNTED, searched: int = SEARCHED, page_bytes: int = PAGE_BYTES
+    ) -> None:
         self._database = database
+        self._page_bytes = page_bytes
         self._counted = counted
         self._searched = searched
 
@@ -121,15 +127,16 @@ class JobLists:
                 await session.execute(PLAN_FOR_THESE_VALUES)
             # The places first, by an index that needs no row, and then the rows of these alone.
             places = (await session.execute(wanted.limit(limit + 1).offset(skip))).all()
+            driver = await driver_of(session)
+            shown = await fitting(driver, [place.id for place in places[:limit]], self._page_bytes)
             following: str | None = None
-            if len(places) > limit:
-                last = places[limit - 1]
+            if len(places) > shown:
+                last = places[shown - 1]
                 following = _write_cursor(sort, last.at, last.id)
             elif chosen.searching:
                 following = await _search_on(session, whole, sort, self._searched)
             total, exact = await _total(session, chosen, self._counted)
-            job_ids = [place.id for place in places[:limit]]
-            views = await read_whole_jobs(await driver_of(session), job_ids, positions=False)
+            views = await read_whole_jobs(driver, [place.id for place in places[:shown]], positions=False)
         # One may have been deleted meanwhile.
         items = [view for view in views if view is not None]
         # A search may find jobs beyond those that were counted.
@@ -175,7 +182,7 @@ class JobLists:
             for status, value in zip(JobStatus, values, strict=True)
         }
 
-    async def before(self, chosen: JobFilter, sort: Sort, job: Job) -> Count:
+    async def before(self, chosen: JobFilter, sort: Sort, job: Standing) -> Count:
         """Return how many jobs of a list come before this one; of a search none are counted."""
         if chosen.searching:
             return Count(0, exact=False)
@@ -211,7 +218,7 @@ class JobLists:
             values = (await session.execute(select(*each))).one()
         return [Count(min(value, most), value <= most) for value in values]
 
-    def cursor_at(self, sort: Sort, job: Job) -> str:
+    def cursor_at(self, sort: Sort, job: Standing) -> str:
         """Return the cursor that leads on from this job; with the opposite sort it leads back."""
         return _write_cursor(sort, getattr(job, sort.lstrip("-")), job.job_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -11,9 +12,10 @@ from sqlalchemy import func, or_, select
 
 from app.batching import Batcher
 from app.domain.errors import JobNotFound
-from app.domain.job import Attempt, Job, JobStatus, Output, Phase
+from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Standing, Turn
 from app.domain.message import Snapshot
-from app.storage.job_lists import COUNTED, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists
+from app.storage.graphs import ShownGraphs, read_asked, read_sent, read_shown, read_whole
+from app.storage.job_lists import COUNTED, PAGE_BYTES, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists
 from app.storage.schema import (
     IS_RUNNING,
     IS_WAITING,
@@ -25,8 +27,7 @@ from app.storage.schema import (
     OutputRow,
 )
 from app.storage.snapshots import read_snapshots
-from app.storage.transitions import to_domain
-from app.storage.whole_jobs import JobView, read_whole_jobs
+from app.storage.whole_jobs import JobView, attempt_of, fitting, read_whole_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,10 @@ SOON: Final = timedelta(hours=1)
 """Who is due later needs no turn yet, and must not be in the way of those who do."""
 MOST_AT_ONCE: Final = 64
 """Jobs by number that one read brings."""
+MOST_STEPS: Final = 500
+"""Events, or attempts, of a job that one read brings."""
+GRAPHS_AT_ONCE: Final = 4
+"""So many graphs are read at a time, whoever asks."""
 USUAL_S: Final = 5.0
 """So old may be what is said of how long runs take."""
 
@@ -69,8 +74,11 @@ class QueueStats:
 class JobViews(JobLists):
     """Reads of jobs. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
-    def __init__(self, database: Database, *, counted: int = COUNTED, searched: int = SEARCHED) -> None:
-        super().__init__(database, counted=counted, searched=searched)
+    def __init__(
+        self, database: Database, *, counted: int = COUNTED, searched: int = SEARCHED, page_bytes: int = PAGE_BYTES
+    ) -> None:
+        super().__init__(database, counted=counted, searched=searched, page_bytes=page_bytes)
+        self._graphs = asyncio.Semaphore(GRAPHS_AT_ONCE)
         self._viewing = Batcher(self._read, most=MOST_AT_ONCE, flights=2)
         self._usual: tuple[float, float] | None = None
         """What `usual_execution_s` returned last, and until when that holds, in seconds of the monotonic clock."""
@@ -88,19 +96,54 @@ class JobViews(JobLists):
 
     async def _read(self, job_ids: Sequence[int]) -> list[JobView | None]:
         async with self._database.driver() as connection:
-            return await read_whole_jobs(connection, job_ids, positions=True, details=True)
+            return await read_whole_jobs(connection, job_ids, positions=True)
 
-    async def attempts(self, job_id: int) -> list[Attempt]:
-        """Return the job's attempts, the first one first."""
-        return (await self.view(job_id)).attempts
+    async def detailed(self, job_id: int) -> JobView:
+        """Return one job as `view` does, its attempts with their tracebacks and spans."""
+        async with self._database.driver() as connection:
+            (view,) = await read_whole_jobs(connection, [job_id], positions=True, details=True)
+        if view is None:
+            raise JobNotFound([job_id])
+        return view
 
-    async def graph(self, job_id: int) -> dict[str, Any] | None:
-        """Return the graph as it was last sent to ComfyUI; None before that, `JobNotFound` for no job."""
+    async def several(self, job_ids: Sequence[int]) -> list[JobView]:
+        """Return those of the jobs that exist, without their positions: as many as a page may have bytes."""
+        async with self._database.driver() as connection:
+            shown = await fitting(connection, job_ids, self._page_bytes)
+            views = await read_whole_jobs(connection, job_ids[:shown], positions=False)
+        return [view for view in views if view is not None]
+
+    async def attempts(self, job_id: int, *, after: int = 0, limit: int = MOST_STEPS) -> list[Attempt]:
+        """Return the job's attempts, the first one first, from the one after this number on; or raise `JobNotFound`."""
+        columns = [
+            column for column in AttemptRow.__table__.columns if column.key not in ("graph", "traceback", "spans")
+        ]
+        found = select(*columns).where(AttemptRow.job_id == job_id, AttemptRow.number > after)
         async with self._database.transaction() as session:
-            if await session.get(JobRow, job_id) is None:
+            rows = (await session.execute(found.order_by(AttemptRow.number).limit(limit))).mappings().all()
+            if not rows and await session.scalar(select(JobRow.id).where(JobRow.id == job_id)) is None:
                 raise JobNotFound([job_id])
-            sent = select(AttemptRow.graph).where(AttemptRow.job_id == job_id, AttemptRow.graph.is_not(None))
-            return await session.scalar(sent.order_by(AttemptRow.number.desc()).limit(1))
+        return [attempt_of(row, details=False) for row in rows]
+
+    async def whole(self, job_id: int) -> Job:
+        """Return a job with its graph, or raise `JobNotFound`; few at a time, as all below."""
+        async with self._graphs, self._database.driver() as connection:
+            return await read_whole(connection, job_id)
+
+    async def asked_graph(self, job_id: int) -> str | None:
+        """Return the graph that the client sent, as JSON text; None if it sent none."""
+        async with self._graphs, self._database.driver() as connection:
+            return await read_asked(connection, job_id)
+
+    async def sent_graph(self, job_id: int) -> str | None:
+        """Return the graph as it was last sent to ComfyUI, as JSON text; None before that, `JobNotFound` for no job."""
+        async with self._graphs, self._database.driver() as connection:
+            return await read_sent(connection, job_id)
+
+    async def shown_graphs(self, job_id: int, most_characters: int, node: str | None) -> ShownGraphs:
+        """Return a job's graphs as far as they are short enough, and the title of the node at work."""
+        async with self._graphs, self._database.driver() as connection:
+            return await read_shown(connection, job_id, most_characters, node)
 
     async def around(self, job_id: int) -> tuple[int | None, int | None]:
         """Return the numbers of the jobs before and after this one, whose own need not be there."""
@@ -129,14 +172,20 @@ class JobViews(JobLists):
         self._usual = float(found), time.monotonic() + USUAL_S
         return float(found)
 
-    async def events(self, job_id: int) -> list[Event]:
-        """Return the steps of the job's life in order, or raise `JobNotFound`."""
+    async def events(self, job_id: int, *, after: int = 0, limit: int = MOST_STEPS) -> list[Event]:
+        """Return steps of the job's life in order, from the one after this `seq` on, or raise `JobNotFound`."""
+        found = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after).order_by(EventRow.seq)
         async with self._database.transaction() as session:
-            rows = list(await session.scalars(select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.seq)))
-            if not rows:
+            rows = list(await session.scalars(found.limit(limit)))
+            if not rows and await session.scalar(select(JobRow.id).where(JobRow.id == job_id)) is None:
                 raise JobNotFound([job_id])
-            names = [name for name in Event.__dataclass_fields__ if name != "phase"]
-            return [Event(phase=Phase(row.phase), **{name: getattr(row, name) for name in names}) for row in rows]
+        return [_event(row) for row in rows]
+
+    async def last_events(self, job_id: int, limit: int) -> list[Event]:
+        """Return the last steps of the job's life, in order."""
+        found = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.seq.desc()).limit(limit)
+        async with self._database.transaction() as session:
+            return [_event(row) for row in await session.scalars(found)][::-1]
 
     async def snapshots(self, job_ids: Sequence[int]) -> dict[int, Snapshot]:
         """Return the present state of those of the jobs that exist."""
@@ -166,11 +215,12 @@ class JobViews(JobLists):
             await session.execute(PLAN_FOR_THESE_VALUES)
             return dict((await session.execute(statement)).all())
 
-    async def waiting_turns(self, session: AsyncSession, limit: int) -> list[Job]:
-        """Return waiting jobs that are due or will be `SOON`, the next one first; in the caller's transaction."""
-        statement = select(JobRow).where(IS_WAITING, JobRow.available_at <= func.now() + SOON)
+    async def waiting_turns(self, session: AsyncSession, limit: int) -> list[Turn]:
+        """Return the turns of jobs that are due or will be `SOON`, the next one first; in the caller's transaction."""
+        statement = select(JobRow.id, JobRow.attempt, JobRow.available_at)
+        statement = statement.where(IS_WAITING, JobRow.available_at <= func.now() + SOON)
         statement = statement.order_by(JobRow.priority.desc(), JobRow.available_at, JobRow.id).limit(limit)
-        return [to_domain(row) for row in await session.scalars(statement)]
+        return [Turn(*row) for row in await session.execute(statement)]
 
     async def known_paths(self, paths: Sequence[str]) -> set[str]:
         """Return those of the store's paths that belong to an output."""
@@ -196,7 +246,7 @@ class JobViews(JobLists):
             return row.job_id, row.created_at, [_output(each) for each in await session.scalars(outputs)]
 
 
-def snapshot_of(job: Job, output_paths: list[str] | None = None) -> Snapshot:
+def snapshot_of(job: Standing, output_paths: list[str] | None = None) -> Snapshot:
     """Return what watchers are told of this job."""
     return Snapshot(
         job_id=job.job_id,
@@ -212,6 +262,11 @@ def snapshot_of(job: Job, output_paths: list[str] | None = None) -> Snapshot:
         content_id=job.content_id,
         output_paths=output_paths or [],
     )
+
+
+def _event(row: EventRow) -> Event:
+    names = [name for name in Event.__dataclass_fields__ if name != "phase"]
+    return Event(phase=Phase(row.phase), **{name: getattr(row, name) for name in names})
 
 
 def _output(row: OutputRow) -> Output:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Text, bindparam, cast, delete, func, select
 from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
-from app.domain.job import FINISHED, STATUS_OF, Job, JobEvent, NewJob, Phase
+from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
 from app.domain.workflow import with_seed
-from app.encoding import dumps
+from app.encoding import dumps, loads
 from app.storage import idempotency
 from app.storage.database import driver_of
 from app.storage.schema import ContentRow, JobRow, OutputRow
-from app.storage.transitions import RELEASED, move, require, to_domain
+from app.storage.transitions import RELEASED, move, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncSession
 
     from app.storage.database import Database
     from app.storage.idempotency import Once
@@ -28,6 +32,8 @@ class JobStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Of a thousand that are retried at once each would bring its graph.
+        self._reseeding = asyncio.Semaphore(1)
 
     async def replay(self, once: Once) -> str | None:
         """Return the answer that this request got before, if it came before; raises `IdempotencyKeyReused`."""
@@ -58,12 +64,12 @@ class JobStore:
             await idempotency.forget(session, withdrawn)
             return withdrawn
 
-    async def get(self, job_id: int) -> Job:
-        """Return the job, or raise `JobNotFound`."""
+    async def get(self, job_id: int) -> Standing:
+        """Return where the job stands, or raise `JobNotFound`."""
         async with self._database.transaction() as session:
-            return to_domain(await require(session, job_id))
+            return await require(session, job_id)
 
-    async def cancel(self, job_id: int, reason: str | None, actor: str) -> tuple[Job, bool]:
+    async def cancel(self, job_id: int, reason: str | None, actor: str) -> tuple[Standing, bool]:
         """Cancel a waiting job at once, or note that a running one is to be cancelled.
 
         Returns the job, and whether this has changed it: asked again, it changes nothing. A job that is being saved is
@@ -79,33 +85,36 @@ class JobStore:
             for _ in range(3):
                 for event in (JobEvent.WITHDRAWN, JobEvent.CANCEL_REQUESTED):
                     ended = {"completed_at": func.now()} if event is JobEvent.WITHDRAWN else {}
-                    row = await move(
+                    moved = await move(
                         session, event, [JobRow.id == job_id], actor, values=asked | ended, data={"reason": reason}
                     )
-                    if row is not None:
-                        return to_domain(row), True
-                job = to_domain(await require(session, job_id))
+                    if moved is not None:
+                        return moved, True
+                job = await require(session, job_id)
                 if job.phase in (Phase.CANCELLED, Phase.CANCELLING, Phase.SAVING):
                     return job, False
                 if job.status in FINISHED:
                     raise JobAlreadyFinished(f"Job {job_id} is already {job.status}.")
             raise InvalidTransition(job.phase, JobEvent.CANCEL_REQUESTED)
 
-    async def retry(self, job_id: int, seed: int | None, actor: str) -> Job:
+    async def retry(self, job_id: int, seed: int | None, actor: str) -> Standing:
         """Queue another attempt of a failed or cancelled job, with its own seed or a new one.
 
         Raises
         ------
         JobNotFound, JobNotRetryable
         """
-        async with self._database.transaction() as session:
-            row = await require(session, job_id)
+        async with self._reseeding if seed is not None else nullcontext(), self._database.transaction() as session:
+            job = await require(session, job_id)
+            if job.phase not in TRANSITIONS[JobEvent.RETRIED].sources:
+                raise _not_retryable(job)
             values: dict[str, Any] = {
                 "attempt": JobRow.attempt + 1,
                 "attempt_limit": JobRow.attempt + JobRow.max_attempts,
                 "available_at": func.now(),
                 "queued_at": func.now(),
                 "refused_by": [],
+                "suspicions": 0,
                 "progress": 0,
                 "started_at": None,
                 "completed_at": None,
@@ -114,16 +123,13 @@ class JobStore:
                 "cancel_reason": None,
             } | RELEASED
             if seed is not None:
-                values["sampler_params"] = row.sampler_params | {"seed": seed}
-                if row.workflow is not None:
-                    values["workflow"] = with_seed(row.workflow, seed)[0]
-            same = [JobRow.id == job_id, JobRow.attempt == row.attempt]
+                values |= await _reseeded(session, job_id, seed)
+            same = [JobRow.id == job_id, JobRow.attempt == job.attempt]
             data = {"seed": "new"} if seed is not None else {}
             moved = await move(session, JobEvent.RETRIED, same, actor, values=values, data=data)
             if moved is None:
-                now = await require(session, job_id)
-                raise JobNotRetryable(f"Job {job_id} is {now.status}; only a failed or cancelled job can be retried.")
-            return to_domain(moved)
+                raise _not_retryable(await require(session, job_id))
+            return moved
 
     async def delete(self, job_id: int) -> list[str]:
         """Delete a finished job's rows and return the paths of its files, now nobody's.
@@ -141,14 +147,34 @@ class JobStore:
             files = [path for row in paths for path in row if path]
             statement = delete(JobRow).where(JobRow.id == job_id, JobRow.status.in_(FINISHED)).returning(JobRow.id)
             if (await session.scalars(statement)).one_or_none() is None:
-                row = await require(session, job_id)
-                raise JobNotFinished(f"Job {job_id} is {row.status}; cancel it first.")
+                job = await require(session, job_id)
+                raise JobNotFinished(f"Job {job_id} is {job.status}; cancel it first.")
             return files
 
     async def prune_keys(self) -> int:
         """Delete idempotency keys that have had their day."""
         async with self._database.transaction() as session:
             return await idempotency.prune(session)
+
+
+def _not_retryable(job: Standing) -> JobNotRetryable:
+    return JobNotRetryable(f"Job {job.job_id} is {job.status}; only a failed or cancelled job can be retried.")
+
+
+async def _reseeded(session: AsyncSession, job_id: int, seed: int) -> dict[str, Any]:
+    """Return what is to be set for another seed."""
+    asked = select(JobRow.sampler_params, cast(JobRow.workflow, Text)).where(JobRow.id == job_id)
+    sampler_params, graph = (await session.execute(asked)).one()
+    values: dict[str, Any] = {"sampler_params": sampler_params | {"seed": seed}}
+    if graph is not None:
+        # In a thread: a graph of thousands of nodes is read, searched and written.
+        changed = await asyncio.to_thread(_graph_with_seed, graph, seed)
+        values["workflow"] = cast(bindparam(None, changed, type_=Text()), JobRow.__table__.c.workflow.type)
+    return values
+
+
+def _graph_with_seed(graph: str, seed: int) -> str:
+    return dumps(with_seed(loads(graph), seed)[0])
 
 
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
@@ -179,6 +205,7 @@ async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
     return [
         Job(
             **{name: getattr(job, name) for name in NewJob.__dataclass_fields__},
+            has_workflow=job.workflow is not None,
             job_id=row["id"],
             phase=Phase.QUEUED,
             seq=1,
@@ -189,6 +216,7 @@ async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
             worker_id=None,
             prompt_id=None,
             refused_by=[],
+            suspicions=0,
             error_code=None,
             error_message=None,
             cancel_reason=None,

@@ -76,7 +76,10 @@ class JobRow(Base):
     batch_size: Mapped[int] = mapped_column(SmallInteger)
     # The seed reaches 2**64 - 1, too large for a bigint; JSONB keeps it digit for digit.
     sampler_params: Mapped[dict[str, Any]]
-    workflow: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # Never with the row: app/storage/columns.py says who reads it.
+    workflow: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
+    )
     backend: Mapped[str | None] = mapped_column(String(255))
     priority: Mapped[int] = mapped_column(SmallInteger)
     not_before: Mapped[datetime | None]
@@ -97,6 +100,7 @@ class JobRow(Base):
     lease_expires_at: Mapped[datetime | None]
     prompt_id: Mapped[str | None] = mapped_column(String(64))
     refused_by: Mapped[list[str]]
+    suspicions: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
     cancel_reason: Mapped[str | None] = mapped_column(Text)
@@ -164,7 +168,10 @@ class AttemptRow(Base):
     worker_id: Mapped[str] = mapped_column(String(255))
     backend_name: Mapped[str] = mapped_column(String(255))
     prompt_id: Mapped[str] = mapped_column(String(64))
-    graph: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # Never with the row, as is none of what can be long here.
+    graph: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
+    )
     claimed_at: Mapped[datetime]
     submitted_at: Mapped[datetime | None]
     executing_at: Mapped[datetime | None]
@@ -176,9 +183,11 @@ class AttemptRow(Base):
     node_id: Mapped[str | None] = mapped_column(Text)
     node_type: Mapped[str | None] = mapped_column(Text)
     # As ComfyUI told it, cut; for operators only, because it shows a server's paths.
-    traceback: Mapped[str | None] = mapped_column(Text)
+    traceback: Mapped[str | None] = mapped_column(Text, deferred=True, deferred_raiseload=True)
     # When ComfyUI began and ended each node, in ms since `executing_at`; app/domain/spans.py has the shape.
-    spans: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
+    spans: Mapped[list[dict[str, Any]] | None] = mapped_column(
+        JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
+    )
     # Equal for runs that cost about the same: the graph without its seeds, texts and file names.
     workflow_key: Mapped[str | None] = mapped_column(String(32))
 

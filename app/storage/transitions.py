@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import ColumnElement, func, insert, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 
 from app.domain.errors import JobNotFound
-from app.domain.job import STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Repair
+from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, Phase, Repair
+from app.storage.columns import STANDING_COLUMNS, standing_of
 from app.storage.schema import EventRow, JobRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession
+
+    from app.domain.job import Standing
 
 RELEASED: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
 
@@ -27,7 +29,7 @@ async def move(
     *,
     values: Mapping[str, Any],
     data: Mapping[str, Any],
-) -> JobRow | None:
+) -> Standing | None:
     """Make one transition of the table: the guarded UPDATE and its event row. None: no row was in a source phase."""
     move = TRANSITIONS[event]
     statement = (
@@ -42,13 +44,15 @@ async def move(
                 **values,
             }
         )
-        .returning(JobRow)
+        .returning(*STANDING_COLUMNS)
     )
-    options = {"synchronize_session": False, "populate_existing": True}
-    row = (await session.scalars(statement, execution_options=options)).one_or_none()
-    if row is not None:
-        await log_event(session, row, event, actor, data)
-    return row
+    done = await session.execute(statement, execution_options={"synchronize_session": False})
+    row = done.mappings().one_or_none()
+    if row is None:
+        return None
+    moved = standing_of(row)
+    await log_event(session, moved, event, actor, data)
+    return moved
 
 
 def claimed_step(event: JobEvent, *, job: str, attempt: str = "", data: str = "'{}'") -> str:
@@ -56,7 +60,7 @@ def claimed_step(event: JobEvent, *, job: str, attempt: str = "", data: str = "'
 
     `job` and `attempt` are what is set beyond phase and seq in the rows of the two tables, `data` the event's. The
     parameters `$1` to `$9` are the claim's job id, attempt and worker id, and those of `NOTED`. What is to be known of
-    the job's row, by the name `moved`, is selected behind it.
+    the job's row, by the name `moved`, is selected behind it: a column that is not has not been read.
     """
     move = TRANSITIONS[event]
     return f"""
@@ -97,38 +101,16 @@ def listed(phases: Iterable[Phase]) -> str:
 
 
 async def log_event(
-    session: AsyncSession, row: JobRow, event: JobEvent | Repair, actor: str, data: Mapping[str, Any]
+    session: AsyncSession, job: Standing, event: JobEvent | Repair, actor: str, data: Mapping[str, Any]
 ) -> None:
-    values = {"job_id": row.id, "seq": row.seq, "event": event, "phase": row.phase, "attempt": row.attempt}
+    values = {"job_id": job.job_id, "seq": job.seq, "event": event, "phase": job.phase, "attempt": job.attempt}
     await session.execute(insert(EventRow).values(**values, actor=actor, data=dict(data)))
 
 
-async def require(session: AsyncSession, job_id: int) -> JobRow:
-    row = await session.get(JobRow, job_id, populate_existing=True)
+async def require(session: AsyncSession, job_id: int) -> Standing:
+    """Return where the job stands, or raise `JobNotFound`."""
+    found = await session.execute(select(*STANDING_COLUMNS).where(JobRow.id == job_id))
+    row = found.mappings().one_or_none()
     if row is None:
         raise JobNotFound([job_id])
-    return row
-
-
-def to_domain(row: JobRow) -> Job:
-    """Return the row as the domain knows it."""
-    values = {name: getattr(row, name) for name in _SAME_NAMES}
-    return Job(job_id=row.id, phase=Phase(row.phase), metadata=row.job_metadata, **values)
-
-
-def job_of(record: Mapping[str, Any]) -> Job:
-    """Return a row of `generation_jobs`, as the driver gives it, as the domain knows it."""
-    values = {name: record[name] for name in _SAME_NAMES}
-    return Job(job_id=record["id"], phase=Phase(record["phase"]), metadata=record["metadata"], **values)
-
-
-def job_after(job: Job, record: Mapping[str, Any]) -> Job:
-    """Return the job after a step of which the driver gives the `MOVING` columns."""
-    values = {name: record[name] for name in _MOVING_NAMES}
-    return replace(job, phase=Phase(record["phase"]), **values)
-
-
-_MOVING_NAMES: Final = tuple(set(Job.__dataclass_fields__) - set(NewJob.__dataclass_fields__) - {"job_id", "phase"})
-MOVING: Final = ", ".join(("phase", *_MOVING_NAMES))
-"""The columns that steps change: what a client asked for, which can be long, need not be read again at each."""
-_SAME_NAMES: Final = tuple(set(Job.__dataclass_fields__) - {"job_id", "phase", "metadata"})
+    return standing_of(row)

@@ -1,22 +1,28 @@
-"""Jobs by their numbers, each with all that belongs to it: the read that clients repeat most."""
+"""Jobs by their numbers, each with all that belongs to it but its graphs: the read that clients repeat most."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.job import Attempt, Job, JobStatus, Output, Phase
-from app.storage.schema import AttemptRow, JobRow, OutputRow
+from app.domain.job import Attempt, JobStatus, ListedJob, Output
+from app.storage.columns import LISTED, listed_of
+from app.storage.schema import AttemptRow, OutputRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+MOST_ATTEMPTS: Final = 50
+"""So many attempts, the last ones, come with a job: one may be retried as often as anybody likes."""
+MOST_DETAILED: Final = 10
+"""So many with their tracebacks and spans."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job with its attempts and outputs."""
+    """A job with its last attempts, and its outputs."""
 
-    job: Job
+    job: ListedJob
     attempts: list[Attempt]
     outputs: list[Output]
     position: int | None
@@ -27,18 +33,21 @@ def _columns(table: Any, *, without: Sequence[str] = ()) -> str:
     return ", ".join(f'"{column.name}"' for column in table.__table__.columns if column.name not in without)
 
 
-_JOBS: Final = f"SELECT {_columns(JobRow)} FROM generation_jobs WHERE id = ANY($1)"  # noqa: S608  # names of our own
+_JOBS: Final = f"SELECT {LISTED} FROM generation_jobs WHERE id = ANY($1)"  # noqa: S608  # names of our own
 _DETAILS: Final = ("traceback", "spans")
 """What of an attempt can be long, and is shown of a single job only. The graph has a route of its own."""
 
 
-def _attempts(without: Sequence[str]) -> str:
+def _attempts(without: Sequence[str], most: int) -> str:
     columns = _columns(AttemptRow, without=["graph", *without])
-    return f"SELECT {columns} FROM job_attempts WHERE job_id = ANY($1) ORDER BY number"  # noqa: S608
+    return f"""
+        SELECT last.* FROM unnest($1::bigint[]) AS asked (id), LATERAL (
+            SELECT {columns} FROM job_attempts WHERE job_id = asked.id ORDER BY number DESC LIMIT {most}
+        ) AS last ORDER BY number"""  # noqa: S608  # of our own words only
 
 
-_ATTEMPTS: Final = _attempts(without=_DETAILS)
-_DETAILED_ATTEMPTS: Final = _attempts(without=())
+_ATTEMPTS: Final = _attempts(_DETAILS, MOST_ATTEMPTS)
+_DETAILED_ATTEMPTS: Final = _attempts((), MOST_DETAILED)
 _OUTPUTS: Final = f'SELECT {_columns(OutputRow)} FROM outputs WHERE content_id = ANY($1) ORDER BY "index"'  # noqa: S608
 _POSITIONS: Final = """
     SELECT job.id, 1 + (
@@ -48,11 +57,41 @@ _POSITIONS: Final = """
     ) AS position
     FROM generation_jobs AS job WHERE job.id = ANY($1) AND job.status = 'pending'"""
 
-_JOB_FIELDS: Final = [name for name in Job.__dataclass_fields__ if name not in ("job_id", "phase")]
-_DETAILED_FIELDS: Final = [name for name in Attempt.__dataclass_fields__ if name != "graph"]
+_BYTES: Final = f"""
+    2000 + 500 * LEAST(attempt, {MOST_ATTEMPTS})
+    + CASE WHEN attempt > 1 THEN COALESCE((
+        SELECT sum(octet_length(error_message)) FROM (
+            SELECT error_message FROM job_attempts WHERE job_id = jobs.id ORDER BY number DESC LIMIT {MOST_ATTEMPTS}
+        ) AS last), 0) ELSE 0 END
+    + CASE WHEN content_id IS NULL THEN 0
+        ELSE 600 * (SELECT count(*) FROM outputs WHERE outputs.content_id = jobs.content_id) END
+    + octet_length(jsonb_build_array(prompt, negative_prompt, metadata, params, lora_models, error_message,
+        cancel_reason, warnings)::text)"""  # noqa: S608  # of our own words only
+"""About so many bytes of JSON a job has in an answer."""
+_FITTING: Final = f"""
+    WITH RECURSIVE walked (place, bytes) AS (
+        SELECT 0, 0::bigint
+        UNION ALL
+        SELECT place + 1, bytes + COALESCE((
+            SELECT {_BYTES} FROM generation_jobs AS jobs WHERE id = ($1::bigint[])[place + 1]), 0)::bigint
+        FROM walked WHERE place < cardinality($1::bigint[]) AND bytes < $2
+    )
+    SELECT max(place) FROM walked"""  # noqa: S608  # of our own words only
+"""One after the other, so that no more of them are looked at than fit: what they have is read to be measured."""
+
+_DETAILED_FIELDS: Final = list(Attempt.__dataclass_fields__)
 _ATTEMPT_FIELDS: Final = [name for name in _DETAILED_FIELDS if name not in _DETAILS]
-_NO_DETAILS: Final = dict.fromkeys(_DETAILS)
+_NO_DETAILS: Final[dict[str, Any]] = dict.fromkeys(_DETAILS)
+_NOTHING: Final[dict[str, Any]] = {}
 _OUTPUT_FIELDS: Final = list(Output.__dataclass_fields__)
+
+
+async def fitting(connection: Any, job_ids: Sequence[int], most_bytes: int) -> int:
+    """Return how many of these jobs, from the first one on, make an answer of about so many bytes: one at least."""
+    if len(job_ids) < 2:
+        return len(job_ids)
+    found: int = await connection.fetchval(_FITTING, job_ids, most_bytes)
+    return found
 
 
 async def read_whole_jobs(
@@ -66,28 +105,26 @@ async def read_whole_jobs(
     rows = {row["id"]: row for row in await connection.fetch(_JOBS, job_ids)}
     attempts: dict[int, list[Attempt]] = {}
     if rows:
-        fields: list[str] = _DETAILED_FIELDS if details else _ATTEMPT_FIELDS
-        absent: dict[str, None] = {} if details else _NO_DETAILS
         for row in await connection.fetch(_DETAILED_ATTEMPTS if details else _ATTEMPTS, list(rows)):
-            attempt = Attempt(**{"graph": None, **absent, **{name: row[name] for name in fields}})
-            attempts.setdefault(row["job_id"], []).append(attempt)
+            attempts.setdefault(row["job_id"], []).append(attempt_of(row, details=details))
     outputs: dict[int, list[Output]] = {}
     if contents := [row["content_id"] for row in rows.values() if row["content_id"] is not None]:
         for row in await connection.fetch(_OUTPUTS, contents):
             output = Output(**{name: row[name] for name in _OUTPUT_FIELDS})
             outputs.setdefault(row["content_id"], []).append(output)
     places: dict[int, int] = {}
-    waiting = [job_id for job_id, row in rows.items() if row["status"] == JobStatus.PENDING]
+    jobs = {job_id: listed_of(row) for job_id, row in rows.items()}
+    waiting = [job_id for job_id, job in jobs.items() if job.status is JobStatus.PENDING]
     if positions and waiting:
         places = {row["id"]: row["position"] for row in await connection.fetch(_POSITIONS, waiting)}
     views = {
-        job_id: JobView(
-            _job(row), attempts.get(job_id, []), outputs.get(row["content_id"] or 0, []), places.get(job_id)
-        )
-        for job_id, row in rows.items()
+        job_id: JobView(job, attempts.get(job_id, []), outputs.get(job.content_id or 0, []), places.get(job_id))
+        for job_id, job in jobs.items()
     }
     return [views.get(job_id) for job_id in job_ids]
 
 
-def _job(row: Any) -> Job:
-    return Job(job_id=row["id"], phase=Phase(row["phase"]), **{name: row[name] for name in _JOB_FIELDS})
+def attempt_of(record: Any, *, details: bool) -> Attempt:
+    """Return the attempt of a row; without details those are None."""
+    read, absent = (_DETAILED_FIELDS, _NOTHING) if details else (_ATTEMPT_FIELDS, _NO_DETAILS)
+    return Attempt(**{**absent, **{name: record[name] for name in read}})

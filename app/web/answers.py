@@ -9,17 +9,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from app.domain.job import Attempt, Job, Output, Phase
+from app.domain.job import Attempt, Output, Phase, Standing
 from app.domain.message import timestamp
 
 if TYPE_CHECKING:
     from app.domain.message import Snapshot
+    from app.encoding import Written
     from app.storage.job_views import Event
     from app.storage.whole_jobs import JobView
 
 _SAME = [
     *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models", "width", "height"),
-    *("batch_size", "sampler_params", "workflow", "backend", "priority", "max_attempts"),
+    *("batch_size", "sampler_params", "backend", "priority", "max_attempts"),
     *("timeout_seconds", "metadata", "params", "status", "phase", "attempt"),
     *("backend_name", "content_id", "error_message", "error_code", "cancel_reason"),
     *("warnings", "job_id", "task_id"),
@@ -29,14 +30,24 @@ _TIMES = ["not_before", "created_at", "updated_at", "started_at", "completed_at"
 
 
 def job_answer(
-    view: JobView, snapshot: Snapshot, eta_s: float | None = None, *, now: datetime | None = None
+    view: JobView,
+    snapshot: Snapshot,
+    eta_s: float | None = None,
+    *,
+    workflow: Written | dict[str, Any] | None = None,
+    now: datetime | None = None,
 ) -> dict[str, Any]:
-    """Return a job as the API shows it; `snapshot` brings the last progress, `now` is the moment that timings end."""
+    """Return a job as the API shows it.
+
+    `snapshot` brings the last progress, `now` is the moment that timings end, and `workflow` the graph that the client
+    sent, which a list leaves out.
+    """
     job = view.job
     return {
         **{name: getattr(job, name) for name in _SAME},
         **{name: _time(getattr(job, name)) for name in _TIMES},
         "id": job.job_id,
+        "workflow": workflow,
         "seq": snapshot.order,
         "progress": 100 if job.phase is Phase.COMPLETED else snapshot.progress,
         "queue_position": view.position,
@@ -106,7 +117,7 @@ def event_answer(event: Event) -> dict[str, Any]:
     }
 
 
-def _timings(job: Job, attempts: list[Attempt], now: datetime) -> dict[str, int | None]:
+def _timings(job: Standing, attempts: list[Attempt], now: datetime) -> dict[str, int | None]:
     last = attempts[-1] if attempts and attempts[-1].number == job.attempt else None
     began = (last.executing_at or last.submitted_at) if last else None
     executed = last.executed_at if last else None
@@ -127,7 +138,7 @@ def _ms(start: datetime | None, end: datetime | None) -> int | None:
     return max(0, round((end - start).total_seconds() * 1000)) if start and end else None
 
 
-def _links(job: Job) -> dict[str, str]:
+def _links(job: Standing) -> dict[str, str]:
     base = f"/api/v1/generation-jobs/{job.job_id}"
     links = {"self": base, "events": f"{base}/events", "workflow": f"{base}/workflow", "ws": f"/ws/jobs/{job.job_id}"}
     links |= {"cancel": f"{base}/cancel"} if not job.completed_at else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +11,7 @@ from aiohttp import web
 from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
-from app.encoding import dumps
+from app.encoding import Written, dump_bytes, dumps, loads
 from app.keys import CONTROL, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
@@ -33,17 +33,20 @@ from app.web.requests import (
     BulkRequest,
     BulkRetryRequest,
     CancelRequest,
+    HistoryQuery,
     JobRequest,
     ListQuery,
     RetryRequest,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from pydantic import BaseModel
 
-    from app.domain.job import Job
+    from app.domain.job import Job, Standing
+    from app.domain.message import Snapshot
+    from app.storage.job_lists import Page
 
 routes: Final = web.RouteTableDef()
 
@@ -53,17 +56,29 @@ ACTOR: Final = "api"
 """Who did it, in a job's events, as long as there are no keys."""
 
 
+WRITTEN_AT_ONCE: Final = 200
+"""So many jobs are made an answer at once: about 10 ms."""
+
+
 def answered(told: BaseModel | dict[str, Any], status: HTTPStatus = HTTPStatus.OK, **headers: str) -> web.Response:
     """Return a model, or plain data of a model's shape, as the answer."""
-    text = dumps(told) if isinstance(told, dict) else told.model_dump_json()
-    return web.Response(text=text, status=status, content_type="application/json", headers=headers or None)
+    body = dump_bytes(told) if isinstance(told, dict) else told.model_dump_json().encode()
+    return json_answer(body, status, headers)
+
+
+def json_answer(
+    body: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return JSON in UTF-8 as the answer."""
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
 
 
 async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     """Return a job with the last progress and the time it will probably take."""
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
     eta_s = await _eta(request, view, snapshot.progress)
-    return job_answer(view, snapshot, eta_s)
+    graph = await request.app[VIEWS].asked_graph(view.job.job_id) if view.job.has_workflow else None
+    return job_answer(view, snapshot, eta_s, workflow=Written(graph) if graph is not None else None)
 
 
 @routes.post(BASE)
@@ -75,7 +90,7 @@ async def create_job(request: web.Request) -> web.Response:
         asked, once = await request.app[SIDELINE].do(len(raw), _asked, raw, idempotency_key_of(request))
         result = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides, once)
     if isinstance(result, Replayed):
-        text, job_id, headers = result.answer, json.loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
+        text, job_id, headers = result.answer, loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
     else:
         text, job_id, headers = _created(result), result.job_id, {}
     headers["Location"] = f"{BASE}/{job_id}"
@@ -92,16 +107,12 @@ async def list_jobs(request: web.Request) -> web.Response:
         asked.to_filter(), asked.sort, asked.limit, cursor=asked.cursor, skip=asked.skip
     )
     snapshots = await request.app[EVENTS].with_live([snapshot_of(view.job) for view in page.items])
-    items = [job_answer(view, snapshot) for view, snapshot in zip(page.items, snapshots, strict=True)]
-    answer = {
-        "items": items,
-        "total": page.total,
-        "total_exact": page.total_exact,
-        "skip": asked.skip,
-        "limit": asked.limit,
-        "next_cursor": page.next_cursor,
-    }
-    return answered(answer)
+    if len(page.items) <= WRITTEN_AT_ONCE:
+        body = _listed(asked, page, snapshots)
+    else:
+        # In a thread, which lets the loop in again and again.
+        body = await asyncio.to_thread(_listed, asked, page, snapshots)
+    return json_answer(body)
 
 
 @routes.get(BASE + "/queue/stats")
@@ -130,25 +141,29 @@ async def get_job(request: web.Request) -> web.Response:
 @routes.get(ONE + "/attempts")
 async def list_attempts(request: web.Request) -> web.Response:
     """Show a job's attempts."""
-    attempts = await request.app[VIEWS].attempts(job_id_of(request))
-    return answered({"items": [attempt_answer(attempt) for attempt in attempts]})
+    asked = check(HistoryQuery, read_query(request.query), pointer="")
+    attempts = await request.app[VIEWS].attempts(job_id_of(request), after=asked.after, limit=asked.limit + 1)
+    shown = [attempt_answer(attempt) for attempt in attempts[: asked.limit]]
+    return answered({"items": shown, "next_after": shown[-1]["number"] if len(attempts) > asked.limit else None})
 
 
 @routes.get(ONE + "/events")
 async def list_events(request: web.Request) -> web.Response:
-    """Show every step of a job's life."""
-    events = await request.app[VIEWS].events(job_id_of(request))
-    return answered({"items": [event_answer(event) for event in events]})
+    """Show the steps of a job's life."""
+    asked = check(HistoryQuery, read_query(request.query), pointer="")
+    events = await request.app[VIEWS].events(job_id_of(request), after=asked.after, limit=asked.limit + 1)
+    shown = [event_answer(event) for event in events[: asked.limit]]
+    return answered({"items": shown, "next_after": shown[-1]["seq"] if len(events) > asked.limit else None})
 
 
 @routes.get(ONE + "/workflow")
 async def get_workflow(request: web.Request) -> web.Response:
     """Give the graph as it was last sent to ComfyUI."""
     job_id = job_id_of(request)
-    graph = await request.app[VIEWS].graph(job_id)
+    graph = await request.app[VIEWS].sent_graph(job_id)
     if graph is None:
         raise NotFound(f"Job {job_id} has not been sent to a backend yet.")
-    return web.json_response(graph)
+    return json_answer(graph.encode())
 
 
 @routes.post(ONE + "/cancel")
@@ -199,7 +214,7 @@ async def delete_job(request: web.Request) -> web.Response:
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int], Awaitable[Job]]) -> web.Response:
+async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int], Awaitable[Standing]]) -> web.Response:
     job_ids, matched, exact = asked.job_ids or [], len(asked.job_ids or []), True
     if asked.filter is not None:
         job_ids, matched, exact = await request.app[VIEWS].matching(asked.filter.to_filter(), MAX_BULK)
@@ -222,7 +237,21 @@ def _asked(raw: bytes, key: str | None) -> tuple[JobRequest, Once | None]:
 
 def _created(job: Job) -> str:
     """Return the answer to a submission: the same for the same job, so that a repetition gets it to the letter."""
-    return dumps(job_answer(JobView(job, [], [], None), snapshot_of(job), now=job.created_at))
+    view = JobView(job, [], [], None)
+    return dumps(job_answer(view, snapshot_of(job), workflow=job.workflow, now=job.created_at))
+
+
+def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot]) -> bytes:
+    items = [job_answer(view, snapshot) for view, snapshot in zip(page.items, snapshots, strict=True)]
+    answer = {
+        "items": items,
+        "total": page.total,
+        "total_exact": page.total_exact,
+        "skip": asked.skip,
+        "limit": asked.limit,
+        "next_cursor": page.next_cursor,
+    }
+    return dump_bytes(answer)
 
 
 async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:

@@ -12,12 +12,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from app.domain.errors import Unavailable
-from app.keys import FIGURES, HUB, METRICS, VIEWS
+from app.keys import FIGURES, HUB, METRICS, REGISTRY, VIEWS
 from app.metrics import Found, fleet_families
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from app.messaging.registry import Beat
     from app.storage.job_views import QueueStats
 
 routes: Final = web.RouteTableDef()
@@ -51,10 +52,11 @@ async def counted(
 @routes.get("/metrics")
 async def metrics(request: web.Request) -> web.Response:
     """Answer the figures of this process, the fleet's, and the queue's; parts that are away are left out."""
-    fleet, stats = await asyncio.gather(_fleet(request.app), _stats(request.app))
+    fleet, stats, beats = await asyncio.gather(_fleet(request.app), _stats(request.app), _beats(request.app))
     families: list[Metric] = [_up(fleet is not None, stats is not None, request.app[HUB].connected)]
     families += fleet_families(fleet) if fleet is not None else []
     families += _queue(stats) if stats is not None else []
+    families += [_well(beats)] if beats is not None else []
     found = CollectorRegistry()
     found.register(Found(families))
     body = generate_latest(request.app[METRICS].registry) + generate_latest(found)
@@ -66,6 +68,15 @@ async def _fleet(app: web.Application) -> dict[str, float] | None:
     try:
         async with asyncio.timeout(SCRAPE_S):
             return await app[FIGURES].read()
+    except (Unavailable, TimeoutError):
+        return None
+
+
+async def _beats(app: web.Application) -> list[Beat] | None:
+    """Return the heartbeats of backends; None while Redis is away."""
+    try:
+        async with asyncio.timeout(SCRAPE_S):
+            return await app[REGISTRY].backends()
     except (Unavailable, TimeoutError):
         return None
 
@@ -83,6 +94,14 @@ def _up(redis: bool, postgresql: bool, events: bool) -> Metric:
     for part, there in (("redis", redis), ("postgresql", postgresql), ("events", events)):
         up.add_metric([part], float(there))
     return up
+
+
+def _well(beats: list[Beat]) -> Metric:
+    told = "1 while the backend is trusted with jobs, 0 while it is ill, stands still or is not heard of."
+    well = GaugeMetricFamily("genonaut_backend_well", told, labels=["backend"])
+    for beat in beats:
+        well.add_metric([beat.name], float(beat.live and bool(beat.state.get("healthy"))))
+    return well
 
 
 def _queue(stats: QueueStats) -> list[Metric]:

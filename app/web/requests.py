@@ -24,6 +24,7 @@ from app.domain.job import JobStatus, NewJob
 from app.encoding import size_bytes
 from app.services.control import random_seed
 from app.storage.job_lists import JobFilter, Sort
+from app.storage.job_views import MOST_STEPS
 from app.web.checking import MAX_FAULTS
 
 MAX_SEED: Final = 2**64 - 1
@@ -224,6 +225,15 @@ class RetryRequest(RequestModel):
     """The body of a retry; an empty one will do."""
 
     seed: Literal["same", "new"] = "same"
+
+
+class HistoryQuery(BaseModel):
+    """The query of a job's attempts, or events."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    limit: int = Field(MOST_STEPS, ge=1, le=1000)
+    after: int = Field(0, ge=0, lt=2**31, description="The number, or `seq`, after which to go on: `next_after`.")
 
 
 class BulkFilter(RequestModel):

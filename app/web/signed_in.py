@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from app.domain.access import Viewer
 
-_FOR_ALL: Final = ("/monitor", "/health", "/metrics")
-"""The page has a guard of its own; the others tell machines how the service fares, and nothing of any job."""
+_FOR_ALL: Final = frozenset({"", "/health/live", "/health/ready", "/metrics"})
+"""These tell machines how the service fares, and nothing of any job; the first only leads on to the page."""
 
 
 async def viewer_of(request: web.Request) -> Viewer:
@@ -29,7 +29,10 @@ async def viewer_of(request: web.Request) -> Viewer:
 async def only_signed_in(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Serve what belongs to the page to those alone who may see the page."""
-    if request.path != "/" and not request.path.startswith(_FOR_ALL):
+    """Serve what belongs to the page to those alone who may see the page, which has a guard of its own."""
+    match, resource = request.match_info, request.match_info.route.resource
+    # By what the router made of it, and not by how it is written. Within a sub-application, the page, there are two.
+    place = resource.canonical.rstrip("/") if resource is not None else None
+    if len(match.apps) < 2 and place not in _FOR_ALL:
         await viewer_of(request)
     return await handler(request)

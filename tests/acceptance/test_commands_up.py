@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from acceptance.commands import Background, Place, eventually, temporary_place
 
+from app.embedded.ports import is_listening
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
 
@@ -40,8 +42,7 @@ def everything(place: Place) -> Iterator[Background]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_everything(place, number):
     with everything(place) as up:
-        with urllib.request.urlopen(f"http://127.0.0.1:{place.api_port}/health/live") as answer:
-            assert answer.status == 200
+        assert live(place) == 200
         assert up.ends(number) == 0
         assert place.left_behind() == []
     assert "Traceback" not in up.output
@@ -55,13 +56,56 @@ def test_ctrl_c_while_it_starts_leaves_nothing():
         assert "Traceback" not in up.output
 
 
+def live(place: Place) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{place.api_port}/health/live") as answer:
+        return int(answer.status)
+
+
+def comes_again(up: Background, line: str, times: int = 2) -> None:
+    """Wait until it has said the line so often."""
+    eventually(lambda: up.output.count(line) >= times or up.process.poll() is not None, f"{line} again")
+    assert up.output.count(line) == times, up.output
+
+
 @needs_proc
-@pytest.mark.parametrize("module", ["app", "worker"])
-def test_when_one_process_dies_everything_is_stopped(place, module):
+def test_a_worker_that_dies_is_started_again_and_the_server_stays(place):
     with everything(place) as up:
-        os.kill(up.children()[module], signal.SIGKILL)
-        assert up.ends() == 1
-    assert f"The {module} has ended by itself, by SIGKILL; everything is stopped.\n" in up.output
+        first = up.children()
+        os.kill(first["worker"], signal.SIGKILL)
+        up.says("The worker has ended by itself, by SIGKILL; it is started again in 1 s.\n")
+        assert live(place) == 200
+        comes_again(up, "[worker] Genonaut worker")
+        second = up.children()
+        assert (second["app"], second["worker"] != first["worker"]) == (first["app"], True)
+        os.kill(second["worker"], signal.SIGKILL)
+        up.says("it is started again in 2 s.\n")
+        # While it waits for that, too.
+        assert up.ends(signal.SIGINT) == 0
+    assert "Traceback" not in up.output
+
+
+@needs_proc
+def test_a_server_that_dies_is_started_again_and_the_worker_stays(place):
+    with everything(place) as up:
+        first = up.children()
+        os.kill(first["app"], signal.SIGKILL)
+        up.says("The app has ended by itself, by SIGKILL; it is started again in 1 s.\n")
+        comes_again(up, "[app] Genonaut serves")
+        assert live(place) == 200
+        assert up.children()["worker"] == first["worker"]
+        assert up.ends(signal.SIGINT) == 0
+    assert "Traceback" not in up.output
+
+
+def test_a_standin_that_dies_is_started_again(place):
+    with everything(place) as up:
+        port = place.server("standin").port
+        os.kill(place.server("standin").process.pid, signal.SIGKILL)
+        up.says("The ComfyUI stand-in has ended by itself; it is started again in 1 s.\n")
+        eventually(lambda: is_listening(port), "it is there again")
+        assert live(place) == 200
+        assert up.ends(signal.SIGINT) == 0
+    assert "Traceback" not in up.output
 
 
 @needs_proc
@@ -69,14 +113,13 @@ def test_when_a_worker_leaves_in_good_order_everything_else_goes_on(place):
     with everything(place) as up:
         os.kill(up.children()["worker"], signal.SIGTERM)
         up.says("The worker has ended, as it was asked to; everything else goes on.")
-        with urllib.request.urlopen(f"http://127.0.0.1:{place.api_port}/health/live") as answer:
-            assert answer.status == 200
+        assert live(place) == 200
         assert up.ends(signal.SIGINT) == 0
     assert "Traceback" not in up.output
 
 
-@pytest.mark.parametrize(("kind", "name"), [("redis", "Redis"), ("standin", "ComfyUI stand-in")])
-def test_when_an_embedded_server_dies_everything_is_stopped(place, kind, name):
+@pytest.mark.parametrize(("kind", "name"), [("redis", "Redis"), ("postgres", "PostgreSQL")])
+def test_when_an_embedded_database_dies_everything_is_stopped(place, kind, name):
     with everything(place) as up:
         os.kill(place.server(kind).process.pid, signal.SIGKILL)
         assert up.ends() == 1

@@ -12,7 +12,7 @@ from PIL import Image
 
 from app import keys
 from app.domain.errors import NodeFailed
-from app.domain.job import Job, Output
+from app.domain.job import Job, Output, Standing
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import snapshot_of
 from app.web.requests import JobRequest
@@ -105,9 +105,9 @@ class Life:
             thumbnail_path=thumbnail,
         )
 
-    async def _tell(self, job: Job) -> Job:
+    async def _tell(self, job: Standing) -> Job:
         await self.client.app[keys.EVENTS].publish(snapshot_of(job))
-        return job
+        return await self.store.whole(job.job_id)
 
 
 class Document(HTMLParser):

@@ -58,7 +58,7 @@ async def test_a_cancel_that_comes_late_says_so(client, life):
 async def test_a_retry_keeps_the_seed_or_draws_another(client, life, choice):
     job = await life.fail(await life.execute())
     said = await flash(client, await act(client, f"/monitor/jobs/{job.job_id}/retry", seed=choice))
-    again = await life.store.get(job.job_id)
+    again = await life.store.whole(job.job_id)
     assert f"with {'the same' if choice == 'same' else 'a new'} seed" in said
     assert (again.attempt, again.phase) == (2, "queued")
     assert (again.sampler_params["seed"] == job.sampler_params["seed"]) is (choice == "same")
@@ -70,7 +70,7 @@ async def test_what_a_completed_job_asked_for_is_sent_again_with_a_new_seed(clie
     said = await flash(client, await act(client, f"/monitor/jobs/{job.job_id}/again"))
     found = re.search(r"is sent again as job (\d+), with a new seed", said)
     assert found
-    again = await life.store.get(int(found[1]))
+    again = await life.store.whole(int(found[1]))
     assert again.job_id != job.job_id
     assert (again.attempt, again.phase) == (1, "queued")
     asked = [{name: getattr(each, name) for name in ("user_id", "prompt", "width", "params")} for each in (job, again)]

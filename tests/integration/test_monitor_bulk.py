@@ -111,7 +111,7 @@ async def test_a_retry_of_many_keeps_their_seeds(client, life):
     told = await said(client, await post_ticked(client, "retry", [jobs[0].job_id, jobs[1].job_id, waiting]))
     assert "Of 3 jobs: 2 wait for another attempt, 1 could not be retried." in told
     for job in jobs:
-        again = await life.store.get(job.job_id)
+        again = await life.store.whole(job.job_id)
         assert (again.attempt, again.sampler_params) == (2, job.sampler_params)
 
 

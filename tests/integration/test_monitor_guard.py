@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import ClientSession, CookieJar, WSMsgType, WSServerHandshakeError
+from aiohttp import ClientSession, CookieJar, WSMsgType, WSServerHandshakeError, web
+from integration.hostile import raw
 from integration.monitor_fixtures import Document, Life, read
 from sqlalchemy import text
 from yarl import URL
@@ -15,12 +16,15 @@ from app import keys
 from app.domain.access import LEAST_ROLE, Role
 from app.domain.errors import KeyNotFound, KeyTaken
 from app.main import create_app, create_monitor_app
-from app.monitor.guard import ABILITIES, PUBLIC, SECURITY_HEADERS
+from app.monitor.audit_pages import show_audit
+from app.monitor.guard import SECURITY_HEADERS
+from app.monitor.permissions import FORMS, PUBLIC, READS, UnlistedRoute, places, require_listed
+from app.monitor.routes import create_monitor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import ClientWebSocketResponse, web
+    from aiohttp import ClientWebSocketResponse
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings
@@ -242,20 +246,105 @@ async def test_the_way_back_is_never_another_site(secret, visitor, wanted):
 
 def posts(app: web.Application) -> list[str]:
     """Return every address of the page that takes a form, as its router has it, one for each action in it."""
-    found = set()
-    for route in app.router.routes():
-        resource = route.resource
-        if route.method == "POST" and resource is not None and resource.canonical.startswith("/monitor/"):
-            pattern = getattr(resource.get_info().get("pattern"), "pattern", "")
-            actions = re.search(r"\(\?P<action>([a-z|]+)\)", pattern)
-            choices = actions[1].split("|") if actions else [""]
-            found |= {resource.canonical.replace("{action}", action) for action in choices}
-    return sorted(found)
+    return sorted({place for method, place in of_the_page(app) if method == "POST"})
 
 
-async def test_every_form_has_its_least_role(client):
-    assert len(posts(client.app)) > 12
-    assert set(posts(client.app)) <= ABILITIES.keys() | PUBLIC
+def of_the_page(app: web.Application) -> set[tuple[str, str]]:
+    """Return method and address of every route of the page, as the router has them."""
+    return {(method, place) for method, place in places(app.router, "") if re.match(r"/monitor(/|$)", place)}
+
+
+def concrete(place: str) -> str:
+    """Return an address of this kind, of what does not exist."""
+    return re.sub(r"{(\w+)}", lambda name: {"job_id": "1", "name": "x"}.get(name[1], "x"), place)
+
+
+async def test_every_address_has_its_least_role(client):
+    routes = of_the_page(client.app)
+    assert len(routes) > 40
+    assert {place for method, place in routes if method == "POST"} <= FORMS.keys() | PUBLIC
+    assert {place for method, place in routes if method in ("GET", "HEAD")} <= READS.keys() | PUBLIC
+    assert {method for method, _ in routes} == {"GET", "HEAD", "POST"}
+    # And nothing is listed that is not there.
+    assert READS.keys() | FORMS.keys() <= {place for _, place in routes}
+
+
+@pytest.mark.parametrize(
+    "pattern", ["/audit/all", "/{action:quiet|explode}", "/{action}", "/backends/{name}/{action}", "/jobs/{job_id}.png"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "*"])
+async def test_a_page_with_an_address_that_is_not_listed_does_not_start(method, pattern):
+    page = create_monitor()
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(text="a secret")
+
+    page.router.add_route(method, pattern, handler)
+    with pytest.raises(UnlistedRoute, match=re.escape(re.sub(":.*}", "}", pattern).replace("{action}", ""))):
+        require_listed(page.router)
+
+
+async def test_a_form_where_only_reading_is_listed_does_not_start():
+    page = create_monitor()
+    page.router.add_post("/audit", show_audit)
+    with pytest.raises(UnlistedRoute, match="POST /monitor/audit"):
+        require_listed(page.router)
+
+
+async def test_an_address_that_is_not_listed_is_refused_to_everybody(client, visitor, monkeypatch):
+    monkeypatch.delitem(READS, "/monitor/stats")
+    monkeypatch.delitem(FORMS, "/monitor/sign-out")
+    await visitor.sign_in(await client.app[keys.KEYS].add("somebody", Role.ADMIN))
+    for path in ("/monitor/stats", "/monitor/stats/"):
+        assert (await visitor.get(path))[0] == 403
+    assert (await visitor.send("/monitor/sign-out")).status == 403
+
+
+@pytest.mark.parametrize("role", [None, *Role])
+async def test_each_address_is_read_by_those_who_may(client, visitor, role):
+    await client.app[keys.KEYS].add("ann", Role.ADMIN)
+    if role is not None:
+        await visitor.sign_in(await client.app[keys.KEYS].add("somebody", role))
+    for method, place in sorted(of_the_page(client.app)):
+        if method == "POST" or place in PUBLIC:
+            continue
+        for path in (concrete(place), concrete(place) + "/"):
+            url, headers = visitor.base + path, {"X-Fragment": "1"}
+            async with visitor.session.request(method, url, headers=headers, allow_redirects=False) as answer:
+                status = answer.status
+            if role is None:
+                assert status == 401, (method, path)
+            elif RANK.index(role) < RANK.index(LEAST_ROLE[READS[place]]):
+                # Or there is no such address with a slash.
+                assert status == 403 or (status == 404 and path.endswith("/")), (method, path, status)
+            else:
+                assert status not in (401, 403, 500), (method, path, status)
+
+
+WRITINGS = [
+    "/monitor/audit", "/monitor/audit/", "/monitor/audit//", "//monitor/audit", "/monitor//audit",
+    "/monitor/audit%2f", "/monitor%2faudit", "/monitor%2Faudit%2F", "/monitor/%61udit", "/monitor/AUDIT",
+    "/Monitor/audit", "/monitor/audit?", "/monitor/./audit", "/monitor/x/../audit", "/monitor/audit/.",
+    "/monitor/audit;x", "/monitor/audit%00", "/monitor/static/../audit", "/monitor/static/%2e%2e/audit",
+    "/monitor/static/..%2faudit", "/monitor/sign-in/../audit", "/monitor/static/audit",
+    "/monitor/sign-in%2f..%2faudit", "/monitor/jobs/..%2faudit", "/monitor/jobs/%2e%2e/audit",
+    "/health/../monitor/audit", "http://127.0.0.1/monitor/audit", "/monitor/audit#x", "/monitor/audit\t",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "TRACE", "get"])
+async def test_no_other_writing_of_an_address_opens_it(client, visitor, method):
+    """By a bare socket, which sends it as it stands."""
+    await client.app[keys.KEYS].add("ann", Role.ADMIN)
+    await visitor.sign_in(await client.app[keys.KEYS].add("eve", Role.VIEWER))
+    cookies = visitor.session.cookie_jar.filter_cookies(URL(f"{visitor.base}/monitor/"))
+    cookie = "; ".join(f"{name}={morsel.value}" for name, morsel in cookies.items())
+    for path in WRITINGS:
+        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Cookie: {cookie}", "Connection: close", "", ""]
+        answer = await raw(client, "\r\n".join(lines).encode())
+        assert 400 <= int(answer.split(b" ", 2)[1]) < 500, (path, answer[:200])
+        # eve's sign-in stands in it.
+        assert b"sign_in" not in answer
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -264,8 +353,8 @@ async def test_each_form_is_for_those_who_may_send_it(client, visitor, role):
     await visitor.sign_in(secret)
     forms = [place for place in posts(client.app) if place not in PUBLIC and place != "/monitor/sign-out"]
     for place in forms:
-        path = place.replace("{job_id}", "1").replace("{name}", "x").replace("{worker_id}", "x").replace("{task}", "x")
-        allowed = RANK.index(role) >= RANK.index(LEAST_ROLE[ABILITIES[place]])
+        path = concrete(place)
+        allowed = RANK.index(role) >= RANK.index(LEAST_ROLE[FORMS[place]])
         status = (await visitor.send(path)).status
         assert (status != 403) is allowed, (place, role, status)
         assert (await visitor.send(path, token=False)).status == 403, place

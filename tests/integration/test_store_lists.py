@@ -413,7 +413,7 @@ async def test_contents_and_graphs_that_are_not_there(database: Database) -> Non
     assert await views.content(1) is None
     assert await views.output(1, 0) is None
     job = await store.create(new_job())
-    assert await views.graph(job.job_id) is None
-    for read in (views.graph, views.view, views.events, views.attempts):
+    assert await views.sent_graph(job.job_id) is None
+    for read in (views.sent_graph, views.detailed, views.whole, views.view, views.events, views.attempts):
         with pytest.raises(JobNotFound):
             await read(99)

@@ -35,6 +35,7 @@ def job(**changes: Any) -> Job:
         "worker_id": "w",
         "prompt_id": "p",
         "refused_by": [],
+        "suspicions": 0,
         "error_code": None,
         "error_message": None,
         "cancel_reason": None,
@@ -46,7 +47,7 @@ def job(**changes: Any) -> Job:
         "started_at": AT,
         "completed_at": AT + timedelta(seconds=2),
     }
-    return Job(**values | changes)
+    return Job(has_workflow=False, **values | changes)
 
 
 def attempt() -> Attempt:
@@ -58,7 +59,6 @@ def attempt() -> Attempt:
         worker_id="w",
         backend_name="b",
         prompt_id="p",
-        graph=None,
         outcome="completed",
         **times,
         **errors,

@@ -15,12 +15,10 @@ from app.domain.job import (
     JobEvent,
     JobStatus,
     Phase,
-    Verdict,
-    after_failure,
     apply,
-    retry_delay,
     task_id,
 )
+from app.domain.verdict import Verdict, after_failure, may_be_tried_again, retry_delay
 
 # The diagram, written down a second time: what may happen in each phase, and where it leads. Nothing else may.
 LIFE: dict[str, dict[str, str]] = {
@@ -103,7 +101,7 @@ def test_a_turn_is_named_for_job_and_attempt() -> None:
 
 
 def verdict(error_class: ErrorClass, **facts: bool | int) -> Verdict:
-    usual = {"attempts_left": 3, "out_of_memory_before": False, "offered_elsewhere": False}
+    usual = {"attempts_left": 3, "failed_alike": 0, "offered_elsewhere": False}
     return after_failure(error_class, **usual | facts, delay_s=2.0)  # type: ignore[arg-type]
 
 
@@ -117,6 +115,7 @@ def verdict(error_class: ErrorClass, **facts: bool | int) -> Verdict:
         (ErrorClass.BACKEND_LOST, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
         (ErrorClass.TIMEOUT, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
         (ErrorClass.STORAGE, Verdict(retry=True, delay_s=2.0)),
+        (ErrorClass.DEVICE, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
         (ErrorClass.BUG, Verdict(retry=False)),
     ],
 )
@@ -135,8 +134,33 @@ def test_what_a_backend_lacks_is_tried_at_once_where_it_is_offered() -> None:
     assert (found.retry, found.delay_s, found.elsewhere) == (True, 0.0, True)
 
 
-def test_memory_that_ran_out_twice_will_not_suffice_a_third_time() -> None:
-    assert not verdict(ErrorClass.OUT_OF_MEMORY, out_of_memory_before=True).retry
+@pytest.mark.parametrize("error_class", [ErrorClass.OUT_OF_MEMORY, ErrorClass.DEVICE])
+def test_what_failed_alike_before_is_not_tried_a_third_time(error_class: ErrorClass) -> None:
+    assert verdict(error_class).retry
+    assert not verdict(error_class, failed_alike=1).retry
+
+
+def test_an_error_of_the_device_is_tried_at_once_where_another_one_can_take_it() -> None:
+    assert verdict(ErrorClass.DEVICE, offered_elsewhere=True) == Verdict(retry=True, delay_s=0.0, elsewhere=True)
+    assert verdict(ErrorClass.DEVICE).delay_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("suspicions", "certain", "others_well", "tried_again"),
+    [
+        (0, False, 0, True),  # one backend alone, restarted perhaps
+        (0, False, 1, True),
+        (0, True, 0, False),
+        (0, True, 1, False),  # the last one that is well is not risked for what killed another for certain
+        (0, True, 2, True),
+        (1, False, 5, False),
+        (1, True, 5, False),
+    ],
+)
+def test_a_job_under_which_a_backend_stopped_is_tried_once_more_at_most(
+    suspicions: int, certain: bool, others_well: int, tried_again: bool
+) -> None:
+    assert may_be_tried_again(suspicions, certain=certain, others_well=others_well) is tried_again
 
 
 @given(st.integers(1, 10_000), st.floats(0, 3600), st.floats(0, 86400), st.floats(0, 1))

@@ -27,7 +27,7 @@ def attempt(number: int = 1, *moments: float | None, spans: list[dict[str, Any]]
     """Return an attempt; `moments`: claimed, submitted, executing, executed, ended: seconds since the birth."""
     claimed, submitted, executing, executed, ended = (*moments, None, None, None, None)[:5]
     values: dict[str, Any] = {
-        "worker_id": "host:1:a", "backend_name": "gpu-a", "prompt_id": "p", "graph": None, "outcome": None,
+        "worker_id": "host:1:a", "backend_name": "gpu-a", "prompt_id": "p", "outcome": None,
         "error_code": None, "error_message": None, "node_id": None, "node_type": None, "traceback": None,
         "workflow_key": None,
     }  # fmt: skip
@@ -56,8 +56,9 @@ def lines(
         completed = (attempts[-1].ended_at - START).total_seconds()
     job = Job(
         job_id=7, phase=phase, seq=1, attempt=number or len(attempts) or 1, attempt_limit=4, progress=0,
-        refused_by=[], available_at=START, queued_at=START, created_at=START, updated_at=START, started_at=None,
-        completed_at=at(completed), **values,
+        refused_by=[], suspicions=0,
+        available_at=START, queued_at=START, created_at=START, updated_at=START, started_at=None,
+        completed_at=at(completed), has_workflow=False, **values,
     )  # fmt: skip
     told = [
         Event(seq=seq, at=at(when), event=event, phase=phase, attempt=of, actor=actor, data={})

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from samples import SAMPLER, standin_catalog, text_to_image
 
 from app.domain.fitting import check_against
 from app.domain.structure import check_structure
 from app.domain.values import links
-from app.domain.workflow import Graph, with_overrides, with_own_prefix, with_seed
+from app.domain.workflow import Graph, with_overrides, with_seed
 
 LORAS = [
     {"name": f"{name}.safetensors", "strength_model": at, "strength_clip": -at} for name, at in (("a", 1), ("b", 2))
@@ -104,55 +101,6 @@ def test_an_override_that_names_no_input_is_a_fault_with_its_name(key: str) -> N
     assert fault.suggestion == ("sampler" if key == "sampleer.steps" else fault.suggestion)
 
 
-# A folder of the attempt's own.
-
-FOLDER = "genonaut/17/0b1e"
-
-
-@pytest.mark.parametrize(
-    ("prefix", "name"),
-    [
-        ("image", "image"),
-        ("my folder/image", "image"),
-        ("../../etc/passwd", "passwd"),
-        ("..", "output"),
-        ("C:\\temp\\x", "x"),
-        ("%date:yyyy-MM-dd%/%KSampler.seed%", "KSampler_seed"),
-        ("%date%", "date"),
-        ("夕焼け", "夕焼け"),
-        ("", "output"),
-        ("///", "output"),
-        ("a" * 500, "a" * 60),
-        ("a\ud800b\0c", "a_b_c"),
-    ],
-)
-def test_files_go_to_the_attempts_folder_whatever_prefix_was_asked_for(prefix: str, name: str) -> None:
-    graph = {"9": {"class_type": "SaveImage", "inputs": {"filename_prefix": prefix}}}
-    changed = with_own_prefix(graph, FOLDER)["9"]["inputs"]["filename_prefix"]
-    assert changed == f"{FOLDER}/{name}"
-    assert graph["9"]["inputs"]["filename_prefix"] == prefix
-
-
-@given(st.text(alphabet=st.characters(exclude_categories=())))
-def test_no_prefix_leaves_the_attempts_folder(prefix: str) -> None:
-    graph = {"9": {"class_type": "SaveImage", "inputs": {"filename_prefix": prefix}}}
-    changed = with_own_prefix(graph, FOLDER)["9"]["inputs"]["filename_prefix"]
-    assert changed.startswith(FOLDER + "/")
-    assert re.fullmatch(r"[\w-]{1,60}", changed.removeprefix(FOLDER + "/"))
-
-
-def test_every_saving_node_gets_the_folder_and_a_linked_prefix_stays_linked() -> None:
-    graph = {
-        "1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a"}},
-        "2": {"class_type": "SaveAudio", "inputs": {"filename_prefix": "b"}},
-        "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": ["4", 0]}},
-        "4": {"class_type": "Text", "inputs": {}},
-    }
-    changed = with_own_prefix(graph, FOLDER)
-    prefixes = [changed[key]["inputs"].get("filename_prefix") for key in graph]
-    assert prefixes == [f"{FOLDER}/a", f"{FOLDER}/b", ["4", 0], None]
-
-
 # Another seed.
 
 
@@ -162,6 +110,8 @@ def test_a_new_seed_replaces_every_literal_one_and_no_link() -> None:
         "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 0}},
         "3": {"class_type": "KSampler", "inputs": {"seed": ["2", 0]}},
         "4": {"class_type": "Odd", "inputs": {"seed": True, "noise_seed": "5"}},
+        "5": {"class_type": "KSampler", "inputs": {"seed": {"__value__": 5}}},
+        "6": {"class_type": "KSampler", "inputs": {"seed": {"__value__": ["2", 0]}}},
     }
     changed, found = with_seed(graph, 2**64 - 1)
     assert found
@@ -170,6 +120,8 @@ def test_a_new_seed_replaces_every_literal_one_and_no_link() -> None:
         {"noise_seed": 2**64 - 1},
         {"seed": ["2", 0]},
         {"seed": True, "noise_seed": "5"},
+        {"seed": {"__value__": 2**64 - 1}},
+        {"seed": {"__value__": ["2", 0]}},
     ]
     assert graph["1"]["inputs"]["seed"] == 5
 

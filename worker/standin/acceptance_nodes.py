@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
+from worker.standin.gpu_faults import GpuFault, broken
 from worker.standin.node_run import NodeRun, preview_of
 from worker.standin.nodes import (
     Blocked,
@@ -18,10 +20,11 @@ from worker.standin.nodes import (
     decimal,
     integer,
 )
+from worker.standin.tracebacks import Place
 
 KINDS: Final = (
     "RuntimeError", "ValueError", "out_of_memory", "nul_in_message", "surrogate_in_message", "huge_message",
-    "system_exit", "none",
+    "cuda_error", "system_exit", "base_exception", "keyboard_interrupt", "none",
 )  # fmt: skip
 
 _HUGE: Final = 6 * 1024 * 1024
@@ -54,7 +57,15 @@ async def _raise_error(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
         case "system_exit":
             raise ThreadDiedError("a node raised SystemExit")
         case "surrogate_in_message":
-            raise ThreadDiedError("the log cannot hold a lone surrogate")
+            error = f"RuntimeError: {message}\ud800 after the surrogate"
+            raise ThreadDiedError("the log cannot hold a lone surrogate", Place.MESSAGE, error)
+        case "base_exception":
+            error = f"/comfyui/custom_nodes/acceptance_nodes.Quiet: {message}"
+            raise ThreadDiedError("a node raised a BaseException", Place.NODE, error)
+        case "keyboard_interrupt":
+            raise ThreadDiedError("a node raised KeyboardInterrupt", Place.NODE, f"KeyboardInterrupt: {message}")
+        case "cuda_error":
+            raise broken(GpuFault.CUDA)
         case "nul_in_message":
             raise NodeError(f"{message}\0 after the NUL")
         case "huge_message":
@@ -67,6 +78,16 @@ async def _block_output(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((Blocked(inputs["message"] or None),))
 
 
+async def _silent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    await run.take_time(inputs["seconds"])
+    return Result((inputs["image"],))
+
+
+async def _pass_on(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    """Return the picture and nothing else, whatever outputs were promised."""
+    return Result((inputs["image"],))
+
+
 async def _progress_text(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     run.text(inputs["text"])
     return Result((inputs["image"],))
@@ -75,6 +96,7 @@ async def _progress_text(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 def acceptance_node_types() -> list[NodeType]:
     """Return the node types of this module."""
     seed = integer(0, 0, 2**64 - 1)
+    seconds = decimal(5.0, 0.0, 86_400.0, step=0.01)
     return [
         _node_type(
             "SlowProgress",
@@ -99,6 +121,15 @@ def acceptance_node_types() -> list[NodeType]:
         ),
         _node_type("BlockOutput", _block_output, {"message": Input("STRING", {"default": ""})}),
         _node_type("ProgressText", _progress_text, {"text": Input("STRING", {"default": ""})}),
+        _node_type("SilentNode", _silent, {"seconds": seconds}),
+        _node_type("SilentSleep", _silent, {"seconds": seconds}),
+        replace(
+            _node_type("SlowChanged", _pass_on, {"seconds": seconds}),
+            fingerprint_seconds=lambda inputs: float(inputs["seconds"]),
+        ),
+        replace(_node_type("ShortOutput", _pass_on, {}), outputs=("IMAGE", "MASK")),
+        _node_type("OptionalMask", _pass_on, {}, {"mask": Input("MASK")}),
+        replace(_node_type("AnyInputs", _pass_on, {}), takes_any=True),
     ]
 
 

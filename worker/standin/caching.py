@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ class ResultCache:
 
     def get(self, signature: str) -> CachedResult | None:
         """Return the result of an earlier run, or None."""
+        if self._mode == "none":
+            return None
         result = self._results.get(signature)
         if result is not None and self._mode.isdecimal():
             self._results[signature] = self._results.pop(signature)
@@ -48,15 +51,18 @@ class ResultCache:
         self._results.clear()
 
 
-def is_link(value: Any, graph: Mapping[str, Any]) -> bool:
-    """Tell whether an input's value is a link to a node of the graph."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in graph
+def is_link(value: Any) -> bool:
+    """Tell whether an input's value is taken for a link, wherever it leads."""
+    if not (isinstance(value, list) and len(value) == 2):
+        return False
+    return isinstance(value[0], str) and isinstance(value[1], int | float)
 
 
 def signatures_of(graph: Mapping[str, Any], fingerprint: Callable[[str, Any], object]) -> dict[str, str]:
-    """Return node id → signature.
+    """Return node id → signature; inputs that the node's type has not count too.
 
-    `fingerprint` gives what else decides whether a node has changed (LoadImage: the file's bytes).
+    `fingerprint` gives what else decides whether a node has changed (LoadImage: the file's bytes). What depends on a
+    node that is not there is like nothing else, and so never found again.
 
     Raises
     ------
@@ -66,10 +72,12 @@ def signatures_of(graph: Mapping[str, Any], fingerprint: Callable[[str, Any], ob
     found: dict[str, str] = {}
 
     def signature(node_id: str, above: tuple[str, ...]) -> str:
+        if node_id not in graph:
+            return uuid.uuid4().hex
         if node_id not in found and node_id not in above:
             parts = []
             for name, value in sorted(graph[node_id]["inputs"].items()):
-                if is_link(value, graph):
+                if is_link(value):
                     parts.append([name, "link", signature(value[0], (*above, node_id)), value[1]])
                 else:
                     parts.append([name, "value", value])
@@ -80,3 +88,14 @@ def signatures_of(graph: Mapping[str, Any], fingerprint: Callable[[str, Any], ob
     for node_id in graph:
         signature(node_id, ())
     return found
+
+
+def output_at(outputs: tuple[Any, ...], slot: float) -> Any:
+    """Return one output of a result.
+
+    Raises
+    ------
+    IndexError, TypeError
+        If there is none of this number, in the words that Python has for lists.
+    """
+    return list(outputs)[slot]  # type: ignore[call-overload]

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import Executor as Threads
 
 from worker.standin.caching import ResultCache
+from worker.standin.console import Console
 from worker.standin.execution_log import Execution, ExecutionLog, Outcome
 from worker.standin.faults import FaultKind, Faults
 from worker.standin.files import Folders
@@ -18,6 +20,7 @@ from worker.standin.options import StandinOptions
 from worker.standin.prompt_queue import PromptQueue, QueueItem
 from worker.standin.prompt_run import PromptRun
 from worker.standin.sockets import Sockets, text_frame
+from worker.standin.tracebacks import Place
 from worker.standin.versions import Version
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ class Executor:
         folders: Folders,
         execution_log: ExecutionLog,
         threads: Threads,
+        console: Console,
     ) -> None:
         self.options = options
         self.version = version
@@ -49,6 +53,9 @@ class Executor:
         self.models = ModelMemory()
         self.cache = ResultCache(options.cache)
         self.threads = threads
+        self.console = console
+        self.afterwards: set[asyncio.Task[None]] = set()
+        """What nodes have left to be done after them."""
         self.interrupted = False
         self.client_id: object = None
         self.current_node: str | None = None
@@ -69,6 +76,7 @@ class Executor:
             except ThreadDiedError as error:
                 self.dead = True
                 log.warning("The execution thread has ended: %s", error)
+                self.console.say_died(error)
                 self.lose_running()
             except Exception:
                 self.dead = True
@@ -99,7 +107,9 @@ class Executor:
         self.client_id = client_id
         self._execution = self._log.start(prompt_id, number, client_id)
         if not isinstance(extra, dict | list | str):
-            raise ThreadDiedError("extra_data is no object")
+            error = f"TypeError: argument of type '{type(extra).__name__}' is not iterable"
+            raise ThreadDiedError("extra_data is no object", Place.EXTRA_DATA, error)
+        began = time.perf_counter()
         self.interrupted = False
         run = PromptRun(self, item, client_id, self._execution)
         outcome = await run.execute()
@@ -112,3 +122,4 @@ class Executor:
         if client_id is not None:
             frame = text_frame("executing", {"node": None, "prompt_id": prompt_id})
             self.sockets.send(frame, client_id, "executing")
+        self.console.say_executed(time.perf_counter() - began)

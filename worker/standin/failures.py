@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from PIL import Image
 
-from worker.standin.nodes import NodeError, NodeOutOfMemoryError
+from worker.standin.console import Console
+from worker.standin.nodes import NodeError, NodeOutOfMemoryError, NodeType
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ _TRACEBACK: Final = (
     '  File "/comfyui/execution.py", line 289, in _async_map_node_over_list\n',
     '  File "/comfyui/execution.py", line 277, in process_inputs\n',
 )
+_LAST_STEP: Final = '  File "/comfyui/nodes.py", line 80, in run\n'
 
 
 class InterruptedPromptError(Exception):
@@ -32,16 +34,63 @@ def describe_failure(error: Exception, inputs: Mapping[str, Any], nodes: list[st
     out_of_memory = isinstance(error, NodeOutOfMemoryError)
     return {
         "exception_message": str(error) + (_MEMORY_HINT if out_of_memory else "\n"),
-        "exception_type": error.exception_type if isinstance(error, NodeError) else type(error).__name__,
-        "traceback": [*_TRACEBACK, '  File "/comfyui/nodes.py", line 80, in run\n'],
+        "exception_type": _type_of(error),
+        "traceback": [*_TRACEBACK, _LAST_STEP],
         "current_inputs": describe_inputs(inputs),
         "current_outputs": nodes,
     }
 
 
+def cycle_failure(nodes: list[str]) -> dict[str, Any]:
+    """Return the same for nodes of which each waits for another, which the check of a prompt has not seen."""
+    return {
+        "exception_message": "Dependency cycle detected",
+        "exception_type": "graph.DependencyCycleError",
+        "traceback": [],
+        "current_inputs": [],
+        "current_outputs": nodes,
+    }
+
+
+def tell_failure(console: Console, error: Exception) -> None:
+    """Write into the log what ComfyUI writes when a node fails: the whole traceback is one piece."""
+    console.say(f"!!! Exception during processing !!! {error}", "ERROR")
+    steps = "".join((*_TRACEBACK, _LAST_STEP))
+    console.say(f"Traceback (most recent call last):\n{steps}{_type_of(error)}: {error}\n", "ERROR")
+    if isinstance(error, NodeOutOfMemoryError):
+        if console.newer:
+            console.say("Memory summary:\n")
+        console.say("Got an OOM, unloading all loaded models.", "ERROR")
+
+
+def complain_of_inputs(node_type: NodeType, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that the node's function has not, and such as it needs and does not get.
+
+    Raises
+    ------
+    NodeError
+        A `TypeError` in Python's words.
+    """
+    function = f"{node_type.name}.{node_type.function}()"
+    known = (*node_type.required, *node_type.optional)
+    unknown = [] if node_type.takes_any else [name for name in inputs if name not in known]
+    if unknown:
+        raise NodeError(f"{function} got an unexpected keyword argument '{unknown[0]}'", "TypeError")
+    needed = [name for name in node_type.required if name not in node_type.defaulted]
+    if missing := [f"'{name}'" for name in needed if name not in inputs]:
+        many = "s" if len(missing) > 1 else ""
+        names = f"{', '.join(missing[:-1])} and {missing[-1]}" if many else missing[0]
+        message = f"{function} missing {len(missing)} required positional argument{many}: {names}"
+        raise NodeError(message, "TypeError")
+
+
 def describe_inputs(inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the inputs as a failure shows them: plain values as they are, the rest printed."""
     return {name: [_described(value)] for name, value in inputs.items()}
+
+
+def _type_of(error: Exception) -> str:
+    return error.exception_type if isinstance(error, NodeError) else type(error).__name__
 
 
 def _described(value: Any) -> Any:

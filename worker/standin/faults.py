@@ -5,6 +5,10 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from worker.standin.gpu_faults import GpuFault
+from worker.standin.nodes import ThreadDiedError
+from worker.standin.tracebacks import Place
+
 
 class FaultKind(StrEnum):
     """What can go wrong. The first group waits for its occasion, the second happens at once."""
@@ -13,6 +17,12 @@ class FaultKind(StrEnum):
     """A node raises: `node`, `message`, `exception_type`."""
     OUT_OF_MEMORY = "out_of_memory"
     """A node needs more memory than there is: `node`, `message`."""
+    BROKEN_GPU = "broken_gpu"
+    """A node raises what a broken device raises: `gpu`. With `times` None every run fails at its first node."""
+    SLOW_CHECK = "slow_check"
+    """`seconds` pass without a frame between `execution_start` and `execution_cached`, as a slow IS_CHANGED has it."""
+    SLOW_FIRST_NODE = "slow_first_node"
+    """`seconds` pass without a frame between `execution_cached` and the first node."""
     HANG = "hang"
     """A node never ends, not even when interrupted, or after `seconds`; clearing the fault lets it go on."""
     SLOW_STEPS = "slow_steps"
@@ -22,7 +32,7 @@ class FaultKind(StrEnum):
     HISTORY_LOST = "history_lost"
     """A job leaves no history entry, though its frames came."""
     DEAD_THREAD_AT_START = "dead_thread_at_start"
-    """The execution thread ends right after `execution_start`."""
+    """The execution thread ends right after `execution_start`: `logged`, `message`."""
     SLOW_HTTP = "slow_http"
     """An answer takes `seconds` longer: `route`, `method`."""
     REFUSE = "refuse"
@@ -45,7 +55,9 @@ class FaultKind(StrEnum):
     """Frames are lost: `frames`, `client_id`."""
 
     DEAD_THREAD = "dead_thread"
-    """The execution thread ends; what runs stays in the queue."""
+    """The execution thread ends; what runs stays in the queue: `logged`, `message`."""
+    FOREIGN_PROMPT = "foreign_prompt"
+    """Somebody else queues a prompt, `times` of them: `foreign`, `seconds`, `client_id`."""
     DEAF = "deaf"
     """The open sockets get no frames any more: `client_id`."""
     DROP_SOCKETS = "drop_sockets"
@@ -61,6 +73,7 @@ class FaultKind(StrEnum):
 IMMEDIATE = frozenset(
     {
         FaultKind.DEAD_THREAD,
+        FaultKind.FOREIGN_PROMPT,
         FaultKind.DEAF,
         FaultKind.DROP_SOCKETS,
         FaultKind.SEND_FRAME,
@@ -79,6 +92,17 @@ class ViewFault(StrEnum):
     TRUNCATED = "truncated"
     NOT_AN_IMAGE = "not_an_image"
     EMPTY = "empty"
+
+
+class ForeignPrompt(StrEnum):
+    """What somebody else's prompt does: the values of `Fault.foreign`."""
+
+    SILENT = "silent"
+    """It runs for `seconds` without a frame."""
+    SLOW = "slow"
+    """It runs for `seconds`, with progress."""
+    DEADLY = "deadly"
+    """It ends the execution thread."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,8 +127,12 @@ class Fault:
     body: str = ""
     content_type: str = "text/html"
     how: ViewFault = ViewFault.MISSING
+    gpu: GpuFault = GpuFault.CUDA
+    foreign: ForeignPrompt = ForeignPrompt.SILENT
+    logged: bool = True
+    """Whether the log tells of the death, as it does unless the error was SystemExit."""
     client_id: str | None = None
-    """Whose socket; None means every one."""
+    """Whose socket, or whose prompt is foreign; None means every one, or nobody's."""
     prompt_id: str | None = None
     """Which prompt; None means any."""
     frames: tuple[str, ...] = ()
@@ -131,8 +159,9 @@ def parse_fault(data: dict[str, Any]) -> Fault:
         raise ValueError(f"Unknown field: {', '.join(unknown)}; known: {', '.join(allowed)}")
     values = dict(data)
     values["kind"] = FaultKind(data.get("kind", ""))
-    if "how" in data:
-        values["how"] = ViewFault(data["how"])
+    for name, kind in (("how", ViewFault), ("gpu", GpuFault), ("foreign", ForeignPrompt)):
+        if name in data:
+            values[name] = kind(data[name])
     if "frames" in data:
         values["frames"] = tuple(data["frames"])
     for name in ("seconds", "status", "after"):
@@ -141,6 +170,12 @@ def parse_fault(data: dict[str, Any]) -> Fault:
     if values.get("times", 1) is not None and not isinstance(values.get("times", 1), int):
         raise ValueError("times must be a whole number or null")
     return Fault(**values)
+
+
+def death_of(fault: Fault) -> ThreadDiedError:
+    """Return the death that a fault asks for; `message` is what the error says."""
+    place = Place.NODE if fault.logged else None
+    return ThreadDiedError("as asked for", place, f"RuntimeError: {fault.message or 'the stand-in was asked to die'}")
 
 
 class Faults:

@@ -21,7 +21,9 @@ from worker.standin.nodes import (
     choice,
     integer,
 )
+from worker.standin.options import StandinOptions
 from worker.standin.values import Images
+from worker.standin.versions import LINKS_NOTED, parse_version
 
 MOST_PIXELS: Final = 256 * 1024 * 1024
 """Larger batches are answered with "out of memory", as on a real card."""
@@ -39,6 +41,11 @@ def refuse_too_large(width: int, height: int, batch_size: int) -> None:
     if width * height * batch_size > MOST_PIXELS:
         gibibytes = width * height * batch_size * 12 / 2**30
         raise NodeOutOfMemoryError(f"CUDA out of memory. Tried to allocate {gibibytes:.2f} GiB")
+
+
+def hands_on(options: StandinOptions) -> bool:
+    """Tell whether a saver gives its pictures to the next node, as it does from 0.33 on."""
+    return parse_version(options.version) >= LINKS_NOTED
 
 
 def prefix_input(default: str = "ComfyUI") -> Input:
@@ -67,7 +74,8 @@ async def _save(run: NodeRun, images: Images, prefix: str, kind: str) -> Result:
     subfolder, names = await run.in_thread(_write_batch, run.folders, images, prefix, kind, run.text_chunks())
     for name in names:
         run.saved(subfolder, name)
-    return Result(ui={"images": [{"filename": name, "subfolder": subfolder, "type": kind} for name in names]})
+    ui = {"images": [{"filename": name, "subfolder": subfolder, "type": kind} for name in names]}
+    return Result((images,) if hands_on(run.options) else (), ui)
 
 
 def _write_batch(
@@ -92,12 +100,13 @@ def _write_png(picture: Image.Image, path: Path, chunks: Mapping[str, Any]) -> N
 async def _save_image_websocket(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     images: Images = inputs["images"]
     for index, picture in enumerate(images):
-        await run.progress(index, len(images), await run.in_thread(_png, picture), "PNG")
+        await run.progress(index, len(images), await run.in_thread(png_bytes, picture), "PNG")
     run.count_as(len(images))
     return Result()
 
 
-def _png(picture: Image.Image) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
+    """Return a PNG without text chunks."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -148,12 +157,15 @@ def _load_image(folders: Folders) -> NodeType:
     )
 
 
-def image_node_types(folders: Folders) -> list[NodeType]:
+def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType]:
     """Return the node types of this module."""
+    handed_on: dict[str, Any] = {"outputs": ("IMAGE",), "output_names": ("images",)} if hands_on(options) else {}
     images = Input("IMAGE", {"tooltip": "The images to save."})
     return [
         NodeType(
             name="EmptyImage",
+            function="generate",
+            defaulted=frozenset({"batch_size", "color"}),
             run=_empty_image,
             required={
                 "width": integer(512, 1, 16384, step=1),
@@ -165,12 +177,15 @@ def image_node_types(folders: Folders) -> list[NodeType]:
         ),
         NodeType(
             name="SaveImage",
+            function="save_images",
+            defaulted=frozenset({"filename_prefix"}),
             display_name="Save Image",
             description="Saves the input images to your ComfyUI output directory.",
             run=_save_image,
             required={"images": images, "filename_prefix": prefix_input()},
             hidden=SAVE_HIDDEN,
             output_node=True,
+            **handed_on,
         ),
         NodeType(
             name="PreviewImage",
@@ -180,6 +195,7 @@ def image_node_types(folders: Folders) -> list[NodeType]:
             required={"images": Input("IMAGE")},
             hidden=SAVE_HIDDEN,
             output_node=True,
+            **handed_on,
         ),
         NodeType(
             name="SaveImageWebsocket",

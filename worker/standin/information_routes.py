@@ -102,6 +102,10 @@ async def show_folder_paths(request: web.Request) -> web.StreamResponse:
 
 async def show_logs(request: web.Request) -> web.StreamResponse:
     """Answer the log as one text."""
-    executions = request.app[STANDIN].log.executions
-    lines = [f"{one.prompt_id} {one.outcome} {len(one.nodes)} nodes" for one in executions]
-    return web.json_response("\n".join(lines))
+    return web.json_response(request.app[STANDIN].console.text())
+
+
+async def show_raw_logs(request: web.Request) -> web.StreamResponse:
+    """Answer the log as the pieces in which it was written, and the size of the terminal."""
+    entries = list(request.app[STANDIN].console.entries)
+    return web.json_response({"entries": entries, "size": {"cols": 80, "rows": 24}})

@@ -47,6 +47,7 @@ def _cancel(standin: Standin, job_id: str) -> bool:
     if standin.queue.delete(job_id):
         return True
     if standin.queue.running is not None and standin.queue.running[1] == job_id:
+        standin.console.say(f"Cancelling running prompt {job_id}")
         standin.executor.interrupt()
         return True
     return False

@@ -44,8 +44,6 @@ _GET: Final[dict[str, Handler]] = {
     "/system_stats": information_routes.show_system,
     "/features": information_routes.show_features,
     "/experiment/models": information_routes.show_experimental_models,
-    "/internal/logs": information_routes.show_logs,
-    "/internal/folder_paths": information_routes.show_folder_paths,
 }
 
 _POST: Final[dict[str, Handler]] = {
@@ -93,13 +91,16 @@ async def _cut_sockets(app: web.Application) -> None:
 
 
 def _routes(version: Version) -> list[web.RouteDef]:
-    """Return all routes, those of ComfyUI also below /api."""
+    """Return all routes, those of ComfyUI also below /api, but for the internal ones."""
     routes = [
         web.get("/", information_routes.show_front_page),
         web.get("/standin/faults", control_routes.show_faults),
         web.post("/standin/faults", control_routes.add_fault),
         web.delete("/standin/faults", control_routes.clear_faults),
         web.get("/standin/log", control_routes.show_log),
+        web.get("/internal/logs", information_routes.show_logs),
+        web.get("/internal/logs/raw", information_routes.show_raw_logs),
+        web.get("/internal/folder_paths", information_routes.show_folder_paths),
     ]
     if version >= STRICT:
         routes += [

@@ -57,6 +57,7 @@ class NodeRun:
         models: "ModelMemory",
         threads: "Executor",
         execution: "Execution",
+        tasks: set[asyncio.Task[None]],
     ) -> None:
         self.node_id = node_id
         self.graph = graph
@@ -68,6 +69,7 @@ class NodeRun:
         self._reporter = reporter
         self._faults = faults
         self._threads = threads
+        self._tasks = tasks
 
     async def progress(
         self, value: int, maximum: int, preview: bytes | None = None, image_format: str = "JPEG"
@@ -95,6 +97,17 @@ class NodeRun:
         """Call `function` in the execution's thread, so that the server keeps answering."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, functools.partial(function, *args))
+
+    def afterwards(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
+        """Call `function` when this time has passed, whatever runs then; the end of the server comes before it."""
+
+        async def call() -> None:
+            await self.take_time(seconds)
+            await asyncio.to_thread(function, *args)
+
+        task = asyncio.create_task(call(), name="stand-in node afterwards")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     @property
     def occasion(self) -> dict[str, str]:

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from worker.standin.tracebacks import Place
+
 if TYPE_CHECKING:
     from worker.standin.node_run import NodeRun
 
@@ -56,6 +58,13 @@ class NodeOutOfMemoryError(NodeError):
 class ThreadDiedError(Exception):
     """The execution thread ends: nothing runs any more, though the server answers."""
 
+    def __init__(self, reason: str, place: Place | None = None, error: str = "") -> None:
+        super().__init__(reason)
+        self.place = place
+        """Where the error came up; None if Python says nothing of it, as of SystemExit."""
+        self.error = error
+        """The last line of what Python writes: the error's type and text."""
+
 
 Run = Callable[["NodeRun", Mapping[str, Any]], Awaitable[Result]]
 """What a node type does."""
@@ -77,10 +86,18 @@ class NodeType:
     description: str = ""
     category: str = "image"
     python_module: str = "nodes"
+    function: str = "run"
+    """What its function is called, which complaints about its inputs name."""
+    defaulted: frozenset[str] = frozenset()
+    """Required inputs without which its function can be called."""
+    takes_any: bool = False
+    """Whether its function takes inputs of any name."""
     modern: bool = False
     """Whether it is described in the newer form, which has more keys and puts the choices elsewhere."""
     fingerprint: Callable[[Mapping[str, Any]], object] | None = None
     """What else than its inputs decides whether the node must run again."""
+    fingerprint_seconds: Callable[[Mapping[str, Any]], float] | None = None
+    """How long it takes to say so, before any node runs and without a frame."""
     check: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     """Returns input → fault, in place of the usual check of those inputs."""
     checked: frozenset[str] = frozenset()

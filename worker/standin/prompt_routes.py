@@ -13,6 +13,8 @@ from worker.standin.server import STANDIN, Standin
 from worker.standin.validation import make_error, validate_prompt
 from worker.standin.versions import (
     HISTORY_OFFSET,
+    LINKS_NOTED,
+    NO_DUPLICATES,
     OWN_PROMPT_ID,
     PARTIAL_TARGETS,
     STRICT,
@@ -26,6 +28,7 @@ async def submit_prompt(request: web.Request) -> web.StreamResponse:
     """Queue a prompt, or say what is wrong with it; what ComfyUI does not foresee ends in 500."""
     standin = request.app[STANDIN]
     body = await request.json()
+    standin.console.say("got prompt")
     if "number" in body:
         number = float(body["number"])
     else:
@@ -40,13 +43,16 @@ async def submit_prompt(request: web.Request) -> web.StreamResponse:
         return refusal
     targets = body.get("partial_execution_targets") if standin.version >= PARTIAL_TARGETS else None
     strict = standin.version >= STRICT
-    verdict = validate_prompt(body["prompt"], standin.types, targets, strict=strict)
+    if newer := standin.version >= LINKS_NOTED:
+        _refuse_strange(body)
+    verdict = validate_prompt(body["prompt"], standin.types, targets, strict=strict, names_missing=newer)
     extra = body.get("extra_data", {})
     if "client_id" in body:
         extra["client_id"] = body["client_id"]
     if strict and isinstance(extra, dict):
         extra["create_time"] = int(time.time() * 1000)
     if verdict.error is not None:
+        standin.console.say(f"invalid prompt: {verdict.error}", "WARNING")
         return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
     standin.log.accepted.append(prompt_id)
     standin.queue.put((number, prompt_id, body["prompt"], extra, verdict.outputs))
@@ -55,6 +61,21 @@ async def submit_prompt(request: web.Request) -> web.StreamResponse:
     if standin.faults.take(FaultKind.LOSE_ANSWER, prompt_id=prompt_id) and request.transport is not None:
         request.transport.abort()
     return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
+
+
+def _refuse_strange(body: dict[str, Any]) -> None:
+    """Fail on what 0.33 cannot go through: inputs or extra_data that are there and no objects.
+
+    Raises
+    ------
+    TypeError
+        Which ends in 500.
+    """
+    for node in body["prompt"].values():
+        if "class_type" in node and not isinstance(node.get("inputs", {}), dict):
+            raise TypeError("inputs are no object")
+    if not isinstance(body.get("extra_data", {}), dict):
+        raise TypeError("extra_data is no object")
 
 
 def _prompt_id(standin: Standin, body: dict[str, Any]) -> tuple[str, web.Response | None]:
@@ -71,7 +92,7 @@ def _prompt_id(standin: Standin, body: dict[str, Any]) -> tuple[str, web.Respons
         message = "prompt_id must be a canonical lowercase UUID"
         error = make_error("invalid_prompt_id", message, str(given))
         return made, web.json_response({"error": error, "node_errors": {}}, status=400)
-    if standin.queue.knows(given):
+    if standin.version >= NO_DUPLICATES and standin.queue.knows(given):
         return made, web.json_response({"error": "prompt_id already exists"}, status=409)
     return given, None
 
@@ -112,6 +133,8 @@ async def interrupt(request: web.Request) -> web.StreamResponse:
     prompt_id = body.get("prompt_id")
     running = standin.queue.running
     if standin.version < TARGETED_INTERRUPT or not prompt_id or (running is not None and running[1] == prompt_id):
+        whom = f"Interrupting prompt {prompt_id}" if prompt_id else "Global interrupt (no prompt_id specified)"
+        standin.console.say(whom)
         standin.executor.interrupt()
     return web.Response()
 

@@ -6,10 +6,18 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from worker.standin.caching import CachedResult, is_link, signatures_of
+from worker.standin.caching import CachedResult, is_link, output_at, signatures_of
 from worker.standin.execution_log import Execution, Outcome
-from worker.standin.failures import InterruptedPromptError, describe_failure
-from worker.standin.faults import FaultKind
+from worker.standin.execution_order import ExecutionOrder
+from worker.standin.failures import (
+    InterruptedPromptError,
+    complain_of_inputs,
+    cycle_failure,
+    describe_failure,
+    tell_failure,
+)
+from worker.standin.faults import FaultKind, death_of
+from worker.standin.gpu_faults import broken
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import (
     Blocked,
@@ -21,7 +29,8 @@ from worker.standin.nodes import (
 )
 from worker.standin.prompt_queue import QueueItem
 from worker.standin.sockets import described_preview_frame, preview_frame, text_frame
-from worker.standin.versions import PROGRESS_STATE
+from worker.standin.tracebacks import Place
+from worker.standin.versions import LINKS_NOTED, PROGRESS_STATE
 
 if TYPE_CHECKING:
     from worker.standin.execution import Executor
@@ -41,13 +50,17 @@ class PromptRun:
         self._results: dict[str, CachedResult] = {}
         self._outputs: dict[str, Any] = {}
         self._executed: list[str] = []
+        self._current_inputs: dict[str, Any] = {}
+        """Of the node that runs, as far as they were found."""
         self._messages: list[list[Any]] = []
 
     async def execute(self) -> Outcome:
         """Run the prompt to its end, whichever it is."""
         self._message("execution_start")
-        if self._executor.faults.take(FaultKind.DEAD_THREAD_AT_START, prompt_id=self._prompt_id):
-            raise ThreadDiedError("as asked for")
+        faults = self._executor.faults
+        if fault := faults.take(FaultKind.DEAD_THREAD_AT_START, prompt_id=self._prompt_id):
+            raise death_of(fault)
+        await self._look_for_changes()
         signatures = self._signatures()
         cache = self._executor.cache
         cache.begin(signatures)
@@ -55,19 +68,30 @@ class PromptRun:
         self._results.update(cached)
         self._execution.cached = list(cached)
         self._message("execution_cached", {"nodes": list(cached)}, first=True)
-        waiting = self._needed(cached)
+        order = self._order(cached)
+        if slow := faults.take(FaultKind.SLOW_FIRST_NODE, prompt_id=self._prompt_id):
+            await asyncio.sleep(slow.seconds)
+        return await self._run_nodes(order, signatures)
+
+    async def _run_nodes(self, order: ExecutionOrder, signatures: Mapping[str, str]) -> Outcome:
+        """Run node after node, until all have run or one fails."""
         node_id = ""
         try:
-            while waiting:
-                node_id = self._next(waiting, cached)
-                waiting.remove(node_id)
-                if node_id in cached:
-                    self._show_cached(node_id, cached[node_id])
-                    continue
-                result = await self._run_node(node_id)
-                self._results[node_id] = result
-                cache.store(signatures[node_id], result)
+            while order.left:
+                if (ready := order.next()) is None:
+                    node_id = order.left[0]
+                    failure = cycle_failure(list(self._graph))
+                    self._message("execution_error", self._failed_node(node_id) | failure)
+                    return Outcome.ERROR
+                node_id = ready
+                if (kept := self._executor.cache.get(signatures[node_id])) is not None:
+                    self._show_cached(node_id, kept, order)
+                else:
+                    result = await self._run_node(node_id, order)
+                    self._executor.cache.store(signatures[node_id], result)
+                order.finish(node_id)
         except InterruptedPromptError:
+            self._executor.console.say("Processing interrupted")
             self._message("execution_interrupted", self._failed_node(node_id), everybody=True)
             return Outcome.INTERRUPTED
         except ThreadDiedError:
@@ -76,7 +100,8 @@ class PromptRun:
             log.info("Node %s failed: %s", node_id, error if isinstance(error, NodeError) else repr(error))
             if isinstance(error, NodeOutOfMemoryError):
                 self._executor.models.unload()
-            failure = describe_failure(error, self._inputs(node_id), self._needed({}))
+            tell_failure(self._executor.console, error)
+            failure = describe_failure(error, self._current_inputs, list(self._graph))
             self._message("execution_error", self._failed_node(node_id) | failure)
             return Outcome.ERROR
         self._message("execution_success")
@@ -120,6 +145,15 @@ class PromptRun:
             self._executor.interrupted = False
             raise InterruptedPromptError
 
+    async def _look_for_changes(self) -> None:
+        """Let every node say whether it has changed, which may take its time: no frame tells of it."""
+        if slow := self._executor.faults.take(FaultKind.SLOW_CHECK, prompt_id=self._prompt_id):
+            await asyncio.sleep(slow.seconds)
+        for node in self._graph.values():
+            takes = self._executor.types[node["class_type"]].fingerprint_seconds
+            if takes is not None:
+                await asyncio.sleep(takes(node["inputs"]) / self._executor.options.speed)
+
     def _signatures(self) -> dict[str, str]:
         """Return the signature of every node, also of those that nothing depends on."""
 
@@ -127,62 +161,50 @@ class PromptRun:
             node_type = self._executor.types[self._graph[node_id]["class_type"]]
             return node_type.fingerprint(inputs) if node_type.fingerprint is not None else None
 
+        reason = "a node has no inputs"
         try:
             return signatures_of(self._graph, fingerprint)
-        except (KeyError, AttributeError, TypeError) as error:
-            raise ThreadDiedError("a node has no inputs") from error
+        except KeyError as error:
+            raise ThreadDiedError(reason, Place.SIGNATURES, f"KeyError: {error}") from error
+        except (AttributeError, TypeError) as error:
+            kinds = [type(node["inputs"]) for node in self._graph.values()]
+            wrong = next((kind for kind in kinds if kind is not dict), dict)
+            text = f"AttributeError: '{wrong.__name__}' object has no attribute 'keys'"
+            raise ThreadDiedError(reason, Place.INPUTS, text) from error
 
-    def _needed(self, cached: Mapping[str, CachedResult]) -> list[str]:
-        """Return the nodes to visit: the outputs, and what they depend on down to cached nodes."""
-        found: dict[str, None] = {}
-        stack = list(self._targets)
-        while stack:
-            node_id = stack.pop()
-            if node_id not in found and (node_id not in cached or node_id in self._targets):
-                found[node_id] = None
-                if node_id not in cached:
-                    stack += self._above(node_id)
-        return list(found)
+    def _order(self, cached: Mapping[str, CachedResult]) -> ExecutionOrder:
+        """Return the order of the nodes to run: the outputs, and what they depend on down to cached nodes."""
+        executor = self._executor
+        notes = executor.version >= LINKS_NOTED
+        order = ExecutionOrder(self._graph, executor.types, cached, tells_readers=notes)
+        for target in self._targets:
+            order.add(target)
+        return order
 
-    def _above(self, node_id: str) -> list[str]:
-        """Return the nodes that a node's known inputs link to."""
-        known = self._known_inputs(node_id)
-        return [value[0] for value in known.values() if is_link(value, self._graph)]
-
-    def _known_inputs(self, node_id: str) -> dict[str, Any]:
-        """Return the inputs of a node that its type has."""
-        node_type = self._executor.types[self._graph[node_id]["class_type"]]
-        names = {**node_type.required, **node_type.optional}
-        return {name: value for name, value in self._graph[node_id]["inputs"].items() if name in names}
-
-    def _next(self, waiting: list[str], cached: Mapping[str, CachedResult]) -> str:
-        """Return the node to run next: one with all it needs, an output if there is one."""
-        ready = [
-            node_id
-            for node_id in waiting
-            if node_id in cached or all(above in self._results for above in self._above(node_id))
-        ]
-        types = self._executor.types
-        outputs = [node_id for node_id in ready if types[self._graph[node_id]["class_type"]].output_node]
-        return (outputs or ready)[0]
-
-    def _show_cached(self, node_id: str, result: CachedResult) -> None:
-        """Send the frames of an output node that need not run."""
+    def _show_cached(self, node_id: str, result: CachedResult, order: ExecutionOrder) -> None:
+        """Send the frames of a node that need not run: an output, or one that is like another of the same prompt."""
+        self._results[node_id] = result
         if result.ui is not None:
             self._outputs[node_id] = result.ui
         self._send_executed(node_id, result.ui)
         self._states[node_id] = {"value": 1, "max": 1, "state": "finished"} | self._identity(node_id)
         self._send_states()
+        try:
+            order.hand_on(node_id, result)
+        except (IndexError, TypeError) as error:
+            text = f"{type(error).__name__}: {error}"
+            raise ThreadDiedError("a kept result has no such output", Place.CACHE_LINK, text) from error
 
-    async def _run_node(self, node_id: str) -> CachedResult:
+    async def _run_node(self, node_id: str, order: ExecutionOrder) -> CachedResult:
         """Run one node with its frames."""
         state = {"value": 0.0, "max": 1.0, "state": "running"}
         self._states[node_id] = state | self._identity(node_id)
         self._send_states()
+        self._current_inputs = {}
+        inputs = self._current_inputs = self._inputs(node_id)
         self._executor.current_node = node_id
         self._to_owner("executing", {"node": node_id, "display_node": node_id, "prompt_id": self._prompt_id})
-        inputs = self._inputs(node_id)
-        node_type = self._executor.types[self._graph[node_id]["class_type"]]
+        node_type = self._type_of(node_id)
         blocker = next((value for value in inputs.values() if isinstance(value, Blocked)), None)
         if blocker is None:
             self.stop_if_interrupted()
@@ -191,14 +213,16 @@ class PromptRun:
             result = Result(tuple(Blocked(None) for _ in node_type.outputs))
             if blocker.message is not None:
                 self._send_blocked(node_id, blocker.message)
-        self._executed.append(node_id)
         self._execution.nodes.append(node_id)
         if result.ui is not None:
             self._outputs[node_id] = result.ui
             self._send_executed(node_id, result.ui)
+        kept = self._results[node_id] = CachedResult(result.outputs, result.ui)
+        order.hand_on(node_id, kept)
+        self._executed.append(node_id)
         self._states[node_id] |= {"value": self._states[node_id]["max"], "state": "finished"}
         self._send_states()
-        return CachedResult(result.outputs, result.ui)
+        return kept
 
     async def _call(self, node_id: str, node_type: NodeType, inputs: dict[str, Any]) -> Result:
         """Call the node's coroutine, after the faults that wait for it."""
@@ -214,6 +238,7 @@ class PromptRun:
             models=executor.models,
             threads=executor.threads,
             execution=self._execution,
+            tasks=executor.afterwards,
         )
         occasion = run.occasion
         if fault := executor.faults.take(FaultKind.HANG, **occasion):
@@ -225,15 +250,31 @@ class PromptRun:
             raise NodeError(fault.message or "The stand-in was asked to fail", fault.exception_type)
         if fault := executor.faults.take(FaultKind.OUT_OF_MEMORY, **occasion):
             raise NodeOutOfMemoryError(fault.message or "CUDA out of memory. Tried to allocate 2.00 GiB")
+        if fault := executor.faults.take(FaultKind.BROKEN_GPU, **occasion):
+            raise broken(fault.gpu)
+        complain_of_inputs(node_type, inputs)
         return await node_type.run(run, inputs)
 
+    def _type_of(self, node_id: str) -> NodeType:
+        return self._executor.types[self._graph[node_id]["class_type"]]
+
     def _inputs(self, node_id: str) -> dict[str, Any]:
-        """Return the values for a node's inputs, links followed."""
-        inputs = {}
-        for name, value in self._known_inputs(node_id).items():
-            if is_link(value, self._graph) and value[0] in self._results:
-                inputs[name] = self._results[value[0]].outputs[value[1]]
-            else:
+        """Return the values for a node's inputs: those that its type has, and whatever comes by a link.
+
+        Raises
+        ------
+        TypeError
+            If the output that a link asks for is no whole number.
+        """
+        node_type = self._type_of(node_id)
+        inputs: dict[str, Any] = {}
+        for name, value in self._graph[node_id]["inputs"].items():
+            if is_link(value):
+                source, slot = value
+                result = self._results.get(source)
+                there = result is not None and slot < len(result.outputs)
+                inputs[name] = output_at(result.outputs, slot) if result is not None and there else None
+            elif name in node_type.required or name in node_type.optional:
                 inputs[name] = value
         return inputs
 

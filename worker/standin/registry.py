@@ -10,6 +10,7 @@ from worker.standin.media_nodes import media_node_types
 from worker.standin.nodes import NodeType
 from worker.standin.options import StandinOptions
 from worker.standin.sampling_nodes import sampling_node_types
+from worker.standin.saver_nodes import saver_node_types
 from worker.standin.scaling_nodes import scaling_node_types
 
 
@@ -18,10 +19,11 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
     types = [
         *loader_node_types(options),
         *sampling_node_types(),
-        *image_node_types(folders),
+        *image_node_types(options, folders),
         *scaling_node_types(options),
         *media_node_types(),
         *acceptance_node_types(),
+        *saver_node_types(),
     ]
     return {one.name: one for one in types}
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from aiohttp import web
 
+from worker.standin.console import Console
 from worker.standin.execution import Executor
 from worker.standin.execution_log import ExecutionLog
-from worker.standin.faults import IMMEDIATE, Fault, FaultKind, Faults
+from worker.standin.faults import IMMEDIATE, Fault, FaultKind, Faults, death_of
 from worker.standin.files import Folders
+from worker.standin.foreign_prompts import foreign_item
 from worker.standin.options import StandinOptions
 from worker.standin.prompt_queue import PromptQueue
 from worker.standin.registry import model_folders, node_types
@@ -69,7 +71,10 @@ class Standin:
         if fault.kind not in IMMEDIATE:
             self.faults.add(fault)
         elif fault.kind is FaultKind.DEAD_THREAD:
-            await self._end_thread()
+            await self._end_thread(fault)
+        elif fault.kind is FaultKind.FOREIGN_PROMPT:
+            for _ in range(fault.times or 1):
+                self.queue.put(foreign_item(fault, self.queue.next_number()))
         elif fault.kind is FaultKind.DEAF:
             self.sockets.make_deaf(fault.client_id)
         elif fault.kind is FaultKind.DROP_SOCKETS:
@@ -104,13 +109,15 @@ class Standin:
         """Cut the sockets, and end these tasks and what they run."""
         self.sockets.abort()
         self.executor.lose_running()
-        for task in tasks:
+        ended = [*tasks, *self.executor.afterwards]
+        for task in ended:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*ended, return_exceptions=True)
 
-    async def _end_thread(self) -> None:
+    async def _end_thread(self, fault: Fault) -> None:
         """Let the execution end here and now; what runs stays in the queue for ever."""
         self.executor.dead = True
+        self.console.say_died(death_of(fault))
         self.executor.lose_running()
         execution = self._tasks[0]
         execution.cancel()
@@ -119,6 +126,8 @@ class Standin:
 
     def _renew(self) -> None:
         """Begin with an empty queue and nothing loaded."""
+        self.console = Console(self.version)
+        self.console.say("Starting server\n")
         self.sockets = Sockets(self.faults)
         self.queue = PromptQueue(self.tell_queue, self.options.max_history)
         self.executor = Executor(
@@ -131,6 +140,7 @@ class Standin:
             folders=self.folders,
             execution_log=self.log,
             threads=self._threads,
+            console=self.console,
         )
 
 

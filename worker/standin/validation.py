@@ -30,9 +30,16 @@ def make_error(kind: str, message: str, details: str = "") -> dict[str, Any]:
 
 
 def validate_prompt(
-    graph: Graph, types: Mapping[str, NodeType], targets: list[str] | None = None, *, strict: bool = False
+    graph: Graph,
+    types: Mapping[str, NodeType],
+    targets: list[str] | None = None,
+    *,
+    strict: bool = False,
+    names_missing: bool = False,
 ) -> Verdict:
-    """Check a prompt and coerce the values of its nodes in place; later versions of ComfyUI name a cycle as such.
+    """Check a prompt, coerce the values of its nodes in place and unwrap what is wrapped in `__value__`.
+
+    Later versions of ComfyUI name a cycle as such (`strict`), and a node type that is not there (`names_missing`).
 
     Raises
     ------
@@ -40,21 +47,34 @@ def validate_prompt(
         If the graph or a node has not even the right JSON type, which ComfyUI answers with 500.
     """
     for node_id in graph:
-        if "class_type" not in graph[node_id]:
-            message = "Cannot execute because a node is missing the class_type property."
-            return Verdict(make_error("invalid_prompt", message, f"Node ID '#{node_id}'"))
-        if (name := graph[node_id]["class_type"]) not in types:
-            message = f"Cannot execute because node {name} does not exist."
-            return Verdict(make_error("invalid_prompt", message, f"Node ID '#{node_id}'"))
+        if (name := graph[node_id].get("class_type")) is None or name not in types:
+            return Verdict(_missing_type(node_id, graph[node_id], names_missing=names_missing))
     wanted = [node_id for node_id in graph if types[graph[node_id]["class_type"]].output_node]
     if targets is not None:
         wanted = [node_id for node_id in wanted if node_id in targets]
     if not wanted:
         return Verdict(make_error("prompt_no_outputs", "Prompt has no outputs"))
-    if _has_cycle(graph, wanted):
+    if _has_cycle(graph, types, wanted):
         kind = "dependency_cycle" if strict else "prompt_outputs_failed_validation"
         return Verdict(make_error(kind, "Prompt outputs failed validation"))
     return _Validation(graph, types).outputs(wanted)
+
+
+def _missing_type(node_id: str, node: Mapping[str, Any], *, names_missing: bool) -> dict[str, Any]:
+    """Return the error of a node without a type, or of a type that is not there."""
+    name, details = node.get("class_type"), f"Node ID '#{node_id}'"
+    if not names_missing:
+        message = f"Cannot execute because node {name} does not exist."
+        if "class_type" not in node:
+            message = "Cannot execute because a node is missing the class_type property."
+        return make_error("invalid_prompt", message, details)
+    title = node.get("_meta", {}).get("title", name)
+    message = f"Node '{title}' not found. The custom node may not be installed."
+    if "class_type" not in node:
+        shown = title or f"ID #{node_id}"
+        message = f"Node '{shown}' has no class_type. The workflow may be corrupted or a custom node is missing."
+    extra = {"node_id": node_id, "class_type": name, "node_title": title}
+    return make_error("missing_node_type", message, details) | {"extra_info": extra}
 
 
 class _Validation:
@@ -221,11 +241,18 @@ def _linked(node: Mapping[str, Any]) -> list[str]:
     return [value[0] for value in values if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)]
 
 
-def _has_cycle(graph: Graph, wanted: list[str]) -> bool:
-    """Tell whether an output depends on a node that depends on itself."""
+def _has_cycle(graph: Graph, types: Mapping[str, NodeType], wanted: list[str]) -> bool:
+    """Tell whether an output depends on a node that depends on itself, by inputs that the nodes' types have."""
+
+    def linked(node_id: str) -> list[str]:
+        inputs, node_type = graph[node_id].get("inputs"), types[graph[node_id]["class_type"]]
+        names = {**node_type.required, **node_type.optional}
+        known = {name: value for name, value in inputs.items() if name in names} if isinstance(inputs, dict) else {}
+        return _linked({"inputs": known})
+
     finished: set[str] = set()
     for start in wanted:
-        path: list[tuple[str, list[str]]] = [(start, _linked(graph[start]))]
+        path: list[tuple[str, list[str]]] = [(start, linked(start))]
         on_path = {start}
         while path:
             node_id, above = path[-1]
@@ -236,6 +263,6 @@ def _has_cycle(graph: Graph, wanted: list[str]) -> bool:
             elif (following := above.pop()) in on_path:
                 return True
             elif following not in finished and following in graph:
-                path.append((following, _linked(graph[following])))
+                path.append((following, linked(following)))
                 on_path.add(following)
     return False

@@ -16,7 +16,14 @@ TARGETED_INTERRUPT: Final[Version] = (0, 3, 57)
 HISTORY_OFFSET: Final[Version] = (0, 3, 60)
 
 STRICT: Final[Version] = (0, 4)
-"""Canonical ids only, 409 for a duplicate, the routes below /api/jobs, no secrets in the queue."""
+"""Canonical ids only, the routes below /api/jobs, no secrets in the queue."""
+
+LINKS_NOTED: Final[Version] = (0, 33)
+"""Who reads an output is noted, which can end the execution thread; the log is coloured, and more of what is no object
+is refused with 500."""
+
+NO_DUPLICATES: Final[Version] = (0, 34)
+"""409 for an id that is known; 0.33 still takes it."""
 
 
 def parse_version(text: str) -> Version:

@@ -1,0 +1,41 @@
+"""The columns of a job by who needs them, and rows turned into what they are of: the one place that names the graph.
+
+A graph may have megabytes, and what else a client sends a hundred kilobytes. Nobody selects `*`, or a whole `JobRow`:
+steps and repairs read `STANDING`, lists `LISTED`, and only who is about to run a job, or to send it again, `WHOLE`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from app.domain.job import Asked, Job, ListedJob, Phase, Standing
+from app.storage.schema import JobRow
+
+_STANDING: Final = tuple(name for name in Standing.__dataclass_fields__ if name not in ("job_id", "phase"))
+_ASKED: Final = tuple(Asked.__dataclass_fields__)
+
+STANDING: Final = ", ".join(("id", "phase", *_STANDING))
+LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow"))
+WHOLE: Final = f"{LISTED}, workflow"
+STANDING_COLUMNS: Final = (JobRow.id, JobRow.phase, *(getattr(JobRow, name) for name in _STANDING))
+"""The same for a statement of SQLAlchemy's."""
+
+
+def standing_of(record: Any) -> Standing:
+    """Return where the job of a row, SQLAlchemy's or the driver's, stands."""
+    return Standing(job_id=record["id"], phase=Phase(record["phase"]), **{name: record[name] for name in _STANDING})
+
+
+def listed_of(record: Any) -> ListedJob:
+    """Return the job of a row without its graph."""
+    return ListedJob(**_listed(record))
+
+
+def job_of(record: Any) -> Job:
+    """Return the job of a row with its graph."""
+    return Job(workflow=record["workflow"], **_listed(record))
+
+
+def _listed(record: Any) -> dict[str, Any]:
+    values = {name: record[name] for name in (*_STANDING, *_ASKED, "has_workflow")}
+    return {"job_id": record["id"], "phase": Phase(record["phase"]), **values}

@@ -1,0 +1,95 @@
+"""Graphs of jobs: one at a time for who runs or sends one, as text for who asks for one, and for the page cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.errors import JobNotFound
+from app.encoding import loads
+from app.storage.columns import WHOLE, job_of
+
+if TYPE_CHECKING:
+    from app.domain.job import Job
+    from app.domain.workflow import Graph
+
+TITLE_CHARACTERS: Final = 200
+_STORED_PER_CHARACTER: Final = 8
+"""PostgreSQL takes no more bytes for a character of JSON: a graph that lies in more than this is long, unread."""
+
+_WHOLE: Final = f"SELECT {WHOLE} FROM generation_jobs WHERE id = $1"  # noqa: S608  # names of our own
+_ASKED: Final = "SELECT workflow::text FROM generation_jobs WHERE id = $1"
+_SENT: Final = """
+    SELECT EXISTS (SELECT FROM generation_jobs WHERE id = $1) AS found, (
+        SELECT graph::text FROM job_attempts WHERE job_id = $1 AND graph IS NOT NULL ORDER BY number DESC LIMIT 1
+    ) AS graph"""
+
+
+def _short(column: str) -> str:
+    """Return the SQL of a graph as text, null if it has more than `$2` characters."""
+    return f"""CASE WHEN pg_column_size({column}) <= $2::int * {_STORED_PER_CHARACTER}
+        AND length({column}::text) <= $2 THEN {column}::text END"""
+
+
+_SHOWN: Final = f"""
+    SELECT {_short("asked.workflow")} AS asked, {_short("sent.graph")} AS sent, sent.graph IS NOT NULL AS was_sent,
+        CASE WHEN asked.workflow IS NULL THEN 0
+            ELSE (SELECT count(*) FROM jsonb_object_keys(asked.workflow)) END AS asked_nodes,
+        CASE WHEN $3::text IS NOT NULL THEN left(sent.graph #>> ARRAY[$3, '_meta', 'title'], {TITLE_CHARACTERS}) END
+            AS title,
+        CASE WHEN $3::text IS NOT NULL THEN left(sent.graph #>> ARRAY[$3, 'class_type'], {TITLE_CHARACTERS}) END
+            AS class_type
+    FROM generation_jobs AS asked LEFT JOIN LATERAL (
+        SELECT graph FROM job_attempts WHERE job_id = asked.id AND graph IS NOT NULL ORDER BY number DESC LIMIT 1
+    ) AS sent ON true
+    WHERE asked.id = $1"""  # noqa: S608  # of our own words only
+
+
+@dataclass(frozen=True, slots=True)
+class ShownGraphs:
+    """What the page shows of a job's graphs. One that is long is None, and linked."""
+
+    asked: Graph | None
+    asked_nodes: int
+    """How many nodes the client's graph has; 0 without one."""
+    sent: Graph | None
+    was_sent: bool
+    node_title: str | None
+    """The title of the node that was asked about, where it has one beside its class."""
+
+
+async def read_whole(connection: Any, job_id: int) -> Job:
+    """Return a job with its graph, or raise `JobNotFound`; through the driver itself, as below."""
+    row = await connection.fetchrow(_WHOLE, job_id)
+    if row is None:
+        raise JobNotFound([job_id])
+    return job_of(row)
+
+
+async def read_asked(connection: Any, job_id: int) -> str | None:
+    """Return the graph that the client sent, as JSON text; None if it sent none."""
+    found: str | None = await connection.fetchval(_ASKED, job_id)
+    return found
+
+
+async def read_sent(connection: Any, job_id: int) -> str | None:
+    """Return the graph as it was last sent to ComfyUI, as JSON text; None before that, `JobNotFound` for no job."""
+    row = await connection.fetchrow(_SENT, job_id)
+    if not row["found"]:
+        raise JobNotFound([job_id])
+    sent: str | None = row["graph"]
+    return sent
+
+
+async def read_shown(connection: Any, job_id: int, most_characters: int, node: str | None) -> ShownGraphs:
+    """Return what the page shows, graphs of so many characters at most, and the title of the node at work."""
+    row = await connection.fetchrow(_SHOWN, job_id, most_characters, node)
+    if row is None:
+        raise JobNotFound([job_id])
+    title = row["title"] if row["title"] != row["class_type"] else None
+    return ShownGraphs(_read(row["asked"]), row["asked_nodes"], _read(row["sent"]), row["was_sent"], title or None)
+
+
+def _read(graph: str | None) -> Graph | None:
+    found: Graph | None = loads(graph) if graph is not None else None
+    return found

@@ -1,0 +1,88 @@
+"""Whose a file is: an output belongs to the run that made it, or it is not kept as that run's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+from app.domain.errors import OutputNotOwn
+from app.domain.own_outputs import PREVIEWS
+from app.domain.text import clean
+
+if TYPE_CHECKING:
+    from app.domain.workflow import Graph
+    from worker.comfyui_answers import OutputFile
+
+_ETAG: Final = re.compile(r'^"([0-9a-f]{15,17})-[0-9a-f]+"$')
+"""As aiohttp makes it, whose server ComfyUI is: the time of the last change in nanoseconds, and the size."""
+_TICK_S: Final = 0.02
+"""A file's time is that of the kernel's last tick, up to 10 ms before it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells one content of a file from another, as `/view` says it."""
+
+    etag: str | None
+    size: str | None
+    earliest: float | None
+    """When it was last changed by the server's clock, seconds since 1970: between these two moments. None: not said."""
+    latest: float | None
+
+
+def stamp_of(etag: str | None, last_modified: str | None, size: str | None) -> Stamp:
+    """Read the headers of an answer; those that make no sense count as not sent."""
+    if etag is not None and (match := _ETAG.match(etag)):
+        changed = int(match[1], 16) / 1e9
+        return Stamp(etag, size, changed, changed + _TICK_S)
+    try:
+        changed = parsedate_to_datetime(last_modified or "").timestamp()
+    except (ValueError, OverflowError):
+        return Stamp(etag, size, None, None)
+    # It tells whole seconds.
+    return Stamp(etag, size, changed, changed + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that has ended."""
+
+    prompt_id: str
+    graph: Graph
+    alone: bool
+    """Whether this worker has seen to it from the start that no prompt of ours was sent behind it."""
+    began_ms: float | None
+    """By the server's clock, milliseconds since 1970; below, when it had ended."""
+    ended_ms: float | None
+
+    def has_for_itself(self, file: OutputFile) -> bool:
+        """Whether no other run can have written the file."""
+        if file.text is not None or is_in_own_folder(file, self.prompt_id):
+            return True
+        node = self.graph.get(file.node_id)
+        return file.folder == "temp" and node is not None and node["class_type"] in PREVIEWS
+
+    def require_alone(self, file: OutputFile) -> None:
+        """Raise `OutputNotOwn` if another run of ours may have written the file."""
+        if not self.alone:
+            raise OutputNotOwn(f"The file {clean(file.filename, 100)} is in a folder that other jobs write to as well.")
+
+    def require_made(self, file: OutputFile, stamp: Stamp) -> None:
+        """Raise `OutputNotOwn` if the file is older than the run."""
+        if self.began_ms is not None and stamp.latest is not None and stamp.latest < self.began_ms / 1000:
+            raise OutputNotOwn(
+                f"The run names the file {clean(file.filename, 100)}, which is older than the run itself."
+            )
+
+    def outlasted_by(self, stamp: Stamp) -> bool:
+        """Whether the file was changed when the run had ended."""
+        if self.ended_ms is None or stamp.earliest is None:
+            return False
+        return stamp.earliest > self.ended_ms / 1000 + _TICK_S
+
+
+def is_in_own_folder(file: OutputFile, prompt_id: str) -> bool:
+    """Whether its name or folder is one that only this prompt's files have."""
+    return bool(prompt_id) and prompt_id in f"{file.subfolder}/{file.filename}"
