@@ -51,6 +51,14 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} is no JSON")
 
 
+def size_bytes(value: Any) -> int:
+    """Return how many bytes the value takes as JSON."""
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:
+        return len(dumps(value).encode())
+
+
 def loads(text: str) -> Any:
     """Return what the JSON text says. Integers of any size stay exact: orjson makes floats of those above 64 bits."""
     may_be_long = _LONG_NUMBER in text.encode("utf-8", "surrogatepass").translate(_ANY_DIGIT)

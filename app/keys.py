@@ -19,6 +19,7 @@ from app.services.fleet import Fleet
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
 from app.settings import Settings
+from app.sideline import Sideline
 from app.storage.audit import Audit
 from app.storage.database import Database
 from app.storage.files import FileStore
@@ -54,5 +55,6 @@ FLEET_FIGURES: Final = web.AppKey("FLEET_FIGURES", FleetFigures)
 METRICS: Final = web.AppKey("METRICS", ServerMetrics)
 FIGURES: Final = web.AppKey("FIGURES", Figures)
 HUB: Final = web.AppKey("HUB", Hub)
+SIDELINE: Final = web.AppKey("SIDELINE", Sideline)
 BACKGROUND: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("BACKGROUND", set)
 """What goes on after its request was answered; it is ended before the connections are closed."""

@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import hdrs, web
 
@@ -31,6 +31,7 @@ from app.services.control import Control
 from app.services.fleet import Fleet
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
+from app.sideline import Sideline
 from app.storage.audit import Audit
 from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
@@ -45,6 +46,7 @@ from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.web import contents, fleet, jobs, metrics, realtime, system
 from app.web.connection import text_frame
+from app.web.incoming import INCOMING, Incoming
 from app.web.metrics import counted
 from app.web.origin import refuse_foreign_hosts, refuse_foreign_pages
 from app.web.problems import errors_as_problems
@@ -60,6 +62,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_S: Final = 5.0
+SERVING: Final[dict[str, Any]] = {
+    "access_log": None,
+    # By us, up to a limit: after a refusal aiohttp would inflate the rest too, for seconds, and nobody had a turn.
+    "auto_decompress": False,
+    # So long the rest of a refused body is read, and thrown away, so that the client gets to see the answer.
+    "lingering_time": 2.0,
+}
+"""How a runner serves the application."""
 
 
 class PortBusy(GenonautError):
@@ -110,7 +120,7 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S, handle_signals=False)
+    runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S, handle_signals=False, **SERVING)
     await runner.setup()
     try:
         await _listen(runner, settings.api_host, port)
@@ -150,7 +160,11 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.KNOWN_NAMES] = KnownNames(database)
     app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots
-    app[keys.SUBMITTING] = Submitting(store, queue, registry, settings.default_checkpoint)
+    app[INCOMING] = Incoming(settings.max_body_bytes)
+    app[keys.SIDELINE] = sideline = Sideline()
+    app[keys.SUBMITTING] = Submitting(
+        store, queue, registry, sideline, settings.default_checkpoint, settings.max_workflow_bytes
+    )
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)
     app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
@@ -177,6 +191,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         for client in (redis, line, listener):
             await close(client)
         await database.close()
+        sideline.close()
 
     app.cleanup_ctx.extend([connections, _fan_out])
     app.on_shutdown.append(_close_sockets)

@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     reconcile_seconds: int = Field(15, ge=1, le=60)
 
     max_body_bytes: int = Field(8 * 2**20, ge=65536, le=2**30)
+    max_workflow_bytes: int = Field(2 * 2**20, ge=65536, le=2**28)
     ws_linger_seconds: float = Field(30, ge=0, le=3600)
     ws_heartbeat_seconds: float = Field(20, gt=0, le=3600)
     ws_outbox_frames: int = Field(1000, ge=10, le=100_000)

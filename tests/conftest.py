@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from aiohttp.test_utils import TestServer
 from alembic import command
 from integration.monitor_fixtures import Life
 from pydantic import SecretStr
@@ -19,7 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from app.embedded.services import Running, Wanted, start
 from app.embedded.temporary import temporary_data_dir
-from app.main import create_app
+from app.main import SERVING, create_app
 from app.settings import Settings, load_settings
 from app.storage.database import Database, make_engine
 from app.storage.migrating import alembic_config
@@ -132,8 +133,10 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def client(settings: Settings, aiohttp_client: Any) -> TestClient[Any, Any]:
-    """A client of the whole server."""
-    return await aiohttp_client(create_app(settings))
+    """A client of the whole server, served as `make up` serves it."""
+    server = TestServer(create_app(settings))
+    await server.start_server(**SERVING)
+    return await aiohttp_client(server)
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from app.domain.errors import (
     Poisonous,
     QueueUnavailable,
 )
+from app.domain.fitting import check_against
 from app.domain.job import Phase
 from app.domain.verdict import after_failure, may_be_tried_again, retry_delay
-from app.domain.workflow import check_against
 from app.services.submit import graph_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import BackendLacksModel, DatabaseUnavailable, WorkflowRefused
+from app.domain.fitting import check_against, lacks_model_or_node
 from app.domain.own_outputs import Separated, separated
-from app.domain.workflow import check_against, check_structure, lacks_model_or_node
+from app.domain.structure import check_structure
 from app.services.submit import graph_of
 from worker.comfyui import Place, UnclearSubmission
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "animated_image_upload", "remote")
 """Marks of inputs whose choices change while the server runs, so that a list read earlier proves nothing."""
+_SELF_DESCRIBING: Final = "COMFY_"
+"""Begins the types of newer inputs, which say by themselves what else there is, and what fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,13 @@ class InputSpec:
     """The values it takes, where they are a fixed list."""
     minimum: float | None = None
     maximum: float | None = None
+    lazy: bool = False
+    """Whether the node asks for it only when it needs it, in the middle of its own run."""
+    choice_texts: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The choices as texts, made once: a graph may choose among thousands of files in each of its nodes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choice_texts", frozenset(map(str, self.choices or ())))
 
     def accepts_type(self, given: str) -> bool:
         """Whether an output of type `given` may be linked here. `*` fits everything; a comma separates alternatives."""
@@ -43,6 +51,11 @@ class NodeClass:
     outputs: tuple[str, ...] | None
     """None when it does not say."""
     is_output: bool
+
+    def may_grow(self, name: str) -> bool:
+        """Whether an input that is not listed may be one all the same: `images.image0`, of `images` that grows."""
+        parent = self.inputs.get(name.partition(".")[0])
+        return parent is not None and parent.type.startswith(_SELF_DESCRIBING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +96,6 @@ def read_catalog(object_info: Mapping[str, Any]) -> Catalog:
     return Catalog({name: _node(name, raw) for name, raw in object_info.items() if isinstance(raw, dict)})
 
 
-def nearest(value: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed value that the client most likely meant, or None."""
-    found = difflib.get_close_matches(value, [str(each) for each in allowed], n=1, cutoff=0.6)
-    return found[0] if found else None
-
-
 def _node(name: str, raw: Mapping[str, Any]) -> NodeClass:
     sections = raw.get("input")
     sections = sections if isinstance(sections, dict) else {}
@@ -105,7 +112,7 @@ def _node(name: str, raw: Mapping[str, Any]) -> NodeClass:
 
 def _fits_all(kind: str) -> bool:
     # Which type a COMFY_… stands for (COMFY_MATCHTYPE_V3) is settled by the other links of its node.
-    return kind in ("*", "COMBO") or kind.startswith("COMFY_")
+    return kind in ("*", "COMBO") or kind.startswith(_SELF_DESCRIBING)
 
 
 def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
@@ -118,10 +125,11 @@ def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
         name=name,
         type=kind if isinstance(kind, str) else "COMBO",
         # Newer, self-describing inputs (COMFY_…) expand into others; whether they are there is not ours to say.
-        required=required and not (isinstance(kind, str) and kind.startswith("COMFY_")),
+        required=required and not (isinstance(kind, str) and kind.startswith(_SELF_DESCRIBING)),
         choices=tuple(choices) if isinstance(choices, list) and choices and not config.get("multiselect") else None,
         minimum=_number(config.get("min")),
         maximum=_number(config.get("max")),
+        lazy=bool(config.get("lazy")),
     )
 
 

@@ -68,9 +68,21 @@ class IdempotencyKeyReused(InvalidRequest):
 
 
 class UnsupportedBody(GenonautError):
-    """The body's media type is not the one that the route takes."""
+    """The body's media type, or its encoding, is not one that the route takes."""
 
     code = "unsupported_media_type"
+
+
+class BodyTooLarge(GenonautError):
+    """The body has more bytes, or more values, than are taken."""
+
+    code = "body_too_large"
+
+
+class BodyTooSlow(GenonautError):
+    """The body takes longer to arrive than it is waited for."""
+
+    code = "body_too_slow"
 
 
 class ForeignOrigin(GenonautError):
@@ -205,6 +217,12 @@ class QueueUnavailable(Unavailable):
     """Redis cannot be reached, or did not answer in time."""
 
     code = "redis_unavailable"
+
+
+class Busy(Unavailable):
+    """So many large requests are at work that one more would cost the others."""
+
+    code = "busy"
 
 
 class SchemaNotAtHead(GenonautError):

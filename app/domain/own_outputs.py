@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from app.domain.values import unwrap
+
 if TYPE_CHECKING:
     from app.domain.catalog import Catalog, NodeClass
     from app.domain.workflow import Graph
@@ -53,7 +55,7 @@ def separated(graph: Graph, catalog: Catalog, folder: str, run: str) -> Separate
         if known is None:
             # Nobody knows what the backend offers: what looks like a saver is treated as one.
             alone = True
-            if isinstance(inputs.get(PREFIX), str):
+            if isinstance(unwrap(inputs.get(PREFIX)), str):
                 inputs[PREFIX] = _below(folder, inputs[PREFIX])
         elif known.is_output and _takes_prefix(known):
             inputs[PREFIX] = _below(folder, inputs.get(PREFIX))
@@ -70,7 +72,8 @@ def _takes_prefix(known: NodeClass) -> bool:
 
 def _below(folder: str, prefix: Any) -> str:
     """Return the prefix for a file in the folder; what came by link is known to nobody before the run."""
-    text = prefix if isinstance(prefix, str) else ""
+    given = unwrap(prefix)
+    text = given if isinstance(given, str) else ""
     # Only letters, digits and -: a placeholder such as %date% or a path would leave our folder.
     name = re.sub(r"[^\w-]+", "_", text.replace("\\", "/").rpartition("/")[2]).strip("_")[:60]
     return f"{folder}/{name or 'output'}"

@@ -7,7 +7,7 @@ import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.workflow import is_link
+from app.domain.values import is_link
 
 if TYPE_CHECKING:
     from app.domain.workflow import Graph

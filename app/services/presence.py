@@ -29,8 +29,13 @@ class Present:
 
     backends: Sequence[Beat]
     """The heartbeats of all backends seen within a day."""
-    any_worker: bool
-    """Whether a worker is alive."""
+    workers: Sequence[Beat]
+    """Those of all workers."""
+
+    @property
+    def any_worker(self) -> bool:
+        """Whether a worker is alive."""
+        return any(beat.live for beat in self.workers)
 
 
 class Presence:
@@ -42,7 +47,7 @@ class Presence:
         self._recent_s = registry.stale_s / 3
         self._lock = asyncio.Lock()
         self._read_at = float("-inf")
-        self._present = Present((), any_worker=False)
+        self._present = Present((), ())
         self._refreshing: asyncio.Task[None] | None = None
 
     async def recently(self) -> Present:
@@ -64,7 +69,7 @@ class Presence:
                 # Whoever held the lock before has read them.
                 if time.monotonic() - self._read_at > FRESH_S:
                     backends, workers = await asyncio.gather(self._registry.backends(), self._registry.workers())
-                    self._present = Present(backends, any(beat.live for beat in workers))
+                    self._present = Present(backends, workers)
                     self._read_at = time.monotonic()
         return self._present
 

@@ -7,13 +7,18 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.batching import Batcher
-from app.domain.catalog import nearest
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, QueueUnavailable
+from app.domain.fitting import check_against
+from app.domain.hints import nearest
 from app.domain.job import NewJob
-from app.domain.workflow import build_graph, check_against, check_structure, with_overrides, with_seed
+from app.domain.structure import check_structure
+from app.domain.workflow import build_graph, with_overrides, with_seed
+from app.encoding import size_bytes
 from app.messaging.events import news
 from app.services.control import random_seed
 from app.services.presence import Presence
+from app.services.readiness import no_backend, why_idle
+from app.sideline import SMALL_BYTES
 from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
@@ -24,10 +29,13 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
+    from app.services.presence import Present
+    from app.sideline import Sideline
     from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
 
 NO_WORKER: Final = "No worker is alive at the moment: the job waits until one is."
+NOT_OFFERED: Final = "Of the backends that offer what this job needs none can take work."
 
 MOST_AT_ONCE: Final = 64
 """Jobs that one transaction accepts: with more the first of them would wait noticeably for the last."""
@@ -54,10 +62,20 @@ class Replayed:
 class Submitting:
     """The use case "submit a job"."""
 
-    def __init__(self, store: JobStore, queue: JobQueue, registry: Registry, default_checkpoint: str) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        registry: Registry,
+        sideline: Sideline,
+        default_checkpoint: str,
+        max_workflow_bytes: int,
+    ) -> None:
         self._store = store
         self._queue = queue
         self._registry = registry
+        self._sideline = sideline
+        self._max_workflow_bytes = max_workflow_bytes
         self._presence = Presence(registry)
         self._accepting = Batcher(self._accept, most=MOST_AT_ONCE, flights=FLIGHTS)
         self._default_checkpoint = default_checkpoint or None
@@ -71,16 +89,23 @@ class Submitting:
             It came before under the same key with another body.
         InvalidGraph, InvalidRequest
             No backend that may take the job would run it; every fault is named.
-        DatabaseUnavailable, QueueUnavailable
+        DatabaseUnavailable, QueueUnavailable, Busy
             Nothing was accepted.
         """
         # First of all: a repetition gets its answer whatever has become of the backends.
         if once is not None and (answer := await self._store.replay(once)) is not None:
             return Replayed(answer)
+        weight = 0
         if job.workflow is not None:
-            job = replace(job, workflow=checked_workflow(job.workflow, overrides))
-        job = await self._check(job)
-        if once is None:
+            weight = size_bytes(job.workflow) + size_bytes(overrides)
+            do = self._sideline.do
+            graph = await do(weight, checked_workflow, job.workflow, overrides, self._max_workflow_bytes)
+            job = replace(job, workflow=graph)
+        job = await self._check(job, weight)
+        if once is None and weight > SMALL_BYTES:
+            # Not with others: what is written for many large ones at once would hold up everybody.
+            (accepted,) = await self._accept([job])
+        elif once is None:
             accepted = await self._accepting.do(job)
         else:
             created = await self._store.create(job, once)
@@ -109,17 +134,22 @@ class Submitting:
         await self._accepting.settle()
         await self._presence.settle()
 
-    async def _check(self, job: NewJob) -> NewJob:
-        """Return the job as it is accepted; what was true a moment ago is good enough for that, and not for a no."""
+    async def _check(self, job: NewJob, weight: int) -> NewJob:
+        """Return the job as it is accepted; what was true a moment ago is good enough for that, and not for a no.
+
+        `weight` is the size of its graph, in bytes of JSON.
+        """
         present = await self._presence.recently()
         try:
-            checked = await self._check_offers(job, present.backends)
+            checked, able = await self._check_offers(job, present, weight)
         except (InvalidGraph, InvalidRequest):
+            able = False
+        if not able:
             present = await self._presence.now()
-            checked = await self._check_offers(job, present.backends)
-        if present.any_worker or (await self._presence.now()).any_worker:
+            checked, able = await self._check_offers(job, present, weight)
+        if able:
             return checked
-        return replace(checked, warnings=[*checked.warnings, NO_WORKER])
+        return replace(checked, warnings=[*checked.warnings, _why_it_waits(checked, present)])
 
     async def _accept(self, jobs: Sequence[NewJob]) -> list[Job | QueueUnavailable]:
         """Commit the rows of jobs that came at the same time, and give them their turns: one round trip for each."""
@@ -146,47 +176,55 @@ class Submitting:
             raise QueueUnavailable("The queue cannot be reached at the moment.")
         return Replayed(answer)
 
-    async def _check_offers(self, job: NewJob, backends: Sequence[Beat]) -> NewJob:
-        """Check the graph against every backend that may take it; return the job with its checkpoint settled."""
-        _check_backend_name(job, backends)
-        catalogs = await self._catalogs(job, backends)
+    async def _check_offers(self, job: NewJob, present: Present, weight: int) -> tuple[NewJob, bool]:
+        """Check the graph against every backend that may take it.
+
+        Return the job with its checkpoint settled, and whether one that would run it can take work at the moment.
+        """
+        _check_backend_name(job, present.backends)
+        offers = await self._offers(job, present)
         if job.workflow is None and job.checkpoint_model is None:
-            offered = next((catalog.checkpoints[0] for catalog in catalogs if catalog.checkpoints), None)
+            offered = next((catalog.checkpoints[0] for catalog, _ in offers if catalog.checkpoints), None)
             job = replace(job, checkpoint_model=self._default_checkpoint or offered)
         verdicts = []
-        for catalog in catalogs:
+        for catalog, able in offers:
             graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
             if graph is None:
                 fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
                 verdicts.append([fault])
                 continue
-            faults = check_against(graph, catalog)
+            faults = await self._sideline.do(weight, check_against, graph, catalog)
             if not faults:
-                return job
+                return job, able
             verdicts.append(faults)
         if verdicts:
             faults = min(verdicts, key=len)
             if job.workflow is None:
                 faults = [replace(fault, pointer=_field(fault.pointer)) for fault in faults]
             raise InvalidGraph("No backend that may take this job would run it.", faults)
-        return job
+        return job, False
 
-    async def _catalogs(self, job: NewJob, backends: Sequence[Beat]) -> list[Catalog]:
-        """Return what the eligible backends offer: of the live ones, or, with none alive, as last seen."""
-        eligible = [beat for beat in backends if job.backend in (None, beat.name) and beat.state.get("catalog")]
+    async def _offers(self, job: NewJob, present: Present) -> list[tuple[Catalog, bool]]:
+        """Return what the eligible backends offer, and whether one of them can take work; those that can come first.
+
+        Of the live ones, or, with none alive, as last seen.
+        """
+        eligible = [beat for beat in _eligible(job, present) if beat.state.get("catalog")]
         live = [beat for beat in eligible if beat.live] or eligible
-        digests = dict.fromkeys(str(beat.state["catalog"]) for beat in live)
-        found = [await self._registry.catalog(digest) for digest in digests]
-        return [catalog for catalog in found if catalog is not None]
+        reasons = why_idle(live, present.workers)
+        able = dict.fromkeys(str(beat.state["catalog"]) for beat in live if reasons[beat.name] is None)
+        digests = able | dict.fromkeys(str(beat.state["catalog"]) for beat in live)
+        found = [(await self._registry.catalog(digest), digest in able) for digest in digests]
+        return [(catalog, can) for catalog, can in found if catalog is not None]
 
 
-def checked_workflow(workflow: Any, overrides: Mapping[str, Any]) -> Graph:
+def checked_workflow(workflow: Any, overrides: Mapping[str, Any], max_bytes: int) -> Graph:
     """Return the client's graph with its overrides, or raise `InvalidGraph` with every fault of its structure."""
     changed: Graph = workflow
-    faults = check_structure(workflow)
+    faults = _size_faults(workflow, max_bytes) or check_structure(workflow)
     if overrides and not faults:
         changed, faults = with_overrides(workflow, overrides)
-        faults = faults or check_structure(changed)
+        faults = faults or _size_faults(changed, max_bytes) or check_structure(changed)
     if faults:
         raise InvalidGraph("The workflow cannot be run.", faults)
     return changed
@@ -207,6 +245,26 @@ def graph_of(job: Asked, catalog: Catalog) -> Graph | None:
         batch_size=job.batch_size,
         sampler=job.sampler_params,
     )
+
+
+def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:
+    size = size_bytes(workflow)
+    if size <= max_bytes:
+        return []
+    detail = f"The workflow takes {size} bytes as JSON; at most {max_bytes} are taken (MAX_WORKFLOW_BYTES)."
+    return [Fault("/workflow", "too_large", detail)]
+
+
+def _eligible(job: NewJob, present: Present) -> list[Beat]:
+    return [beat for beat in present.backends if job.backend in (None, beat.name)]
+
+
+def _why_it_waits(job: NewJob, present: Present) -> str:
+    """Return the warning for a job that no backend can take at the moment."""
+    if not present.any_worker:
+        return NO_WORKER
+    reasons = why_idle(_eligible(job, present), present.workers)
+    return f"{no_backend(reasons) or NOT_OFFERED} The job waits until one can."
 
 
 def _check_backend_name(job: NewJob, backends: Sequence[Beat]) -> None:

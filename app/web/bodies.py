@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import json.scanner
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from aiohttp import web
-
 from app.domain.errors import (
     BadParameter,
+    BodyTooLarge,
     ContentNotFound,
     Fault,
     InvalidRequest,
@@ -19,9 +19,15 @@ from app.domain.errors import (
     MalformedJson,
     UnsupportedBody,
 )
+from app.domain.hints import shown
+from app.keys import SIDELINE
 from app.web.checking import check_texts
+from app.web.incoming import INCOMING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiohttp import web
     from multidict import MultiMapping
 
 MAX_ID: Final = 2**63 - 1
@@ -29,6 +35,15 @@ MAX_ID: Final = 2**63 - 1
 MAX_KEY: Final = 255
 _JSON_TYPES: Final = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 """aiohttp says octet-stream when a client names no type; curl's -d says form unless told otherwise."""
+MAX_VALUES: Final = 500_000
+"""Commas, colons and opening brackets of a body: each value takes up to a hundred bytes when it is read."""
+MANY_VALUES: Final = 100_000
+"""With more of them a body is read patiently."""
+MAX_DIGITS: Final = 500
+"""Of an integer; a fraction cannot have more of them before its point."""
+MAX_NAMES: Final = 50_000
+"""Of one object, which is made, copied and thrown away in one go."""
+_PIECE: Final = 1_000
 
 
 async def read_object(request: web.Request, *, optional: bool = False) -> dict[str, Any]:
@@ -36,21 +51,35 @@ async def read_object(request: web.Request, *, optional: bool = False) -> dict[s
 
     Raises
     ------
-    UnsupportedBody, MalformedJson, InvalidRequest
+    UnsupportedBody, MalformedJson, InvalidRequest, BodyTooLarge, BodyTooSlow, Busy
     """
-    if request.content_length is not None and request.content_length > request.client_max_size:
-        raise web.HTTPRequestEntityTooLarge(max_size=request.client_max_size, actual_size=request.content_length)
-    try:
-        raw = await request.read()
-    except (web.RequestPayloadError, ConnectionError) as error:
-        raise MalformedJson("The body broke off, or is not what its Content-Encoding says.") from error
-    if optional and not raw.strip():
-        return {}
+    async with request.app[INCOMING].body(request) as raw:
+        if optional and not raw.strip():
+            return {}
+        check_kind(request)
+        return await request.app[SIDELINE].do(len(raw), parse, raw)
+
+
+def check_kind(request: web.Request) -> None:
+    """Raise `UnsupportedBody` when the body says that it is no JSON."""
     kind = request.content_type
     if kind not in _JSON_TYPES and not kind.endswith("+json"):
-        raise UnsupportedBody(f"The body is to be application/json, not {kind}.")
+        raise UnsupportedBody(f"The body is to be application/json, not {shown(kind)}.")
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Return what a body says. Of a large one, in a thread, it lets others go on all the while.
+
+    Raises
+    ------
+    MalformedJson, InvalidRequest, BodyTooLarge
+    """
+    values = sum(map(raw.count, (b",", b":", b"[", b"{")))
+    if values > MAX_VALUES:
+        raise BodyTooLarge(f"The body holds some {values} names and values; at most {MAX_VALUES} are taken.")
     try:
-        value = json.loads(raw, parse_constant=_no_number, object_pairs_hook=_object)
+        decoder = _Decoder(patient=True) if values > MANY_VALUES else _QUICK
+        value = decoder.decode(_text(raw))
     except UnicodeDecodeError as error:
         raise MalformedJson("The body is not UTF-8.") from error
     except json.JSONDecodeError as error:
@@ -81,7 +110,10 @@ def idempotency_key_of(request: web.Request) -> str | None:
 
 def fingerprint(body: dict[str, Any]) -> str:
     """Return a digest that is the same for bodies of the same content, however they are spaced and ordered."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for piece in _sorted_json(body, 3):
+        digest.update(piece.encode())
+    return digest.hexdigest()
 
 
 def read_query(query: MultiMapping[str], *, repeatable: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -122,6 +154,8 @@ def _digits(text: str) -> int | None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_NAMES:
+        raise BodyTooLarge(f"The body has an object of {len(pairs)} names; at most {MAX_NAMES} are taken.")
     value = dict(pairs)
     if len(value) < len(pairs):
         # Which of the two is meant nobody can know; in a workflow the other node would silently be lost.
@@ -132,3 +166,57 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> NoReturn:
     raise MalformedJson(f"The body is no JSON: {text} is no JSON number.")
+
+
+def _integer(text: str) -> int:
+    # Reading and writing a number takes the square of its length.
+    if len(text) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    return float(text)
+
+
+class _Decoder(json.JSONDecoder):
+    """Reads JSON: names that stand twice, NaN and endless numbers are refused.
+
+    The quick one is the standard library's in C, which lets no other thread go on before it is through; the patient one
+    is the same library's in Python.
+    """
+
+    def __init__(self, *, patient: bool) -> None:
+        super().__init__(
+            object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction, parse_constant=_no_number
+        )
+        if patient:
+            self.parse_object = json.decoder.JSONObject  # type: ignore[attr-defined]
+            self.parse_array = json.decoder.JSONArray  # type: ignore[attr-defined]
+            self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
+
+
+_QUICK: Final = _Decoder(patient=False)
+
+
+def _text(raw: bytes) -> str:
+    # As json.loads has it: UTF-16 and UTF-32 are JSON too, and a surrogate that is encoded is found by `check_texts`.
+    return raw.decode(json.detect_encoding(raw), "surrogatepass")
+
+
+def _sorted_json(value: Any, levels: int) -> Iterator[str]:
+    """Yield the JSON text of a value, its names sorted, in pieces: what is written in one lets nobody else go on."""
+    if levels and isinstance(value, dict):
+        yield "{"
+        for place, key in enumerate(sorted(value)):
+            yield f"{', ' if place else ''}{json.dumps(key)}: "
+            yield from _sorted_json(value[key], levels - 1)
+        yield "}"
+    elif levels and isinstance(value, list):
+        yield "["
+        for start in range(0, len(value), _PIECE):
+            yield ", " if start else ""
+            yield json.dumps(value[start : start + _PIECE], sort_keys=True)[1:-1]
+        yield "]"
+    else:
+        yield json.dumps(value, sort_keys=True)

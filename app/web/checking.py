@@ -11,13 +11,12 @@ from pydantic import (
     ValidationError,
 )
 
-from app.domain.catalog import nearest
 from app.domain.errors import Fault, InvalidRequest, MalformedJson
+from app.domain.hints import Hints, token
 
 MAX_JSON_DEPTH: Final = 64
 MAX_FAULTS: Final = 100
 """So many are named; a body with more is wrong as a whole, and the answer stays one that can be read."""
-_SHOWN_CHARS: Final = 200
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 T = TypeVar("T", bound=BaseModel)
 
@@ -31,7 +30,8 @@ def check(model: type[T], data: Any, *, pointer: str = "/") -> T:
         return model.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-        faults = [_fault(each, pointer, model) for each in found[:MAX_FAULTS]]
+        hints = Hints()
+        faults = [_fault(each, pointer, model, hints) for each in found[:MAX_FAULTS]]
         listed = "; ".join(f"{fault.pointer or 'body'}: {fault.detail}" for fault in faults[:3])
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise InvalidRequest(f"The request is not valid. {listed}{more}", faults) from error
@@ -78,7 +78,7 @@ def _look_into(value: Any, pointer: str, depth: int, faults: list[Fault]) -> Non
         faults.append(Fault(pointer, "not_finite", "NaN and infinite numbers are no JSON."))
     elif isinstance(value, dict):
         for key, each in value.items():
-            below = f"{pointer}/{_token(key)}"
+            below = f"{pointer}/{token(key)}"
             faults += _text_faults(key, below)
             _look_into(each, below, depth + 1, faults)
     elif isinstance(value, list):
@@ -94,13 +94,7 @@ def _text_faults(text: str, pointer: str) -> list[Fault]:
     return []
 
 
-def _token(key: str) -> str:
-    """Return a key as a part of a pointer that can be shown: of reasonable length, and Unicode."""
-    shown = key if len(key) <= _SHOWN_CHARS else f"{key[:_SHOWN_CHARS]}…"
-    return shown.encode("utf-8", "replace").decode().replace("\0", "?").replace("~", "~0").replace("/", "~1")
-
-
-def _fault(error: Any, pointer: str, model: type[BaseModel]) -> Fault:
+def _fault(error: Any, pointer: str, model: type[BaseModel], hints: Hints) -> Fault:
     location = [str(part) for part in error["loc"]]
     detail = error["msg"].removeprefix("Value error, ")
     if not location and (match := re.match(r"^(\w+): (.*)$", detail)):
@@ -110,8 +104,8 @@ def _fault(error: Any, pointer: str, model: type[BaseModel]) -> Fault:
     if code == "extra_forbidden":
         code, detail = "unknown_field", "There is no such field."
         if len(location) == 1:
-            suggestion = nearest(location[0][:_SHOWN_CHARS], model.model_fields)
+            suggestion = hints.nearest(location[0], model.model_fields)
     expected = error.get("ctx", {}).get("expected", "") if code in ("literal_error", "enum") else ""
     allowed = re.findall(r"'([^']*)'", expected)
-    where = pointer + "/".join(map(_token, location)) if location else ""
+    where = pointer + "/".join(map(token, location)) if location else ""
     return Fault(where, code, detail, tuple(allowed), suggestion)

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
 from app.encoding import Written, dump_bytes, dumps, loads
-from app.keys import CONTROL, EVENTS, REGISTRY, SUBMITTING, VIEWS
+from app.keys import CONTROL, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.storage.job_views import snapshot_of
 from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, event_answer, job_answer
-from app.web.bodies import fingerprint, idempotency_key_of, job_id_of, read_object, read_query
+from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.checking import check
+from app.web.incoming import INCOMING
 from app.web.payloads import (
     BulkAnswer,
     BulkResult,
@@ -82,11 +84,11 @@ async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
 @routes.post(BASE)
 async def create_job(request: web.Request) -> web.Response:
     """Accept a job."""
-    body = await read_object(request)
-    asked = check(JobRequest, body)
-    key = idempotency_key_of(request)
-    once = Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
-    result = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides, once)
+    # The bytes count until the job is accepted: what was read of them is held so long.
+    async with request.app[INCOMING].body(request) as raw:
+        check_kind(request)
+        asked, once = await request.app[SIDELINE].do(len(raw), _asked, raw, idempotency_key_of(request))
+        result = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides, once)
     if isinstance(result, Replayed):
         text, job_id, headers = result.answer, loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
     else:
@@ -223,6 +225,14 @@ async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int]
         for job_id, became in await request.app[CONTROL].in_bulk(job_ids, act)
     ]
     return answered(BulkAnswer(results=results, matched=matched, matched_exact=exact))
+
+
+def _asked(raw: bytes, key: str | None) -> tuple[JobRequest, Once | None]:
+    body = parse(raw)
+    if (fault := body_fault(body)) is not None:
+        raise InvalidRequest(fault.detail, [fault])
+    asked = check(JobRequest, body)
+    return asked, Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
 
 
 def _created(job: Job) -> str:

@@ -24,6 +24,8 @@ STATUS_OF: Final[dict[type[errors.GenonautError], HTTPStatus]] = {
     errors.BadParameter: HTTPStatus.BAD_REQUEST,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnsupportedBody: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
     errors.ForeignOrigin: HTTPStatus.FORBIDDEN,
     errors.ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
     errors.SignInNeeded: HTTPStatus.UNAUTHORIZED,
@@ -46,6 +48,7 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "bad_request": False,
     "forbidden": False,
     "body_too_large": False,
+    "body_too_slow": True,
     "range_not_satisfiable": False,
     "foreign_origin": False,
     "foreign_host": False,
@@ -64,6 +67,7 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "invalid_transition": True,
     "database_unavailable": True,
     "redis_unavailable": True,
+    "busy": True,
     "internal_error": True,
 }
 """Error code → whether the same request may succeed later; the documentation's table comes from it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
@@ -19,13 +19,18 @@ from pydantic import (
     model_validator,
 )
 
+from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
+from app.encoding import size_bytes
 from app.services.control import random_seed
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import MOST_STEPS
+from app.web.checking import MAX_FAULTS
 
 MAX_SEED: Final = 2**64 - 1
 MAX_PARAMS_BYTES: Final = 64 * 1024
+MAX_PAIRS: Final = 16
+"""Of `metadata`."""
 MAX_BULK: Final = 1000
 """Jobs of one bulk action."""
 TEMPLATED_TYPES: Final = ("image", "image_generation")
@@ -54,6 +59,15 @@ class RequestModel(BaseModel):
     """Base of what clients send: unknown fields are refused by name, and texts are not taken for numbers."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, data: Any) -> Any:
+        # Each unknown field makes an error, and hundred thousands of them would hold up everybody: the first ones do.
+        if not isinstance(data, dict) or len(data) <= len(cls.model_fields) + MAX_FAULTS:
+            return data
+        known = {name: data[name] for name in cls.model_fields if name in data}
+        return known | dict(islice(((name, each) for name, each in data.items() if name not in known), MAX_FAULTS))
 
 
 class LoraChoice(RequestModel):
@@ -101,8 +115,31 @@ class JobRequest(RequestModel):
     not_before: GivenTime | None = None
     max_attempts: int = Field(4, ge=1, le=10)
     timeout_seconds: int = Field(900, ge=1, le=7200)
-    metadata: dict[str, str] = Field({}, max_length=16)
+    metadata: dict[str, str] = Field({}, max_length=MAX_PAIRS)
     params: dict[str, Any] = {}
+
+    @field_validator("workflow", mode="before")
+    @classmethod
+    def _no_text_or_list(cls, value: Any) -> Any:
+        fault = workflow_fault(value, "") if isinstance(value, str | list) else None
+        if fault is not None:
+            raise ValueError(fault.detail)
+        return value
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _no_graph(cls, value: Any) -> Any:
+        if is_graph(value):
+            raise ValueError('is a graph: send it as "workflow", with the job_type "workflow"')
+        return value
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        # Before each of hundred thousands makes an error of its own.
+        if isinstance(value, dict) and len(value) > MAX_PAIRS:
+            raise ValueError(f"must have at most {MAX_PAIRS} pairs")
+        return value
 
     @field_validator("workflow")
     @classmethod
@@ -138,7 +175,7 @@ class JobRequest(RequestModel):
     @field_validator("params")
     @classmethod
     def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if _json_size(value) > MAX_PARAMS_BYTES:
+        if size_bytes(value) > MAX_PARAMS_BYTES:
             raise ValueError(f"must be at most {MAX_PARAMS_BYTES} bytes of JSON")
         return value
 
@@ -203,7 +240,7 @@ class BulkFilter(RequestModel):
     """Which jobs a bulk action is for; filters combine, and an empty one is refused: it would mean every job."""
 
     user_id: str | None = Field(None, max_length=255)
-    status: list[Annotated[JobStatus, Field(strict=False)]] = []
+    status: list[Annotated[JobStatus, Field(strict=False)]] = Field([], max_length=100)
     job_type: str | None = Field(None, max_length=32)
     checkpoint_model: str | None = Field(None, max_length=255)
     backend: str | None = Field(None, max_length=255)
@@ -251,7 +288,7 @@ class ListQuery(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     user_id: str | None = Field(None, max_length=255)
-    status: list[JobStatus] = []
+    status: list[JobStatus] = Field([], max_length=100)
     job_type: str | None = Field(None, max_length=32)
     checkpoint_model: str | None = Field(None, max_length=255)
     backend: str | None = Field(None, max_length=255)
@@ -267,7 +304,3 @@ class ListQuery(BaseModel):
         """Return what the list is narrowed to."""
         fields = JobFilter.__dataclass_fields__.keys() & type(self).model_fields.keys()
         return JobFilter(**{name: getattr(self, name) for name in fields})
-
-
-def _json_size(value: Any) -> int:
-    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))

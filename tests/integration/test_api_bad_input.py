@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import func, select
 
+from app.domain.dependencies import MAX_CHAIN
+from app.domain.structure import MAX_NODES
+from app.domain.workflow import MAX_FAULTS
 from app.storage.schema import JobRow
 from harness import SMALL_BODY
 
@@ -380,7 +383,37 @@ BAD_GRAPHS: dict[str, tuple[Any, str, str, str | None]] = {
         "invalid_input_type",
         None,
     ),
-    "too many nodes": ({str(number): EMPTY for number in range(2001)}, "/workflow", "too_large", None),
+    "too many nodes": ({str(number): EMPTY for number in range(MAX_NODES + 1)}, "/workflow", "too_large", None),
+    "wrapped by another service": ({"input": {"workflow": GRAPH}}, "/workflow", "wrapped_graph", None),
+    "wrapped with more": ({"prompt": GRAPH, "front": True, "number": 1}, "/workflow", "wrapped_graph", None),
+    "number among the nodes": (GRAPH | {"version": 0.4}, "/workflow/version", "invalid_type", None),
+    # The following would end the execution thread of a real one.
+    "wrapped link to nowhere": (
+        {"1": EMPTY, "2": SAVED | {"inputs": {"images": {"__value__": ["99", 0]}, "filename_prefix": "x"}}},
+        "/workflow/2/inputs/images",
+        "bad_link",
+        None,
+    ),
+    "link to nowhere where none belongs": (
+        {"1": EMPTY, "2": SAVED | {"inputs": SAVED["inputs"] | {"more": ["99", 0]}}},  # type: ignore[operator]
+        "/workflow/2/inputs/more",
+        "bad_link",
+        None,
+    ),
+    "link to no output where none belongs": (
+        {"1": EMPTY, "2": SAVED | {"inputs": SAVED["inputs"] | {"more": ["1", 7]}}},  # type: ignore[operator]
+        "/workflow/2/inputs/more",
+        "bad_link",
+        None,
+    ),
+    "chain": (
+        GRAPH
+        | {f"n{at}": {"class_type": "ImageInvert", "inputs": {"image": [f"n{at + 1}", 0]}} for at in range(MAX_CHAIN)}
+        | {f"n{MAX_CHAIN}": EMPTY},
+        "/workflow",
+        "too_long_chain",
+        None,
+    ),
 }
 
 
@@ -434,7 +467,68 @@ async def test_an_override_of_nothing_is_named(client: TestClient[Any, Any], key
     assert problem["errors"][0]["pointer"] == f"/overrides/{key}"
 
 
-async def test_an_override_cannot_smuggle_in_what_a_graph_must_not_have(client: TestClient[Any, Any]) -> None:
-    body = {"user_id": "u", "job_type": "workflow", "workflow": GRAPH, "overrides": {"2.images": ["9", 0]}}
-    problem = await problem_of(client, 422, json=body)
-    assert problem["errors"][0]["code"] == "bad_link"
+async def test_an_override_cannot_smuggle_in_what_a_graph_must_not_have(service: Service) -> None:
+    for value in (["9", 0], {"__value__": ["9", 0]}, ["1", 7], {"__value__": ["1", 7]}):
+        for key in ("2.images", "2.more"):
+            body = {"user_id": "u", "job_type": "workflow", "workflow": GRAPH, "overrides": {key: value}}
+            if key == "2.more" and isinstance(value, dict):
+                # What is wrapped in an input that the class has not stays wrapped.
+                assert (await service.client.post(BASE, json=body)).status == 201
+                continue
+            problem = await problem_of(service.client, 422, json=body)
+            assert [(fault["pointer"], fault["code"]) for fault in problem["errors"]] == [
+                (f"/workflow/2/inputs/{key[2:]}", "bad_link")
+            ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        GRAPH,
+        {"prompt": GRAPH, "client_id": "a"},
+        {"input": {"workflow": GRAPH}},
+        {"output": GRAPH, "workflow": {"nodes": [], "links": []}},
+        {"nodes": [], "links": []},
+    ],
+)
+async def test_a_body_made_for_something_else_is_told_what_to_send(client: TestClient[Any, Any], body: Any) -> None:
+    (fault,) = (await problem_of(client, 422, json=body))["errors"]
+    assert (fault["pointer"], fault["code"] in ("wrapped_graph", "ui_format")) == ("", True)
+    assert "workflow" in fault["detail"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("workflow", json.dumps(GRAPH), "not a text"),
+        ("workflow", [EMPTY, SAVED], "a list"),
+        ("prompt", GRAPH, 'send it as "workflow"'),
+    ],
+)
+async def test_a_graph_in_another_form_or_field_is_told_so(
+    client: TestClient[Any, Any], field: str, value: Any, words: str
+) -> None:
+    problem = await problem_of(client, 422, json=SMALL_BODY | {field: value})
+    ((pointer, detail),) = [(fault["pointer"], fault["detail"]) for fault in problem["errors"]]
+    assert pointer == f"/{field}"
+    assert words in detail
+
+
+async def test_names_and_values_in_faults_are_short(service: Service) -> None:
+    long = "n" * 100_000
+    for graph in (
+        {long: {"class_type": long, "inputs": {}}} | GRAPH,
+        {long: {"inputs": {}}} | GRAPH,
+        {long: {"class_type": "EmptyImage"}} | GRAPH,
+        GRAPH | {"2": SAVED | {"inputs": {long: [long, 0]}}},
+        GRAPH | {"1": EMPTY | {"inputs": EMPTY["inputs"] | {"width": 10**300}}},  # type: ignore[operator]
+        GRAPH | {"1": EMPTY | {"inputs": EMPTY["inputs"] | {"width": long}}},  # type: ignore[operator]
+        GRAPH | {long: {"class_type": "ImageInvert", "inputs": {"image": [long, 0]}}},
+    ):
+        body = {"user_id": "u", "job_type": "workflow", "workflow": graph}
+        assert len(json.dumps(await problem_of(service.client, 422, json=body))) < 3000
+    many = {f"nobody{at}.{long[:1000]}": 1 for at in range(300)}
+    body = {"user_id": "u", "job_type": "workflow", "workflow": GRAPH, "overrides": many}
+    problem = await problem_of(service.client, 422, json=body)
+    assert len(problem["errors"]) == MAX_FAULTS
+    assert len(json.dumps(problem)) < 50_000

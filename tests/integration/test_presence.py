@@ -14,7 +14,8 @@ from app.messaging.connection import close, make_redis
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.services.presence import FRESH_S, Presence
-from app.services.submit import NO_WORKER, Submitting
+from app.services.submit import NO_WORKER, NOT_OFFERED, Submitting
+from app.sideline import Sideline
 from app.storage.jobs import JobStore
 from harness import eventually
 
@@ -50,10 +51,13 @@ async def registry(settings: Settings) -> AsyncIterator[Counting]:
 
 @pytest.fixture
 async def submitting(registry: Counting, settings: Settings, database: Database) -> AsyncIterator[Submitting]:
-    redis = make_redis(settings, patient=False)
-    found = Submitting(JobStore(database), JobQueue(redis, Names(settings.redis_namespace)), registry, "")
+    redis, sideline = make_redis(settings, patient=False), Sideline()
+    found = Submitting(
+        JobStore(database), JobQueue(redis, Names(settings.redis_namespace)), registry, sideline, "", 2**21
+    )
     yield found
     await found.settle()
+    sideline.close()
     await close(redis)
 
 
@@ -115,6 +119,41 @@ async def test_that_no_worker_lives_is_said_only_when_it_is_so_now(registry: Cou
     await offer(registry, "SaveImage")
     submitting._presence._read_at -= 2 * FRESH_S
     assert (await submit(submitting)).warnings == []
+
+
+async def test_a_job_that_no_backend_can_take_at_the_moment_says_so_and_why(
+    registry: Counting, submitting: Submitting
+) -> None:
+    digest = await registry.put_catalog(json.dumps({"SaveImage": {"output": [], "output_node": True}}).encode())
+    other = await registry.put_catalog(json.dumps({"SaveVideo": {"output": [], "output_node": True}}).encode())
+    well = {"healthy": True, "driver": "w"}
+
+    async def warnings(backends: dict[str, Any], **changes: Any) -> list[str]:
+        await registry.beat("w", {}, backends)
+        submitting._presence._read_at = float("-inf")
+        return (await submit(submitting, **changes)).warnings
+
+    offering, drained = well | {"catalog": digest}, well | {"catalog": digest, "drained": True}
+    down = {"healthy": False, "driver": "w", "catalog": digest, "reason": "it refuses connections"}
+    assert await warnings({"a": offering, "b": drained, "c": down}) == []
+    assert await warnings({"a": offering, "b": drained, "c": down}, backend="a") == []
+    (warning,) = await warnings({"a": offering, "b": drained, "c": down}, backend="b")
+    assert warning == "No backend can take work. b: It is drained. The job waits until one can."
+    (warning,) = await warnings({"a": down, "b": drained, "c": down})
+    assert "a: It refuses connections." in warning
+    assert "b: It is drained." in warning
+    # One can, but has not what the job needs.
+    (warning,) = await warnings({"a": down, "b": drained, "c": well | {"catalog": other}})
+    assert warning == f"{NOT_OFFERED} The job waits until one can."
+    assert await warnings({"a": down, "b": drained, "c": offering}) == []
+
+
+async def test_a_job_while_a_worker_lives_without_any_backend_says_so(
+    registry: Counting, submitting: Submitting
+) -> None:
+    await registry.beat("w", {}, {})
+    (warning,) = (await submit(submitting)).warnings
+    assert warning == "No backend can take work: no worker drives any. The job waits until one can."
 
 
 async def test_a_picture_that_cannot_be_renewed_is_asked_for_again(settings: Settings) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import standin_catalog
 
-from app.domain.catalog import Catalog, InputSpec, nearest, read_catalog
-from app.domain.workflow import check_against
+from app.domain.catalog import Catalog, InputSpec, read_catalog
+from app.domain.fitting import check_against
+from app.domain.hints import nearest
 
 
 def catalog(spec: Any, *, section: str = "required", **more: Any) -> Catalog:

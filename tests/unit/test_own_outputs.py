@@ -60,7 +60,7 @@ def saver(class_type: str = "SaveImage", **inputs: Any) -> dict[str, Any]:
         ("a" * 500, "a" * 60),
         ("a\ud800b\0c", "a_b_c"),
         (["4", 0], "output"),
-        ({"__value__": "mine"}, "output"),
+        ({"__value__": "mine"}, "mine"),
         ({"__value__": ["4", 0]}, "output"),
         (17, "output"),
     ],

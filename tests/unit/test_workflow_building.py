@@ -9,14 +9,10 @@ from typing import Any
 import pytest
 from samples import SAMPLER, standin_catalog, text_to_image
 
-from app.domain.workflow import (
-    Graph,
-    check_against,
-    check_structure,
-    links,
-    with_overrides,
-    with_seed,
-)
+from app.domain.fitting import check_against
+from app.domain.structure import check_structure
+from app.domain.values import links
+from app.domain.workflow import Graph, with_overrides, with_seed
 
 LORAS = [
     {"name": f"{name}.safetensors", "strength_model": at, "strength_clip": -at} for name, at in (("a", 1), ("b", 2))
@@ -114,6 +110,8 @@ def test_a_new_seed_replaces_every_literal_one_and_no_link() -> None:
         "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 0}},
         "3": {"class_type": "KSampler", "inputs": {"seed": ["2", 0]}},
         "4": {"class_type": "Odd", "inputs": {"seed": True, "noise_seed": "5"}},
+        "5": {"class_type": "KSampler", "inputs": {"seed": {"__value__": 5}}},
+        "6": {"class_type": "KSampler", "inputs": {"seed": {"__value__": ["2", 0]}}},
     }
     changed, found = with_seed(graph, 2**64 - 1)
     assert found
@@ -122,6 +120,8 @@ def test_a_new_seed_replaces_every_literal_one_and_no_link() -> None:
         {"noise_seed": 2**64 - 1},
         {"seed": ["2", 0]},
         {"seed": True, "noise_seed": "5"},
+        {"seed": {"__value__": 2**64 - 1}},
+        {"seed": {"__value__": ["2", 0]}},
     ]
     assert graph["1"]["inputs"]["seed"] == 5
 

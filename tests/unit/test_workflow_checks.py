@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from samples import standin_catalog, text_to_image
 
 from app.domain.catalog import read_catalog
+from app.domain.dependencies import MAX_CHAIN
 from app.domain.errors import Fault
-from app.domain.workflow import (
-    MAX_DEPTH,
-    MAX_FAULTS,
-    MAX_NODES,
-    Graph,
-    check_against,
-    check_structure,
-    lacks_model_or_node,
-)
+from app.domain.fitting import check_against, lacks_model_or_node
+from app.domain.structure import MAX_DEPTH, MAX_NODES, check_structure
+from app.domain.workflow import MAX_FAULTS, Graph
 
 
 def node(**inputs: Any) -> dict[str, Any]:
@@ -134,9 +129,11 @@ def test_a_diamond_is_no_cycle() -> None:
     assert check_structure(graph) == []
 
 
-def test_a_long_chain_does_not_exhaust_the_stack() -> None:
-    graph = {str(number): node(a=[str(number + 1), 0]) for number in range(MAX_NODES - 1)}
-    assert check_structure(graph | {str(MAX_NODES - 1): node()}) == []
+@pytest.mark.parametrize(("length", "codes"), [(MAX_CHAIN, []), (MAX_CHAIN + 1, ["too_long_chain"])])
+def test_a_chain_is_as_long_as_the_stack_of_comfyui_bears(length: int, codes: list[str]) -> None:
+    for order in (range(length - 1), reversed(range(length - 1))):
+        graph = {str(number): node(a=[str(number + 1), 0]) for number in order} | {str(length - 1): node()}
+        assert [fault.code for fault in check_structure(graph)] == codes
 
 
 def test_a_graph_that_is_wrong_everywhere_is_answered_quickly_and_briefly() -> None:

@@ -1,0 +1,72 @@
+"""Words in faults, all of bounded length: names and values as shown, and what the client most likely meant."""
+
+from __future__ import annotations
+
+import difflib
+from heapq import nlargest
+from itertools import islice
+from operator import add
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_SHOWN: Final = 200
+"""Characters of a client's name or value in a fault."""
+MAX_HINTS: Final = 5
+"""Suggestions of one check: who has made more mistakes than that of one kind has made one."""
+_MAX_CANDIDATES: Final = 5_000
+"""So many allowed values are looked at: more than the node classes of any server seen."""
+_MAX_CHARS: Final = 100
+"""Longer texts are neither suggested nor looked for."""
+_COMPARED: Final = 8
+"""So many are compared in earnest, which takes up to a millisecond each: those with the most pairs of letters alike."""
+_ALIKE: Final = 0.6
+
+
+def shown(value: object, limit: int = MAX_SHOWN) -> str:
+    """Return a client's value as it may stand in a fault."""
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def token(key: str) -> str:
+    """Return a key as a part of a JSON pointer that can be shown: of reasonable length, and Unicode."""
+    text = shown(key)
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return text.replace("\0", "?").replace("~", "~0").replace("/", "~1")
+
+
+def nearest(value: str, allowed: Iterable[Any]) -> str | None:
+    """Return the allowed value that the client most likely meant, or None; quickly, however many and long they are."""
+    if not 0 < len(value) <= _MAX_CHARS:
+        return None
+    wanted = set(map(add, value, value[1:]))
+    close = []
+    for each in islice(allowed, _MAX_CANDIDATES):
+        text = each if isinstance(each, str) else str(each)
+        # The measure of likeness cannot be reached when one is much longer than the other.
+        if text and 2 * min(len(text), len(value)) >= _ALIKE * (len(text) + len(value)):
+            close.append((len(wanted.intersection(map(add, text, text[1:]))), text))
+    matcher = difflib.SequenceMatcher(b=value)
+    best, best_ratio = None, _ALIKE
+    for _, text in nlargest(_COMPARED, close, key=lambda scored: scored[0]):
+        matcher.set_seq1(text)
+        if (ratio := matcher.ratio()) > best_ratio or (ratio == best_ratio and best is None):
+            best, best_ratio = text, ratio
+    return best
+
+
+class Hints:
+    """A few suggestions: looking for what was meant takes its time, and many faults would take it many times."""
+
+    def __init__(self, left: int = MAX_HINTS) -> None:
+        self._left = left
+
+    def nearest(self, value: str, allowed: Iterable[Any]) -> str | None:
+        """Return what `nearest` does, and None when there were enough suggestions already."""
+        if self._left <= 0:
+            return None
+        self._left -= 1
+        return nearest(value, allowed)

@@ -1,0 +1,93 @@
+"""What is wrong with a graph whatever a backend offers: its shape, its links, its cycles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.dependencies import dependency_fault
+from app.domain.envelopes import node_fault, workflow_fault
+from app.domain.errors import Fault
+from app.domain.hints import Hints, shown, token
+from app.domain.values import is_link, links
+from app.domain.workflow import MAX_FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.domain.workflow import Graph
+
+MAX_NODES: Final = 5_000
+MAX_DEPTH: Final = 32
+
+
+def check_structure(graph: Any, pointer: str = "/workflow") -> list[Fault]:
+    """Return what is wrong with the graph whatever a backend offers.
+
+    What damages a ComfyUI is among it, but for what depends on the inputs that a class has: `check_against` finds that.
+    Measured (COMFYUI, section 9): a node without an `inputs` object ends the server's execution thread for good.
+    """
+    if (wrong := workflow_fault(graph, pointer)) is not None:
+        return [wrong]
+    if not graph:
+        return [Fault(pointer, "no_output", "The workflow is empty.")]
+    if len(graph) > MAX_NODES:
+        return [Fault(pointer, "too_large", f"The workflow has {len(graph)} nodes; at most {MAX_NODES} are taken.")]
+    hints = Hints()
+    found = (_check_node(graph, key, node, pointer, hints) for key, node in graph.items())
+    faults = list(islice(chain.from_iterable(found), MAX_FAULTS))
+    if not faults:
+        targets = {key: list(dict.fromkeys(to for _, to, _ in links(node["inputs"]))) for key, node in graph.items()}
+        if (wrong := dependency_fault(targets, pointer)) is not None:
+            faults.append(wrong)
+    return faults
+
+
+def _check_node(graph: Graph, key: str, node: Any, pointer: str, hints: Hints) -> Iterator[Fault]:
+    if not isinstance(node, dict):
+        yield node_fault(key, node, pointer)
+        return
+    where = f"{pointer}/{token(key)}"
+    if not isinstance(node.get("class_type"), str) or not node["class_type"]:
+        yield Fault(f"{where}/class_type", "missing", "A node has a class_type, a text.")
+    if not isinstance(node.get("inputs"), dict):
+        yield Fault(f"{where}/inputs", "missing", "A node has inputs, an object; an empty one where it takes none.")
+        return
+    for name, value in node["inputs"].items():
+        if (fault := _input_fault(graph, value, hints)) is not None:
+            yield replace(fault, pointer=f"{where}/inputs/{token(name)}")
+    # Whatever else the node has is sent and kept as well, such as the title in its _meta.
+    for name in node.keys() - {"class_type", "inputs"}:
+        if wrong := _unsendable(node[name]):
+            yield Fault(f"{where}/{token(name)}", *wrong)
+
+
+def _input_fault(graph: Graph, value: Any, hints: Hints) -> Fault | None:
+    """Return what is wrong with an input's value; where it stands is for the caller to say."""
+    if is_link(value):
+        return None if value[0] in graph else dangling(graph, value[0], hints)
+    # ComfyUI takes every list of two for a link, and a wrong one for an error of its own.
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str):
+        return Fault("", "bad_link", "A link is [node id, output index], the index an integer.")
+    wrong = _unsendable(value)
+    return Fault("", *wrong) if wrong else None
+
+
+def dangling(graph: Graph, node_id: str, hints: Hints) -> Fault:
+    """Return the fault of a link to a node that is not there: on its way to it ComfyUI's execution thread ends."""
+    detail = f"The link leads to node {shown(node_id)!r}, which the workflow has not."
+    return Fault("", "bad_link", detail, suggestion=hints.nearest(node_id, graph))
+
+
+def _unsendable(value: Any, depth: int = 0) -> tuple[str, str] | None:
+    """Return (code, detail) of what JSON, a JSONB column or a later copy of the value cannot bear."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not_finite", "NaN and infinite numbers cannot be sent."
+    if isinstance(value, list | dict):
+        if depth >= MAX_DEPTH:
+            return "too_deep", f"A value nests deeper than {MAX_DEPTH} levels."
+        inside = value.values() if isinstance(value, dict) else value
+        return next(filter(None, (_unsendable(each, depth + 1) for each in inside)), None)
+    return None
