@@ -96,7 +96,7 @@ class Aftermath:
         verdict = after_failure(
             failure.error_class,
             attempts_left=job.attempt_limit - job.attempt,
-            failed_alike=sum(each.error_code == failure.code for each in attempts),
+            failed_alike=_failed_alike(failure, attempts, backend),
             offered_elsewhere=bool(avoid),
             delay_s=retry_delay(
                 max(1, sum(each.outcome == "retried" for each in attempts) + 1),
@@ -168,3 +168,11 @@ class Aftermath:
             if graph is not None and not check_against(graph, other):
                 return avoid
         return []
+
+
+def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend: Backend) -> int:
+    """Return how often a job failed in this way before; of errors of a device, on how many other ones."""
+    alike = [each for each in attempts if each.error_code == failure.code]
+    if failure.error_class is ErrorClass.DEVICE:
+        return len({each.backend_name for each in alike} - {backend.name})
+    return len(alike)

@@ -16,7 +16,7 @@ PROVEN: Final = 3
 USERS: Final = 3
 FAILURES: Final = 5
 """Without such a proof: so many failures in a row, of so many users."""
-FIRST_PAUSE_S: Final = 60.0
+FIRST_PAUSE_S: Final = 15.0
 LAST_PAUSE_S: Final = 900.0
 """Before an ill backend gets a trial job; twice as long after each one that fails."""
 DOUBT_PAUSE_S: Final = 4.0

@@ -298,3 +298,10 @@ async def test_one_users_bad_graphs_take_no_good_backend_out(
     good = [await service.submit(backend=name) for name in ("a", "b")]
     assert [(await service.finished(job["job_id"]))["status"] for job in good] == ["completed"] * 2
     assert await reasons(service) == {"a": None, "b": None}
+
+
+async def test_where_there_is_no_other_backend_a_device_gets_its_chances_one_after_the_other(service: Service) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.BROKEN_GPU, times=2))
+    job = await service.run()
+    assert (job["status"], job["attempt"]) == ("completed", 3)
+    assert [each["error_code"] for each in job["attempts"]] == ["device_error", "device_error", None]
