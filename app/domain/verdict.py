@@ -28,8 +28,8 @@ def after_failure(
     """Decide from the class of an error whether there is another attempt (DESIGN, "The job").
 
     `attempts_left` counts the attempts after this one, `failed_alike` those before it that ended in the same way, of
-    errors of a device only those on other backends; `offered_elsewhere` says that another backend may have what this one lacks; `delay_s` is the wait before a
-    retry, from `retry_delay`.
+    errors of a device only those on other backends; `offered_elsewhere` says that another backend may have what this
+    one lacks; `delay_s` is the wait before a retry, from `retry_delay`.
     """
     if attempts_left <= 0:
         return Verdict(retry=False)
