@@ -34,6 +34,8 @@ _MOST_BYTES: Final = {
     "history": 64 * _MIB,
     # Has all graphs that wait, other people's included.
     "queue": 64 * _MIB,
+    # The log: some hundred pieces, among them whole error messages.
+    "internal": 8 * _MIB,
     # A refusal quotes the lists of allowed values.
     "prompt": 16 * _MIB,
 }
