@@ -17,6 +17,7 @@ from app.domain.errors import (
     InvalidTransition,
     JobNotFound,
     LostClaim,
+    OutputNotOwn,
     Poisonous,
     QueueUnavailable,
 )
@@ -88,6 +89,8 @@ class Aftermath:
         if failure.error_class is ErrorClass.DEVICE:
             backend.device_failed(job.job_id, job.user_id)
             self._measures.device_failed(backend.name)
+        if isinstance(failure, OutputNotOwn) and failure.node_type is not None:
+            backend.careless.add(failure.node_type)
         if failure.under_it:
             failure = await self._suspected(job, backend, failure)
         avoid = await self._others_offer(job, backend, failure)

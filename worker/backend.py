@@ -73,7 +73,7 @@ class Follower(Followed, Protocol):
 class Backend:
     """One ComfyUI server as this worker sees it."""
 
-    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int) -> None:
+    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int, careless: set[str] | None = None) -> None:
         self.name = name
         self.url = url
         self.comfyui = comfyui
@@ -91,6 +91,8 @@ class Backend:
         self.queue_remaining = 0
         self.catalog = Catalog({})
         self.digest: str | None = None
+        self.careless = careless if careless is not None else set()
+        """Node classes that were found to save outside the folder that they were given; of all backends together."""
         self.breaker = Breaker()
         """What is known of its device."""
         self.sole_use = SoleUse(self._tell_slot)

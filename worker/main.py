@@ -83,6 +83,7 @@ class WorkerProcess:
         queue, events = JobQueue(self._line, self._names), Events(self._line, self._names)
         self._events = events
         self._registry = Registry(self._quick_redis, self._names, settings.stale_seconds)
+        self._careless: set[str] = set()
         backends = [self._backend(name, url) for name, url in settings.backends.items()]
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
         store, files = AttemptStore(database), FileStore(settings.storage_path)
@@ -183,7 +184,7 @@ class WorkerProcess:
             timeout_s=settings.comfyui_timeout_seconds,
             max_message_bytes=settings.comfyui_max_message_bytes,
         )
-        backend = Backend(name, url, comfyui, settings.backend_slots)
+        backend = Backend(name, url, comfyui, settings.backend_slots, self._careless)
         backend.on_slot = self._wake
         backend.on_health = self._beat_now.set
         backend.on_change = self._change

@@ -69,7 +69,12 @@ class Run:
     def require_alone(self, file: OutputFile) -> None:
         """Raise `OutputNotOwn` if another run of ours may have written the file."""
         if not self.alone:
-            raise OutputNotOwn(f"The file {clean(file.filename, 100)} is in a folder that other jobs write to as well.")
+            node = self.graph.get(file.node_id)
+            raise OutputNotOwn(
+                f"The file {clean(file.filename, 100)} is in a folder that other jobs write to as well.",
+                node_id=clean(file.node_id, 200),
+                node_type=node["class_type"] if node is not None else None,
+            )
 
     def require_made(self, file: OutputFile, stamp: Stamp) -> None:
         """Raise `OutputNotOwn` if the file is older than the run."""

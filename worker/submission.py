@@ -56,7 +56,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
         raise refused(f"The backend cannot run this workflow. {said}")
-    return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id)
+    return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id, backend.careless)
 
 
 class Submission:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.values import unwrap
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from app.domain.catalog import Catalog, NodeClass
     from app.domain.workflow import Graph
 
@@ -41,12 +43,15 @@ class Separated:
     """Whether other runs may overwrite what one of its savers saves: nothing may run behind it until that is here."""
 
 
-def separated(graph: Graph, catalog: Catalog, folder: str, run: str) -> Separated:
+def separated(
+    graph: Graph, catalog: Catalog, folder: str, run: str, careless: Collection[str] = frozenset()
+) -> Separated:
     """Return a copy whose savers save below `folder`, a folder of this run's own, and whether all of them do.
 
     Without it ComfyUI answers a repeated graph from its cache and names the old file, even a deleted one; savers
     overwrite each other's; and saving slows down with the number of files in the folder (measured: COMFYUI, section 0,
-    points 5 and 12). `run` is a text that no other run has.
+    points 5 and 12). `run` is a text that no other run has; `careless` are classes that are known to take a prefix and
+    not to use it.
     """
     changed, alone = dict(graph), False
     for key, node in graph.items():
@@ -57,7 +62,7 @@ def separated(graph: Graph, catalog: Catalog, folder: str, run: str) -> Separate
             alone = True
             if isinstance(unwrap(inputs.get(PREFIX)), str):
                 own = {PREFIX: _below(folder, inputs[PREFIX])}
-        elif known.is_output and _takes_prefix(known):
+        elif known.is_output and _takes_prefix(known) and known.name not in careless:
             own = {PREFIX: _below(folder, inputs.get(PREFIX))}
         elif known.is_output:
             own = {RUN: run}

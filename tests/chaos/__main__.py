@@ -44,6 +44,7 @@ CHECKS: Final = (
     checks.cancels,
     checks.executions,
     checks.attempts,
+    checks.found_out,
     received.frames,
     leftovers.pictures,
     harms.poisons,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.chaos.evidence import Row
     from tests.chaos.executions import Execution
 
+FOUND_OUT: Final = "output_not_own"
+MOST_FOUND_OUT: Final = 6
+"""Runs that three backends have at once."""
 LEGITIMATE: Final = frozenset({"backend_lost", "backend_forgot", "backend_stalled", "backend_unclear"})
 """Reasons for another attempt, when the backend itself was hit."""
 AFTER_S: Final = 2.0
@@ -144,16 +147,29 @@ def attempts(evidence: Evidence) -> Iterator[Violation]:
                 yield Violation("every attempt ends", f"job {job_id}: attempt {row['number']} has no end", (job_id,))
                 continue
             hit = logs.was_harmed(name, began - AFTER_S, ended)
-            legitimate = (row["error_code"] in LEGITIMATE and hit) or logs.was_broken(name, began, ended)
+            learnt = row["error_code"] == FOUND_OUT
+            legitimate = (row["error_code"] in LEGITIMATE and hit) or logs.was_broken(name, began, ended) or learnt
             if row["outcome"] == "retried" and not legitimate:
                 why = f"{row['error_code']} ({row['error_message']}) with {name} {'hit' if hit else 'unharmed'}"
                 yield Violation("retried for a reason", f"job {job_id}: attempt {row['number']}: {why}", (job_id,))
             done = [run for run in runs[row["prompt_id"]] if run.outcome == "success"]
-            if done and row["outcome"] == "retried" and not logs.was_harmed(name, done[0].started, ended):
+            harmed = bool(done) and logs.was_harmed(name, done[0].started, ended)
+            if done and row["outcome"] == "retried" and not harmed and not learnt:
                 text = f"job {job_id}: attempt {row['number']} was executed, and then given up: {row['error_code']}"
                 yield Violation("no work is thrown away", text, (job_id,))
             if row is last and row["outcome"] == "completed" and not done and not hit:
                 yield Violation("executed once", f"job {job_id} is completed and was never executed", (job_id,))
+
+
+def found_out(evidence: Evidence) -> Iterator[Violation]:
+    """A saver that does not use its folder is found out by the runs that a worker has under way, and by no more."""
+    rows = [row for each in evidence.attempts.values() for row in each]
+    found = [row for row in rows if row["error_code"] == FOUND_OUT]
+    workers = {row["worker_id"] for row in rows}
+    if len(found) > MOST_FOUND_OUT * len(workers):
+        jobs = tuple({row["job_id"] for row in found})
+        text = f"{len(found)} runs of {len(workers)} workers saved outside their folders"
+        yield Violation("no work is thrown away", text, jobs)
 
 
 def _lawful(before: Row, after: Row) -> bool:

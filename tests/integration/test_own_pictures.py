@@ -100,10 +100,12 @@ async def test_a_job_with_a_folder_of_its_own_does_not_wait_for_anothers_files(s
     assert starts[jobs[1]["comfyui_prompt_id"]] < seconds(jobs[0]["attempts"][-1]["ended_at"])
 
 
-async def test_a_saver_that_ignores_its_prefix_is_found_out_and_run_alone(service: Service) -> None:
+async def test_a_saver_that_ignores_its_prefix_is_found_out_once_and_runs_alone(service: Service) -> None:
     job = await service.finished(await submitted(service, picture(9, "PrefixIgnoringSaver")))
     assert (await colors(service, job), job["attempt"]) == ([9], 2)
     assert job["attempts"][0]["error_code"] == "output_not_own"
+    again = await service.finished(await submitted(service, picture(10, "PrefixIgnoringSaver")))
+    assert (await colors(service, again), again["attempt"]) == ([10], 1)
 
 
 async def test_a_file_that_somebody_else_overwrites_is_not_kept_as_the_runs_own(service: Service) -> None:

@@ -34,9 +34,11 @@ CATALOG = read_catalog(
 )
 
 
-def sent(graph: dict[str, Any], catalog: Catalog = CATALOG) -> tuple[dict[str, Any], bool]:
+def sent(
+    graph: dict[str, Any], catalog: Catalog = CATALOG, careless: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], bool]:
     """The inputs of each node as they are sent, and whether the graph runs alone."""
-    made = separated(graph, catalog, FOLDER, "run-1")
+    made = separated(graph, catalog, FOLDER, "run-1", careless)
     return {key: node["inputs"] for key, node in made.graph.items()}, made.alone
 
 
@@ -104,6 +106,12 @@ def test_a_saver_that_cannot_be_given_a_folder_runs_alone_and_never_from_the_cac
     found, alone = sent(saver(class_type, **inputs))
     assert alone
     assert found["9"] == inputs | {RUN: "run-1"}
+
+
+def test_a_saver_that_was_found_not_to_use_its_prefix_runs_alone() -> None:
+    found, alone = sent(saver(filename_prefix="a"), careless=frozenset({"SaveImage"}))
+    assert alone
+    assert found["9"] == {"filename_prefix": "a", RUN: "run-1"}
 
 
 def test_one_such_saver_among_others_is_enough() -> None:
