@@ -23,9 +23,8 @@ from app.domain.errors import (
     OutputNotOwn,
 )
 from app.domain.job import Phase
-from app.domain.workflow_key import workflow_key
 from app.encoding import dumps
-from app.storage.attempts import Noted
+from app.storage.attempts import Noted, written
 from app.storage.job_views import snapshot_of
 from worker.comfyui import Place
 from worker.comfyui_answers import Ending, read_ending
@@ -201,7 +200,7 @@ class Attempt:
                 # A commit whose answer was lost has happened all the same.
                 done = await self._store.get(self.job.job_id) if delay_s > 0.1 else None
                 ours = done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1)
-                self.job = self.job.now(done if done is not None and ours else await write(self._untold()))
+                self.job = self.job.now(done if done is not None and ours else await write(await self._untold()))
             except DatabaseUnavailable as error:
                 log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
                 delay_s = min(delay_s * 2, 2.0)
@@ -394,14 +393,15 @@ class Attempt:
                 self._tell(tick=self._tick, at=datetime.now(UTC), node=self._watch.spans.at_work())
             await asyncio.sleep(PROGRESS_S)
 
-    def _untold(self) -> Noted:
+    async def _untold(self) -> Noted:
         """What of the attempt PostgreSQL has yet to be told."""
         watch = self._watch
         graph, sent_at = self._sent or (None, None)
+        told, key = await written(graph) if graph is not None else (None, None)
         spans = watch.spans.kept(watch.began_at) if watch.began_at is not None else []
         return Noted(
-            graph=dumps(graph) if graph is not None else None,
-            workflow_key=workflow_key(graph) if graph is not None else None,
+            graph=told,
+            workflow_key=key,
             sent_s=_ago(sent_at),
             began_s=_ago(watch.began_at),
             ended_s=_ago(watch.ended_at),

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from app.domain.errors import JobNotFound, NotFound
 from app.domain.job import JobStatus
+from app.encoding import dumps
 from app.keys import FILES, PREVIEWS, RUN_TIMES, VIEWS
 from app.monitor import eta
 from app.monitor.listing import read_alike
@@ -53,6 +54,7 @@ _EXCERPT_BYTES: Final = 4096
 _EXCERPTS: Final = 4
 """So many outputs of text are shown on a job's page; the others are linked."""
 EVENTS_SHOWN: Final = 300
+_SHOWN_PARAMS: Final = 100_000
 _SHOWN_CHARACTERS: Final = 60_000
 """A longer workflow is linked and not shown: the page is fetched anew whenever the job changes."""
 
@@ -75,7 +77,7 @@ async def show_job(request: web.Request) -> web.Response:
     graphs = await _graphs(views, job_id, step.node if step is not None else None)
     job = show(view, snapshot, graphs.asked_nodes)
     now = datetime.now(UTC)
-    lines = timelines(view, events, now)
+    lines = await asyncio.to_thread(timelines, view, events, now)
     context: dict[str, Any] = {
         "job": job,
         "now": now,
@@ -94,7 +96,7 @@ async def show_job(request: web.Request) -> web.Response:
         "before": around[0],
         "after": around[1],
     }
-    return await render(request, "job.html", context)
+    return await render(request, "job.html", context, apart=True)
 
 
 @routes.get(JOB + "/preview")
@@ -192,13 +194,19 @@ def _inputs(job: ShownJob) -> list[tuple[str, Any]]:
     asked += [("Not before", answer.not_before and f"{answer.not_before:%Y-%m-%d %H:%M:%S} UTC")]
     asked += [("Attempts at most", answer.max_attempts), ("Time limit", f"{answer.timeout_seconds} s")]
     asked += [(f"metadata.{name}", value) for name, value in answer.metadata.items()]
-    asked += [("params", answer.params)]
+    asked += [("params", _short(answer.params))]
     return [(name, value) for name, value in asked if value not in (None, "", {})]
+
+
+def _short(params: dict[str, Any]) -> dict[str, Any] | str:
+    """Return what is shown of params: PostgreSQL writes `1e300` out, digit for digit."""
+    return params if len(dumps(params)) <= _SHOWN_PARAMS else "They are long: see the job as JSON."
 
 
 def _asked(answer: JobAnswer) -> dict[str, Any]:
     """Return what one would send to ask for the same, but for the workflow, which is shown by itself."""
     asked = answer.model_dump(mode="json", include=set(_ASKED), exclude={"workflow"})
+    asked["params"] = _short(answer.params)
     return {name: asked[name] for name in _ASKED if asked.get(name) not in (None, "", {}, [])}
 
 

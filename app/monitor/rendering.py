@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,13 +102,22 @@ FLASHES: Final[Mapping[str, Flash]] = {
 
 
 async def render(
-    request: web.Request, template: str, context: Mapping[str, Any], *, status: HTTPStatus = HTTPStatus.OK
+    request: web.Request,
+    template: str,
+    context: Mapping[str, Any],
+    *,
+    status: HTTPStatus = HTTPStatus.OK,
+    apart: bool = False,
 ) -> web.Response:
-    """Return a page, or its fragment if that was asked for; reads the header's figures, and never fails for them."""
+    """Return a page, or its fragment if that was asked for; reads the header's figures, and never fails for them.
+
+    `apart`: it may have thousands of rows, and is made in a thread, which lets the loop in again and again.
+    """
     fragment = FRAGMENT_HEADER in request.headers
     telling = not fragment or request.headers[FRAGMENT_HEADER] == ACTED
     settings, viewer = request.config_dict[SETTINGS], request.get(VIEWER)
-    response = aiohttp_jinja2.render_template(
+    make = partial(
+        aiohttp_jinja2.render_template,
         template,
         request,
         {
@@ -124,6 +135,7 @@ async def render(
         },
         status=status,
     )
+    response = await asyncio.to_thread(make) if apart else make()
     _finish(request, response)
     if telling and FLASH_COOKIE in request.cookies:
         response.del_cookie(FLASH_COOKIE, path="/monitor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from app.domain.workflow import Graph
 
+SMALL: Final = 500
+"""A graph of so many nodes is written in a few milliseconds."""
 AVOID_FOR = timedelta(minutes=5)
 """So long a job waits for another backend than one that failed it; after that any may try again."""
 
@@ -89,8 +92,9 @@ class AttemptStore(JobStore):
 
         Raises `LostClaim`.
         """
+        told, key = await written(graph)
         async with self._database.driver() as connection:
-            values = prompt_id, dumps(graph), ago_s, workflow_key(graph)
+            values = prompt_id, told, ago_s, key
             kept = await connection.fetchval(_SUBMITTING, *_fence_of(claim), *values)
         if kept is None:
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
@@ -250,6 +254,17 @@ class AttemptStore(JobStore):
         if (found.attempt, found.worker_id) != (claim.attempt, claim.worker_id):
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
         raise InvalidTransition(found.phase, event)
+
+
+async def written(graph: Graph) -> tuple[str, str]:
+    """Return the graph as JSON, and its `workflow_key`; of many nodes made in a thread, which lets the loop in."""
+    if len(graph) <= SMALL:
+        return _written(graph)
+    return await asyncio.to_thread(_written, graph)
+
+
+def _written(graph: Graph) -> tuple[str, str]:
+    return dumps(graph), workflow_key(graph)
 
 
 def _fence(claim: Claim) -> list[ColumnElement[bool]]:

@@ -39,6 +39,8 @@ SOON: Final = timedelta(hours=1)
 """Who is due later needs no turn yet, and must not be in the way of those who do."""
 MOST_AT_ONCE: Final = 64
 """Jobs by number that one read brings."""
+WATCHED_AT_ONCE: Final = 1000
+"""Snapshots that one statement brings: a hundred watchers may ask for 500 each at the same time."""
 MOST_STEPS: Final = 500
 """Events, or attempts, of a job that one read brings."""
 GRAPHS_AT_ONCE: Final = 4
@@ -205,9 +207,12 @@ class JobViews(JobLists):
             return [_event(row) for row in await session.scalars(found)][::-1]
 
     async def snapshots(self, job_ids: Sequence[int]) -> dict[int, Snapshot]:
-        """Return the present state of those of the jobs that exist."""
+        """Return the present state of those of the jobs that exist; of very many it is read in steps."""
+        found: dict[int, Snapshot] = {}
         async with self._database.driver() as connection:
-            return await read_snapshots(connection, job_ids)
+            for start in range(0, len(job_ids), WATCHED_AT_ONCE):
+                found |= await read_snapshots(connection, job_ids[start : start + WATCHED_AT_ONCE])
+        return found
 
     async def stats(self) -> QueueStats:
         """Return the figures of the queue: exact for what waits and runs, and of the models for the `MOST_MODELS`."""

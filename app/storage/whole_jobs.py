@@ -57,27 +57,46 @@ _POSITIONS: Final = """
     ) AS position
     FROM generation_jobs AS job WHERE job.id = ANY($1) AND job.status = 'pending'"""
 
+
+def _sizes(*columns: str) -> str:
+    return " + ".join(f"COALESCE(pg_column_size({column}), 0)" for column in columns)
+
+
+_JSON: Final = ("metadata", "params", "lora_models")
+_TEXTS: Final = ("prompt", "negative_prompt", "error_message", "cancel_reason")
+_AROUND: Final = f"""
+    2000 + 500 * LEAST(attempt, {MOST_ATTEMPTS}) + CASE WHEN content_id IS NULL THEN 0
+        ELSE 600 * (SELECT count(*) FROM outputs WHERE outputs.content_id = jobs.content_id) END"""  # noqa: S608
+"""About so many bytes of JSON a job has in an answer besides what can be long."""
 _BYTES: Final = f"""
-    2000 + 500 * LEAST(attempt, {MOST_ATTEMPTS})
-    + CASE WHEN attempt > 1 THEN COALESCE((
+    {_AROUND} + CASE WHEN attempt > 1 THEN COALESCE((
         SELECT sum(octet_length(error_message)) FROM (
             SELECT error_message FROM job_attempts WHERE job_id = jobs.id ORDER BY number DESC LIMIT {MOST_ATTEMPTS}
         ) AS last), 0) ELSE 0 END
-    + CASE WHEN content_id IS NULL THEN 0
-        ELSE 600 * (SELECT count(*) FROM outputs WHERE outputs.content_id = jobs.content_id) END
-    + octet_length(jsonb_build_array(prompt, negative_prompt, metadata, params, lora_models, error_message,
-        cancel_reason, warnings)::text)"""  # noqa: S608  # of our own words only
-"""About so many bytes of JSON a job has in an answer."""
+    + octet_length(jsonb_build_array({", ".join((*_TEXTS, *_JSON))}, warnings)::text)"""  # noqa: S608
+"""And so many with it, as JSON writes it out: of `1e300` that is 301 digits."""
+_PER_BYTE: Final = 26
+"""JSON writes no more for a byte that PostgreSQL keeps of it, unless it is compressed; and below of a text."""
+_PER_TEXT_BYTE: Final = 6
+_AT_MOST: Final = f"""
+    {_AROUND} + {_PER_TEXT_BYTE} * ({_sizes(*_TEXTS, "warnings")}) + {_PER_BYTE} * ({_sizes(*_JSON)})"""
+_PACKED: Final = " OR ".join(f"pg_column_compression({column}) IS NOT NULL" for column in (*_TEXTS, *_JSON, "warnings"))
 _FITTING: Final = f"""
-    WITH RECURSIVE walked (place, bytes) AS (
-        SELECT 0, 0::bigint
-        UNION ALL
-        SELECT place + 1, bytes + COALESCE((
-            SELECT {_BYTES} FROM generation_jobs AS jobs WHERE id = ($1::bigint[])[place + 1]), 0)::bigint
-        FROM walked WHERE place < cardinality($1::bigint[]) AND bytes < $2
-    )
-    SELECT max(place) FROM walked"""  # noqa: S608  # of our own words only
-"""One after the other, so that no more of them are looked at than fit: what they have is read to be measured."""
+    SELECT CASE WHEN (
+        SELECT sum({_AT_MOST}) < $2::bigint AND NOT bool_or(attempt > 1 OR {_PACKED})
+        FROM generation_jobs AS jobs WHERE id = ANY($1::bigint[])
+    ) THEN cardinality($1) ELSE (
+        WITH RECURSIVE walked (place, bytes) AS (
+            SELECT 0, 0::bigint
+            UNION ALL
+            SELECT place + 1, bytes + COALESCE((
+                SELECT {_BYTES} FROM generation_jobs AS jobs WHERE id = ($1)[place + 1]), 0)::bigint
+            FROM walked WHERE place < cardinality($1) AND bytes < $2
+        )
+        SELECT max(place) FROM walked
+    ) END"""  # noqa: S608  # of our own words only
+"""Mostly their sizes alone say that all fit. Else one is measured after the other, and none beyond those that do: what
+it has is read for that."""
 
 _DETAILED_FIELDS: Final = list(Attempt.__dataclass_fields__)
 _ATTEMPT_FIELDS: Final = [name for name in _DETAILED_FIELDS if name not in _DETAILS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 BASE: Final = "/api/v1/generation-jobs"
+_RANDOM: Final = "".join(random.Random(1).choices([chr(code) for code in range(0x0E, 0x20)], k=1700))
+"""Which PostgreSQL does not compress, and JSON writes with six bytes each."""
 LONG: Final = {
     "params": {"params": {"text": "x" * 20_000}},
     "numbers that PostgreSQL writes out": {"params": {"numbers": [1e300] * 70}},
     "prompts": {"prompt": "p" * 10_000, "negative_prompt": "n" * 10_000},
     "characters that JSON writes out": {"prompt": "\x01" * 3500},
+    "the same, not compressed": {"prompt": _RANDOM, "negative_prompt": _RANDOM[::-1]},
     "metadata": {"metadata": {str(number): "m" * 2000 for number in range(10)}},
 }
 """What makes a job of about 20,000 bytes."""

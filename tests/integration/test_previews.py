@@ -56,7 +56,7 @@ def binary(data: bytes) -> Any:
 
 async def attempt_of(client: TestClient[Any, Any], job_id: int) -> Any:
     """Return the last attempt, whole."""
-    return (await client.app[keys.VIEWS].view(job_id)).attempts[-1]
+    return (await client.app[keys.VIEWS].detailed(job_id)).attempts[-1]
 
 
 async def test_a_picture_comes_while_it_runs_and_goes_at_the_end(slow):

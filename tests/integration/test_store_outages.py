@@ -91,7 +91,7 @@ async def test_a_connection_that_is_cut_in_the_middle_is_away_and_nothing_is_kep
     for before_the_commit_only in (False, True):
         with pytest.raises(DatabaseUnavailable):
             await cut_off(before_the_commit_only=before_the_commit_only)
-    assert (await store.get(job.job_id)).priority == 0
+    assert (await store.whole(job.job_id)).priority == 0
 
 
 async def test_a_connection_that_was_cut_while_it_lay_idle_is_replaced(
