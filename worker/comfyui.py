@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ DOWNLOADS_AT_ONCE: Final = 16
 """Files that come from a backend at the same time: one that sends none is not to take a connection for each of them."""
 FORGET_S: Final = 0.5
 """An idle server has noticed within this time that it is to forget."""
+_CLOSE_S: Final = 2.0
 _MOST_MARKED: Final = 10_000
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
@@ -232,10 +234,15 @@ class ComfyUI:
         """
         ws = await self._connect(client_id)
         try:
-            async with ws:
+            try:
                 # Only the first message of a connection is heard.
                 await ws.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
                 yield ws
+            finally:
+                # Besides aiohttp's own limit, which begins anew with each frame that comes instead of the last one.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(2 * _CLOSE_S):
+                        await ws.close()
         except (ClientError, OSError, TimeoutError) as error:
             raise BackendLost(f"The backend's event socket cannot be used: {named(error)}.") from error
 
@@ -247,7 +254,7 @@ class ComfyUI:
                     params={"clientId": client_id},
                     max_msg_size=self._max_message_bytes,
                     heartbeat=10,
-                    timeout=ClientWSTimeout(ws_close=2),
+                    timeout=ClientWSTimeout(ws_close=_CLOSE_S),
                     # Read as they come: as a text a long one would take up to four times as much memory.
                     decode_text=False,
                 )

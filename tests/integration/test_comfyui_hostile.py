@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import ClientSession, web
-from hostile import ID, PICTURE, ROUTES, ask, bomb, drip, says, serving, speaking
+from aiohttp import ClientSession, CookieJar, web
+from hostile import ID, PICTURE, ROUTES, ask, bomb, drip, flood, says, serving, speaking
 
 from app.domain.errors import BackendLost
 from app.storage.files import FileStore
@@ -130,13 +130,23 @@ async def test_a_queue_that_is_none_is_empty(items: Any) -> None:
         assert entry is None or (place == "finished" and entry == items)
 
 
+async def test_a_socket_on_which_frames_come_without_end_can_be_closed() -> None:
+    async with asyncio.timeout(20), speaking({"/ws": flood(["{}"], 10**9)}) as comfyui:
+        for _ in range(2):
+            async with comfyui.socket("c") as ws:
+                await ws.receive()
+
+
 async def test_cookies_are_not_kept() -> None:
     async def with_cookie(request: web.Request) -> web.StreamResponse:
         seen.append(request.headers.get("Cookie"))
         return web.Response(body=b"{}", headers={"Set-Cookie": "session=secret; Path=/"})
 
     seen: list[str | None] = []
-    async with speaking({"*": with_cookie}) as comfyui:
+    # A jar that would keep them, of a server without a name too.
+    jar = CookieJar(unsafe=True)
+    async with serving({"*": with_cookie}) as (url, _), ClientSession(cookie_jar=jar) as session:
+        comfyui = ComfyUI(session, url, timeout_s=5, max_message_bytes=2**20)
         for route in ("/queue", "/view", "/system_stats"):
             await ask(comfyui, route)
     assert seen == [None, None, None]
