@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     comfyui_timeout_seconds: float = Field(30, gt=0, le=600)
     comfyui_poll_seconds: float = Field(5, gt=0, le=600)
     comfyui_stall_seconds: float = Field(600, gt=0, le=86400)
-    comfyui_max_message_bytes: int = Field(256 * 2**20, ge=2**20)
+    comfyui_max_message_bytes: int = Field(64 * 2**20, ge=2**20, le=2**30)
     max_output_bytes: int = Field(2 * 2**30, ge=1024)
 
     lease_seconds: float = Field(15, ge=0.5, le=3600)

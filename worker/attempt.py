@@ -31,7 +31,7 @@ from worker.comfyui import Place
 from worker.comfyui_answers import Ending, read_ending
 from worker.ownership import Run, is_in_own_folder
 from worker.stopping import stop_prompt
-from worker.submission import Submission, prepare
+from worker.submission import Submission, prepared
 from worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ class Attempt:
         LostClaim
             The attempt is somebody else's now.
         """
-        prepared = prepare(self.job, self.backend, self._prompt_id)
-        self._graph = prepared.graph
-        self._alone = prepared.alone or self.job.repeated
+        sent = await prepared(self.job, self.backend, self._prompt_id)
+        self._graph = sent.graph
+        self._alone = sent.alone or self.job.repeated
         self._from_the_start = claimed_at is not None
         self._watch.follow(self._graph)
         # What was told of this attempt by whoever had it before: it never falls.
@@ -185,7 +185,8 @@ class Attempt:
         return Run(
             prompt_id=self._prompt_id,
             graph=self._graph,
-            alone=self._alone and self._from_the_start,
+            alone=self._alone,
+            watched=self._from_the_start,
             began_ms=ending.began_ms,
             ended_ms=ending.ended_ms,
         )

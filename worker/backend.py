@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from datetime import UTC, datetime
@@ -13,13 +12,15 @@ from uuid import uuid4
 
 from app.cancellation import end_tasks
 from app.domain.breaker import Breaker
-from app.domain.catalog import Catalog, read_catalog
+from app.domain.catalog import Catalog
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
 from app.domain.scheduling import BackendLoad
-from worker.comfyui_answers import Picture, read_frame
+from app.domain.text import word
+from worker.comfyui_answers import Picture, Stats, prompt_id_of, read_frame
 from worker.sole_use import SoleUse
 from worker.vital_signs import LOOK_S, Followed, Standstill, VitalSigns
+from worker.wire import in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +36,10 @@ CATALOG_AGE_S: Final = 120.0
 STATS_AGE_S: Final = 30.0
 REFRESH_S: Final = 5.0
 """How often it is looked whether one of these is due."""
+_TIMES_AS_LONG: Final = 10
+"""The pause after it was read what a backend offers, as many times as that took: it may connect again and again."""
+_MOST_MODELS: Final = 8
+_MOST_QUEUED: Final = 10**6
 MOST_SAVING: Final = 16
 """Runs of a backend whose outputs are being saved at once, before it is given no more: what is done comes first.
 
@@ -99,8 +104,10 @@ class Backend:
         """Prompt → the checkpoints that it loads, of those that are followed."""
         self.freed: dict[str, Any] | None = None
         """When it was last told to free its memory, and what was wrong with that if anything was."""
-        self.stats: dict[str, Any] = {}
+        self.stats = Stats()
         self._catalog_at = self._stats_at = 0.0
+        self._offer_due_at = 0.0
+        """Not before then it is asked again what it offers: reading that takes long, if there is much of it."""
         self._followers: dict[str, Follower] = {}
         self._stood_still = False
         self._vital_signs = VitalSigns(name, comfyui, self._followers, self._life_changed)
@@ -183,9 +190,9 @@ class Backend:
     def will_load(self, prompt_id: str, graph: Graph) -> None:
         """Note the checkpoints that a prompt which is followed loads when it begins; one without any loads none."""
         inputs = [node["inputs"] for node in graph.values()]
-        named = dict.fromkeys(each["ckpt_name"] for each in inputs if isinstance(each.get("ckpt_name"), str))
+        named = dict.fromkeys(word(each["ckpt_name"]) for each in inputs if isinstance(each.get("ckpt_name"), str))
         if named:
-            self._loads[prompt_id] = list(named)
+            self._loads[prompt_id] = list(named)[:_MOST_MODELS]
 
     async def free_memory(self) -> None:
         """Have it unload its models; `freed` tells how that went, and its figures are asked for anew."""
@@ -251,8 +258,6 @@ class Backend:
 
     def state(self, worker_id: str) -> dict[str, Any]:
         """Return what its heartbeat tells."""
-        devices: list[dict[str, Any]] = self.stats.get("devices") or []
-        device = devices[0] if devices else {}
         return {
             "url": self.url.rpartition("@")[2],
             "driver": worker_id,
@@ -268,9 +273,9 @@ class Backend:
             "freed": self.freed,
             "version": self.comfyui.version,
             "checkpoints": len(self.catalog.checkpoints),
-            "device": device.get("name"),
-            "vram_total": device.get("vram_total"),
-            "vram_free": device.get("vram_free"),
+            "device": self.stats.device,
+            "vram_total": self.stats.vram_total,
+            "vram_free": self.stats.vram_free,
             "catalog": self.digest,
         }
 
@@ -281,11 +286,14 @@ class Backend:
             self._stats_at = now
             self.stats = await self.comfyui.system_stats()
         # object_info blocks the server's event loop (60 ms measured), so not while it works.
-        if now - self._catalog_at > CATALOG_AGE_S and not self.used:
+        if now - self._catalog_at > CATALOG_AGE_S and now > self._offer_due_at and not self.used:
             self._catalog_at = now
-            raw = await self.comfyui.object_info()
-            self.catalog = read_catalog(json.loads(raw))
-            self.digest = await registry.put_catalog(raw)
+            began = time.monotonic()
+            offer = await self.comfyui.object_info()
+            took_s = time.monotonic() - began
+            self._offer_due_at = began + min(took_s * _TIMES_AS_LONG, CATALOG_AGE_S)
+            self.digest = await registry.put_catalog(offer.described, instead_of=self.digest)
+            self.catalog = offer.catalog
 
     async def serve(self, registry: Registry) -> None:
         """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
@@ -302,7 +310,7 @@ class Backend:
                 asyncio.create_task(self._look_for_ever(), name=f"look-{self.name}"),
             ]
             try:
-                async for message in ws:
+                async for message in in_turns(ws):
                     # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
                     frame = read_frame(message)
                     if isinstance(frame, Picture):
@@ -358,9 +366,12 @@ class Backend:
             status = data.get("status")
             info = status.get("exec_info") if isinstance(status, dict) else None
             remaining = info.get("queue_remaining") if isinstance(info, dict) else None
-            self.queue_remaining = remaining if isinstance(remaining, int) else self.queue_remaining
+            if isinstance(remaining, int) and not isinstance(remaining, bool):
+                self.queue_remaining = max(0, min(remaining, _MOST_QUEUED))
             return
-        prompt_id = str(data.get("prompt_id"))
+        prompt_id = prompt_id_of(data.get("prompt_id"))
+        if prompt_id is None:
+            return
         self._vital_signs.heard()
         if kind == "execution_start" and prompt_id in self._loads:
             self.models = self._loads[prompt_id]

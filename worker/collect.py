@@ -6,8 +6,9 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
-from app.domain.errors import OutputInvalid
+from app.domain.errors import BackendLost, OutputInvalid
 from app.domain.job import Job, Output
 from app.storage.files import output_path
 from worker.downloads import Downloads
@@ -27,17 +28,24 @@ AT_ONCE: Final = 2
 """Decoding pictures is processor work; more threads than this would take the loop's share."""
 
 
+SAVING_LIMIT_S: Final = 3600.0
+"""Within this time all outputs of a run must have come: a file may come slowly, and a run may leave many."""
+
+
 class Collector:
     """Brings outputs into the store."""
 
-    def __init__(self, files: FileStore, max_output_bytes: int) -> None:
+    def __init__(self, files: FileStore, max_output_bytes: int, limit_s: float = SAVING_LIMIT_S) -> None:
+        self._limit_s = limit_s
+        self._looking: WeakKeyDictionary[ComfyUI, asyncio.Semaphore] = WeakKeyDictionary()
         self._files = files
         self._max_output_bytes = max_output_bytes
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="media")
 
     def downloads(self, comfyui: ComfyUI) -> Downloads:
         """Return what is to receive the files of one attempt."""
-        return Downloads(comfyui, self._files, self._max_output_bytes)
+        looking = self._looking.setdefault(comfyui, asyncio.Semaphore(AT_ONCE))
+        return Downloads(comfyui, self._files, self._max_output_bytes, looking)
 
     async def collect(
         self, job: Job, downloads: Downloads, found: list[OutputFile], run: Run
@@ -53,6 +61,7 @@ class Collector:
         kept: list[tuple[Output, str | None]] = []
         failures: list[Exception] = []
         turns = asyncio.Semaphore(AT_ONCE)
+        limit = asyncio.get_running_loop().time() + self._limit_s
 
         async def keep(index: int, file: OutputFile) -> None:
             async with turns:
@@ -60,7 +69,7 @@ class Collector:
                     return
                 downloads.expect(each for each in found[index:] if run.has_for_itself(each))
                 try:
-                    kept.append(await self._one(job, downloads, file, index, run))
+                    kept.append(await self._one(job, downloads, file, index, run, limit))
                 except Exception as failure:  # noqa: BLE001 - raised when the others have ended too
                     failures.append(failure)
 
@@ -78,21 +87,36 @@ class Collector:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _one(
+        self, job: Job, downloads: Downloads, file: OutputFile, index: int, run: Run, limit: float
+    ) -> tuple[Output, str | None]:
+        try:
+            async with asyncio.timeout_at(limit):
+                if not run.has_for_itself(file):
+                    return await self._shared(job, downloads, file, index, run)
+                received = await downloads.take(file)
+        except TimeoutError as error:
+            raise BackendLost(f"The outputs did not come within {self._limit_s:.0f} s.") from error
+        return await self._stored(job, downloads, file, index, received)
+
+    async def _shared(
         self, job: Job, downloads: Downloads, file: OutputFile, index: int, run: Run
     ) -> tuple[Output, str | None]:
-        if run.has_for_itself(file):
-            return await self._stored(job, file, index, await downloads.take(file))
+        """Keep a file that other runs may write to as well, when it is whole and shown to be of this one."""
         for number in range(SHARED_TRIES):
             try:
-                return await self._stored(job, file, index, await downloads.take_shared(file, run, number))
+                received = await downloads.take_shared(file, run, number)
+                return await self._stored(job, downloads, file, index, received)
             except OutputInvalid as error:
                 log.info("job %s: output %s is not whole yet: %s", job.job_id, index, error)
-        return await self._stored(job, file, index, await downloads.take_shared(file, run, SHARED_TRIES))
+        return await self._stored(job, downloads, file, index, await downloads.take_shared(file, run, SHARED_TRIES))
 
-    async def _stored(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
+    async def _stored(
+        self, job: Job, downloads: Downloads, file: OutputFile, index: int, received: Received
+    ) -> tuple[Output, str | None]:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)
+            async with downloads.looking:
+                return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)
         except asyncio.CancelledError:
             # The step may not have begun, and now never will.
             await self._files.discard(received)

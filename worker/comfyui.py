@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout
+from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
 
 from app.domain.errors import BackendLost, OutputInvalid
+from app.domain.offers import Offer, read_offer
 from app.domain.text import clean
-from worker.comfyui_answers import read_object, read_refusal
+from worker.comfyui_answers import listed, prompt_id_of, read_object, read_refusal, read_stats
 from worker.death_signs import LogSays, read_log
 from worker.ownership import stamp_of
+from worker.wire import ON_THE_WIRE, Pace, away, is_redirect, named, own_session, read_whole, redirected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from aiohttp import ClientWebSocketResponse
+    from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse
 
     from app.domain.workflow import Graph
-    from worker.comfyui_answers import OutputFile
+    from worker.comfyui_answers import OutputFile, Stats
     from worker.ownership import Stamp
 
-CHUNK_BYTES: Final = 256 * 1024
+DOWNLOADS_AT_ONCE: Final = 16
+"""Files that come from a backend at the same time: one that sends none is not to take a connection for each of them."""
 FORGET_S: Final = 0.5
 """An idle server has noticed within this time that it is to forget."""
+_MOST_MARKED: Final = 10_000
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
 _JSON: Final = {"Content-Type": "application/json"}
+
+
+log = logging.getLogger(__name__)
 
 
 class UnclearSubmission(BackendLost):
@@ -54,29 +62,32 @@ class ComfyUI:
     """One server. Methods raise `BackendLost` when it is away or answers nonsense."""
 
     def __init__(self, session: ClientSession, url: str, *, timeout_s: float, max_message_bytes: int) -> None:
-        self._session = session
+        self._session = own_session(session)
         self._url = url
         self._timeout = ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, 10))
         self._max_message_bytes = max_message_bytes
+        self._downloading = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
         self.version = ""
 
-    async def system_stats(self) -> dict[str, Any]:
+    async def system_stats(self) -> Stats:
         """Return the server's memory and version, and note the version."""
-        stats = await self._get_object("/system_stats")
-        system = stats.get("system")
-        self.version = str(system.get("comfyui_version", "")) if isinstance(system, dict) else ""
+        stats = read_stats(await self._get_object("/system_stats"))
+        self.version = stats.version
         return stats
 
-    async def object_info(self) -> bytes:
-        """Return what the server offers, as it stands on the wire."""
+    async def object_info(self) -> Offer:
+        """Return what the server offers, as far as it can be used."""
         raw = await self._ok("GET", "/object_info")
+        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
         try:
-            described = json.loads(raw)
+            offer = await asyncio.to_thread(read_offer, raw)
         except ValueError as error:
-            raise BackendLost("The backend describes its nodes in something that is no JSON.") from error
-        if not isinstance(described, dict) or not described:
+            raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
+        if not offer.catalog.nodes:
             raise BackendLost("The backend describes no nodes.")
-        return raw
+        if offer.left_out:
+            log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
+        return offer
 
     async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> str:
         """Queue a prompt and return the id under which the server has it: an old one gives it another.
@@ -98,8 +109,8 @@ class ComfyUI:
             raise UnclearSubmission("The backend has a prompt of this id already.")
         if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
             raise read_refusal(answer)
-        accepted = answer.get("prompt_id")
-        if status != HTTPStatus.OK or not isinstance(accepted, str):
+        accepted = prompt_id_of(answer.get("prompt_id"))
+        if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
         if answer.get("node_errors"):
             # 200 all the same: outputs that do not validate are dropped, the rest would run (section 0, point 6).
@@ -115,7 +126,7 @@ class ComfyUI:
         """
         queue = await self._get_object("/queue")
         for key, place in (("queue_running", Place.RUNNING), ("queue_pending", Place.PENDING)):
-            if any(isinstance(item, list) and len(item) > 1 and item[1] == prompt_id for item in queue.get(key) or ()):
+            if any(len(item) > 1 and item[1] == prompt_id for item in listed(queue.get(key))):
                 return place, None
         entry = await self.history(prompt_id)
         return (Place.FINISHED, entry) if entry is not None else (Place.UNKNOWN, None)
@@ -123,8 +134,8 @@ class ComfyUI:
     async def at_hand(self) -> tuple[str | None, bool]:
         """Return the id of the prompt that is being executed, whoever sent it, and whether another one waits."""
         queue = await self._get_object("/queue")
-        running = (item for item in queue.get("queue_running") or () if isinstance(item, list) and len(item) > 1)
-        return next((str(item[1]) for item in running), None), bool(queue.get("queue_pending"))
+        running = (prompt_id_of(item[1]) for item in listed(queue.get("queue_running")) if len(item) > 1)
+        return next(filter(None, running), None), bool(listed(queue.get("queue_pending")))
 
     async def log_says(self) -> LogSays:
         """Return what the server's own log says of its execution thread."""
@@ -135,9 +146,9 @@ class ComfyUI:
     async def marked_prompts(self, mark: str) -> list[str]:
         """Return the ids of queued and running prompts that carry this key in their `extra_data`."""
         queue = await self._get_object("/queue")
-        items = [*(queue.get("queue_running") or ()), *(queue.get("queue_pending") or ())]
-        whole = [item for item in items if isinstance(item, list) and len(item) > 3 and isinstance(item[3], dict)]
-        return [str(item[1]) for item in whole if mark in item[3]]
+        items = [*listed(queue.get("queue_running")), *listed(queue.get("queue_pending"))]
+        whole = [item for item in items if len(item) > 3 and isinstance(item[3], dict) and mark in item[3]]
+        return list(filter(None, (prompt_id_of(item[1]) for item in whole[:_MOST_MARKED])))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the history entry of a prompt that has ended, else None."""
@@ -163,39 +174,43 @@ class ComfyUI:
         OutputInvalid
             The server has no such file.
         BackendLost
-            It is away, or broke off in the middle.
+            It is away, broke off in the middle, or sends so slowly that the end is not to be waited for.
         """
         if file.text is not None:
             yield file.text.encode("utf-8", "replace")
             return
-        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
-        # A whole video may take long; it is silence that tells of a server that is gone.
-        timeout = ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._timeout.total)
         try:
-            async with self._session.get(f"{self._url}/view", params=query, timeout=timeout) as response:
+            async with self._downloading, await self._view("GET", file) as response:
                 _expect_file(file, response.status)
-                while True:
-                    # aiohttp's own limit on silence is gone once it stumbled over a damaged chunk of a large answer.
-                    async with asyncio.timeout(self._timeout.total):
-                        chunk = await response.content.read(CHUNK_BYTES)
-                    if not chunk:
-                        return
+                pace = Pace(response.content, self._timeout.total or 0)
+                while chunk := await pace.read():
                     yield chunk
-        except (ClientError, OSError, TimeoutError) as error:
-            raise _away(error) from error
+        except ON_THE_WIRE as error:
+            raise away(error) from error
+
+    async def _view(self, method: str, file: OutputFile) -> ClientResponse:
+        """Ask for a file, and return as soon as it begins to come."""
+        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
+        async with asyncio.timeout(self._timeout.total):
+            return await self._session.request(
+                method,
+                f"{self._url}/view",
+                params=query,
+                headers={"Accept-Encoding": "identity"},
+                allow_redirects=False,
+                # A whole video may take long; how it comes is seen to piece by piece.
+                timeout=ClientTimeout(total=None, sock_connect=self._timeout.sock_connect),
+            )
 
     async def stamp(self, file: OutputFile) -> Stamp:
         """Return what tells this content of a file from another; raises `OutputInvalid`, `BackendLost`."""
-        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
         try:
-            async with self._session.head(
-                f"{self._url}/view", params=query, timeout=self._timeout, allow_redirects=False
-            ) as response:
+            async with await self._view("HEAD", file) as response:
                 _expect_file(file, response.status)
                 headers = response.headers
                 return stamp_of(headers.get("ETag"), headers.get("Last-Modified"), headers.get("Content-Length"))
-        except (ClientError, OSError, TimeoutError) as error:
-            raise _away(error) from error
+        except ON_THE_WIRE as error:
+            raise away(error) from error
 
     async def ran_last(self, prompt_id: str) -> bool:
         """Whether nothing has been executed since this prompt, and nothing is."""
@@ -209,35 +224,45 @@ class ComfyUI:
         await asyncio.sleep(FORGET_S)
 
     @asynccontextmanager
-    async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse]:
+    async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse[bool]]:
         """Connect to the server's events under a client id that was never used before.
 
         A second connection of the same id goes deaf when the first one closes (section 7). The server never pings, so
         we do; and its frames can be larger than any default limit (point 13).
         """
+        ws = await self._connect(client_id)
         try:
-            async with self._session.ws_connect(
-                f"{self._url}/ws",
-                params={"clientId": client_id},
-                max_msg_size=self._max_message_bytes,
-                heartbeat=10,
-                timeout=ClientWSTimeout(ws_close=2),
-            ) as ws:
+            async with ws:
                 # Only the first message of a connection is heard.
                 await ws.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
                 yield ws
         except (ClientError, OSError, TimeoutError) as error:
-            raise BackendLost(f"The backend's event socket cannot be used: {_named(error)}.") from error
+            raise BackendLost(f"The backend's event socket cannot be used: {named(error)}.") from error
+
+    async def _connect(self, client_id: str) -> ClientWebSocketResponse[bool]:
+        try:
+            async with asyncio.timeout(self._timeout.total):
+                return await self._session.ws_connect(
+                    f"{self._url}/ws",
+                    params={"clientId": client_id},
+                    max_msg_size=self._max_message_bytes,
+                    heartbeat=10,
+                    timeout=ClientWSTimeout(ws_close=2),
+                    # Read as they come: as a text a long one would take up to four times as much memory.
+                    decode_text=False,
+                )
+        except ON_THE_WIRE as error:
+            raise BackendLost(f"The backend's event socket cannot be used: {named(error)}.") from error
 
     def _interrupts_targeted(self) -> bool:
-        numbers = self.version.split(".")
-        known = all(part.isdigit() for part in numbers[:3]) and len(numbers) >= 3
-        return not known or tuple(map(int, numbers[:3])) >= _TARGETED_INTERRUPT
+        numbers = self.version.split(".")[:3]
+        known = len(numbers) == 3 and all(part.isascii() and part.isdigit() for part in numbers)
+        return not known or tuple(map(int, numbers)) >= _TARGETED_INTERRUPT
 
     async def _get_object(self, path: str) -> dict[str, Any]:
         raw = await self._ok("GET", path)
         answer = read_object(raw)
-        if not answer and raw.strip() != b"{}":
+        if not answer and raw[:8].strip() != b"{}":
             raise BackendLost(f"The backend answered {path.split('/')[1]} with something that is no JSON object.")
         return answer
 
@@ -253,13 +278,21 @@ class ComfyUI:
         """
         data, headers = (None, None) if body is None else (_json(body), _JSON)
         try:
-            # Read to its end, or broken off there, a response gives its connection back by itself.
-            response = await self._session.request(
-                method, f"{self._url}{path}", data=data, headers=headers, timeout=self._timeout
-            )
-            return response.status, await response.read()
-        except (ClientError, OSError, TimeoutError) as error:
-            raise _away(error) from error
+            # Of a whole answer, so that one which comes at a drip has an end too.
+            async with asyncio.timeout(self._timeout.total):
+                async with self._session.request(
+                    method,
+                    f"{self._url}{path}",
+                    data=data,
+                    headers=headers,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                ) as response:
+                    if is_redirect(response.status):
+                        raise BackendLost(redirected(path, response.status))
+                    return response.status, await read_whole(response, path)
+        except ON_THE_WIRE as error:
+            raise away(error) from error
 
 
 def _json(value: Any) -> bytes:
@@ -271,6 +304,8 @@ def _json(value: Any) -> bytes:
 
 
 def _expect_ok(path: str, status: int) -> None:
+    if is_redirect(status):
+        raise BackendLost(redirected(path, status))
     if status != HTTPStatus.OK:
         raise BackendLost(f"The backend answered {path} with status {status}.")
 
@@ -279,12 +314,3 @@ def _expect_file(file: OutputFile, status: int) -> None:
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
         raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
     _expect_ok("/view", status)
-
-
-def _away(error: BaseException) -> BackendLost:
-    return BackendLost(f"The backend cannot be reached: {_named(error)}.")
-
-
-def _named(error: BaseException) -> str:
-    # The text of a connection error shows the backend's address, which is not for users.
-    return "it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__

@@ -20,9 +20,10 @@ from app.domain.errors import (
     NodeFailed,
     NoOutput,
     OutOfMemory,
+    OutputInvalid,
     WorkflowRefused,
 )
-from app.domain.text import clean, traceback_of
+from app.domain.text import clean, traceback_of, word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,22 @@ _DEVICE: Final = re.compile(
 )
 """Errors of the device, its driver or its libraries: cuBLAS and the like name their status."""
 _MISSING: Final = ("value_not_in_list", "custom_validation_failed")
+_PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MOST_OUTPUTS: Final = 2_000
+"""Files and texts that a run may leave: a film of as many pictures, each with its row and its thumbnail."""
+MOST_NAME_CHARS: Final = 1_024
+"""Of a file's name, and of its folder's: file systems take a quarter of that for a name."""
+_MOST_MARKS: Final = 1_000_000
+"""Of commas and opening brackets in an answer: each can stand for a value, which takes up to a hundred bytes."""
+_FEW_BYTES: Final = 2**16
+_MOST_FRAME_BYTES: Final = 4 * 2**20
+"""Of a frame of text. A longer one is not looked at: how a run ended stands in the history too."""
+_MOST_FRAME_MARKS: Final = 200_000
+_MOST_METADATA_BYTES: Final = 2**16
+MOST_PICTURE_BYTES: Final = 16 * 2**20
+"""Of a picture that is shown while it comes into being."""
+_MOST_MEMORY_BYTES: Final = 2**50
+_MOST_REASONS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,17 @@ class Picture:
     """None in the old form, which does not say whose it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a server says of itself: checked, for it stands in heartbeats and on the page."""
+
+    version: str = ""
+    device: str | None = None
+    vram_total: int | None = None
+    vram_free: int | None = None
+    """Not more than `vram_total`."""
+
+
 def read_frame(message: Any) -> tuple[str, dict[str, Any]] | Picture | None:
     """Return (type, data) of a text frame, or the picture of a binary one; None for what is neither, or not understood.
 
@@ -90,9 +118,9 @@ def read_frame(message: Any) -> tuple[str, dict[str, Any]] | Picture | None:
     """
     if message.type is WSMsgType.BINARY:
         return _picture(memoryview(message.data))
-    if message.type is not WSMsgType.TEXT:
+    if message.type is not WSMsgType.TEXT or len(message.data) > _MOST_FRAME_BYTES:
         return None
-    frame = read_object(message.data)
+    frame = read_object(message.data, _MOST_FRAME_MARKS)
     kind, data = frame.get("type"), frame.get("data")
     return (kind, data) if isinstance(kind, str) and isinstance(data, dict) else None
 
@@ -103,12 +131,47 @@ def _picture(frame: memoryview) -> Picture | None:
         return None
     kind, number = _HEAD.unpack_from(frame)
     if kind == _PREVIEW:
-        return Picture(frame[_HEAD.size :], None)
+        return _small(Picture(frame[_HEAD.size :], None))
     end = _HEAD.size + number
-    if kind != _PREVIEW_WITH_METADATA or end >= len(frame):
+    if kind != _PREVIEW_WITH_METADATA or end >= len(frame) or number > _MOST_METADATA_BYTES:
         return None
-    prompt_id = read_object(bytes(frame[_HEAD.size : end])).get("prompt_id")
-    return Picture(frame[end:], prompt_id) if isinstance(prompt_id, str) else None
+    prompt_id = prompt_id_of(read_object(bytes(frame[_HEAD.size : end])).get("prompt_id"))
+    return _small(Picture(frame[end:], prompt_id)) if prompt_id is not None else None
+
+
+def _small(picture: Picture) -> Picture | None:
+    """Return the picture; None when it is so large that nobody would look at it, and it is not to be held for that."""
+    return picture if len(picture.image) <= MOST_PICTURE_BYTES else None
+
+
+def prompt_id_of(value: Any) -> str | None:
+    """Return the id of a prompt; None for what none can be: it becomes part of a path, and of a row."""
+    return value if isinstance(value, str) and _PROMPT_ID.fullmatch(value) else None
+
+
+def listed(items: Any) -> list[list[Any]]:
+    """Return the entries of a queue."""
+    return [item for item in items if isinstance(item, list)] if isinstance(items, list) else []
+
+
+def read_stats(answer: Mapping[str, Any]) -> Stats:
+    """Return what `GET /system_stats` says, as far as it can be true."""
+    system, devices = answer.get("system"), answer.get("devices")
+    version = word(system.get("comfyui_version"), 50) if isinstance(system, dict) else ""
+    first = devices[0] if isinstance(devices, list) and devices else None
+    if not isinstance(first, dict):
+        return Stats(version)
+    total, free = _memory(first.get("vram_total")), _memory(first.get("vram_free"))
+    if total is not None and free is not None:
+        free = min(free, total)
+    return Stats(version, word(first.get("name"), 100) or None, total, free)
+
+
+def _memory(value: Any) -> int | None:
+    """Return a number of bytes; None for what is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MOST_MEMORY_BYTES:
+        return None
+    return int(value)
 
 
 def read_saved(data: Mapping[str, Any]) -> list[OutputFile]:
@@ -120,7 +183,7 @@ def read_ending(entry: Mapping[str, Any]) -> Ending:
     """Return what a history entry says. Failed and interrupted differ only in the last message (point 10)."""
     status = entry.get("status")
     status = status if isinstance(status, dict) else {}
-    messages = [each for each in status.get("messages") or () if isinstance(each, list) and len(each) == 2]
+    messages = [each for each in listed(status.get("messages")) if len(each) == 2]
     kind, data = messages[-1] if messages else ("", {})
     data = data if isinstance(data, dict) else {}
     if kind == "execution_interrupted":
@@ -133,6 +196,8 @@ def read_ending(entry: Mapping[str, Any]) -> Ending:
     if not outputs:
         # "success" is also said of a run whose output a node blocked (section 3).
         return Ending(failure=NoOutput("The workflow ended without leaving an output."))
+    if len(outputs) > MOST_OUTPUTS:
+        return Ending(failure=OutputInvalid(f"The run left more than {MOST_OUTPUTS:,} outputs."))
     return Ending(
         outputs, began_ms=_moment(messages, "execution_start"), ended_ms=_moment(messages, "execution_success")
     )
@@ -150,28 +215,37 @@ def _moment(messages: list[list[Any]], kind: str) -> float | None:
 def read_refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
     """Return the error for a 400. Its own details are empty when the fault is upstream: they stand in node_errors."""
     error, node_errors = answer.get("error"), answer.get("node_errors")
-    kind = str(error.get("type")) if isinstance(error, dict) else ""
-    said, kinds = [], [kind] if kind != "prompt_outputs_failed_validation" else []
+    kind = word(error.get("type")) if isinstance(error, dict) else ""
+    said: list[str] = []
+    kinds = [kind] if kind != "prompt_outputs_failed_validation" else []
     for node_id, found in node_errors.items() if isinstance(node_errors, dict) else ():
-        for each in found.get("errors") or () if isinstance(found, dict) else ():
-            kinds.append(str(each.get("type")))
-            details = f"{each.get('message')}: {each.get('details')}"
-            if kinds[-1].startswith("exception_during"):
-                details = str(each.get("message"))
-            said.append(f"{found.get('class_type')} (node {node_id}): {clean(details, 300)}")
+        for each in _errors_of(found):
+            kinds.append(word(each.get("type")))
+            if len(said) < _MOST_REASONS:
+                message, details = clean(each.get("message"), 300), clean(each.get("details"), 300)
+                details = message if kinds[-1].startswith("exception_during") else clean(f"{message}: {details}", 300)
+                said.append(f"{word(found.get('class_type'))} (node {word(node_id)}): {details}")
     if isinstance(error, dict) and not said:
-        said.append(clean(f"{error.get('message')} {error.get('details') or ''}", 500))
+        said.append(clean(f"{clean(error.get('message'), 500)} {clean(error.get('details') or '', 500)}", 500))
     elif isinstance(error, str):
         said.append(clean(error, 500))
-    text = "; ".join(said[:5]) or "no reason was given"
+    text = "; ".join(said[:_MOST_REASONS]) or "no reason was given"
     lacks = bool(kinds) and all(each in _MISSING for each in kinds)
     lacks = lacks or (kind == "invalid_prompt" and "does not exist" in text)
     refused = BackendLacksModel if lacks else WorkflowRefused
     return refused(f"ComfyUI refused the workflow: {text}")
 
 
-def read_object(raw: bytes | str) -> dict[str, Any]:
-    """Return the JSON object that a text is; an empty one for any other text."""
+def _errors_of(found: Any) -> list[dict[str, Any]]:
+    """Return the errors that a refusal has of one node."""
+    errors = found.get("errors") if isinstance(found, dict) else None
+    return [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
+
+
+def read_object(raw: bytes | bytearray | str, most_marks: int = _MOST_MARKS) -> dict[str, Any]:
+    """Return the JSON object that a text is; an empty one for any other text, and for one that holds too much."""
+    if len(raw) > _FEW_BYTES and _marks(raw) > most_marks:
+        return {}
     try:
         value = orjson.loads(raw)
     except ValueError:
@@ -183,25 +257,47 @@ def read_object(raw: bytes | str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _marks(raw: bytes | bytearray | str) -> int:
+    """Return how many commas and opening brackets there are: no fewer than values, which are counted so in no time."""
+    if isinstance(raw, str):
+        return raw.count(",") + raw.count("[") + raw.count("{")
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
 def _outputs(found: Any) -> list[OutputFile]:
-    """Return the files and texts of all nodes; previews only when nothing was saved."""
+    """Return the files and texts of all nodes, each file once of a node; previews only when nothing was saved."""
     nodes = found.items() if isinstance(found, dict) else ()
     shown = [each for node_id, node in nodes for each in _shown(node_id, node)]
-    files = [each for each in shown if each.text is None]
+    files = list(dict.fromkeys(each for each in shown if each.text is None))
     return (_saved(files) or files) + [each for each in shown if each.text is not None]
 
 
 def _shown(node_id: Any, shown: Any) -> list[OutputFile]:
     """Return the files and texts that one node shows."""
-    found = []
+    found, of = [], word(node_id)
     for key, items in shown.items() if isinstance(shown, dict) else ():
         for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict) and isinstance(item.get("filename"), str) and item["filename"]:
-                folder = str(item.get("type") or "output")
-                found.append(OutputFile(str(node_id), item["filename"], str(item.get("subfolder") or ""), folder))
+            if isinstance(item, dict):
+                file = _file(of, item)
+                if file is not None:
+                    found.append(file)
             elif key in ("text", "string") and isinstance(item, str):
-                found.append(OutputFile(str(node_id), "text.txt", text=item))
+                found.append(OutputFile(of, "text.txt", text=item))
     return found
+
+
+def _file(node_id: str, item: dict[str, Any]) -> OutputFile | None:
+    """Return the file that a record names; None for one that names none, or none that there can be."""
+    name, *where = item.get("filename"), item.get("subfolder") or "", item.get("type") or "output"
+    parts = [part for part in (name, *where) if isinstance(part, str) and _can_be_asked_for(part)]
+    return OutputFile(node_id, *parts) if name and len(parts) == 1 + len(where) else None
+
+
+def _can_be_asked_for(part: str) -> bool:
+    try:
+        return len(part) <= MOST_NAME_CHARS and "\0" not in part and bool(part.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def _saved(files: list[OutputFile]) -> list[OutputFile]:
@@ -209,8 +305,8 @@ def _saved(files: list[OutputFile]) -> list[OutputFile]:
 
 
 def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
-    kind = str(data.get("exception_type") or "")
-    message = clean(data.get("exception_message") or kind or "The backend reported an error without a text.")
+    kind = word(data.get("exception_type"))
+    message = clean(data.get("exception_message") or "") or kind or "The backend reported an error without a text."
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
     return _failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
@@ -224,4 +320,4 @@ def _failure_of(kind: str, message: str) -> type[AttemptFailed]:
 
 
 def _text(value: Any) -> str | None:
-    return clean(value, 200) if value is not None else None
+    return clean(word(value)) or None

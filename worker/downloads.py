@@ -8,12 +8,12 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from app.cancellation import end_tasks
-from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
+from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn, StorageFailed
 from app.domain.text import clean
 from app.storage.files import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncGenerator, Iterable
 
     from app.storage.files import FileStore
     from worker.comfyui import ComfyUI
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 AHEAD: Final = 4
 """So many files are received before they are asked for; each is held in memory if it is small."""
+TIMES_AS_MUCH: Final = 4
+"""All outputs of an attempt may have together so many times the bytes that one of them may have."""
 TRIES: Final = 4
 """Downloads of a file before the attempt is given up: the picture is there, only the way to it is disturbed."""
 
@@ -31,7 +33,13 @@ TRIES: Final = 4
 class Downloads:
     """Receives files from one backend. Those that nobody took are to be dropped in the end."""
 
-    def __init__(self, comfyui: ComfyUI, files: FileStore, max_output_bytes: int) -> None:
+    def __init__(
+        self, comfyui: ComfyUI, files: FileStore, max_output_bytes: int, looking: asyncio.Semaphore | None = None
+    ) -> None:
+        self.looking = looking or asyncio.Semaphore()
+        """Held while a file of this backend is looked into, so that it leaves something of the threads to others."""
+        self._size = 0
+        """Of what has come, together."""
         self._comfyui = comfyui
         self._files = files
         self._max_output_bytes = max_output_bytes
@@ -44,7 +52,7 @@ class Downloads:
                 return
             if file.content not in self._coming:
                 receiving = self._receive(file)
-                self._coming[file.content] = asyncio.create_task(receiving, name=f"download-{file.filename}")
+                self._coming[file.content] = asyncio.create_task(receiving, name="download")
 
     async def take(self, file: OutputFile) -> Received:
         """Return what the file holds, for the caller to keep or to discard.
@@ -62,7 +70,7 @@ class Downloads:
             try:
                 return await self._receive(file)
             except BackendLost as error:
-                log.warning("download %s of %s failed, trying again: %s", number, file.filename, error)
+                log.warning("download %s of %s failed, trying again: %s", number, clean(file.filename, 100), error)
                 await asyncio.sleep(0.2 * 2**number)
         return await self._receive(file)
 
@@ -96,8 +104,8 @@ class Downloads:
         if await self._comfyui.stamp(file) != before:
             raise OutputInvalid(f"The file {name} changed while it was fetched.")
         # Changed after the end it may be by the run itself, in a thread of its own; unless somebody else ran since.
-        if run.outlasted_by(before) and not await self._comfyui.ran_last(run.prompt_id):
-            raise OutputNotOwn(f"The file {name} was changed after the run had ended.")
+        if (run.outlasted_by(before) or not run.watched) and not await self._comfyui.ran_last(run.prompt_id):
+            raise OutputNotOwn(f"The file {name} may have been changed by another run after this one had ended.")
 
     async def drop(self) -> None:
         """End what nobody took, and delete it."""
@@ -107,4 +115,24 @@ class Downloads:
                 await self._files.discard(received)
 
     async def _receive(self, file: OutputFile) -> Received:
-        return await self._files.receive(self._comfyui.download(file), self._max_output_bytes)
+        return await self._files.receive(self._counted(file), self._max_output_bytes)
+
+    async def _counted(self, file: OutputFile) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a file, as long as there are not too many of all files together."""
+        size = 0
+        try:
+            async with contextlib.aclosing(self._comfyui.download(file)) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    self._size += len(chunk)
+                    self._require_room()
+                    yield chunk
+        except BaseException:
+            # It comes again, or is not kept.
+            self._size -= size
+            raise
+
+    def _require_room(self) -> None:
+        most = TIMES_AS_MUCH * self._max_output_bytes
+        if self._size > most:
+            raise StorageFailed(f"The outputs are larger than {most} bytes together.")

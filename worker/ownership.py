@@ -52,7 +52,9 @@ class Run:
     prompt_id: str
     graph: Graph
     alone: bool
-    """Whether this worker has seen to it from the start that no prompt of ours was sent behind it."""
+    """Whether no prompt of ours was to be sent behind it before its files are here."""
+    watched: bool
+    """Whether this worker has seen to that from its start; the run may have been taken over."""
     began_ms: float | None
     """By the server's clock, milliseconds since 1970; below, when it had ended."""
     ended_ms: float | None

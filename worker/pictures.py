@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AT_ONCE: Final = 2
+"""So many are made small at the same time: the memory that it takes is theirs together."""
 EVERY_S: Final = 0.5
 KEEP_S: Final = 10.0
 """A picture that stays the newest for so long is kept from being forgotten."""
@@ -29,10 +31,11 @@ class Pictures:
     def __init__(self, previews: Previews) -> None:
         self._previews = previews
         self._tasks: set[asyncio.Task[None]] = set()
+        self._making = asyncio.Semaphore(AT_ONCE)
 
     def of(self, job_id: int, attempt: int) -> Feed:
         """Return what takes the pictures of an attempt."""
-        return Feed(self._previews, self._tasks, job_id, attempt)
+        return Feed(self._previews, self._tasks, self._making, job_id, attempt)
 
     async def close(self) -> None:
         """End all; what is in Redis ends by itself."""
@@ -42,9 +45,17 @@ class Pictures:
 class Feed:
     """Takes the pictures of one attempt; nothing here waits for anything, or holds up the attempt's end."""
 
-    def __init__(self, previews: Previews, tasks: set[asyncio.Task[None]], job_id: int, attempt: int) -> None:
+    def __init__(
+        self,
+        previews: Previews,
+        tasks: set[asyncio.Task[None]],
+        making: asyncio.Semaphore,
+        job_id: int,
+        attempt: int,
+    ) -> None:
         self._previews = previews
         self._tasks = tasks
+        self._making = making
         self._job_id = job_id
         self._attempt = attempt
         self._newest: memoryview | None = None
@@ -92,7 +103,8 @@ class Feed:
         if image is None:
             await self._previews.keep(self._job_id)
             return
-        small = await asyncio.to_thread(small_picture, image)
+        async with self._making:
+            small = await asyncio.to_thread(small_picture, image)
         if small is not None and not self._ended.is_set():
             # Of the clock, so that those of a later attempt are newer.
             await self._previews.put(self._job_id, self._attempt, int(time.time() * 1000), small)

@@ -25,8 +25,17 @@ log = logging.getLogger(__name__)
 MARK: Final = "genonaut"
 """Key in a prompt's `extra_data` by which we know our own."""
 TRIES: Final = 3
+FEW_NODES: Final = 300
+"""Looking through so many takes a few milliseconds."""
 FRESH_S: Final = 1.0
 """An answer that was asked for longer ago says nothing any more about whose the attempt is."""
+
+
+async def prepared(job: Job, backend: Backend, prompt_id: str) -> Separated:
+    """Return what `prepare` does, which of a long graph takes a while: others have the loop meanwhile."""
+    if job.workflow is not None and len(job.workflow) > FEW_NODES:
+        return await asyncio.to_thread(prepare, job, backend, prompt_id)
+    return prepare(job, backend, prompt_id)
 
 
 def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:

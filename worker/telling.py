@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import socket
@@ -17,9 +18,12 @@ from app.settings import package_version
 if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.messaging.registry import Registry
+    from worker.backend import Backend
     from worker.backends import BackendPool
     from worker.runner import Runner
     from worker.wishes import Wishes
+
+log = logging.getLogger(__name__)
 
 NEWS_S: Final = 0.5
 """News of the same worker and backends are so far apart: a reader sees no more, however fast jobs come and go."""
@@ -49,6 +53,8 @@ class Telling:
         self._told: dict[str, tuple[Any, ...]] = {}
         """The news last published, by whom they are about."""
         self._told_at = float("-inf")
+        self._untellable: set[str] = set()
+        """Backends of which it was logged that their state cannot be told."""
 
     def change(self) -> None:
         """Something that is told may be another than before."""
@@ -125,10 +131,30 @@ class Telling:
         }
 
     def _backends(self) -> dict[str, dict[str, Any]]:
-        return {
-            backend.name: backend.state(self._worker_id) | {"seq": self._seq, "current": self._runner.on(backend)}
-            for backend in self._pool.driven
-        }
+        told = {}
+        for backend in self._pool.driven:
+            more = {"seq": self._seq, "current": self._runner.on(backend)}
+            told[backend.name] = self._state(backend) | more
+        return told
+
+    def _state(self, backend: Backend) -> dict[str, Any]:
+        """Return what a backend's heartbeat tells; a fault in it must not cost the others theirs."""
+        try:
+            state = backend.state(self._worker_id)
+        except Exception:
+            if backend.name not in self._untellable:
+                self._untellable.add(backend.name)
+                log.exception("backend %s: how it is cannot be told", backend.name)
+            return dict.fromkeys(_OF_BACKEND) | {
+                "driver": self._worker_id,
+                "healthy": False,
+                "reason": "an error in the worker; see its log",
+                "drained": backend.drained,
+                "slots": backend.slots,
+                "used": backend.used,
+            }
+        self._untellable.discard(backend.name)
+        return state
 
 
 def _news(worker: dict[str, Any], backends: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, ...]]:

@@ -136,7 +136,7 @@ class VitalSigns:
         silent_s = now - max(self._heard_at, follower.heard_at if follower is not None else self._heard_at)
         between_nodes = follower is not None and follower.at_work is False
         if (between_nodes or says is LogSays.PROBABLY_DEAD) and silent_s >= DEAD_S[says]:
-            self.stand_still(running, certain=False)
+            self.stand_still(running, certain=says is LogSays.PROBABLY_DEAD)
         else:
             self._set_doubt(silent_s >= DOUBT_S and (between_nodes or says is LogSays.PROBABLY_DEAD))
 

@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from app.domain.progress import ProgressFold
+from app.domain.progress import ProgressFold, node_name
 from app.domain.spans import Spans
 from worker.comfyui_answers import read_saved
 
@@ -75,7 +75,8 @@ class Watch:
                 self._at_work(False)
             case "execution_cached":
                 self._at_work(False)
-                cached = [str(node_id) for node_id in data.get("nodes") or ()]
+                nodes = data.get("nodes")
+                cached = [node_name(node_id) for node_id in nodes] if isinstance(nodes, list) else []
                 self.spans.cached(cached)
                 rose = self.fold.cached(cached)
             case "execution_success":
@@ -91,19 +92,19 @@ class Watch:
                 self.on_saved(read_saved(data))
             case "executing":
                 self._at_work(True)
-                node_id, shown = str(data["node"]), str(data.get("display_node") or data["node"])
+                node_id, shown = node_name(data["node"]), node_name(data.get("display_node"), data["node"])
                 self.spans.began(node_id, shown, now)
                 self.fold.began(shown)
                 rose = True
             case "progress":
-                value, maximum = data.get("value"), data.get("max")
-                self.spans.stepped(str(data.get("node")), value, maximum)
+                node_id, value, maximum = node_name(data.get("node")), data.get("value"), data.get("max")
+                self.spans.stepped(node_id, value, maximum)
                 if isinstance(value, int | float) and isinstance(maximum, int | float):
-                    rose = self.fold.stepped(str(data.get("node")), value, maximum)
+                    rose = self.fold.stepped(node_id, value, maximum)
             case "progress_state":
                 nodes = data.get("nodes")
                 if isinstance(nodes, dict):
-                    known = {key: node for key, node in nodes.items() if isinstance(node, dict)}
+                    known = {key: node for key, node in nodes.items() if isinstance(node, dict) and node_name(key)}
                     self._at_work(any(node.get("state") == "running" for node in known.values()))
                     self.spans.state(known, now)
                     rose = self.fold.state(known)

@@ -79,9 +79,10 @@ def _at(text: Any) -> str:
     """Return a heartbeat's time as a table shows it."""
     try:
         at = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         return "never" if text is None else str(text)
-    return _told(at.replace(tzinfo=UTC) if at.tzinfo is None else at)
+    return _told(at)
 
 
 def _told(at: datetime, past: str = "{} ago") -> str:

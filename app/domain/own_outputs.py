@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -49,19 +48,22 @@ def separated(graph: Graph, catalog: Catalog, folder: str, run: str) -> Separate
     overwrite each other's; and saving slows down with the number of files in the folder (measured: COMFYUI, section 0,
     points 5 and 12). `run` is a text that no other run has.
     """
-    changed, alone = copy.deepcopy(graph), False
-    for node in changed.values():
+    changed, alone = dict(graph), False
+    for key, node in graph.items():
         inputs, known = node["inputs"], catalog.nodes.get(node["class_type"])
+        own: dict[str, str] = {}
         if known is None:
             # Nobody knows what the backend offers: what looks like a saver is treated as one.
             alone = True
             if isinstance(unwrap(inputs.get(PREFIX)), str):
-                inputs[PREFIX] = _below(folder, inputs[PREFIX])
+                own = {PREFIX: _below(folder, inputs[PREFIX])}
         elif known.is_output and _takes_prefix(known):
-            inputs[PREFIX] = _below(folder, inputs.get(PREFIX))
+            own = {PREFIX: _below(folder, inputs.get(PREFIX))}
         elif known.is_output:
-            inputs[RUN] = run
+            own = {RUN: run}
             alone = alone or known.name not in PREVIEWS
+        if own:
+            changed[key] = node | {"inputs": inputs | own}
     return Separated(changed, alone)
 
 

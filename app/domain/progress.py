@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -9,8 +10,21 @@ if TYPE_CHECKING:
 
     from app.domain.workflow import Graph
 
+MOST_NAME_CHARS: Final = 200
+"""No node of a graph that can be sent has a longer id."""
+_MOST_NUMBER: Final = 2**53
 _LOADING: Final = 3.0
 """Weight of a node that loads a model, in the units of one sampling step."""
+
+
+def node_name(*values: Any) -> str:
+    """Return the first of these that can be the id of a node; empty when none can."""
+    for value in values:
+        if isinstance(value, str) and 0 < len(value) <= MOST_NAME_CHARS:
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST_NUMBER:
+            return str(value)
+    return ""
 
 
 class ProgressFold:
@@ -51,7 +65,7 @@ class ProgressFold:
     def state(self, nodes: Mapping[str, Any]) -> bool:
         """Fold a `progress_state` frame: every node started so far."""
         for key, node in nodes.items():
-            node_id = str(node.get("display_node_id") or node.get("real_node_id") or key)
+            node_id = node_name(node.get("display_node_id"), node.get("real_node_id"), key)
             if node.get("state") == "finished":
                 if node_id == key:
                     self._set(node_id, 1.0)
@@ -77,10 +91,12 @@ class ProgressFold:
 
 def _share(value: float, maximum: float) -> float:
     try:
-        return value / maximum
+        share = value / maximum
     except OverflowError:
         # JSON's integers have no bound, and their quotient may have no float.
         return 0.0
+    # Nor has what Python takes for JSON: infinity by infinity is no number.
+    return share if math.isfinite(share) else 0.0
 
 
 def _weight(node: Mapping[str, Any]) -> float:

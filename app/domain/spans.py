@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from app.domain.progress import node_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 MOST: Final = 500
 """So many are kept of a run; of nodes that ran rather than of cached ones."""
 TITLE_CHARS: Final = 100
+_MOST_OPEN: Final = 256
+"""So many nodes are taken to be at work at once: ComfyUI works on one, and lazily evaluated ones wait for others."""
 _MOST_STEPS: Final = 1e9
 """A node's own bar that counts further is no bar."""
 
@@ -49,7 +53,7 @@ class Spans:
 
     def cached(self, node_ids: Iterable[str]) -> None:
         """ComfyUI takes these from its cache."""
-        self._cached = [node_id for node_id in node_ids if node_id in self._graph]
+        self._cached = list(dict.fromkeys(node_id for node_id in node_ids if node_id in self._graph))
 
     def began(self, node_id: str, shown: str, at: float) -> None:
         """ComfyUI began the node `node_id`, which counts for the node `shown` of the graph."""
@@ -58,6 +62,8 @@ class Spans:
         if not self._ends_are_told:
             # An older server: the next node's beginning is the only word of an end.
             self._end_all(at)
+        if len(self._open) >= _MOST_OPEN:
+            return
         self._open[node_id] = shown
         span = self._spans.setdefault(shown, _Span(at))
         span.end = None
@@ -76,7 +82,7 @@ class Spans:
                 self._end(node_id, at)
         last = next(reversed(nodes), None)
         if last is not None and nodes[last].get("state") == "running":
-            self.began(last, str(nodes[last].get("display_node_id") or last), at)
+            self.began(last, node_name(nodes[last].get("display_node_id"), last), at)
             self.stepped(last, nodes[last].get("value"), nodes[last].get("max"))
 
     def succeeded(self, at: float) -> None:

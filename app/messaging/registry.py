@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import logging
 import time
 import zlib
 from dataclasses import dataclass
@@ -11,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
-from app.domain.catalog import Catalog, read_catalog
 from app.domain.errors import QueueUnavailable
+from app.domain.offers import MOST_BYTES, Offer, read_offer
 from app.messaging.connection import AWAY
 
 if TYPE_CHECKING:
@@ -20,11 +22,22 @@ if TYPE_CHECKING:
 
     from arq.connections import ArqRedis
 
+    from app.domain.catalog import Catalog
     from app.messaging.channels import Names
+
+log = logging.getLogger(__name__)
 
 KEPT_S: Final = 24 * 3600
 """A worker or backend that is gone stays listed so long."""
-
+_MOST_CATALOGS: Final = 16
+_MOST_WEIGHT: Final = 2 * MOST_BYTES
+"""Of what the catalogs in memory were read from, together."""
+_REPLACED_BEATS: Final = 10
+"""What a backend offered before is kept for so many times the age at which a heartbeat means nothing any more."""
+_MOST_BEAT_BYTES: Final = 2**20
+_MOST_BEAT_CHARS: Final = 2_000
+_MOST_BEAT_DEPTH: Final = 3
+_MOST_BEAT_NUMBER: Final = 2**53
 
 _DRIVE: Final = """
 local holder = redis.call('GET', KEYS[1])
@@ -63,6 +76,8 @@ class Registry:
         self._names = names
         self.stale_s: Final = stale_s
         self._catalogs: dict[str, Catalog] = {}
+        self._weights: dict[str, int] = {}
+        """Length of what a catalog was read from, which tells how much memory it takes."""
         self._drive = redis.register_script(_DRIVE)
         self._stop_driving = redis.register_script(_STOP_DRIVING)
 
@@ -71,10 +86,13 @@ class Registry:
         now = time.time()
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.set(self._names.worker(worker_id), json.dumps(worker), ex=KEPT_S)
-                pipe.zadd(self._names.workers, {worker_id: now})
+                if (written := _encoded(worker_id, worker)) is not None:
+                    pipe.set(self._names.worker(worker_id), written, ex=KEPT_S)
+                    pipe.zadd(self._names.workers, {worker_id: now})
                 for name, state in backends.items():
-                    pipe.set(self._names.backend(name), json.dumps(state), ex=KEPT_S)
+                    if (written := _encoded(name, state)) is None:
+                        continue
+                    pipe.set(self._names.backend(name), written, ex=KEPT_S)
                     pipe.zadd(self._names.backends, {name: now})
                     if state.get("catalog"):
                         pipe.expire(self._names.catalog(state["catalog"]), KEPT_S)
@@ -116,15 +134,24 @@ class Registry:
         """
         keys = [self._names.driver(name), self._names.backend(name)]
         try:
-            await self._stop_driving(keys=keys, args=[worker_id, json.dumps(last), KEPT_S])
+            await self._stop_driving(keys=keys, args=[worker_id, _encoded(name, last) or "{}", KEPT_S])
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("The lease on a backend could not be given back.") from error
 
-    async def put_catalog(self, object_info: bytes) -> str:
-        """Keep what a backend offers and return its digest."""
-        digest = hashlib.sha256(object_info).hexdigest()[:32]
+    async def put_catalog(self, described: bytes, instead_of: str | None = None) -> str:
+        """Keep what a backend offers and return its digest; what it offered before is soon forgotten, if nobody does.
+
+        A backend that offers something else each time would fill Redis otherwise.
+        """
+        digest = hashlib.sha256(described).hexdigest()[:32]
+        packed = await asyncio.to_thread(zlib.compress, described, 1)
         try:
-            await self._redis.set(self._names.catalog(digest), zlib.compress(object_info, 1), ex=KEPT_S)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.set(self._names.catalog(digest), packed, ex=KEPT_S)
+                if instead_of not in (None, digest):
+                    # Another backend that still offers this says so with its next heartbeat.
+                    pipe.expire(self._names.catalog(str(instead_of)), int(self.stale_s * _REPLACED_BEATS) + 1)
+                await pipe.execute()
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("What a backend offers could not be kept.") from error
         return digest
@@ -136,16 +163,26 @@ class Registry:
                 raw = await self._redis.get(self._names.catalog(digest))
             except (*AWAY, RedisError) as error:
                 raise QueueUnavailable("What the backends offer could not be read.") from error
-            if raw is None:
+            offer = await asyncio.to_thread(_unpacked, raw) if raw is not None else None
+            if offer is None:
                 return None
-            while len(self._catalogs) >= 16:
-                self._catalogs.pop(next(iter(self._catalogs)))
-            self._catalogs[digest] = read_catalog(json.loads(zlib.decompress(raw)))
+            self._remember(digest, offer)
         return self._catalogs[digest]
+
+    def _remember(self, digest: str, offer: Offer) -> None:
+        self._catalogs.pop(digest, None)
+        self._weights[digest] = len(offer.described)
+        while self._catalogs and (
+            len(self._catalogs) >= _MOST_CATALOGS
+            or sum(map(self._weights.__getitem__, self._catalogs)) + len(offer.described) > _MOST_WEIGHT
+        ):
+            oldest = next(iter(self._catalogs))
+            del self._catalogs[oldest], self._weights[oldest]
+        self._catalogs[digest] = offer.catalog
 
     async def _beats(self, index: str, key: Any) -> list[Beat]:
         try:
-            names = [name.decode() for name in await self._redis.zrange(index, 0, -1)]
+            names = [name.decode("utf-8", "replace") for name in await self._redis.zrange(index, 0, -1)]
             async with self._redis.pipeline(transaction=False) as pipe:
                 for name in names:
                     pipe.get(key(name))
@@ -157,5 +194,54 @@ class Registry:
         for name, raw, left_ms in zip(names, found[::2], found[1::2], strict=True):
             if raw is not None:
                 age_s = max(0.0, KEPT_S - left_ms / 1000)
-                beats.append(Beat(name, age_s, json.loads(raw), age_s < self.stale_s))
+                beats.append(Beat(name, age_s, _state(raw), age_s < self.stale_s))
         return sorted(beats, key=lambda beat: beat.name)
+
+
+def _state(raw: bytes) -> dict[str, Any]:
+    """Return what a heartbeat says, as far as it can be shown; nothing of one that cannot be read.
+
+    It may be of another version, and quotes what a backend told of itself.
+    """
+    if len(raw) > _MOST_BEAT_BYTES:
+        return {}
+    try:
+        state = json.loads(raw, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: _shown(value) for name, value in state.items()} if isinstance(state, dict) else {}
+
+
+def _shown(value: Any, depth: int = 0) -> Any:
+    """Return a value of a heartbeat; None for a number with which nobody can reckon, and for what is nested deeply."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()[:_MOST_BEAT_CHARS]
+    if isinstance(value, list | dict):
+        if depth > _MOST_BEAT_DEPTH:
+            return None
+        if isinstance(value, list):
+            return [_shown(each, depth + 1) for each in value]
+        return {name: _shown(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, int | float):
+        return value if abs(value) <= _MOST_BEAT_NUMBER else None
+    return value
+
+
+def _encoded(name: str, state: Mapping[str, Any]) -> str | None:
+    """Return a heartbeat as it is written; None for one that cannot be, which is nobody else's fault."""
+    try:
+        return json.dumps(state, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        log.exception("the heartbeat of %s cannot be written", name)
+        return None
+
+
+def _unpacked(packed: bytes) -> Offer | None:
+    """Return what was kept of a backend's offer; None for what is none, or larger than any can be."""
+    try:
+        inflating = zlib.decompressobj()
+        described = inflating.decompress(packed, MOST_BYTES + 1)
+        return read_offer(described) if inflating.eof else None
+    except (ValueError, zlib.error) as error:
+        log.warning("what a backend offers cannot be read: %s", error)
+        return None

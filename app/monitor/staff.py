@@ -212,6 +212,7 @@ def _list(state: Mapping[str, Any], name: str) -> list[Any]:
 def _time(state: Mapping[str, Any], name: str) -> datetime | None:
     try:
         at = datetime.fromisoformat(state.get(name) or "")
-    except (TypeError, ValueError):
+        # In UTC, so that no page stumbles over a time at the edge of the calendar.
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
         return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)

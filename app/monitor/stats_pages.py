@@ -36,6 +36,8 @@ OUTCOMES: Final = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 """As they stand on each other in a column, from the bottom up."""
 MOST_ROWS: Final = 50
 """Of more models, or more kinds of failures, the most frequent are listed."""
+MOST_NAMES: Final = 200
+"""So many models are offered to choose from: clients name them as they like."""
 P50: Final = 0.50
 P95: Final = 0.95
 
@@ -175,7 +177,8 @@ async def show_stats(request: web.Request) -> web.Response:
     report, health = await asyncio.gather(
         request.config_dict[STATISTICS].read(over.length, over.step_s, chosen), read_health(request)
     )
-    names = sorted({*report.models, *([address.model] if address.model else [])} - {""})
+    frequent = sorted(report.models, key=lambda name: -report.models[name].total)[:MOST_NAMES]
+    names = sorted({*frequent, *([address.model] if address.model else [])} - {""})
     backends = sorted({*report.backends, *([address.backend] if address.backend else [])})
     context: dict[str, Any] = {
         "health": health,

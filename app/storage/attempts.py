@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 AVOID_FOR = timedelta(minutes=5)
 """So long a job waits for another backend than one that failed it; after that any may try again."""
 
+HEAD_START = timedelta(seconds=5)
+"""So long a job that a backend has failed waits for one whose device is not in doubt."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noted:
@@ -68,10 +71,11 @@ class AttemptStore(JobStore):
 
         Largest priority first, then first come, first served. Of several workers that ask at once each gets another
         job (`SKIP LOCKED`). The prompt id is committed with the claim, so that whoever takes over can look it up.
-        Suspects are left out, and so are with `unrefused` those that another backend has failed.
+        Suspects are left out, and so are with `unrefused` those that another backend has failed, for `HEAD_START`.
         """
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(_CLAIM, worker_id, backend, prompt_id, lease_s, AVOID_FOR, unrefused)
+            values = worker_id, backend, prompt_id, lease_s, AVOID_FOR, unrefused, HEAD_START
+            row = await connection.fetchrow(_CLAIM, *values)
         return job_of(row) if row is not None else None
 
     async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
@@ -293,7 +297,7 @@ def _claim(which: str) -> str:
         SELECT {WHOLE} FROM moved"""  # noqa: S608  # of our own words only
 
 
-_CLAIM: Final = _claim("suspicions = 0 AND (NOT $6::bool OR refused_by = '{}')")
+_CLAIM: Final = _claim("suspicions = 0 AND (NOT $6::bool OR refused_by = '{}' OR available_at < now() - $7::interval)")
 _CLAIM_SUSPECT: Final = _claim("suspicions > 0")
 
 _RENEW: Final = """

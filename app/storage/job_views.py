@@ -17,7 +17,6 @@ from app.domain.message import Snapshot
 from app.storage.graphs import ShownGraphs, read_asked, read_sent, read_shown, read_whole
 from app.storage.job_lists import COUNTED, PAGE_BYTES, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists
 from app.storage.schema import (
-    IS_RUNNING,
     IS_WAITING,
     WAS_COMPLETED,
     AttemptRow,
@@ -46,6 +45,24 @@ GRAPHS_AT_ONCE: Final = 4
 """So many graphs are read at a time, whoever asks."""
 USUAL_S: Final = 5.0
 """So old may be what is said of how long runs take."""
+
+
+MOST_MODELS: Final = 200
+"""So many models, those that most jobs wait for, stand in the figures of the queue: clients name them as they like."""
+# Of a job between two attempts it is said since when it could be taken again.
+_LIVE: Final = f"""
+    SELECT status, priority, model, count, age_s, of_model FROM (
+        SELECT status, priority, model, count(*) AS count, extract(epoch FROM now() - min(available_at)) AS age_s,
+            GROUPING(model) = 0 AS of_model,
+            row_number() OVER (PARTITION BY GROUPING(model), status ORDER BY count(*) DESC, model) AS place
+        FROM (
+            SELECT status, priority, COALESCE(checkpoint_model, '') AS model, available_at
+            FROM generation_jobs WHERE status = 'pending' OR status = 'running'
+        ) AS live
+        GROUP BY GROUPING SETS ((status, priority), (status, model))
+    ) AS ranked
+    WHERE NOT of_model OR status = 'pending' AND place <= {MOST_MODELS}
+    ORDER BY place"""  # noqa: S608  # of our own words only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,19 +210,18 @@ class JobViews(JobLists):
             return await read_snapshots(connection, job_ids)
 
     async def stats(self) -> QueueStats:
-        """Return the figures of the queue: exact for what waits and runs."""
-        # Of a job between two attempts it is said since when it could be taken again.
-        model, age = func.coalesce(JobRow.checkpoint_model, ""), func.now() - func.min(JobRow.available_at)
-        kinds = (JobRow.status, JobRow.priority, model)
-        live = select(*kinds, func.count(), func.extract("epoch", age)).where(or_(IS_WAITING, IS_RUNNING))
+        """Return the figures of the queue: exact for what waits and runs, and of the models for the `MOST_MODELS`."""
         stats, waits_s = QueueStats(), list[float]()
-        async with self._database.transaction() as session:
-            for status, priority, model_name, count, age_s in await session.execute(live.group_by(*kinds)):
-                _add(stats.by_status, status, count)
-                if status == JobStatus.PENDING:
-                    _add(stats.by_priority, priority, count)
-                    _add(stats.by_model, model_name, count)
-                    waits_s.append(max(0.0, float(age_s)))
+        async with self._database.driver() as connection:
+            rows = await connection.fetch(_LIVE)
+        for row in rows:
+            if row["of_model"]:
+                stats.by_model[row["model"]] = row["count"]
+                continue
+            _add(stats.by_status, row["status"], row["count"])
+            if row["status"] == JobStatus.PENDING:
+                _add(stats.by_priority, row["priority"], row["count"])
+                waits_s.append(max(0.0, float(row["age_s"])))
         return replace(stats, oldest_wait_s=max(waits_s, default=None))
 
     async def finished_since(self, since: datetime) -> dict[str, int]:

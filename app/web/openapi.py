@@ -38,6 +38,7 @@ class Operation:
 
 
 _ONE_JOB: Final = (404, 500, 503)
+_OF_ONE: Final = (404, 422, 500, 503)
 _ONE_FILE: Final = (404, 416, 500, 503)
 _FILE: Final[dict[int, type[BaseModel] | str | None]] = {200: _BYTES, 206: _BYTES, 304: None}
 
@@ -56,9 +57,21 @@ OPERATIONS: Final = (
     Operation("get", _JOB + "/{job_id}", "Show a job", {200: payloads.JobAnswer}, problems=_ONE_JOB),
     Operation("delete", _JOB + "/{job_id}", "Delete a finished job", {204: None}, problems=(404, 409, 500, 503)),
     Operation(
-        "get", _JOB + "/{job_id}/attempts", "A job's attempts", {200: payloads.AttemptListAnswer}, problems=_ONE_JOB
+        "get",
+        _JOB + "/{job_id}/attempts",
+        "A job's attempts",
+        {200: payloads.AttemptListAnswer},
+        query=requests.HistoryQuery,
+        problems=_OF_ONE,
     ),
-    Operation("get", _JOB + "/{job_id}/events", "A job's life", {200: payloads.EventListAnswer}, problems=_ONE_JOB),
+    Operation(
+        "get",
+        _JOB + "/{job_id}/events",
+        "A job's life",
+        {200: payloads.EventListAnswer},
+        query=requests.HistoryQuery,
+        problems=_OF_ONE,
+    ),
     Operation("get", _JOB + "/{job_id}/workflow", "The graph as run", {200: _OBJECT}, problems=_ONE_JOB),
     Operation(
         "post",

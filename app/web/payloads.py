@@ -79,7 +79,10 @@ class JobAnswer(BaseModel):
     height: int
     batch_size: int
     sampler_params: dict[str, Any]
-    workflow: dict[str, Any] | None
+    workflow: dict[str, Any] | None = Field(
+        description="The graph that the client sent, if it sent one. Null in lists: `links.self` has it, and "
+        "`links.workflow` the graph as it was run."
+    )
     backend: str | None
     priority: int
     not_before: Time | None
@@ -108,7 +111,7 @@ class JobAnswer(BaseModel):
     error_message: str | None
     error_code: str | None
     cancel_reason: str | None
-    attempts: list[AttemptAnswer]
+    attempts: list[AttemptAnswer] = Field(description="The last 50; `GET …/{job_id}/attempts` has them all.")
     timings: Timings
     warnings: list[str]
     links: dict[str, str]
@@ -118,7 +121,8 @@ class JobListAnswer(BaseModel):
     """A page of the list."""
 
     items: list[JobAnswer] = Field(
-        description="A search for `q` looks at 50,000 jobs at a time and may find few, or none: `next_cursor` leads on."
+        description="Fewer than `limit` where they are long: a page has about 4 MiB, or one job. A search for `q` "
+        "looks at 50,000 jobs at a time and may find few, or none. `next_cursor` leads on."
     )
     total: int = Field(description="How many jobs there are beyond this page too; at least so many, if not exact.")
     total_exact: bool = Field(description="False when there are more than 10,000 jobs, or that many to search for `q`.")
@@ -159,15 +163,17 @@ class EventAnswer(BaseModel):
 
 
 class EventListAnswer(BaseModel):
-    """All steps of a job's life, the first one first."""
+    """Steps of a job's life, the first one first."""
 
     items: list[EventAnswer]
+    next_after: int | None = Field(description="As `after` it leads to those that follow; null at the end.")
 
 
 class AttemptListAnswer(BaseModel):
-    """All attempts of a job, the first one first."""
+    """Attempts of a job, the first one first."""
 
     items: list[AttemptAnswer]
+    next_after: int | None = Field(description="As `after` it leads to those that follow; null at the end.")
 
 
 class QueueStatsAnswer(BaseModel):
@@ -177,7 +183,7 @@ class QueueStatsAnswer(BaseModel):
     running_jobs: int
     oldest_wait_seconds: float | None
     by_priority: dict[str, int]
-    by_model: dict[str, int]
+    by_model: dict[str, int] = Field(description="Of the 200 models that most jobs wait for.")
     workers_online: int
     backends_online: int
 

@@ -21,11 +21,12 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from app.cancellation import end_tasks
 from app.commands.interruption import Interrupted, until_signalled
 from app.embedded.accounts import outside_folder
-from tests.chaos import checks, leftovers, received, report
+from tests.chaos import checks, harms, leftovers, received, report
 from tests.chaos.clients import Client, Record, draw_plans
 from tests.chaos.evidence import Violation, gather
 from tests.chaos.executions import ExecutionLogs
 from tests.chaos.faults import Injector
+from tests.chaos.planting import Planter
 from tests.chaos.processes import Fleet
 from tests.chaos.schedule import SMALL, Fault, draw_schedule
 
@@ -45,6 +46,9 @@ CHECKS: Final = (
     checks.attempts,
     received.frames,
     leftovers.pictures,
+    harms.poisons,
+    harms.broken_gpus,
+    harms.colors,
 )
 
 
@@ -87,15 +91,16 @@ async def _run_in(folder: Path, session: ClientSession, arguments: argparse.Name
     counts = (2, 2, 2) if arguments.small else (3, 2, 3)
     fleet = Fleet(folder, session, workers=counts[0], apps=counts[1], standins=counts[2])
     logs = ExecutionLogs(session, fleet.standin_urls)
-    injector = Injector(fleet, session, logs)
     record = Record()
+    planter = Planter(fleet, session, record)
+    injector = Injector(fleet, session, logs, planter)
     began = time.monotonic()
     try:
         await fleet.start()
         polling = asyncio.create_task(logs.poll(), name="logs")
         try:
             say(f"{len(fleet.members)} processes, PostgreSQL and Redis are up after {time.monotonic() - began:.1f} s")
-            left = await _disturb(fleet, session, injector, record, logs, arguments)
+            left = await _disturb(fleet, session, injector, planter, record, logs, arguments)
         finally:
             await end_tasks([polling])
         for name in fleet.standin_urls:
@@ -118,6 +123,7 @@ async def _disturb(
     fleet: Fleet,
     session: ClientSession,
     injector: Injector,
+    planter: Planter,
     record: Record,
     logs: ExecutionLogs,
     arguments: argparse.Namespace,
@@ -134,6 +140,7 @@ async def _disturb(
     try:
         await injector.run(schedule, began)
         await injector.clear()
+        clients += planter.clients
         say(f"{len(schedule)} faults in {time.monotonic() - began:.0f} s, {record.submitted} jobs; waiting for rest")
         deadline = time.monotonic() + REST_S
         done, late = await asyncio.wait(clients, timeout=REST_S)
@@ -143,7 +150,7 @@ async def _disturb(
         stuck = [Violation("nothing is stuck", f"{task.get_name()} still waits for its jobs") for task in late]
         return left + stuck
     finally:
-        await end_tasks(clients)
+        await end_tasks([*clients, *planter.clients])
 
 
 def _starts(arguments: argparse.Namespace, record: Record) -> list[tuple[list[Plan], float]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.job import TRANSITIONS, JobEvent, Phase
 from tests.chaos.clients import TERMINAL, Kind
 from tests.chaos.evidence import Evidence, Violation
+from tests.chaos.harms import was_suspected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +43,10 @@ def accepted_jobs(evidence: Evidence) -> Iterator[Violation]:
 
 
 def ended_jobs(evidence: Evidence) -> Iterator[Violation]:
-    """Each job has ended, and as its plan lets it end."""
+    """Each job has ended, and as its plan lets it end; one under which two backends died may be taken for poison."""
     asked = {each.job_id for each in evidence.record.asked if each.what == "cancel"}
-    failing = {str(plan.number) for plan in evidence.record.planned if plan.kind is Kind.FAILING}
+    meant_to_fail = (Kind.FAILING, Kind.POISON)
+    failing = {str(plan.number) for plan in evidence.record.planned if plan.kind in meant_to_fail}
     for job_id, row in evidence.jobs.items():
         status = row["status"]
         if status not in TERMINAL:
@@ -53,6 +55,8 @@ def ended_jobs(evidence: Evidence) -> Iterator[Violation]:
         wanted = "failed" if str(row["tag"]).partition(":")[0] in failing else "completed"
         if status == "cancelled" and job_id not in asked:
             yield Violation("as asked for", f"job {job_id} is cancelled, and nobody asked for it", (job_id,))
+        elif row["error_code"] == "poisonous" and wanted == "completed" and was_suspected(evidence, job_id):
+            continue
         elif status not in (wanted, "cancelled"):
             told = f"{row['error_code']}: {row['error_message']}"
             yield Violation("as asked for", f"job {job_id} is {status} instead of {wanted} ({told})", (job_id,))
@@ -140,7 +144,8 @@ def attempts(evidence: Evidence) -> Iterator[Violation]:
                 yield Violation("every attempt ends", f"job {job_id}: attempt {row['number']} has no end", (job_id,))
                 continue
             hit = logs.was_harmed(name, began - AFTER_S, ended)
-            if row["outcome"] == "retried" and not (row["error_code"] in LEGITIMATE and hit):
+            legitimate = (row["error_code"] in LEGITIMATE and hit) or logs.was_broken(name, began, ended)
+            if row["outcome"] == "retried" and not legitimate:
                 why = f"{row['error_code']} ({row['error_message']}) with {name} {'hit' if hit else 'unharmed'}"
                 yield Violation("retried for a reason", f"job {job_id}: attempt {row['number']}: {why}", (job_id,))
             done = [run for run in runs[row["prompt_id"]] if run.outcome == "success"]

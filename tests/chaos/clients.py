@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout, WSMsgType, WSServerHandshakeError
 
+from tests.chaos import workflows
+
 JOBS: Final = "/api/v1/generation-jobs"
 TERMINAL: Final = ("completed", "failed", "cancelled")
 AWAY: Final = (ClientError, OSError, TimeoutError)
@@ -27,6 +29,14 @@ class Kind(StrEnum):
     IMAGE = "image"
     BATCH = "batch"
     FAILING = "failing"
+    POISON = "poison"
+    """It ends the execution thread of its ComfyUI."""
+    FIXED = "fixed"
+    """Its saver writes the same file as those of others."""
+
+
+DRAWN: Final = (Kind.SLOW, Kind.IMAGE, Kind.BATCH, Kind.FAILING)
+"""The others are sent when the schedule of faults says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,8 @@ class Plan:
     cancel_twice: bool
     retry: bool
     """Whether it is tried again after it failed or was cancelled."""
+    variant: int = 0
+    """Which of the poisons or savers."""
 
     def body(self, tag: str) -> dict[str, Any]:
         """Return the request; `tag` tells this very try from others of the same job."""
@@ -54,17 +66,18 @@ class Plan:
         if self.kind in (Kind.IMAGE, Kind.BATCH):
             size = {"width": 64, "height": 64, "batch_size": 2 if self.kind is Kind.BATCH else 1}
             return body | size | {"job_type": "image", "prompt": f"ship {self.number}", "sampler_params": {"steps": 4}}
-        steps = max(2, round(self.seconds / 0.1))
-        empty = {"width": 64, "height": 64, "batch_size": 1, "color": self.number}
-        slow = {"image": ["1", 0], "steps": steps, "seconds_per_step": self.seconds / steps, "seed": self.number}
-        graph = {
-            "1": {"class_type": "EmptyImage", "inputs": empty},
-            "3": {"class_type": "SlowProgress", "inputs": slow},
-            "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "chaos"}},
-        }
-        if self.kind is Kind.FAILING:
-            graph["3"] = {"class_type": "RaiseError", "inputs": {"image": ["1", 0], "message": "as planned"}}
-        return body | {"job_type": "workflow", "workflow": graph}
+        return body | {"job_type": "workflow", "workflow": self._workflow()}
+
+    def _workflow(self) -> dict[str, Any]:
+        match self.kind:
+            case Kind.FAILING:
+                return workflows.failing(self.number)
+            case Kind.POISON:
+                return workflows.poisonous(self.number, self.variant)
+            case Kind.FIXED:
+                return workflows.saved_over(self.number, self.seconds, self.variant)
+            case _:
+                return workflows.slow(self.number, self.seconds)
 
 
 @dataclass
@@ -134,7 +147,7 @@ def draw_plans(seed: int, count: int) -> list[list[Plan]]:
 
 
 def _draw_plan(draw: random.Random, number: int) -> Plan:
-    kind = draw.choices(list(Kind), weights=(70, 18, 6, 6))[0]
+    kind = draw.choices(DRAWN, weights=(70, 18, 6, 6))[0]
     cancelled = draw.random() < 0.16
     return Plan(
         number=number,

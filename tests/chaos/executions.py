@@ -41,6 +41,8 @@ class ExecutionLogs:
         self._lives: dict[str, list[dict[str, Any]]] = {name: [{}] for name in urls}
         self.harms: dict[str, list[tuple[float, float]]] = {name: [] for name in urls}
         """From when to when each stand-in was no good: its execution thread dead, or all of it."""
+        self.breakdowns: dict[str, list[tuple[float, float]]] = {name: [] for name in urls}
+        """From when to when the device of each was broken: every run failed at once."""
         self._died_at: dict[str, float] = {}
 
     async def poll(self) -> None:
@@ -93,6 +95,10 @@ class ExecutionLogs:
     def was_harmed(self, name: str, start: float, end: float) -> bool:
         """Whether the stand-in was killed, or its thread was dead, at some time between these."""
         return any(since <= end and until >= start for since, until in self.harms.get(name, ()))
+
+    def was_broken(self, name: str, start: float, end: float) -> bool:
+        """Whether the stand-in's device was broken at some time between these."""
+        return any(since <= end and until >= start for since, until in self.breakdowns.get(name, ()))
 
     async def busy(self) -> list[str]:
         """Return the stand-ins whose queues are not empty, or that do not answer."""

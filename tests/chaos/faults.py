@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import ClientError, ClientTimeout
 from redis.asyncio import Redis
 
-from tests.chaos.schedule import AWAY_S, Fault
+from tests.chaos.clients import Kind
+from tests.chaos.schedule import AWAY_S, BROKEN_S, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from tests.chaos.executions import ExecutionLogs
+    from tests.chaos.planting import Planter
     from tests.chaos.processes import Fleet, Member
     from tests.chaos.schedule import Planned
     from tests.chaos.servers import Database
 
 AWAY: Final = (ClientError, OSError, TimeoutError)
+POISON_S: Final = 120.0
+"""How long a poisonous job may take to be found out, queue and all."""
+SAVERS_AT_ONCE: Final = 10
+GPUS: Final = ("cuda", "accelerator", "hip", "mps", "cublas")
 STALL_NOTICED_S: Final = 40.0
 """Each new driver of a backend watches it for a whole stall limit before it says that it stands still."""
 
@@ -54,7 +60,8 @@ class Injection:
 class Injector:
     """Carries out the schedule, and notes whom each fault hit."""
 
-    def __init__(self, fleet: Fleet, session: ClientSession, logs: ExecutionLogs) -> None:
+    def __init__(self, fleet: Fleet, session: ClientSession, logs: ExecutionLogs, planter: Planter) -> None:
+        self._planter = planter
         self._fleet = fleet
         self._session = session
         self._logs = logs
@@ -81,6 +88,9 @@ class Injector:
             Fault.VIEW_ERROR: lambda injection: self._disturb(
                 injection, {"kind": "view", "how": "error", "times": 1}, {"kind": "view", "how": "truncated"}
             ),
+            Fault.BROKEN_GPU: self._break_gpu,
+            Fault.POISON: self._poison,
+            Fault.FIXED_SAVERS: self._save_over,
         }
 
     async def run(self, schedule: Sequence[Planned], began: float) -> None:
@@ -252,13 +262,57 @@ class Injector:
             injection.unnoticed = died and not noticed
             await self._replace(standin, signal.SIGTERM, 0.2)
 
+    async def _break_gpu(self, injection: Injection) -> None:
+        """Let every run of a server fail at once with a device error, for a while."""
+        standin = self._standin(injection)
+        async with standin.lock:
+            await self._hit(injection, backend=standin.name)
+            gpu = GPUS[injection.planned.target % len(GPUS)]
+            await self._tell(standin, [{"kind": "broken_gpu", "gpu": gpu, "times": None}])
+            try:
+                await asyncio.sleep(BROKEN_S)
+            finally:
+                url = f"{self._fleet.standin_urls[standin.name]}/standin/faults?kind=broken_gpu"
+                async with self._session.delete(url, timeout=ClientTimeout(total=5)):
+                    pass
+            self._logs.breakdowns[standin.name].append((injection.at, time.time()))
+
+    async def _save_over(self, injection: Injection) -> None:
+        """Send jobs whose savers all write the same file, at once."""
+        injection.at = injection.since = time.time()
+        self._planter.plant(Kind.FIXED, SAVERS_AT_ONCE, injection.planned.target)
+
+    async def _poison(self, injection: Injection) -> None:
+        """Send a poisonous job, and restart what it kills, until it has been found out."""
+        injection.at = injection.since = time.time()
+        (client,) = self._planter.plant(Kind.POISON, 1, injection.planned.target)
+        async with asyncio.TaskGroup() as group:
+            deaths = [group.create_task(self._mend(standin, client)) for standin in self._fleet.standins]
+        found_out = "found out" if client.done() else f"not found out in {POISON_S:.0f} s"
+        injection.note = f"{found_out}; {sum(task.result() for task in deaths)} threads died in that time"
+
+    async def _mend(self, standin: Member, client: asyncio.Task[None]) -> int:
+        """Restart a server whenever its thread is found dead and that was noticed; return how often it was."""
+        deadline = time.monotonic() + POISON_S
+        deaths, last = 0, False
+        while not last:
+            last = client.done() or time.monotonic() > deadline
+            # The fault that holds the lock sees to it itself.
+            if not standin.lock.locked() and await self._logs.is_dead(standin.name):
+                async with standin.lock:
+                    await self._until(STALL_NOTICED_S, lambda: self._is_noticed(standin.name))
+                    await self._replace(standin, signal.SIGTERM, 0.2)
+                deaths += 1
+            await asyncio.sleep(0.3)
+        return deaths
+
     async def _is_noticed(self, name: str) -> bool:
-        """Whether the service says that this backend stands still."""
+        """Whether the service says that something is wrong with this backend."""
         for url in self._fleet.api_urls:
             try:
                 async with self._session.get(f"{url}/health/ready", timeout=ClientTimeout(total=2)) as response:
                     told = {each["name"]: each.get("reason") for each in (await response.json())["backends"]}
-                    if "stands still" in str(told.get(name)):
+                    if told.get(name):
                         return True
             except (*AWAY, ValueError, KeyError):
                 continue

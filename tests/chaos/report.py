@@ -90,7 +90,7 @@ def _stood_still(who: str, recovery: Recovery, found: Sequence[Recovery]) -> boo
     return any(
         other.injection.at < ended and began < other.injection.since + other.seconds[who]
         for other in found
-        if other.injection.planned.fault is Fault.DEAD_THREAD and who in other.seconds
+        if other.injection.planned.fault in (Fault.DEAD_THREAD, Fault.POISON) and who in other.seconds
     )
 
 

@@ -31,10 +31,15 @@ class Fault(StrEnum):
     DROP_SOCKETS = "ComfyUI: sockets cut"
     LOSE_ANSWER = "ComfyUI: answers to POST lost"
     VIEW_ERROR = "ComfyUI: /view fails"
+    BROKEN_GPU = "ComfyUI: broken GPU for 8 s"
+    POISON = "job: ends its ComfyUI's thread"
+    FIXED_SAVERS = "jobs: ten save over one file"
 
 
 AWAY_S: Final = 6.0
 """Longer than a lease."""
+BROKEN_S: Final = 8.0
+"""So long a broken device fails every run."""
 KILLS: Final = frozenset({Fault.WORKER_KILL, Fault.APP_KILL, Fault.STANDIN_KILL})
 RESTARTS: Final = frozenset({Fault.REDIS_RESTART, Fault.REDIS_FLUSH, Fault.POSTGRES_FAST, Fault.POSTGRES_IMMEDIATE})
 HEAVY: Final = KILLS | {
@@ -44,6 +49,8 @@ HEAVY: Final = KILLS | {
     Fault.REDIS_AWAY,
     Fault.POSTGRES_AWAY,
     Fault.DEAD_THREAD,
+    Fault.BROKEN_GPU,
+    Fault.POISON,
 }
 """Faults whose consequences last; a restart that is to be measured by itself keeps away from them."""
 CALM_PAUSES: Final = 3

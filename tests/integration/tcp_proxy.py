@@ -31,6 +31,8 @@ class TcpProxy:
         self.port = 0
         self.accepted = 0
         """Connections taken since the beginning."""
+        self.brought_bytes = 0
+        """What the server has sent since the beginning."""
 
     @classmethod
     async def before(cls, url: str) -> tuple[Self, str]:
@@ -83,7 +85,7 @@ class TcpProxy:
             far_reader, far = await asyncio.open_connection(*self._target)
             self._writers.add(far)
             there = asyncio.create_task(self._pump(reader, far))
-            back = asyncio.create_task(self._pump(far_reader, writer))
+            back = asyncio.create_task(self._pump(far_reader, writer, counted=True))
             try:
                 await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -98,9 +100,10 @@ class TcpProxy:
                 each.transport.abort()
                 self._writers.discard(each)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool = False) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                self.brought_bytes += len(data) if counted else 0
                 if self._thawed.is_set():
                     writer.write(data)
                     await writer.drain()

@@ -201,6 +201,8 @@ async def test_an_encoding_that_is_not_known_is_415(client: Client, encoding: st
         gzip.compress(b"{}") + b"and more",
         b"\x1f\x8b\x08" + b"\xff" * 50,
     ],
+    # Of their own: what is compressed has the time in it, and each process of the tests would have other names.
+    ids=["cut off", "many in one", "more behind it", "garbage"],
 )
 async def test_a_compressed_body_that_is_broken_is_400(client: Client, broken: bytes) -> None:
     answer = await post(client, broken, Content_Encoding="gzip")

@@ -12,11 +12,11 @@ from integration.test_comfyui import BROKEN, PICTURE, Wire, ok, wire  # noqa: F4
 from integration.test_worker_faults import executing, slow_graph
 from PIL import Image
 
-from app.domain.errors import BackendLost, OutputInvalid
+from app.domain.errors import BackendLost, OutputInvalid, StorageFailed
 from app.storage.files import HELD_BYTES, FileStore
 from harness import eventually
 from worker.comfyui_answers import OutputFile, read_saved
-from worker.downloads import AHEAD, TRIES, Downloads
+from worker.downloads import AHEAD, TIMES_AS_MUCH, TRIES, Downloads
 from worker.standin.faults import Fault, FaultKind, ViewFault
 
 if TYPE_CHECKING:
@@ -102,6 +102,26 @@ async def test_what_fails_when_it_is_asked_for_is_told(wire: tuple[Wire, ComfyUI
     served.answers = [ERROR] * TRIES
     with pytest.raises(BackendLost):
         await downloads.take(PICTURE)
+    assert not served.answers
+
+
+async def test_the_files_of_an_attempt_are_bounded_together(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:  # noqa: F811
+    served, comfyui = wire
+    downloads = Downloads(comfyui, FileStore(tmp_path), 1000)
+    served.answers = [ok(b"x" * 1000)] * (TIMES_AS_MUCH + 2)
+    for number in range(TIMES_AS_MUCH):
+        await downloads.take(OutputFile("9", f"{number}.png"))
+    with pytest.raises(StorageFailed, match="together"):
+        await downloads.take(OutputFile("9", "last.png"))
+
+
+async def test_a_file_that_comes_again_counts_once(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:  # noqa: F811
+    served, comfyui = wire
+    downloads = Downloads(comfyui, FileStore(tmp_path), 1000)
+    broken = ok(b"x" * 900 + BROKEN, length=1000)
+    for number in range(TIMES_AS_MUCH):
+        served.answers = [broken, ok(b"x" * 1000)]
+        await downloads.take(OutputFile("9", f"{number}.png"))
     assert not served.answers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -155,6 +156,46 @@ async def test_catalogs_in_memory_are_bounded(registry: Registry) -> None:
     for digest in digests:
         assert await registry.catalog(digest) is not None
     assert len(registry._catalogs) <= 16
+
+
+async def test_what_a_backend_offered_before_is_soon_forgotten(
+    registry: Registry, redis: ArqRedis, names: Names
+) -> None:
+    shared, changed = await registry.put_catalog(INFO), await registry.put_catalog(b'{"A": {}}')
+    await registry.put_catalog(b'{"B": {}}', instead_of=shared)
+    await registry.put_catalog(b'{"B": {}}', instead_of=changed)
+    # Another backend offers one of the two as before.
+    await registry.beat("w", {}, {"gpu": {"catalog": shared}})
+    assert await redis.ttl(names.catalog(shared)) > 3600
+    assert 0 < await redis.ttl(names.catalog(changed)) < 600
+    assert await registry.put_catalog(INFO, instead_of=shared) == shared
+    assert await redis.ttl(names.catalog(shared)) > 3600
+
+
+async def test_catalogs_in_memory_weigh_no_more_than_they_may(registry: Registry) -> None:
+    wide = {str(number): {"input": {"required": {"a": [["x" * 1900] * 8000]}}} for number in range(2)}
+    digests = [await registry.put_catalog(json.dumps(wide | {f"N{number}": {}}).encode()) for number in range(6)]
+    for digest in digests:
+        assert await registry.catalog(digest) is not None
+    assert 0 < sum(registry._weights.values()) <= 128 * 2**20
+    assert registry._weights.keys() == registry._catalogs.keys()
+    assert len(registry._catalogs) < 6
+
+
+@pytest.mark.parametrize("packed", [b"", b"x", zlib.compress(b"[]"), zlib.compress(b" " * 70 * 2**20 + b"{}")])
+async def test_a_catalog_that_cannot_be_read_is_not_known(
+    registry: Registry, redis: ArqRedis, names: Names, packed: bytes
+) -> None:
+    await redis.set(names.catalog("d"), packed)
+    assert await registry.catalog("d") is None
+
+
+async def test_a_heartbeat_that_cannot_be_written_costs_the_others_nothing(registry: Registry) -> None:
+    await registry.beat("w", {"pid": 1}, {"bad": {"vram_free": float("nan")}, "odd": {"a": object()}, "good": {"a": 1}})
+    assert [(beat.name, beat.state) for beat in await registry.backends()] == [("good", {"a": 1})]
+    assert [beat.name for beat in await registry.workers()] == ["w"]
+    await registry.beat("w", {"pid": float("inf")}, {"good": {"a": 2}})
+    assert [beat.state for beat in await registry.backends()] == [{"a": 2}]
 
 
 async def test_while_redis_is_away_everything_says_so(settings: Settings, names: Names) -> None:

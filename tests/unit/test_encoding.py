@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.encoding import dumps, loads
+from app.encoding import Written, dump_bytes, dumps, loads
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -34,6 +34,14 @@ def test_integers_of_any_size_keep_every_digit(number: int) -> None:
 def test_times_are_told_also_beside_a_long_number() -> None:
     at = datetime(2026, 11, 23, 12, tzinfo=UTC)
     assert loads(dumps([at])) == loads(dumps([at, 10**30]))[:1] == [at.isoformat()]
+
+
+@pytest.mark.parametrize("beside", [1, 10**30])
+def test_what_is_written_already_goes_out_as_it_is(beside: int) -> None:
+    text = '{"seed": 18446744073709551616, "ü": [1.50, null]}'
+    told = dumps({"graph": Written(text), "beside": beside})
+    assert loads(told) == {"graph": {"seed": 2**64, "ü": [1.5, None]}, "beside": beside}
+    assert dump_bytes([Written(text)]).decode() == f"[{text}]"
 
 
 def test_what_is_no_json_is_refused() -> None:

@@ -21,6 +21,7 @@ def run(**changes: Any) -> Run:
         "prompt_id": ID,
         "graph": graph,
         "alone": True,
+        "watched": True,
         "began_ms": BEGAN_S * 1000,
         "ended_ms": BEGAN_S * 1000 + 2000,
     }

@@ -173,11 +173,14 @@ class PromptRun:
             raise ThreadDiedError(reason, Place.INPUTS, text) from error
 
     def _order(self, cached: Mapping[str, CachedResult]) -> ExecutionOrder:
-        """Return the order of the nodes to run: the outputs, and what they depend on down to cached nodes."""
+        """Return the order of the nodes to run: the outputs, and what they depend on down to cached nodes.
+
+        ComfyUI takes the outputs as they come, and they come from a set; here the last one is taken first.
+        """
         executor = self._executor
         notes = executor.version >= LINKS_NOTED
         order = ExecutionOrder(self._graph, executor.types, cached, tells_readers=notes)
-        for target in self._targets:
+        for target in reversed(self._targets):
             order.add(target)
         return order
 
@@ -193,7 +196,7 @@ class PromptRun:
             order.hand_on(node_id, result)
         except (IndexError, TypeError) as error:
             text = f"{type(error).__name__}: {error}"
-            raise ThreadDiedError("a kept result has no such output", Place.CACHE_LINK, text) from error
+            raise ThreadDiedError("a kept result has no such output", Place.CACHE_UPDATE, text) from error
 
     async def _run_node(self, node_id: str, order: ExecutionOrder) -> CachedResult:
         """Run one node with its frames."""

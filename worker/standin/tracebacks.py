@@ -27,6 +27,8 @@ class Place(StrEnum):
     """Following a link that leads nowhere."""
     CACHE_LINK = "cache_link"
     """Noting who reads a kept result."""
+    CACHE_UPDATE = "cache_update"
+    """Handing on the result of a node that is like one which has just run."""
     NODE = "node"
     """Running a node, which raised what is no `Exception`."""
     MESSAGE = "message"
@@ -162,6 +164,12 @@ _NEW: Final[Mapping[Place, tuple[Frame, ...]]] = {
         Frame(_GRAPH, 166, "add_node"),
         Frame(_GRAPH, 240, "add_strong_link"),
         Frame(_GRAPH, 218, "cache_link", 30, 13, 13),
+    ),
+    Place.CACHE_UPDATE: (
+        *_NEW_THREAD,
+        Frame(_EXECUTION, 789, "execute_async", 24, 0, 177),
+        Frame(_EXECUTION, 450, "execute"),
+        Frame(_GRAPH, 236, "cache_update", 30, 13, 13),
     ),
     Place.NODE: (
         *_NEW_THREAD,

@@ -1,0 +1,264 @@
+"""A backend that wants to do harm beside a good one: it ends its own turn, and nothing of worker, server or page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+from hostile import ID, deep, drip, flood, says
+
+from app.domain.job import Phase
+from app.messaging.channels import Names
+from app.messaging.connection import close, make_redis
+from app.messaging.registry import Registry
+from harness import Service, StandinServer, eventually
+from worker.standin.main import STANDIN
+from worker.standin.main import create_app as create_standin
+from worker.standin.options import StandinOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp.test_utils import TestClient
+    from hostile import Answer
+
+    from app.settings import Settings
+    from worker.main import WorkerProcess
+
+
+@pytest.fixture
+async def start_hostile(aiohttp_server: Any) -> Callable[..., Awaitable[StandinServer]]:
+    """Start a stand-in that answers on these paths, each a beginning, in its own way."""
+
+    async def start_one(**answers: Answer) -> StandinServer:
+        @web.middleware
+        async def hostile(request: web.Request, handler: Any) -> web.StreamResponse:
+            found = answers.get(request.path.split("/")[1])
+            return await found(request) if found is not None and request.method == "GET" else await handler(request)
+
+        app = create_standin(StandinOptions(model_load_seconds=0, lora_load_seconds=0, step_seconds=0))
+        app.middlewares.insert(0, hostile)
+        server = await aiohttp_server(app)
+        return StandinServer(str(server.make_url("")).rstrip("/"), app[STANDIN])
+
+    return start_one
+
+
+@pytest.fixture
+async def both(
+    client: TestClient[Any, Any],
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_hostile: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> Callable[..., Awaitable[Service]]:
+    """Start the whole service with a good backend and a bad one."""
+
+    async def start(changes: dict[str, Any] | None = None, online: int = 2, **answers: Answer) -> Service:
+        good, bad = await start_standin(), await start_hostile(**answers)
+        worker = await start_worker(f"good={good.url},bad={bad.url}", **(changes or {}))
+        found = Service(client, good, worker)
+        await found.backend_online(online)
+        return found
+
+    return start
+
+
+PAGES = ("/monitor/", "/monitor/backends", "/monitor/workers", "/health/ready", "/metrics")
+
+
+async def all_is_well(service: Service) -> None:
+    """Check that the good backend works, and that all that is shown of both can be shown."""
+    job = await service.run(backend="good")
+    assert job["status"] == "completed", job
+    for page in (*PAGES, "/api/v1/generation-jobs/queue/stats"):
+        answer = await service.client.get(page)
+        assert answer.status == 200, (page, await answer.text())
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        {"devices": ["x"]},
+        {
+            "devices": [{"name": "a", "vram_total": 1e308, "vram_free": -1e308}],
+            "system": {"comfyui_version": deep(400)},
+        },
+        {"devices": {"0": 1}, "system": 7},
+        {
+            "devices": [{"name": deep(400), "vram_total": "x", "vram_free": 10**300}],
+            "system": {"comfyui_version": "²." * 3},
+        },
+        {"devices": [{"name": "x" * 900_000}], "system": {"comfyui_version": "9" * 90_000 + ".1.2"}},
+        b'{"devices": [{"vram_total": NaN, "vram_free": -Infinity, "name": "\\ud800\\u0000"}]}',
+    ],
+    ids=["list", "numbers", "shapes", "deep", "long", "nan"],
+)
+async def test_a_server_that_says_nonsense_of_itself_silences_nobody(
+    both: Callable[..., Awaitable[Service]], settings: Settings, stats: Any
+) -> None:
+    service = await both(system_stats=says(stats))
+    await all_is_well(service)
+    redis = make_redis(settings, patient=False)
+    beats = {beat.name: beat for beat in await Registry(redis, Names(settings.redis_namespace), 30).backends()}
+    await close(redis)
+    assert beats["bad"].live
+    assert len(json.dumps(dict(beats["bad"].state))) < 4000
+    job = await service.run(backend="bad")
+    assert job["status"] == "completed"
+
+
+async def test_a_backend_whose_state_cannot_be_told_costs_the_others_nothing(
+    both: Callable[..., Awaitable[Service]], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await both()
+    backend = service.worker._pool.backends["bad"]
+    # As a fault of ours would leave it.
+    sound, backend.stats = backend.stats, None  # type: ignore[assignment]
+
+    async def told() -> bool:
+        answer = await (await service.client.get("/health/ready")).json()
+        return {beat["name"]: beat["healthy"] for beat in answer["backends"]} == {"good": True, "bad": False}
+
+    await eventually(told)
+    await all_is_well(service)
+    assert sum("cannot be told" in record.message for record in caplog.records) == 1
+    backend.stats = sound
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"no JSON",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"healthy": true, "vram_total": 1e308, "vram_free": -1e308, "used": NaN, "slots": Infinity, "driver": null}',
+        b'{"url": [1], "since": "0001-01-01T00:00:00+23:59", "models": [[[[1]]]], "freed": {"at": 7}, "current": 1}',
+        b'{"since": "9999-12-31T23:59:59-23:59", "started_at": "9999-12-31T23:59:59-23:59", "catalog": ["x"]}',
+        b'{"queue_remaining": 1%b, "foreign": -1%b, "reason": "\\ud800", "version": {"a": 1}}'
+        % (b"0" * 400, b"0" * 400),
+        json.dumps(
+            {"slots": "x", "used": [], "running": {"a": 1}, "backends": 5, "memory_bytes": -1, "pid": {}}
+        ).encode(),
+        json.dumps({"reason": "x" * 2**21}).encode(),
+    ],
+    ids=lambda written: repr(written[:12]),
+)
+async def test_a_heartbeat_of_another_version_breaks_nothing(
+    service: Service, settings: Settings, written: bytes
+) -> None:
+    names = Names(settings.redis_namespace)
+    redis = make_redis(settings, patient=False)
+    for key, index in ((names.backend, names.backends), (names.worker, names.workers)):
+        await redis.set(key("other"), written, ex=24 * 3600)
+        await redis.zadd(index, {"other": 10**12})
+    await close(redis)
+    job = await service.run()
+    assert job["status"] == "completed"
+    for page in (*PAGES, "/api/v1/generation-jobs/queue/stats", "/monitor/stats"):
+        answer = await service.client.get(page)
+        assert answer.status == 200, (page, await answer.text())
+
+
+async def test_a_file_that_comes_at_a_drip_ends_that_attempt_and_holds_up_nobody(
+    both: Callable[..., Awaitable[Service]],
+) -> None:
+    service = await both({"comfyui_timeout_seconds": 0.5, "retry_max_seconds": 0.1}, view=drip)
+    dripping = [(await service.submit(backend="bad", max_attempts=1))["job_id"] for _ in range(3)]
+
+    async def saving() -> bool:
+        return [(await service.job(job_id))["phase"] for job_id in dripping] == [Phase.SAVING] * 3
+
+    await eventually(saving)
+    await all_is_well(service)
+    for job_id in dripping:
+        job = await service.finished(job_id)
+        assert (job["status"], job["error_code"]) == ("failed", "backend_lost")
+
+
+async def test_a_worker_stops_while_files_come_at_a_drip(both: Callable[..., Awaitable[Service]]) -> None:
+    service = await both({"comfyui_timeout_seconds": 30, "shutdown_grace_seconds": 0.2}, view=drip)
+    job_id = (await service.submit(backend="bad"))["job_id"]
+
+    async def saving() -> bool:
+        return bool((await service.job(job_id))["phase"] == Phase.SAVING)
+
+    await eventually(saving)
+    async with asyncio.timeout(15):
+        service.worker.stop()
+
+        async def gone() -> bool:
+            answer = await (await service.client.get("/health/ready")).json()
+            return not answer["workers"]
+
+        await eventually(gone)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        ['{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1%s}}}}' % ("0" * 300)],
+        [json.dumps({"type": "executing", "data": {"node": "1", "prompt_id": ID}})] * 50,
+        [b"\0\0\0\4\xff\xff\xff\xff" + b"x" * 100, b"\0\0\0\1" * 3, b"", b"\0\0\0\4\0\0\0\2{}x"],
+        [
+            "[" * 10_000,
+            '{"type": {}, "data": []}',
+            '{"type": "progress_state", "data": {"nodes": 5, "prompt_id": ["a"]}}',
+        ],
+        [json.dumps({"type": "executed", "data": {"prompt_id": deep(300), "node": deep(300), "output": deep(300)}})],
+    ],
+    ids=["status", "executing", "binary", "shapes", "deep"],
+)
+async def test_frames_of_all_kinds_do_no_harm(both: Callable[..., Awaitable[Service]], frames: list[Any]) -> None:
+    service = await both(ws=flood(frames, many=200))
+    await all_is_well(service)
+    job = await service.run(backend="bad")
+    assert job["status"] == "completed", job
+    assert service.worker._pool.backends["bad"].queue_remaining < 10**7
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        b"[]",
+        b"<html>",
+        b'{"a": ' + b"[" * 50_000,
+        {},
+        {"SaveImage": {"input": {"required": {f"i{number}": ["INT"] for number in range(150_000)}}}},
+    ],
+    ids=["list", "page", "deep", "empty", "many"],
+)
+async def test_a_backend_that_describes_its_nodes_badly_is_down_and_nobody_else(
+    both: Callable[..., Awaitable[Service]], described: Any
+) -> None:
+    service = await both(online=1, object_info=says(described))
+    await all_is_well(service)
+    answer = await (await service.client.get("/health/ready")).json()
+    assert [beat["healthy"] for beat in answer["backends"] if beat["name"] == "bad"] == [False]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        5,
+        "x",
+        [],
+        {"outputs": 7, "status": 5},
+        {"outputs": {"9": {"images": [deep(300)]}}, "status": {"status_str": "success"}},
+    ],
+)
+async def test_a_history_that_is_none_fails_the_job_and_nothing_else(
+    both: Callable[..., Awaitable[Service]], what: Any
+) -> None:
+    async def history(request: web.Request) -> web.StreamResponse:
+        return web.json_response({request.path.rpartition("/")[2]: what})
+
+    service = await both({"comfyui_timeout_seconds": 2}, history=history)
+    job = await service.run(backend="bad", max_attempts=1)
+    assert job["status"] == "failed", job
+    assert job["error_code"] in ("backend_lost", "node_failed", "no_output")
+    await all_is_well(service)
