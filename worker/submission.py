@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import BackendLacksModel, DatabaseUnavailable, WorkflowRefused
-from app.domain.fitting import check_against, lacks_model_or_node
+from app.domain.fitting import check_against, check_without_offers, lacks_model_or_node
 from app.domain.own_outputs import Separated, separated
 from app.domain.structure import check_structure
 from app.services.submit import graph_of
@@ -50,8 +50,8 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
     if graph is None:
         raise BackendLacksModel("The backend offers no checkpoint at all.")
     faults = check_structure(graph)
-    if not faults and offered.nodes:
-        faults = check_against(graph, offered)
+    if not faults:
+        faults = check_against(graph, offered) if offered.nodes else check_without_offers(graph)
     if faults:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused

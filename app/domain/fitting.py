@@ -65,6 +65,21 @@ def check_against(graph: Graph, catalog: Catalog, pointer: str = "/workflow") ->
     return faults
 
 
+def check_without_offers(graph: Graph, pointer: str = "/workflow") -> list[Fault]:
+    """Return what may be deadly to a backend that does not tell what it offers. The graph has passed `check_structure`.
+
+    In an input of what class whatever is wrapped cannot be known, so that each link there is one that is followed.
+    """
+    hints, faults = Hints(), []
+    for key, node in graph.items():
+        for name, value in node["inputs"].items():
+            link = link_of(unwrap(value))
+            if link is not None and (link.node_id not in graph or not isinstance(link.slot, int)):
+                fault = dangling(graph, link.node_id, hints)
+                faults.append(replace(fault, pointer=f"{pointer}/{token(key)}/inputs/{token(name)}"))
+    return faults[:MAX_FAULTS]
+
+
 def lacks_model_or_node(faults: Sequence[Fault]) -> bool:
     """Whether all that is wrong is that this backend has not what another one may have."""
     return bool(faults) and all(fault.code in ("unknown_node_class", "value_not_in_list") for fault in faults)

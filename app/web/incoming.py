@@ -13,13 +13,15 @@ from app.domain.errors import BodyTooLarge, BodyTooSlow, Busy, MalformedJson, Un
 from app.sideline import SMALL_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
 HELD: Final = 4
 """So many of the largest bodies are held at once, or many more that are smaller; those that are small do not count."""
 PATIENCE_S: Final = 30.0
 BYTES_A_SECOND: Final = 32 * 1024
 """A body is waited for so long, and longer by the time that what has come of it would take at this rate."""
+MAX_FORM_BYTES: Final = 64 * 1024
+"""The largest form of the page names a thousand jobs."""
 _PLAIN: Final = ("", "identity")
 _ENCODINGS: Final = (*_PLAIN, "gzip", "deflate")
 _INFLATED_AT_ONCE: Final = 256 * 1024
@@ -75,6 +77,19 @@ class Incoming:
 
 
 INCOMING: Final = web.AppKey("INCOMING", Incoming)
+
+
+@web.middleware
+async def refuse_large_forms(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse forms of the page that are larger than any of its own: aiohttp takes them apart where everybody waits."""
+    if request.can_read_body and request.path.startswith("/monitor"):
+        # Browsers say how long a form is.
+        size = request.content_length
+        if size is None or size > MAX_FORM_BYTES:
+            raise BodyTooLarge(f"A form of this page has at most {MAX_FORM_BYTES} bytes, and says how many.")
+    return await handler(request)
 
 
 class Inflater:

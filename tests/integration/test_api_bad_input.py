@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.domain.dependencies import MAX_CHAIN
+from app.domain.hints import MAX_HINTS
 from app.domain.structure import MAX_NODES
 from app.domain.workflow import MAX_FAULTS
 from app.storage.schema import JobRow
@@ -231,7 +232,11 @@ async def test_thousands_of_faults_are_answered_with_a_short_list(client: TestCl
     for each in (body, dict.fromkeys(body, 1), SMALL_BODY | {"x" * 1_000_000: 1}):
         answer = await client.post(BASE, json=each)
         assert answer.status == 422
-        assert len(await answer.read()) < 50_000
+        problem = await answer.json()
+        assert len(json.dumps(problem)) < 50_000
+        # Not even counted is what is wrong beyond a bound.
+        more = re.search(r"and (\d+) more", problem["detail"])
+        assert more is None or int(more[1]) < 200
 
 
 @pytest.mark.parametrize("job_type", ["video", "audio", "workflow"])
@@ -532,3 +537,17 @@ async def test_names_and_values_in_faults_are_short(service: Service) -> None:
     problem = await problem_of(service.client, 422, json=body)
     assert len(problem["errors"]) == MAX_FAULTS
     assert len(json.dumps(problem)) < 50_000
+
+
+async def test_of_many_slips_a_few_get_a_suggestion(service: Service) -> None:
+    slips = {f"{at}.width": 1 for at in range(10, 30)}
+    classes = {f"c{at}": {"class_type": "EmptyImag", "inputs": {}} for at in range(20)}
+    fields = {f"prompt{at}": 1 for at in range(20)}
+    for body in (
+        {"user_id": "u", "job_type": "workflow", "workflow": GRAPH, "overrides": slips},
+        {"user_id": "u", "job_type": "workflow", "workflow": GRAPH | classes},
+        SMALL_BODY | fields,
+    ):
+        faults = (await problem_of(service.client, 422, json=body))["errors"]
+        assert len(faults) == 20
+        assert sum("suggestion" in fault for fault in faults) == MAX_HINTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import io
 import json
@@ -34,6 +35,8 @@ BASE = "/api/v1/generation-jobs/"
 JSON = {"Content-Type": "application/json"}
 EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
 GRAPH = {"1": EMPTY, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}}}
+TOO_LONG_S = 1.0
+"""One of these requests took 59 s. A twentieth of this is usual, but the machine may be busy with something else."""
 LETTERS = ["".join(order) * 28 for order in permutations("sampler", 7)][:1998]
 """Names that are alike in all but the order of their letters, which is the hardest to find out."""
 
@@ -96,10 +99,16 @@ async def watched() -> AsyncIterator[list[float]]:
             longest[0] = max(longest[0], now - last)
             last = now
 
+    # As the server does it when it starts: else each large body has all that the tests have imported looked through.
+    gc.collect()
+    gc.freeze()
     task = asyncio.create_task(tick())
-    yield longest
-    ended = True
-    await task
+    try:
+        yield longest
+    finally:
+        ended = True
+        await task
+        gc.unfreeze()
 
 
 async def post(client: Client, body: bytes | dict[str, Any], **headers: str) -> Any:
@@ -123,8 +132,7 @@ async def test_whatever_is_sent_everybody_else_is_served_all_the_while(service: 
         text = await answer.read()
     assert answer.status in (400, 413, 422)
     assert len(text) < 64 * 1024
-    # One of these took 59 s. A tenth of this is usual, but the machine may be busy with something else.
-    assert longest[0] < 0.5
+    assert longest[0] < TOO_LONG_S
 
 
 async def test_of_a_bomb_no_more_is_inflated_than_is_taken(client: Client) -> None:
@@ -135,7 +143,21 @@ async def test_of_a_bomb_no_more_is_inflated_than_is_taken(client: Client) -> No
         for _ in range(20):
             assert (await client.get("/health/live")).status == 200
     assert [await code_of(answer, 413) for answer in answers] == ["body_too_large"] * 4
-    assert longest[0] < 0.5
+    assert longest[0] < TOO_LONG_S
+
+
+@pytest.mark.parametrize("path", ["/monitor/sign-in", "/monitor/jobs/bulk", "/monitor/nothing/"])
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+async def test_a_form_of_the_page_is_small(client: Client, path: str, kind: str) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a&"
+
+    async with watched() as longest:
+        for form in (b"a&" * 4_000_000, b"a&" * 33_000):
+            answer = await client.post(path, data=io.BytesIO(form), headers={"Content-Type": kind})
+            assert answer.status == 413
+    assert (await client.post(path, data=pieces(), headers={"Content-Type": kind})).status == 413
+    assert longest[0] < TOO_LONG_S
 
 
 # What is taken.
@@ -199,7 +221,8 @@ async def test_what_is_too_much_of_is_said(client: Client) -> None:
 
 
 async def test_a_large_body_is_read_to_the_letter_and_told_where_it_breaks(client: Client) -> None:
-    body = SMALL_BODY | {"workflow": GRAPH | {f"n{at}": EMPTY | {"_meta": {"title": f"ä{at}"}} for at in range(3000)}}
+    titled = {f"n{at}": EMPTY | {"_meta": {"title": f"ä{at}", "list": [*range(at % 40)]}} for at in range(3000)}
+    body = SMALL_BODY | {"workflow": GRAPH | titled}
     answer = await post(client, body | {"job_type": "workflow"})
     assert answer.status == 201
     assert (await answer.json())["workflow"] == body["workflow"]

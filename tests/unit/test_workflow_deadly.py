@@ -10,7 +10,7 @@ import pytest
 
 from app.domain.catalog import Catalog, read_catalog
 from app.domain.dependencies import MAX_ANCESTRY, MAX_CHAIN
-from app.domain.fitting import check_against
+from app.domain.fitting import check_against, check_without_offers
 from app.domain.structure import check_structure
 from app.domain.values import link_of, unwrap
 
@@ -139,6 +139,15 @@ def test_a_graph_whose_nodes_all_depend_on_all_is_more_than_comfyui_can_write_do
     most = int((2 * MAX_ANCESTRY) ** 0.5 / 20)
     assert layered(most) == []
     assert layered(most + 1) == ["too_entangled"]
+
+
+def test_of_a_backend_that_tells_nothing_each_wrapped_link_counts() -> None:
+    sound = dangling({"__value__": ["2", 0]}) | {"2": node(source={"__value__": [1, 2]})}
+    assert check_without_offers(sound) == []
+    for value in (["99", 0], ["2", 0.5]):
+        graph = sound | {"1": {"class_type": "Unknown", "inputs": {"a/b": {"__value__": value}}}}
+        (fault,) = check_without_offers(graph)
+        assert (fault.pointer, fault.code) == ("/workflow/1/inputs/a~1b", "bad_link")
 
 
 def test_one_home_says_what_is_a_link() -> None:
