@@ -93,7 +93,7 @@ async def ask(comfyui: ComfyUI, route: str) -> Any:
         case "/object_info":
             return await comfyui.object_info()
         case "/queue":
-            return await comfyui.running_prompt()
+            return await comfyui.at_hand()
         case "/prompt":
             return await comfyui.submit({}, prompt_id=ID, client_id="c", extra={})
         case "/interrupt":

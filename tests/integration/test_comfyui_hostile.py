@@ -20,6 +20,7 @@ from harness import eventually
 from worker.collect import Collector
 from worker.comfyui import DOWNLOADS_AT_ONCE, ComfyUI, UnclearSubmission
 from worker.comfyui_answers import OutputFile
+from worker.ownership import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +125,7 @@ async def test_an_id_that_none_can_be_is_no_answer(prompt_id: Any) -> None:
 async def test_a_queue_that_is_none_is_empty(items: Any) -> None:
     answers = {"/queue": says({"queue_running": items, "queue_pending": items}), f"/history/{ID}": says({ID: items})}
     async with speaking(answers) as comfyui:
-        assert await comfyui.running_prompt() is None
+        assert (await comfyui.at_hand())[0] is None
         assert await comfyui.marked_prompts("genonaut") == []
         place, entry = await comfyui.locate(ID)
         assert entry is None or (place == "finished" and entry == items)
@@ -174,7 +175,7 @@ async def test_downloads_that_hang_take_few_connections_and_leave_the_other_rout
             return open_now == DOWNLOADS_AT_ONCE
 
         await eventually(full)
-        assert await comfyui.running_prompt() is None
+        assert (await comfyui.at_hand())[0] is None
         hanging.set()
         await asyncio.gather(*tasks)
     assert most == DOWNLOADS_AT_ONCE
@@ -189,9 +190,10 @@ async def test_outputs_must_have_come_within_a_limit_of_time(tmp_path: Path) -> 
         collector = Collector(FileStore(tmp_path), 2**20, limit_s=0.2)
         job: Any = SimpleNamespace(job_id=1, attempt=1, created_at=datetime.now(UTC))
         downloads = collector.downloads(comfyui)
-        found = [OutputFile("9", f"{number}.txt") for number in range(100)]
+        found = [OutputFile("9", f"{number}.txt", ID) for number in range(100)]
+        run = Run(prompt_id=ID, graph={}, alone=False, watched=True, began_ms=None, ended_ms=None)
         with pytest.raises(BackendLost, match="did not come within"):
-            await collector.collect(job, downloads, found)
+            await collector.collect(job, downloads, found, run)
         await downloads.drop()
         collector.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
