@@ -32,6 +32,9 @@ def dependency_fault(targets: Mapping[str, Sequence[str]], pointer: str) -> Faul
             named = [*named[: _NAMED - 1], "…", named[-1]]
         detail = f"The nodes {' → '.join(named)} form a cycle."
         return Fault(f"{pointer}/{token(cycle[0])}", "cycle", detail)
+    if len(targets) <= MAX_CHAIN:
+        # So few are within both limits however they depend on each other.
+        return None
     deepest, pairs = _measure(targets, order)
     if deepest > MAX_CHAIN:
         detail = f"{deepest} nodes depend one on the other in one chain; ComfyUI bears about {MAX_CHAIN}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from app.domain.dependencies import dependency_fault
 from app.domain.errors import Fault
-from app.domain.hints import Hints, shown, token
+from app.domain.hints import Hints, pointer_to, shown
 from app.domain.structure import dangling
 from app.domain.values import CONVERTED, Link, link_of, unwrap
 from app.domain.workflow import MAX_FAULTS
@@ -42,7 +42,7 @@ def check_against(graph: Graph, catalog: Catalog, pointer: str = "/workflow") ->
     faults: list[Fault] = []
     unknown = ((key, node["class_type"]) for key, node in graph.items() if node["class_type"] not in catalog.nodes)
     for key, name in islice(unknown, MAX_FAULTS):
-        where = f"{pointer}/{token(key)}/class_type"
+        where = pointer_to(pointer, key, "class_type")
         detail = f"No backend that may take this job offers a node of class {shown(name)!r}."
         faults.append(Fault(where, "unknown_node_class", detail, suggestion=hints.nearest(name, catalog.nodes)))
     if faults:
@@ -76,7 +76,7 @@ def check_without_offers(graph: Graph, pointer: str = "/workflow") -> list[Fault
             link = link_of(unwrap(value))
             if link is not None and (link.node_id not in graph or not isinstance(link.slot, int)):
                 fault = dangling(graph, link.node_id, hints)
-                faults.append(replace(fault, pointer=f"{pointer}/{token(key)}/inputs/{token(name)}"))
+                faults.append(replace(fault, pointer=pointer_to(pointer, key, "inputs", name)))
     return faults[:MAX_FAULTS]
 
 
@@ -123,7 +123,6 @@ def _check_node(
     graph: Graph, catalog: Catalog, key: str, links: Mapping[str, _Seen], pointer: str, hints: Hints
 ) -> Iterator[Fault]:
     node_class, inputs = catalog.nodes[graph[key]["class_type"]], graph[key]["inputs"]
-    where = f"{pointer}/{token(key)}/inputs"
     for name, spec in node_class.inputs.items():
         if name in links:
             found = _link_faults(graph, catalog, links[name], spec, hints)
@@ -134,11 +133,11 @@ def _check_node(
         else:
             continue
         for fault in found:
-            yield replace(fault, pointer=f"{where}/{token(name)}")
+            yield replace(fault, pointer=pointer_to(pointer, key, "inputs", name))
     for name, seen in links.items():
         if name not in node_class.inputs:
             for fault in _link_faults(graph, catalog, seen, None, hints):
-                yield replace(fault, pointer=f"{where}/{token(name)}")
+                yield replace(fault, pointer=pointer_to(pointer, key, "inputs", name))
 
 
 def _link_faults(graph: Graph, catalog: Catalog, seen: _Seen, spec: InputSpec | None, hints: Hints) -> Iterator[Fault]:

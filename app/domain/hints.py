@@ -38,6 +38,11 @@ def token(key: str) -> str:
     return text.replace("\0", "?").replace("~", "~0").replace("/", "~1")
 
 
+def pointer_to(start: str, *keys: str) -> str:
+    """Return a JSON pointer that can be shown; `start` is one already."""
+    return "/".join([start, *map(token, keys)])
+
+
 def nearest(value: str, allowed: Iterable[Any]) -> str | None:
     """Return the allowed value that the client most likely meant, or None; quickly, however many and long they are."""
     if not 0 < len(value) <= _MAX_CHARS:

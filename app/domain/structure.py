@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.dependencies import dependency_fault
 from app.domain.envelopes import node_fault, workflow_fault
 from app.domain.errors import Fault
-from app.domain.hints import Hints, shown, token
+from app.domain.hints import Hints, pointer_to, shown
 from app.domain.values import is_link, links
 from app.domain.workflow import MAX_FAULTS
 
@@ -49,19 +49,19 @@ def _check_node(graph: Graph, key: str, node: Any, pointer: str, hints: Hints) -
     if not isinstance(node, dict):
         yield node_fault(key, node, pointer)
         return
-    where = f"{pointer}/{token(key)}"
     if not isinstance(node.get("class_type"), str) or not node["class_type"]:
-        yield Fault(f"{where}/class_type", "missing", "A node has a class_type, a text.")
+        yield Fault(pointer_to(pointer, key, "class_type"), "missing", "A node has a class_type, a text.")
     if not isinstance(node.get("inputs"), dict):
-        yield Fault(f"{where}/inputs", "missing", "A node has inputs, an object; an empty one where it takes none.")
+        detail = "A node has inputs, an object; an empty one where it takes none."
+        yield Fault(pointer_to(pointer, key, "inputs"), "missing", detail)
         return
     for name, value in node["inputs"].items():
         if (fault := _input_fault(graph, value, hints)) is not None:
-            yield replace(fault, pointer=f"{where}/inputs/{token(name)}")
+            yield replace(fault, pointer=pointer_to(pointer, key, "inputs", name))
     # Whatever else the node has is sent and kept as well, such as the title in its _meta.
     for name in node.keys() - {"class_type", "inputs"}:
         if wrong := _unsendable(node[name]):
-            yield Fault(f"{where}/{token(name)}", *wrong)
+            yield Fault(pointer_to(pointer, key, name), *wrong)
 
 
 def _input_fault(graph: Graph, value: Any, hints: Hints) -> Fault | None:

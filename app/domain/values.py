@@ -42,8 +42,13 @@ def link_of(value: Any) -> Link | None:
 
 def is_link(value: Any) -> bool:
     """Whether an input's value is a proper link to another node's output, not wrapped."""
-    link = link_of(value)
-    return link is not None and isinstance(link.slot, int) and not isinstance(link.slot, bool)
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and not isinstance(value[1], bool)
+    )
 
 
 def links(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:

@@ -77,9 +77,18 @@ def parse(raw: bytes) -> dict[str, Any]:
     values = sum(map(raw.count, (b",", b":", b"[", b"{")))
     if values > MAX_VALUES:
         raise BodyTooLarge(f"The body holds some {values} names and values; at most {MAX_VALUES} are taken.")
+    value = decoded(raw, patient=values > MANY_VALUES)
+    if not isinstance(value, dict):
+        raise MalformedJson("The body is to be a JSON object.")
+    if faults := check_texts(value):
+        raise InvalidRequest("The body holds characters that cannot be kept.", faults)
+    return value
+
+
+def decoded(raw: bytes, *, patient: bool) -> Any:
+    """Return what a JSON text says, read quickly, or so that others go on all the while; raises `MalformedJson`."""
     try:
-        decoder = _Decoder(patient=True) if values > MANY_VALUES else _QUICK
-        value = decoder.decode(_text(raw))
+        return (_Decoder(patient=True) if patient else _QUICK).decode(_text(raw))
     except UnicodeDecodeError as error:
         raise MalformedJson("The body is not UTF-8.") from error
     except json.JSONDecodeError as error:
@@ -89,11 +98,6 @@ def parse(raw: bytes) -> dict[str, Any]:
         raise MalformedJson(
             "The body is no JSON that can be read: a number is too long, or it nests too deep."
         ) from error
-    if not isinstance(value, dict):
-        raise MalformedJson("The body is to be a JSON object.")
-    if faults := check_texts(value):
-        raise InvalidRequest("The body holds characters that cannot be kept.", faults)
-    return value
 
 
 def idempotency_key_of(request: web.Request) -> str | None:

@@ -13,7 +13,7 @@ from app.domain.errors import BodyTooLarge, BodyTooSlow, Busy, MalformedJson, Un
 from app.sideline import SMALL_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 HELD: Final = 4
 """So many of the largest bodies are held at once, or many more that are smaller; those that are small do not count."""
@@ -93,25 +93,25 @@ async def refuse_large_forms(
 
 
 class Inflater:
-    """Inflates a body piece by piece; a call raises `zlib.error` for what is not what it was said to be."""
+    """Inflates a body piece by piece, or raises `zlib.error` for what is not what it was said to be."""
 
     def __init__(self, encoding: str) -> None:
         self._gzip = encoding == "gzip"
-        self._inflate: zlib._Decompress | None = None
+        self._stream: zlib._Decompress | None = None
         self._members = 0
 
     @property
     def complete(self) -> bool:
         """Whether the end has come of what has begun."""
-        return self._inflate is None or self._inflate.eof
+        return self._stream is None or self._stream.eof
 
-    def __call__(self, compressed: bytes) -> Iterator[bytes]:
+    def inflate(self, compressed: bytes) -> Iterator[bytes]:
         """Yield what comes of the next piece, at most a quarter of a megabyte at a time."""
         while compressed:
-            if self._inflate is None or self._inflate.eof:
-                self._inflate = self._begin(compressed)
-            piece = self._inflate.decompress(compressed, _INFLATED_AT_ONCE)
-            compressed = self._inflate.unconsumed_tail or self._inflate.unused_data
+            if self._stream is None or self._stream.eof:
+                self._stream = self._begin(compressed)
+            piece = self._stream.decompress(compressed, _INFLATED_AT_ONCE)
+            compressed = self._stream.unconsumed_tail or self._stream.unused_data
             yield piece
 
     def _begin(self, compressed: bytes) -> zlib._Decompress:
@@ -126,21 +126,27 @@ class Inflater:
 
 async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[bytes]:
     """Yield the body as it comes, inflated."""
-    loop = asyncio.get_running_loop()
-    until, received = loop.time() + patience_s, 0
-    inflate = _inflating(request)
+    until, received = asyncio.get_running_loop().time() + patience_s, 0
+    inflater = _inflater(request)
     try:
         while True:
-            async with asyncio.timeout_at(until + received / BYTES_A_SECOND):
-                compressed = await request.content.readany()
+            if request.content.is_eof():
+                # It is all there, as small ones are from the beginning.
+                compressed = request.content.read_nowait()
+            else:
+                async with asyncio.timeout_at(until + received / BYTES_A_SECOND):
+                    compressed = await request.content.readany()
             if not compressed:
                 break
             received += len(compressed)
-            for piece in inflate(compressed):
+            if inflater is None:
+                yield compressed
+                continue
+            for piece in inflater.inflate(compressed):
                 yield piece
                 # What has come is there at once: without this nobody else had a turn before it is all inflated.
                 await asyncio.sleep(0)
-        if isinstance(inflate, Inflater) and not inflate.complete:
+        if inflater is not None and not inflater.complete:
             raise MalformedJson(_BROKEN)
     except TimeoutError as error:
         raise BodyTooSlow(f"Of the body {received} bytes have come, too slowly.") from error
@@ -148,11 +154,11 @@ async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[byte
         raise MalformedJson(_BROKEN) from error
 
 
-def _inflating(request: web.Request) -> Callable[[bytes], Iterable[bytes]]:
+def _inflater(request: web.Request) -> Inflater | None:
     encoding = _encoding(request)
     # A server that was not started by us may inflate by itself.
     if encoding in _PLAIN or request.content.total_compressed_bytes is not None:
-        return lambda piece: (piece,)
+        return None
     return Inflater(encoding)
 
 
