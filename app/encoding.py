@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ class Written:
         self.text = text
 
 
+_EXPONENT: Final = re.compile(rb"\d[eE]([+-]?\d{1,3})(?!\d)")
+"""In a text it may stand too, which then counts for longer than it is."""
 _ANY_DIGIT: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
 """What a number of so many digits is when each is taken for a zero: a regular expression looks thirty times as long."""
@@ -53,10 +56,13 @@ def _plain(value: Any) -> Any:
 
 def size_bytes(value: Any) -> int:
     """Return how many bytes the value takes as JSON."""
-    try:
-        return len(orjson.dumps(value))
-    except TypeError:
-        return len(dumps(value).encode())
+    return len(dump_bytes(value))
+
+
+def kept_bytes(value: Any) -> int:
+    """Return how many bytes the value takes as PostgreSQL gives it back: numbers with an exponent are written out."""
+    text = dump_bytes(value)
+    return len(text) + sum(abs(int(exponent)) for exponent in _EXPONENT.findall(text))
 
 
 def loads(text: str) -> Any:

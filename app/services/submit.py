@@ -13,7 +13,7 @@ from app.domain.hints import nearest
 from app.domain.job import NewJob
 from app.domain.structure import check_structure
 from app.domain.workflow import build_graph, with_overrides, with_seed
-from app.encoding import size_bytes
+from app.encoding import kept_bytes, size_bytes
 from app.messaging.events import news
 from app.services.control import random_seed
 from app.services.presence import Presence
@@ -248,7 +248,7 @@ def graph_of(job: Asked, catalog: Catalog) -> Graph | None:
 
 
 def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:
-    size = size_bytes(workflow)
+    size = kept_bytes(workflow)
     if size <= max_bytes:
         return []
     detail = f"The workflow takes {size} bytes as JSON; at most {max_bytes} are taken (MAX_WORKFLOW_BYTES)."

@@ -33,7 +33,8 @@ def check(model: type[T], data: Any, *, pointer: str = "/") -> T:
         hints = Hints()
         faults = [_fault(each, pointer, model, hints) for each in found[:MAX_FAULTS]]
         listed = "; ".join(f"{fault.pointer or 'body'}: {fault.detail}" for fault in faults[:3])
-        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        rest = f"{len(found) - 3}" if len(found) < MAX_FAULTS else "many"
+        more = f"; and {rest} more" if len(found) > 3 else ""
         raise InvalidRequest(f"The request is not valid. {listed}{more}", faults) from error
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 
 from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
-from app.encoding import size_bytes
+from app.encoding import kept_bytes
 from app.services.control import random_seed
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import MOST_STEPS
@@ -175,7 +175,7 @@ class JobRequest(RequestModel):
     @field_validator("params")
     @classmethod
     def _small(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if size_bytes(value) > MAX_PARAMS_BYTES:
+        if kept_bytes(value) > MAX_PARAMS_BYTES:
             raise ValueError(f"must be at most {MAX_PARAMS_BYTES} bytes of JSON")
         return value
 

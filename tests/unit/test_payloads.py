@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -102,10 +101,13 @@ def test_a_time_of_any_zone_is_taken(text: str) -> None:
 
 
 def test_params_are_measured_in_bytes_of_json() -> None:
-    exact = 65_536 - len(json.dumps({"a": ""}))
+    exact = 65_536 - len('{"a":""}')
     check(JobRequest, LEAST | {"params": {"a": "x" * exact}})
     refused(LEAST | {"params": {"a": "x" * (exact + 1)}})
     refused(LEAST | {"params": {"a": "ü" * (exact // 2 + 1)}})
+    # PostgreSQL writes these out, with three hundred digits each.
+    refused(LEAST | {"params": {"a": [1e300] * 1_000}})
+    refused(LEAST | {"params": {"a": [1e-300] * 1_000}})
 
 
 def test_the_names_of_faults_are_json_pointers() -> None:
@@ -121,7 +123,7 @@ def test_the_names_of_faults_are_json_pointers() -> None:
 def test_of_endless_faults_only_some_are_named() -> None:
     error = refused(LEAST | {f"field {number}": 1 for number in range(5_000)})
     assert len(error.faults) == MAX_FAULTS
-    assert "4997 more" in str(error)
+    assert "many more" in str(error)
     assert len(check_texts(["\0"] * 5_000)) == MAX_FAULTS
     long = refused(LEAST | {"x" * 1_000_000: 1})
     assert len(long.faults[0].pointer) < 300
