@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from app.domain.errors import (
     BadParameter,
@@ -16,6 +18,7 @@ from app.domain.errors import (
     Fault,
     InvalidRequest,
     JobNotFound,
+    MalformedForm,
     MalformedJson,
     UnsupportedBody,
 )
@@ -65,6 +68,25 @@ async def read_object(request: web.Request, *, optional: bool = False) -> dict[s
     if faults := check_texts(value):
         raise InvalidRequest("The body holds characters that cannot be kept.", faults)
     return value
+
+
+async def read_form(request: web.Request) -> MultiMapping[Any]:
+    """Return the fields of a form; once read, it is read from memory.
+
+    Raises
+    ------
+    MalformedForm
+        It is none: of a multipart form the boundary is missing, or a part broken off, or the charset is unknown.
+    """
+    try:
+        return await request.post()
+    except web.HTTPException:
+        raise
+    except (ValueError, LookupError, RuntimeError, AssertionError, TypeError, AttributeError, EOFError) as error:
+        # What aiohttp's readers raise for nonsense is of many kinds, and none is ours.
+        raise MalformedForm("The form cannot be read: it is broken off, or not what its Content-Type says.") from error
+    except (web.RequestPayloadError, HttpProcessingError, zlib.error, ConnectionError) as error:
+        raise MalformedForm("The form broke off, or is not what its Content-Encoding says.") from error
 
 
 def idempotency_key_of(request: web.Request) -> str | None:
