@@ -7,6 +7,8 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from aiohttp.http import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 from pydantic import SecretStr
 
 from app.embedded.errors import EmbeddedError
@@ -105,7 +107,18 @@ def set_up_logging(settings: Settings) -> None:
         force=True,
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(without_traceback_of_nonsense)
     if settings.log_level != "DEBUG":
         # arq tells of every turn; what happens to jobs is in PostgreSQL.
         logging.getLogger("arq").setLevel(logging.WARNING)
         logging.getLogger("PIL").setLevel(logging.WARNING)
+
+
+def without_traceback_of_nonsense(record: logging.LogRecord) -> bool:
+    """Make one line without alarm of a request that is no HTTP: it is the sender's fault, and anybody can send it."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, HttpProcessingError | RequestPayloadError):
+        first = " ".join(str(error).split())[:200]
+        record.msg, record.args, record.exc_info = "a request was no HTTP: %s", (first,), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True

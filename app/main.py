@@ -46,6 +46,7 @@ from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.web import contents, fleet, jobs, metrics, realtime, system
 from app.web.connection import text_frame
+from app.web.expectations import mend_expectations
 from app.web.incoming import INCOMING, Incoming, refuse_large_forms
 from app.web.metrics import counted
 from app.web.origin import refuse_foreign_hosts, refuse_foreign_pages
@@ -136,6 +137,7 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
 
 def _application(settings: Settings, *more: Middleware) -> web.Application:
+    mend_expectations()
     guards = (counted, errors_as_problems, refuse_foreign_hosts, refuse_foreign_pages, refuse_large_forms, *more)
     return web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
 

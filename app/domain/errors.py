@@ -49,6 +49,12 @@ class MalformedJson(InvalidRequest):
     code = "malformed_json"
 
 
+class MalformedForm(GenonautError):
+    """The body is no form that can be read."""
+
+    code = "malformed_form"
+
+
 class BadParameter(InvalidRequest):
     """The address itself is at fault, before there is any body to look at."""
 

@@ -48,6 +48,11 @@ def clean(text: object, limit: int = MAX_CHARS) -> str:
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Return the text with each lone surrogate, as which a byte that is no UTF-8 comes out of a header, as a mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def traceback_of(lines: Any) -> str | None:
     """Return the traceback that ComfyUI tells line by line, its end if it is long; None when it tells none.
 

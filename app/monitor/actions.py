@@ -17,7 +17,7 @@ from app.monitor.job_pages import JOB
 from app.monitor.rendering import VIEWER, leave_flash
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
-from app.web.bodies import job_id_of
+from app.web.bodies import job_id_of, read_form
 
 if TYPE_CHECKING:
     from app.domain.job import ListedJob, Standing
@@ -62,7 +62,7 @@ async def cancel_job(request: web.Request) -> web.Response:
 async def retry_job(request: web.Request) -> web.Response:
     """Give a failed or cancelled job another attempt, with its own seed or a new one."""
     job_id = job_id_of(request)
-    new_seed = (await request.post()).get("seed") == "new"
+    new_seed = (await read_form(request)).get("seed") == "new"
     try:
         await request.config_dict[CONTROL].retry(job_id, new_seed=new_seed, actor=request[VIEWER].name)
     except JobNotRetryable:
@@ -98,7 +98,7 @@ async def _once(request: web.Request, job: ListedJob) -> Once | None:
 
     The page's script gives each press a number of its own; without it a browser asks before it sends a form again.
     """
-    press = (await request.post()).get("press")
+    press = (await read_form(request)).get("press")
     if not isinstance(press, str) or re.fullmatch("[0-9a-f]{32}", press) is None:
         return None
     return Once(job.user_id, f"again {press}", f"again {job.job_id}", lambda sent: str(sent.job_id))
@@ -125,7 +125,7 @@ async def lead_back(request: web.Request, code: str, *parts: int, otherwise: str
 
 async def way_back(request: web.Request, otherwise: str) -> str:
     """Return the address that the form names as the one it was sent from, if it is one of ours."""
-    named = (await request.post()).get("back", "")
+    named = (await read_form(request)).get("back", "")
     own = isinstance(named, str) and re.fullmatch(r"/monitor/[!-\[\]-~]*", named) is not None
     return named if own and isinstance(named, str) else otherwise
 

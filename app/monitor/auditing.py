@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from app.domain.errors import Unavailable
+from app.domain.text import printable
 from app.keys import AUDIT
 from app.monitor.rendering import VIEWER
 
@@ -20,7 +21,7 @@ async def note(request: web.Request, action: str, target: str, outcome: str, **d
 
     What is done stays done when that cannot be noted; None then.
     """
-    viewer = request[VIEWER]
+    viewer, target = request[VIEWER], printable(target).replace("\0", "")
     try:
         return await request.config_dict[AUDIT].note(viewer, action, target, outcome, **data)
     except Unavailable:

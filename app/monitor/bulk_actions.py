@@ -19,7 +19,7 @@ from app.monitor.actions import lead_back, way_back
 from app.monitor.auditing import note
 from app.monitor.listing import BULK_STATUSES, NARROWING, ListAddress, bulk_filter
 from app.monitor.rendering import VIEWER, render
-from app.web.bodies import MAX_ID, read_query
+from app.web.bodies import MAX_ID, read_form, read_query
 from app.web.checking import check
 from app.web.requests import MAX_BULK
 
@@ -63,7 +63,7 @@ async def confirm_all(request: web.Request) -> web.Response:
 async def act_on_many(request: web.Request) -> web.Response:
     """Cancel, retry or delete the jobs that the form names; deleting is asked about first."""
     action = request.match_info["action"]
-    form = await request.post()
+    form = await read_form(request)
     job_ids = _job_ids([str(value) for name in ("job", "jobs") for value in form.getall(name, [])])
     scope = str(form.get("scope", ""))[:MAX_SCOPE] or f"{len(job_ids)} selected"
     if (entry := str(form.get("entry", ""))) and not job_ids:

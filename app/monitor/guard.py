@@ -8,14 +8,16 @@ import re
 import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from app.domain.errors import GenonautError, NotFound, SignInNeeded, Unavailable
+from app.domain.text import printable
 from app.keys import ACCESS
 from app.monitor.permissions import PUBLIC, SAFE_METHODS, ability_for, place_of
 from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, VIEWER, render
+from app.web.bodies import read_form
 from app.web.problems import REQUEST_ID, STATUS_OF
 from app.web.signed_in import viewer_of
 
@@ -99,14 +101,18 @@ async def _check_own_page(request: web.Request, cookie: str) -> None:
     if site is not None:
         own = site in ("same-origin", "none")
     else:
-        own = origin is None or urlsplit(origin).netloc == request.host
+        own = origin is None or origin.partition("://")[2] == request.host
     if not own:
         raise Forbidden("The request comes from another site's page, so nothing was done.")
-    field = (await request.post()).get(CSRF_FIELD, "")
-    if not cookie or not isinstance(field, str) or not hmac.compare_digest(field.encode(), cookie.encode()):
+    field = (await read_form(request)).get(CSRF_FIELD, "")
+    if not cookie or not isinstance(field, str) or not hmac.compare_digest(_bytes(field), _bytes(cookie)):
         raise Forbidden(
             "The form is not from this page, or it is out of date. Go back, reload the page, and try again."
         )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
@@ -162,4 +168,6 @@ async def _page(
     request: web.Request, status: HTTPStatus, title: str, detail: str, *, again: bool = False
 ) -> web.Response:
     """Return a page that says what is the matter; `again`: it looks from time to time whether that is over."""
-    return await render(request, "message.html", {"title": title, "detail": detail, "again": again}, status=status)
+    # It may tell what was sent, and that may be any bytes.
+    context = {"title": title, "detail": printable(detail), "again": again}
+    return await render(request, "message.html", context, status=status)

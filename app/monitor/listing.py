@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.domain.job import JobStatus
 from app.storage.job_lists import COUNTED, Count, JobFilter, Sort, opposite
+from app.web.requests import storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +93,7 @@ def _with_zone(value: Any) -> Any:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-Moment = Annotated[datetime, BeforeValidator(_with_zone)]
+Moment = Annotated[datetime, BeforeValidator(_with_zone), AfterValidator(storable)]
 Name = Annotated[str, Field(max_length=255)]
 Cursor = Annotated[str, Field(max_length=1000)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_AGE_S, allow_inf_nan=False)]

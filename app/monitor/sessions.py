@@ -17,6 +17,7 @@ from app.keys import KEYS, SETTINGS
 from app.monitor.auditing import note
 from app.monitor.rendering import CSRF_TOKEN, VIEWER, give_token
 from app.services.access import SESSION_COOKIE
+from app.web.bodies import read_form
 from app.web.signed_in import viewer_of
 
 routes: Final = web.RouteTableDef()
@@ -41,7 +42,7 @@ async def ask_for_key(request: web.Request) -> web.Response:
 @routes.post("/sign-in")
 async def sign_in(request: web.Request) -> web.Response:
     """Begin a session, and lead to where its owner wanted to go."""
-    form = await request.post()
+    form = await read_form(request)
     secret, wanted = str(form.get("key", "")).strip(), str(form.get("next", ""))
     try:
         token, viewer = await request.config_dict[KEYS].sign_in(secret[:_MOST_CHARS])

@@ -1,7 +1,7 @@
 """The store of files: written under a temporary name and renamed, so that a path that exists is a whole file."""
 
 # Paths are plain text where files are written: pathlib took longer than the system calls that it made.
-# ruff: noqa: PTH102, PTH103, PTH105, PTH106, PTH108, PTH118, PTH120, PTH123
+# ruff: noqa: PTH105, PTH106, PTH108, PTH118, PTH120, PTH123
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 from uuid import uuid4
 
 from app.domain.errors import StorageFailed
+from app.storage.folders import make_folder, make_folders, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -28,6 +29,8 @@ _T = TypeVar("_T")
 _TEMPORARY: Final = ".tmp"
 HELD_BYTES: Final = 2**20
 """A smaller file is held in memory until the thread that looks into it writes it: it costs one such step."""
+FILE_MODE: Final = 0o640
+"""For us and our group, a proxy's say, and for nobody else: whatever the umask."""
 _TRIES: Final = 10
 """So often a folder is made: a deletion next door may have taken it, empty for a moment, away again."""
 
@@ -71,7 +74,7 @@ class Received:
             if self._discarded:
                 return
             if self.draft is None:
-                os.makedirs(os.path.dirname(self._temporary), exist_ok=True)
+                make_folders(os.path.dirname(self._temporary))
                 self.draft = _Draft(self._temporary)
             for chunk in chunks:
                 self.draft.write(chunk)
@@ -273,26 +276,24 @@ class FileStore:
 
     def _make(self, folder: str) -> None:
         try:
-            os.mkdir(folder)
-        except FileExistsError:
-            return
+            make_folder(folder)
         except FileNotFoundError:
             self._durable = ""
-            os.makedirs(folder, exist_ok=True)
+            make_folders(folder)
 
     def _sync(self, folder: str) -> None:
         """Make the names in a folder durable, and its own, and, when that was not done before, those above it."""
-        _sync_folder(folder)
+        sync_folder(folder)
         if folder == self._root:
             return
         above = os.path.dirname(folder)
-        _sync_folder(above)
+        sync_folder(above)
         if above == self._durable:
             return
         higher = above
         while higher != self._root:
             higher = os.path.dirname(higher)
-            _sync_folder(higher)
+            sync_folder(higher)
         self._durable = above
 
     def _prune(self, folder: str) -> None:
@@ -313,7 +314,8 @@ class _Draft:
     def __init__(self, path: str) -> None:
         self._path = path
         self._target = ""
-        self._fd: int | None = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        self._fd: int | None = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
+        os.fchmod(self._fd, FILE_MODE)
 
     def write(self, data: bytes) -> None:
         assert self._fd is not None  # noqa: S101 - nothing is written to what is settled
@@ -353,14 +355,6 @@ class _Draft:
 def output_path(created_at: datetime, job_id: int, attempt: int, index: int, extension: str) -> str:
     """Return where an output is kept: `{yyyy}/{mm}/{dd}/{job_id}/{attempt}_{index}.{ext}`, by the job's own day."""
     return f"{created_at:%Y/%m/%d}/{job_id}/{attempt}_{index}.{extension}"
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _require_room(size: int, max_bytes: int) -> None:

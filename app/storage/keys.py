@@ -143,4 +143,5 @@ class KeyStore:
 
 def _hash(secret: str) -> str:
     # Of 256 random bits nobody guesses one: a slow hash would guard nothing more.
-    return hashlib.sha256(secret.encode()).hexdigest()
+    # A browser may send any bytes as one, which come as lone surrogates.
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

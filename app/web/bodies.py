@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import json.scanner
+import zlib
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from app.domain.errors import (
     BadParameter,
@@ -16,6 +20,7 @@ from app.domain.errors import (
     Fault,
     InvalidRequest,
     JobNotFound,
+    MalformedForm,
     MalformedJson,
     UnsupportedBody,
 )
@@ -98,6 +103,25 @@ def decoded(raw: bytes, *, patient: bool) -> Any:
         raise MalformedJson(
             "The body is no JSON that can be read: a number is too long, or it nests too deep."
         ) from error
+
+
+async def read_form(request: web.Request) -> MultiMapping[Any]:
+    """Return the fields of a form; once read, it is read from memory.
+
+    Raises
+    ------
+    MalformedForm
+        It is none: of a multipart form the boundary is missing, or a part broken off, or the charset is unknown.
+    """
+    try:
+        return await request.post()
+    except web.HTTPException:
+        raise
+    except (ValueError, LookupError, RuntimeError, AssertionError, TypeError, AttributeError, EOFError) as error:
+        # What aiohttp's readers raise for nonsense is of many kinds, and none is ours.
+        raise MalformedForm("The form cannot be read: it is broken off, or not what its Content-Type says.") from error
+    except (web.RequestPayloadError, HttpProcessingError, zlib.error, ConnectionError) as error:
+        raise MalformedForm("The form broke off, or is not what its Content-Encoding says.") from error
 
 
 def idempotency_key_of(request: web.Request) -> str | None:

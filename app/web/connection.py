@@ -90,7 +90,8 @@ class Connection:
         """Begin to speak WebSocket; raises `BadParameter` if the client does not, `ConnectionError` if it is gone."""
         try:
             writer = await self.ws.prepare(self._request)
-        except web.HTTPBadRequest as error:
+        except (web.HTTPBadRequest, ValueError) as error:
+            # A ValueError is what bytes that are no text become in aiohttp's own words.
             detail = "This address speaks WebSocket: connect with ws:// and an Upgrade header."
             raise BadParameter(detail, [Fault("Upgrade", "not_a_websocket", detail)]) from error
         transport = self._request.transport

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from app.domain import errors
+from app.domain.text import printable
 from app.encoding import dumps
 from app.web.payloads import Problem, ProblemError
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 STATUS_OF: Final[dict[type[errors.GenonautError], HTTPStatus]] = {
     errors.MalformedJson: HTTPStatus.BAD_REQUEST,
+    errors.MalformedForm: HTTPStatus.BAD_REQUEST,
     errors.BadParameter: HTTPStatus.BAD_REQUEST,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnsupportedBody: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -40,6 +42,7 @@ STATUS_OF: Final[dict[type[errors.GenonautError], HTTPStatus]] = {
 
 RETRY_HELPS: Final[dict[str, bool]] = {
     "malformed_json": False,
+    "malformed_form": False,
     "bad_parameter": False,
     "invalid_request": False,
     "invalid_workflow": False,
@@ -136,15 +139,16 @@ def problem(
         type=f"urn:genonaut:problem:{code}",
         title=status.phrase,
         status=status,
-        detail=detail,
-        instance=request.path,
+        # It may tell what was sent, and that may be any bytes.
+        detail=printable(detail),
+        instance=printable(request.path),
         code=code,
         request_id=request[REQUEST_ID],
         errors=[
             ProblemError(
-                pointer=fault.pointer,
+                pointer=printable(fault.pointer),
                 code=fault.code,
-                detail=fault.detail,
+                detail=printable(fault.detail),
                 allowed=list(fault.allowed) or None,
                 suggestion=fault.suggestion,
             )

@@ -44,14 +44,14 @@ def _time_text(value: Any) -> Any:
     return value
 
 
-def _storable(value: datetime) -> datetime:
-    # At the ends of the calendar an offset leads out of it.
+def storable(value: datetime) -> datetime:
+    """Return an aware time that can be kept; at the ends of the calendar an offset leads out of it."""
     if not datetime(1970, 1, 1, tzinfo=UTC) <= value < datetime(9000, 1, 1, tzinfo=UTC):
         raise ValueError("must lie between the years 1970 and 9000")
     return value
 
 
-GivenTime = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time_text), AfterValidator(_storable)]
+GivenTime = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time_text), AfterValidator(storable)]
 """A time that a client sends."""
 
 

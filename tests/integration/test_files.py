@@ -56,6 +56,41 @@ async def test_what_was_received_and_kept_is_whole(store: FileStore, size: int) 
     assert files(store) == [PATH]
 
 
+@pytest.fixture(params=[0o000, 0o022, 0o077, 0o777])
+def _umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("_umask")
+@pytest.mark.parametrize("data", [b"small", LARGE])
+async def test_what_is_stored_is_for_owner_and_group_alone(tmp_path: Path, data: bytes) -> None:
+    store = FileStore(tmp_path / "some" / "store")
+    received = await store.receive(chunks(data[:10], data[10:], b""), len(data))
+    temporary = [path for path in store.root.rglob("*") if path.is_file()]
+    assert len(temporary) == (len(data) > HELD_BYTES)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in temporary} <= {0o640}
+    store.keep_now(received, PATH, b"thumbnail", "1_0.thumb.webp")
+    await store.write("2026/11/24/18/1_0.png", b"more")
+    found = [tmp_path / "some", store.root, *store.root.rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found if path.is_file()} == {0o640}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found if path.is_dir()} == {0o750}
+    assert len([path for path in found if path.is_file()]) == 3
+
+
+async def test_files_get_the_group_that_the_store_hands_on(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    root.chmod(0o2750)
+    before = os.umask(0o077)
+    try:
+        await FileStore(root).write(PATH, b"x")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*") if path.is_dir()} == {0o2750}
+
+
 async def test_nothing_is_seen_under_its_name_before_it_is_whole(store: FileStore) -> None:
     go_on = asyncio.Event()
 

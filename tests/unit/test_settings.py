@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -10,10 +11,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp.http import HttpProcessingError
 from pydantic import SecretStr
 from redis.asyncio.connection import parse_url
 
 from app.domain.errors import GenonautError
+from app.environment import without_traceback_of_nonsense
 from app.settings import ROOT, WrongSettings, is_loopback, load_settings, parse_backends
 
 if TYPE_CHECKING:
@@ -212,3 +215,16 @@ def test_folders_follow_data_dir(tmp_path: Path) -> None:
     assert load_settings("test", data_dir=None).data_path == ROOT / "env" / "data" / "test"
     settings = load_settings("test", data_dir=tmp_path, storage_dir="")
     assert (settings.data_path, settings.storage_path) == (tmp_path, tmp_path / "storage")
+
+
+def test_a_request_that_is_no_http_is_a_line_in_the_log_and_no_alarm() -> None:
+    def record(error: Exception) -> logging.LogRecord:
+        return logging.LogRecord("aiohttp.server", logging.ERROR, "", 1, "from %s", ("x",), (type(error), error, None))
+
+    nonsense, ours = record(HttpProcessingError(message="nonsense\nof two lines")), record(KeyError("a bug"))
+    assert without_traceback_of_nonsense(nonsense)
+    assert (nonsense.levelno, nonsense.exc_info) == (logging.INFO, None)
+    assert nonsense.getMessage().startswith("a request was no HTTP: ")
+    assert "\n" not in nonsense.getMessage()
+    assert without_traceback_of_nonsense(ours)
+    assert (ours.levelno, ours.exc_info is not None) == (logging.ERROR, True)
