@@ -32,7 +32,6 @@ from app.web.incoming import INCOMING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aiohttp import web
     from multidict import MultiMapping
 
 MAX_ID: Final = 2**63 - 1
