@@ -72,7 +72,7 @@ class Aftermath:
                     await self.let_go(claim)
                     return
                 # Whatever it ended with, it runs no more, and nobody wants another attempt.
-                await attempt.mark_cancelled()
+                await attempt.ledger.mark_cancelled()
                 return
             await self._go_on(attempt, failure or AttemptFailed("The run ended without a word."))
         except (LostClaim, JobNotFound) as error:
@@ -81,7 +81,7 @@ class Aftermath:
             if error.phase != Phase.CANCELLING:
                 raise
             # Asked for while we were about to end it otherwise.
-            await attempt.mark_cancelled()
+            await attempt.ledger.mark_cancelled()
 
     async def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
         """Fail the job, or have it wait for another attempt."""
@@ -110,10 +110,10 @@ class Aftermath:
         log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
         if not verdict.retry:
             self.failed += 1
-            await attempt.persist(lambda noted: self._store.fail(claim, failure, noted=noted), Phase.FAILED)
+            await attempt.ledger.persist(lambda noted: self._store.fail(claim, failure, noted=noted), Phase.FAILED)
             return
         elsewhere = avoid if verdict.elsewhere else []
-        waiting = await attempt.persist(
+        waiting = await attempt.ledger.persist(
             lambda noted: self._store.requeue(
                 claim, failure, verdict.delay_s, elsewhere, suspect=failure.under_it, noted=noted
             ),

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from contextlib import ExitStack
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from app.cancellation import end_tasks
@@ -17,26 +14,20 @@ from app.domain.errors import (
     BackendForgot,
     BackendLost,
     BackendStalled,
-    DatabaseUnavailable,
-    InvalidTransition,
     OutputInvalid,
     OutputNotOwn,
 )
 from app.domain.job import Phase
-from app.encoding import dumps
-from app.storage.attempts import Noted, written
-from app.storage.job_views import snapshot_of
 from worker.comfyui import Place
 from worker.comfyui_answers import Ending, read_ending
+from worker.ledger import Ledger
 from worker.ownership import Run, is_in_own_folder
 from worker.stopping import stop_prompt
 from worker.submission import Submission, prepared
 from worker.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from app.domain.job import Job, Output, Standing
+    from app.domain.job import Job
     from app.domain.workflow import Graph
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
@@ -46,10 +37,6 @@ if TYPE_CHECKING:
     from worker.measures import Measures
     from worker.pictures import Pictures
 
-log = logging.getLogger(__name__)
-
-PROGRESS_S: Final = 0.125
-"""Between two frames of progress. With the frames of the steps to `executing` and `saving` that makes ten a second."""
 SHORT_S: Final = 0.05
 """A prompt that has ended within this time was never said to be executing: one step less to commit and to tell."""
 SAVING_S: Final = 0.25
@@ -58,7 +45,6 @@ NOTE_S: Final = 0.25
 """The graph as sent goes into PostgreSQL with the attempt's next step, or alone when there is none for so long."""
 _OF_OLD_FILES: Final = (OutputInvalid.code, OutputNotOwn.code)
 """After these the backend forgets its results first: from its cache it would name the same files again."""
-_RUNNING: Final = (Phase.ASSIGNED, Phase.EXECUTING, Phase.CANCELLING)
 _NEVER: Final = float("-inf")
 
 
@@ -79,31 +65,33 @@ class Attempt:
         pictures: Pictures,
         downloads: Downloads,
     ) -> None:
-        self.job = job
-        self.claim = claim
         self.backend = backend
         self._store = store
-        self._events = events
         self._poll_s = poll_s
         self._stall_s = stall_s
         self._measures = measures
-        self._prompt_id = job.prompt_id or ""
         self._graph: Graph = {}
         self._alone = False
         self._from_the_start = False
         """Whether this worker has had it ever since it was claimed."""
         self._watch = Watch(backend.name, measures)
         self._watch.cancelling = job.phase is Phase.CANCELLING
+        self.ledger = Ledger(job, claim, backend.name, store, events, measures, self._watch)
         self._feed = pictures.of(job.job_id, job.attempt)
         self._watch.on_picture = self._feed.show
         self.downloads = downloads
         self._watch.on_saved = self._expect
-        self._sent: tuple[Graph, float | None] | None = None
-        """The graph and when it went, while PostgreSQL has yet to be told of them; no moment of one taken over."""
-        self._tick = 0
-        self.percent = 0
-        """How far it is, as far as watchers were told. Its row keeps this, so that nobody reads more than is told."""
         self._entry: dict[str, Any] | None = None
+
+    @property
+    def job(self) -> Job:
+        """The job as the last step left it."""
+        return self.ledger.job
+
+    @property
+    def claim(self) -> Claim:
+        """By which right it is worked on."""
+        return self.ledger.claim
 
     @property
     def cancelling(self) -> bool:
@@ -128,7 +116,7 @@ class Attempt:
         LostClaim
             The attempt is somebody else's now.
         """
-        sent = await prepared(self.job, self.backend, self._prompt_id)
+        sent = await prepared(self.job, self.backend, self.ledger.prompt_id)
         self._graph = sent.graph
         self._alone = sent.alone or self.job.repeated
         self._from_the_start = claimed_at is not None
@@ -150,7 +138,7 @@ class Attempt:
     async def _run(self, claimed_at: float | None) -> bool:
         with ExitStack() as following:
             following.callback(self._feed.end)
-            following.enter_context(self.backend.following(self._prompt_id, self._watch))
+            following.enter_context(self.backend.following(self.ledger.prompt_id, self._watch))
             found = claimed_at is None and await self._found_again()
             await self.backend.sole_use.enter(self._watch, alone=self._alone, at_once=found)
             if not found:
@@ -160,8 +148,8 @@ class Attempt:
                     await self._leave_standstill()
                 # An answer asked for before a wait is too old, and the fence is passed anew.
                 accepted = await self._submit(claimed_at if claimed_at is not None else _NEVER)
-                if accepted != self._prompt_id:
-                    self._prompt_id = accepted
+                if accepted != self.ledger.prompt_id:
+                    self.ledger.prompt_id = accepted
                     following.enter_context(self.backend.following(accepted, self._watch))
             if self._entry is None:
                 return await self._follow()
@@ -182,7 +170,7 @@ class Attempt:
     def made(self, ending: Ending) -> Run:
         """Return what is known of the run that left these outputs."""
         return Run(
-            prompt_id=self._prompt_id,
+            prompt_id=self.ledger.prompt_id,
             graph=self._graph,
             alone=self._alone,
             watched=self._from_the_start,
@@ -190,58 +178,16 @@ class Attempt:
             ended_ms=ending.ended_ms,
         )
 
-    async def persist(
-        self, write: Callable[[Noted], Awaitable[Standing]], reached: Phase, outputs: Sequence[Output] = ()
-    ) -> Job:
-        """Make a step to the phase `reached`, waiting while the database is away, and tell the watchers."""
-        delay_s = 0.1
-        while True:
-            try:
-                # A commit whose answer was lost has happened all the same.
-                done = await self._store.get(self.job.job_id) if delay_s > 0.1 else None
-                ours = done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1)
-                self.job = self.job.now(done if done is not None and ours else await write(await self._untold()))
-            except DatabaseUnavailable as error:
-                log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
-                delay_s = min(delay_s * 2, 2.0)
-                await asyncio.sleep(delay_s)
-            else:
-                self._sent = None
-                self._tick = 0
-                self._measures.reached(self.job.status, self.backend.name, self._watch.ended_at)
-                self._tell(output_paths=[output.path for output in outputs])
-                return self.job
-
-    def announce(self) -> None:
-        """Tell the watchers that it was claimed."""
-        self._tell()
-
-    async def mark_saving(self) -> None:
-        """ComfyUI is done with the prompt, and its outputs are on their way."""
-        await self.persist(lambda noted: self._store.saving(self.claim, noted=noted), Phase.SAVING)
-
-    async def complete(self, outputs: list[Output], notes: list[str]) -> None:
-        """Everything is durable: say so."""
-        await self.persist(
-            lambda noted: self._store.complete(self.claim, outputs, notes, noted=noted),
-            Phase.COMPLETED,
-            outputs,
-        )
-
-    async def mark_cancelled(self) -> None:
-        """ComfyUI confirmed that the prompt runs no more."""
-        await self.persist(lambda noted: self._store.cancelled(self.claim, noted=noted), Phase.CANCELLED)
-
     def _expect(self, files: list[OutputFile]) -> None:
         """Files were saved while the run goes on; those of its own folder nobody else will touch."""
-        self.downloads.expect(file for file in files if is_in_own_folder(file, self._prompt_id))
+        self.downloads.expect(file for file in files if is_in_own_folder(file, self.ledger.prompt_id))
 
     async def _found_again(self) -> bool:
         """Whether the backend knows the prompt of an attempt that was taken over; raises `BackendForgot` if it did."""
-        place, self._entry = await self.backend.comfyui.locate(self._prompt_id)
+        place, self._entry = await self.backend.comfyui.locate(self.ledger.prompt_id)
         if place is not Place.UNKNOWN:
             # Whoever sent it may have had no time to note it.
-            self._sent = self._graph, None
+            self.ledger.sent = self._graph, None
             return True
         if not self.cancelling and self.job.phase is not Phase.ASSIGNED:
             raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
@@ -252,10 +198,10 @@ class Attempt:
         if self.job.repeated and await self._store.last_error(self.claim) in _OF_OLD_FILES:
             await self.backend.comfyui.forget_results()
         sent_at = time.monotonic()
-        self.backend.will_load(self._prompt_id, self._graph)
-        accepted = await submission.send(self._graph, self._prompt_id)
+        self.backend.will_load(self.ledger.prompt_id, self._graph)
+        accepted = await submission.send(self._graph, self.ledger.prompt_id)
         if not submission.noted:
-            self._sent = self._graph, sent_at
+            self.ledger.sent = self._graph, sent_at
         return accepted
 
     async def _follow(self) -> bool:
@@ -280,8 +226,8 @@ class Attempt:
                     if await watch.news_within(SHORT_S):
                         continue
                     if self.job.phase is Phase.ASSIGNED:
-                        await self._mark_executing()
-                    telling = asyncio.create_task(self._tell_progress(), name=f"progress-{self.job.job_id}")
+                        await self.ledger.mark_executing()
+                    telling = asyncio.create_task(self.ledger.tell_progress(), name=f"progress-{self.job.job_id}")
                     continue
                 now = time.monotonic()
                 if now >= deadline:
@@ -294,32 +240,22 @@ class Attempt:
                     if self._entry is not None:
                         return True
                     looked_at = time.monotonic()
-                elif not await watch.news_within(min(look_in_s, deadline - now, NOTE_S if self._sent else look_in_s)):
-                    await self._note_sent()
+                elif not await watch.news_within(
+                    min(look_in_s, deadline - now, NOTE_S if self.ledger.sent else look_in_s)
+                ):
+                    await self.ledger.note_sent()
             return True
         finally:
             if telling is not None:
                 # Who waits for the end waits for this.
                 await end_tasks([telling], again_s=0.02)
 
-    async def _note_sent(self) -> None:
-        """Note the graph as sent, because the attempt's next step lets it wait."""
-        if self._sent is None:
-            return
-        graph, sent_at = self._sent
-        try:
-            await self._store.submitting(self.claim, self._prompt_id, graph, _ago(sent_at))
-        except DatabaseUnavailable as error:
-            log.warning("job %s: its graph is noted later: %s", self.job.job_id, error)
-        else:
-            self._sent = None
-
     async def _look_up(self) -> dict[str, Any] | None:
         """Ask where the prompt is, because no frame told; raises `BackendLost` when it is nowhere."""
         patience = 3
         while True:
             try:
-                place, entry = await self.backend.comfyui.locate(self._prompt_id)
+                place, entry = await self.backend.comfyui.locate(self.ledger.prompt_id)
             except BackendLost:
                 patience -= 1
                 if not patience:
@@ -331,7 +267,7 @@ class Attempt:
             if place is Place.RUNNING:
                 self._watch.begin()
                 if time.monotonic() - self._watch.heard_at > self._stall_s:
-                    self.backend.stand_still(self._prompt_id)
+                    self.backend.stand_still(self.ledger.prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
                     self.backend.saw_running((await self.backend.comfyui.at_hand())[0], self._stall_s)
@@ -341,9 +277,9 @@ class Attempt:
         """Leave a backend that stands still; what waits in its queue is taken out, for the day on which it goes on."""
         still = self.backend.standstill
         with contextlib.suppress(BackendLost):
-            await self.backend.comfyui.stop(self._prompt_id)
+            await self.backend.comfyui.stop(self.ledger.prompt_id)
         stalled = BackendStalled("The backend stopped making progress; the job moves on.")
-        if still is not None and still.prompt_id == self._prompt_id:
+        if still is not None and still.prompt_id == self.ledger.prompt_id:
             stalled = BackendStalled("The backend stopped for good while it executed this job.")
             stalled.under_it, stalled.certain = True, still.certain
         raise stalled
@@ -351,7 +287,7 @@ class Attempt:
     async def _history(self) -> dict[str, Any]:
         """Read the history, which is there when `executing null` has come."""
         for number in range(20):
-            entry = await self.backend.comfyui.history(self._prompt_id)
+            entry = await self.backend.comfyui.history(self.ledger.prompt_id)
             if entry is not None:
                 return entry
             await asyncio.sleep(0.02 * (number + 1))
@@ -372,51 +308,4 @@ class Attempt:
             raise AttemptTimeout(f"{took}, and was stopped.")
 
     async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:
-        return await stop_prompt(self.backend, self._prompt_id, self._watch, self._stall_s, late=late)
-
-    async def _mark_executing(self) -> None:
-        try:
-            await self.persist(lambda noted: self._store.executing(self.claim, noted=noted), Phase.EXECUTING)
-        except InvalidTransition as error:
-            if error.phase != Phase.CANCELLING:
-                raise
-            # Its cancellation was asked for a moment ago, and the message about it is still on its way.
-            self._watch.cancelling = True
-
-    async def _tell_progress(self) -> None:
-        """Publish the percentage when it rises, and which node is at work, at most ten times a second."""
-        while True:
-            await self._watch.changed.wait()
-            self._watch.changed.clear()
-            if self.job.phase is Phase.EXECUTING:
-                self._tick += 1
-                self._tell(tick=self._tick, at=datetime.now(UTC), node=self._watch.spans.at_work())
-            await asyncio.sleep(PROGRESS_S)
-
-    async def _untold(self) -> Noted:
-        """What of the attempt PostgreSQL has yet to be told."""
-        watch = self._watch
-        graph, sent_at = self._sent or (None, None)
-        told, key = await written(graph) if graph is not None else (None, None)
-        spans = watch.spans.kept(watch.began_at) if watch.began_at is not None else []
-        return Noted(
-            graph=told,
-            workflow_key=key,
-            sent_s=_ago(sent_at),
-            began_s=_ago(watch.began_at),
-            ended_s=_ago(watch.ended_at),
-            spans=dumps(spans) if spans else None,
-        )
-
-    def _tell(self, **more: Any) -> None:
-        """Tell the watchers how the job is, with what a row has not."""
-        told = snapshot_of(self.job)
-        if told.phase in _RUNNING:
-            self.percent = max(told.progress, self._watch.fold.percent)
-            told = replace(told, progress=self.percent)
-        self._events.tell(replace(told, **more))
-
-
-def _ago(moment: float | None) -> float | None:
-    """Return how many seconds ago the moment was."""
-    return time.monotonic() - moment if moment is not None else None
+        return await stop_prompt(self.backend, self.ledger.prompt_id, self._watch, self._stall_s, late=late)

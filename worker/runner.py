@@ -182,7 +182,7 @@ class Runner:
         ------
         DatabaseUnavailable
         """
-        held = {attempt.claim: attempt.percent for attempt in self._running.values()}
+        held = {attempt.claim: attempt.ledger.percent for attempt in self._running.values()}
         asked_at = time.monotonic()
         try:
             phases = await self._store.renew_leases(self.worker_id, held, self._settings.lease_seconds) if held else {}
@@ -272,7 +272,7 @@ class Runner:
         keep = False
         try:
             if claimed_at is not None:
-                attempt.announce()
+                attempt.ledger.announce()
                 # The news goes out first: what follows keeps the loop for as long as a graph takes to be sent.
                 await asyncio.sleep(0)
             if await attempt.run(claimed_at=claimed_at):
@@ -345,9 +345,9 @@ class Runner:
         try:
             await asyncio.wait({collecting}, timeout=SAVING_S)
             if not collecting.done() and attempt.job.phase is not Phase.SAVING:
-                await attempt.mark_saving()
+                await attempt.ledger.mark_saving()
             outputs, notes = await collecting
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.complete(outputs, notes)
+        await attempt.ledger.complete(outputs, notes)
