@@ -74,7 +74,8 @@ class AttemptStore(JobStore):
 
         Largest priority first, then first come, first served. Of several workers that ask at once each gets another
         job (`SKIP LOCKED`). The prompt id is committed with the claim, so that whoever takes over can look it up.
-        Suspects are left out, and so are with `unrefused` those that another backend has failed, for `HEAD_START`.
+        Suspects are left out but on the backend that stopped under them, and with `unrefused` those, for `HEAD_START`,
+        that another backend has failed.
         """
         async with self._database.driver() as connection:
             values = worker_id, backend, prompt_id, lease_s, AVOID_FOR, unrefused, HEAD_START
@@ -312,7 +313,10 @@ def _claim(which: str) -> str:
         SELECT {WHOLE} FROM moved"""  # noqa: S608  # of our own words only
 
 
-_CLAIM: Final = _claim("suspicions = 0 AND (NOT $6::bool OR refused_by = '{}' OR available_at < now() - $7::interval)")
+_CLAIM: Final = _claim(
+    """(suspicions = 0 OR backend_name = $2)
+    AND (NOT $6::bool OR refused_by = '{}' OR available_at < now() - $7::interval)"""
+)
 _CLAIM_SUSPECT: Final = _claim("suspicions > 0")
 
 _RENEW: Final = """

@@ -129,7 +129,7 @@ async def test_a_suspect_waits_until_nothing_else_does_and_then_has_a_backend_to
     await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START, logged=False))
     suspect = (await service.submit())["job_id"]
-    await phase(service, suspect, "retrying")
+    await phase(service, suspect, "retrying")  # where it stays: there is no other backend, and this one is dead
     assert "once more, alone" in (await service.job(suspect))["error_message"]
     assert [each["data"].get("suspect") for each in await events(service, suspect) if each["event"] == "requeued"] == [
         True
@@ -143,6 +143,22 @@ async def test_a_suspect_waits_until_nothing_else_does_and_then_has_a_backend_to
     runs = other.state.log.executions
     assert runs[-1].prompt_id == done["comfyui_prompt_id"]
     assert runs[-1].started >= max(run.ended or 0 for run in runs[:-1])
+
+
+async def test_on_the_backend_that_stopped_under_it_a_suspect_keeps_its_place(service: Service) -> None:
+    """Or whoever runs one ComfyUI, and restarts it, would have its job wait as long as anything waits."""
+    suspect = (await service.submit(**running_for(1.0)))["job_id"]
+    await phase(service, suspect, "executing")
+    await service.standin.state.apply(Fault(kind=FaultKind.RESTART, seconds=2))
+
+    async def given_up() -> bool:
+        return any(each["event"] == "requeued" for each in await events(service, suspect))
+
+    await eventually(given_up)
+    later = [(await service.submit(**running_for(0.5)))["job_id"] for _ in range(8)]
+    done = await service.finished(suspect)
+    assert (done["status"], done["attempt"]) == ("completed", 2)
+    assert "pending" in {(await service.job(job_id))["status"] for job_id in later}
 
 
 async def test_a_job_under_which_two_backends_stopped_is_tried_no_more(
