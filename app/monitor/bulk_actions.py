@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 from pydantic import Field
@@ -17,8 +18,9 @@ from app.domain.job import Phase
 from app.keys import AUDIT, CONTROL, VIEWS
 from app.monitor.actions import lead_back, way_back
 from app.monitor.auditing import note
-from app.monitor.listing import BULK_STATUSES, NARROWING, ListAddress, bulk_filter
+from app.monitor.listing import BULK_STATUSES, NARROWING, Cursor, ListAddress, bulk_filter
 from app.monitor.rendering import VIEWER, render
+from app.storage.job_lists import Matching
 from app.web.bodies import MAX_ID, read_form, read_query
 from app.web.checking import check
 from app.web.requests import MAX_BULK
@@ -41,6 +43,8 @@ class BulkScope(ListAddress):
     """Everything that a list holds, up to a job."""
 
     until_id: Annotated[int, Field(ge=0, le=MAX_ID)]
+    on: Cursor | None = None
+    """Where the search for them goes on."""
 
 
 @routes.get(BULK)
@@ -49,14 +53,18 @@ async def confirm_all(request: web.Request) -> web.Response:
     action = request.match_info["action"]
     scope = check(BulkScope, read_query(request.query), pointer="")
     chosen = bulk_filter(scope, action)
-    job_ids, matched, exact = list[int](), 0, True
+    found = Matching([], 0, exact=True, next_cursor=None)
     if chosen.status:
         bounded = replace(chosen, until_id=scope.until_id)
-        job_ids, matched, exact = await request.config_dict[VIEWS].matching(bounded, MAX_BULK)
-    more = matched - len(job_ids)
+        found = await request.config_dict[VIEWS].matching(bounded, MAX_BULK, scope.on)
+    more = found.matched - len(found.job_ids)
     narrowed_by = {NARROWING[name]: value for name, value in scope.narrowed_by.items()}
-    back = scope.link(until_id=None)
-    return await _ask(request, action, job_ids, back, narrowed_by, more if exact else None)
+    back = scope.link(until_id=None, on=None)
+    onward = (
+        f"/monitor/bulk/{action}?{urlencode(scope.fields | {'on': found.next_cursor})}" if found.next_cursor else None
+    )
+    only_more = more if found.exact and scope.on is None else None
+    return await _ask(request, action, found.job_ids, back, narrowed_by, only_more, onward)
 
 
 @routes.post(BULK)
@@ -71,7 +79,7 @@ async def act_on_many(request: web.Request) -> web.Response:
     if not job_ids:
         return await lead_back(request, "bulk_none")
     if action == "delete" and form.get("asked") != "yes":
-        return await _ask(request, action, job_ids, await way_back(request, "/monitor/"), {}, 0)
+        return await _ask(request, action, job_ids, await way_back(request, "/monitor/"), {}, 0, None)
     control, actor = request.config_dict[CONTROL], request[VIEWER].name
 
     async def delete(job_id: int) -> None:
@@ -101,15 +109,25 @@ async def _acted_on(request: web.Request, entry: str) -> list[int]:
 
 
 async def _ask(
-    request: web.Request, action: str, job_ids: Sequence[int], back: str, narrowed_by: dict[str, str], more: int | None
+    request: web.Request,
+    action: str,
+    job_ids: Sequence[int],
+    back: str,
+    narrowed_by: dict[str, str],
+    more: int | None,
+    onward: str | None,
 ) -> web.Response:
-    """Return the page that asks; `more` is how many there are beyond those, None when they were not counted."""
+    """Return the page that asks; `more` is how many there are beyond those, None when they were not counted.
+
+    `onward` leads to the others, or to where a search for them goes on.
+    """
     context: dict[str, Any] = {
         "action": action,
         "job_ids": job_ids,
         "back": back,
         "narrowed_by": narrowed_by,
         "more": more,
+        "onward": onward,
         "statuses": [status.value for status in BULK_STATUSES[action]],
     }
     return await render(request, "confirm_bulk.html", context)

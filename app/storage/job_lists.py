@@ -31,11 +31,14 @@ COUNTED: Final = 10_000
 """So many jobs are looked at to count a list; of a longer one it is only said that it has at least so many."""
 SEARCHED: Final = 50_000
 """So many jobs are searched for a text at a time: 0.15 s. The cursor leads on to the others."""
+STRETCHES: Final = 4
+"""So many times a bulk action goes on searching by itself, which takes it less than a second."""
 
 PAGE_BYTES: Final = 4 * 2**20
 """About so large may the answer be that a page makes, or one job larger: a page of long jobs ends early."""
 
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]
+_OLDEST: Final[Sort] = "created_at"
 _OPPOSITES: Final[dict[Sort, Sort]] = {
     "-created_at": "created_at",
     "created_at": "-created_at",
@@ -101,6 +104,18 @@ class Page:
     next_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """The jobs that a bulk action is for."""
+
+    job_ids: list[int]
+    matched: int
+    """How many the filter matches; at least so many, unless it is exact."""
+    exact: bool
+    next_cursor: str | None
+    """Where to go on; None when there are no others. A search may have found none yet, and still lead on."""
+
+
 PLAN_FOR_THESE_VALUES: Final = text("SET LOCAL plan_cache_mode = force_custom_plan")
 """A plan for any user would read past a million jobs to find the ten of this one; one for any time, all of them."""
 
@@ -142,19 +157,31 @@ class JobLists:
         # A search may find jobs beyond those that were counted.
         return Page(items, max(total, len(items)), exact, following)
 
-    async def matching(self, chosen: JobFilter, limit: int) -> tuple[list[int], int, bool]:
+    async def matching(self, chosen: JobFilter, limit: int, cursor: str | None = None) -> Matching:
         """Return the ids of up to `limit` jobs that the filter matches, the oldest first, and how many it matches.
 
-        As for a list they are counted up to a bound; the last of the three is whether those are all.
+        As for a list they are counted up to a bound, and a search looks at so many jobs at a time, up to a bound too:
+        the cursor leads on from there. Raises `InvalidRequest` for a bad one.
         """
-        wanted = _places(chosen, "created_at")
-        # All of them: what lies behind a bound could not be reached, there is no cursor to lead on.
-        wanted = wanted.where(*_sought(chosen, JobRow.__table__.c))
+        place, job_ids, following = (_read_cursor(cursor, _OLDEST) if cursor else None), list[int](), None
         async with self._database.snapshot() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
             total, exact = await _total(session, chosen, self._counted)
-            job_ids = list(await session.scalars(wanted.limit(limit)))
-        return job_ids, max(total, len(job_ids)), exact
+            for _ in range(STRETCHES):
+                rest = _places(chosen, _OLDEST)
+                rest = _after(rest, _OLDEST, *place) if place else rest
+                wanted = _searched(rest, _OLDEST, chosen, self._searched) if chosen.searching else rest
+                room = limit - len(job_ids)
+                places = (await session.execute(wanted.limit(room + 1))).all()
+                job_ids += [each.id for each in places[:room]]
+                if len(places) > room:
+                    following = _write_cursor(_OLDEST, places[room - 1].at, places[room - 1].id)
+                    break
+                following = await _search_on(session, rest, _OLDEST, self._searched) if chosen.searching else None
+                if following is None or len(job_ids) == limit:
+                    break
+                place = _read_cursor(following, _OLDEST)
+        return Matching(job_ids, max(total, len(job_ids)), exact, following)
 
     async def counts(self, chosen: JobFilter) -> dict[JobStatus, Count]:
         """Return for each status how many jobs have it and match the rest of the filter; those of its own do not count.

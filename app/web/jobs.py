@@ -15,6 +15,7 @@ from app.encoding import Written, dump_bytes, dumps, loads
 from app.keys import CONTROL, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
+from app.storage.job_lists import Matching
 from app.storage.job_views import snapshot_of
 from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, event_answer, job_answer
@@ -215,16 +216,20 @@ async def delete_job(request: web.Request) -> web.Response:
 
 
 async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int], Awaitable[Standing]]) -> web.Response:
-    job_ids, matched, exact = asked.job_ids or [], len(asked.job_ids or []), True
-    if asked.filter is not None:
-        job_ids, matched, exact = await request.app[VIEWS].matching(asked.filter.to_filter(), MAX_BULK)
+    named = asked.job_ids or []
+    chosen, meant = asked.to_filter(), Matching(named, len(named), exact=True, next_cursor=None)
+    if chosen is not None:
+        meant = await request.app[VIEWS].matching(chosen, MAX_BULK, asked.cursor)
     results = [
         BulkResult(job_id=job_id, ok=False, code=became.code, detail=str(became))
         if isinstance(became, GenonautError)
         else BulkResult(job_id=job_id, ok=True, status=became.status, phase=became.phase)
-        for job_id, became in await request.app[CONTROL].in_bulk(job_ids, act)
+        for job_id, became in await request.app[CONTROL].in_bulk(meant.job_ids, act)
     ]
-    return answered(BulkAnswer(results=results, matched=matched, matched_exact=exact))
+    answer = BulkAnswer(
+        results=results, matched=meant.matched, matched_exact=meant.exact, next_cursor=meant.next_cursor
+    )
+    return answered(answer)
 
 
 def _asked(raw: bytes, key: str | None) -> tuple[JobRequest, Once | None]:

@@ -143,11 +143,15 @@ class BulkResult(BaseModel):
 
 
 class BulkAnswer(BaseModel):
-    """A result for each job, in the order asked for; `matched` counts what a filter matches beyond these."""
+    """A result for each job, in the order asked for; `matched` counts what a filter matches, these and others."""
 
     results: list[BulkResult]
     matched: int = Field(description="At least so many, if not exact.")
     matched_exact: bool = Field(description="False when there are more than 10,000, or that many to search for `q`.")
+    next_cursor: str | None = Field(
+        None,
+        description="Send it as `cursor` to go on with the others: 1000 jobs are done, or 200,000 searched for `q`.",
+    )
 
 
 class EventAnswer(BaseModel):

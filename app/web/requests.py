@@ -237,20 +237,20 @@ class HistoryQuery(BaseModel):
 
 
 class BulkFilter(RequestModel):
-    """Which jobs a bulk action is for; filters combine, and an empty one is refused: it would mean every job."""
+    """Which jobs a bulk action is for; filters combine. One that every job fits is refused: see `all`."""
 
-    user_id: str | None = Field(None, max_length=255)
+    user_id: str | None = Field(None, min_length=1, max_length=255)
     status: list[Annotated[JobStatus, Field(strict=False)]] = Field([], max_length=100)
-    job_type: str | None = Field(None, max_length=32)
-    checkpoint_model: str | None = Field(None, max_length=255)
-    backend: str | None = Field(None, max_length=255)
+    job_type: str | None = Field(None, min_length=1, max_length=32)
+    checkpoint_model: str | None = Field(None, min_length=1, max_length=255)
+    backend: str | None = Field(None, min_length=1, max_length=255)
     q: str | None = Field(None, max_length=1000, description="A text that the prompt contains.")
 
-    @model_validator(mode="after")
-    def _not_everything(self) -> BulkFilter:
-        if not self.model_dump(exclude_defaults=True):
-            raise ValueError("needs at least one field, or it would mean every job")
-        return self
+    @property
+    def narrows(self) -> bool:
+        """Whether there can be a job that it does not fit: a blank text and a list of all statuses fit every one."""
+        named = (self.user_id, self.job_type, self.checkpoint_model, self.backend, (self.q or "").strip())
+        return any(named) or 0 < len(set(self.status)) < len(JobStatus)
 
     def to_filter(self) -> JobFilter:
         """Return what is meant."""
@@ -258,16 +258,33 @@ class BulkFilter(RequestModel):
 
 
 class BulkRequest(RequestModel):
-    """The body of a bulk action: either the jobs themselves, or a filter."""
+    """The body of a bulk action: the jobs themselves, or a filter, or the word that all are meant."""
 
     job_ids: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(None, min_length=1, max_length=MAX_BULK)
     filter: BulkFilter | None = None
+    all: bool = Field(False, description="true: every job is meant, and no filter narrows that.")
+    cursor: str | None = Field(
+        None, max_length=1000, description="next_cursor of the answer before, with the same filter."
+    )
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> BulkRequest:
-        if (self.job_ids is None) == (self.filter is None):
+    def _which_is_said(self) -> BulkRequest:
+        narrows = self.filter is not None and self.filter.narrows
+        if self.all and (self.job_ids is not None or narrows):
+            raise ValueError("all: every job is meant, or only some; job_ids and filter say which")
+        if not self.all and (self.job_ids is None) == (self.filter is None):
             raise ValueError("job_ids: either job_ids or filter is needed, and not both")
+        if not self.all and self.filter is not None and not narrows:
+            raise ValueError('filter: fits every job; if every job is meant, say {"all": true} instead')
+        if self.cursor is not None and self.job_ids is not None:
+            raise ValueError("cursor: goes on with a filter, not with job_ids")
         return self
+
+    def to_filter(self) -> JobFilter | None:
+        """Return which jobs are meant; None when they are named."""
+        if self.all:
+            return JobFilter()
+        return self.filter.to_filter() if self.filter is not None else None
 
 
 class BulkCancelRequest(BulkRequest):

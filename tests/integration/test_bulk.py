@@ -70,6 +70,25 @@ async def test_cancelled_jobs_are_retried_and_others_said_why_not(client: Client
     [
         {},
         {"filter": {}},
+        {"filter": None},
+        {"filter": {"q": ""}},
+        {"filter": {"q": " \n\u00a0"}},
+        {"filter": {"q": None, "user_id": None, "status": [], "job_type": None, "backend": None}},
+        {"filter": {"user_id": ""}},
+        {"filter": {"backend": ""}},
+        {"filter": {"checkpoint_model": "", "job_type": ""}},
+        {"filter": {"status": []}},
+        {"filter": {"status": ["pending", "running", "completed", "failed", "cancelled"]}},
+        {"filter": {"status": ["pending", "running", "completed", "failed", "cancelled", "pending"], "q": " "}},
+        {"all": False},
+        {"all": None},
+        {"all": "true"},
+        {"all": 1},
+        {"all": False, "filter": {"q": ""}},
+        {"all": True, "filter": {"user_id": "ann"}},
+        {"all": True, "job_ids": [1]},
+        {"job_ids": [1], "cursor": "x"},
+        {"filter": {"user_id": "ann"}, "cursor": "nonsense"},
         {"job_ids": []},
         {"job_ids": ["1"]},
         {"job_ids": [1], "filter": {"user_id": "ann"}},
@@ -82,3 +101,33 @@ async def test_a_body_that_does_not_say_which_jobs_is_refused(client: Client, bo
     answer = await client.post(f"{PATH}/cancel", json=body)
     assert (answer.status, (await answer.json())["code"]) == (422, "invalid_request")
     assert await statuses(client) == {job: "pending"}
+
+
+async def test_a_filter_that_every_job_fits_says_which_word_is_meant(client: Client) -> None:
+    answer = await client.post(f"{PATH}/cancel", json={"filter": {"q": ""}})
+    (fault,) = (await answer.json())["errors"]
+    assert fault["pointer"] == "/filter"
+    assert '{"all": true}' in fault["detail"]
+
+
+@pytest.mark.parametrize("body", [{"all": True}, {"all": True, "filter": {"q": ""}}, {"all": True, "filter": None}])
+async def test_every_job_is_meant_when_that_is_said(client: Client, body: dict[str, Any]) -> None:
+    jobs = [await submit(client, user_id=user) for user in ("ann", "bob")]
+    done = await act(client, "cancel", **body)
+    assert ([each["job_id"] for each in done["results"]], done["matched"]) == (jobs, 2)
+    assert done["next_cursor"] is None
+    assert set((await statuses(client)).values()) == {"cancelled"}
+
+
+async def test_a_bulk_action_goes_on_where_it_ended(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.web.jobs.MAX_BULK", 2)
+    jobs = [await submit(client, prompt=f"a fox {number}") for number in range(5)]
+    acted, bodies = [], [{"filter": {"q": "fox"}}]
+    while bodies:
+        body = bodies.pop()
+        done = await act(client, "cancel", **body)
+        assert (done["matched"], done["matched_exact"]) == (5, True)
+        acted.append([each["job_id"] for each in done["results"]])
+        if done["next_cursor"]:
+            bodies.append(body | {"cursor": done["next_cursor"]})
+    assert acted == [jobs[:2], jobs[2:4], jobs[4:]]

@@ -20,7 +20,7 @@ from app.domain.job import JobStatus, Phase
 from app.monitor.listing import ListAddress, read_listing
 from app.storage import job_lists
 from app.storage.attempts import AttemptStore, Claim
-from app.storage.job_lists import JobFilter, Sort
+from app.storage.job_lists import STRETCHES, JobFilter, Sort
 from app.storage.job_views import JobViews
 
 if TYPE_CHECKING:
@@ -186,17 +186,31 @@ async def test_what_a_bulk_action_is_for_is_counted_up_to_a_bound(
 ) -> None:
     wanted = await sql(filled, "SELECT id FROM generation_jobs WHERE user_id = 'user1' ORDER BY created_at, id")
     chosen = JobFilter(user_id="user1")
-    job_ids, matched, exact = await JobViews(filled, counted=counted).matching(chosen, 4)
-    assert (job_ids, (matched, exact)) == ([row[0] for row in wanted[:4]], told)
+    found = await JobViews(filled, counted=counted).matching(chosen, 4)
+    assert (found.job_ids, (found.matched, found.exact)) == ([row[0] for row in wanted[:4]], told)
+    rest = await JobViews(filled, counted=counted).matching(chosen, 1000, found.next_cursor)
+    assert (rest.job_ids, rest.next_cursor) == ([row[0] for row in wanted[4:]], None)
     # Never fewer than are acted on.
-    assert (await JobViews(filled, counted=2).matching(chosen, 4))[1:] == (4, False)
+    found = await JobViews(filled, counted=2).matching(chosen, 4)
+    assert (found.matched, found.exact) == (4, False)
 
 
-async def test_a_bulk_action_finds_a_text_however_far_away(filled: Database) -> None:
-    """There is no cursor that would lead on to what lies behind a bound."""
-    wanted = await sql(filled, "SELECT id FROM generation_jobs WHERE prompt = '100%_done 29'")
-    job_ids, matched, exact = await JobViews(filled, counted=3, searched=3).matching(JobFilter(q="DONE 29"), 1000)
-    assert (job_ids, matched, exact) == ([row[0] for row in wanted], 1, False)
+@pytest.mark.parametrize("searched", [1, 2, 3, 7, 8, 30])
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_a_bulk_action_searches_so_far_and_leads_on_to_the_rest(
+    filled: Database, searched: int, limit: int
+) -> None:
+    statement = f"SELECT id FROM generation_jobs WHERE prompt ILIKE '%done 2%' ORDER BY {ORDERS['created_at']}"  # noqa: S608
+    wanted = [row[0] for row in await sql(filled, statement)]
+    assert len(wanted) > 3
+    views, most = JobViews(filled, counted=3, searched=searched), min(limit, searched * STRETCHES)
+    found, parts, cursor = list[int](), 0, None
+    while parts == 0 or cursor is not None:
+        part = await views.matching(JobFilter(q="DONE 2"), limit, cursor)
+        assert len(part.job_ids) <= most
+        found, cursor, parts = found + part.job_ids, part.next_cursor, parts + 1
+    assert found == wanted
+    assert parts >= len(wanted) / most
 
 
 async def test_a_search_finds_everything_a_stretch_at_a_time(filled: Database) -> None:
@@ -241,8 +255,8 @@ async def test_a_list_and_its_count_are_of_the_same_moment(filled: Database, mon
     for there in (30, 31):
         page = await views.page(JobFilter(), "-created_at", 100, cursor=None, skip=0)
         assert (len(page.items), page.total) == (there, there)
-    job_ids, matched, _ = await views.matching(JobFilter(), 100)
-    assert len(job_ids) == matched
+    found = await views.matching(JobFilter(), 100)
+    assert len(found.job_ids) == found.matched
 
 
 async def test_the_page_of_jobs_says_that_there_are_more_than_were_counted(filled: Database) -> None:
