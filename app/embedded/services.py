@@ -45,7 +45,7 @@ class Running:
     database_url: str | None = None
     """postgresql://postgres:PASSWORD@127.0.0.1:PORT/genonaut"""
     redis_url: str | None = None
-    """redis://127.0.0.1:PORT, or redis://:PASSWORD@127.0.0.1:PORT"""
+    """redis://:PASSWORD@127.0.0.1:PORT; without a password while a server of an earlier version runs on"""
     standin_url: str | None = None
     """http://127.0.0.1:PORT"""
 

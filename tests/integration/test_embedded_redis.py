@@ -1,11 +1,15 @@
 """The embedded Redis: its sources, port, password and data."""
 
+import os
+import pwd
 import shutil
 import signal
 import socket
+import stat
+import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,8 @@ import redis
 
 from app.embedded import EmbeddedError, Running, Wanted, embedded_services, free_port, start, temporary_data_dir
 from app.embedded.binaries import find_redis
+from app.embedded.ports import is_listening
+from app.embedded.processes import Process, start_time
 from app.embedded.shared import State
 
 
@@ -115,9 +121,9 @@ async def test_a_busy_usual_port_is_avoided_and_that_is_said(data_dir):
 async def test_the_usual_port_may_be_set_in_the_configuration(data_dir, busy_port):
     port = free_port()
     async with embedded_services(wanted(data_dir, config(data_dir, f"port {port}"), port=None)) as running:
-        assert running.redis_url == f"redis://127.0.0.1:{port}"
+        assert running.redis_url.endswith(f"@127.0.0.1:{port}")
     async with embedded_services(wanted(data_dir, config(data_dir, f"port {busy_port}"), port=None)) as running:
-        assert running.redis_url == f"redis://127.0.0.1:{port}", "the port of last time"
+        assert running.redis_url.endswith(f"@127.0.0.1:{port}"), "the port of last time"
 
 
 def test_a_required_port_that_is_busy_is_an_error(data_dir, busy_port):
@@ -149,3 +155,106 @@ async def test_a_user_with_another_password_is_refused_and_disturbs_nobody(data_
 def test_a_mistake_in_the_configuration_is_told(data_dir):
     with pytest.raises(EmbeddedError, match="no-such-option"):
         start(wanted(data_dir, config(data_dir, "no-such-option yes")))
+
+
+def password_of(data_dir: Path) -> str:
+    return (data_dir / "redis" / "password").read_text()
+
+
+async def test_without_a_configuration_it_has_a_password_that_its_owner_alone_can_read(data_dir):
+    async with embedded_services(wanted(data_dir)) as running, embedded_services(wanted(data_dir)) as other:
+        password = password_of(data_dir)
+        assert len(password) > 40
+        assert running == other
+        port = int(running.redis_url.rpartition(":")[2])
+        assert running.redis_url == f"redis://:{password}@127.0.0.1:{port}"
+        assert stat.S_IMODE((data_dir / "redis" / "password").stat().st_mode) == 0o600
+        with closing(redis.Redis(port=port)) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        process = Path(f"/proc/{State.read(data_dir / 'redis' / 'state.json').process.pid}")
+        if process.exists():
+            for told in ("cmdline", "environ"):
+                assert password.encode() not in (process / told).read_bytes()
+        assert password not in (data_dir / "redis" / "log").read_text()
+    async with embedded_services(wanted(data_dir)) as again:
+        assert again.redis_url == running.redis_url
+    async with embedded_services(wanted(data_dir / "another")) as another:
+        assert password not in another.redis_url
+
+
+@pytest.mark.parametrize("kept", ["", "\n", "short", 'a "quoted" one of more than 32 characters'])
+async def test_a_password_that_is_none_is_made_anew(data_dir, kept):
+    (data_dir / "redis").mkdir()
+    (data_dir / "redis" / "password").write_text(kept)
+    async with embedded_services(wanted(data_dir)) as running:
+        assert len(password_of(data_dir)) > 40
+        port = int(running.redis_url.rpartition(":")[2])
+        with closing(redis.Redis(port=port)) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="needs redis-cli")
+async def test_redis_cli_is_let_in_as_the_readme_says(data_dir):
+    async with embedded_services(wanted(data_dir)) as running:
+        port = running.redis_url.rpartition(":")[2]
+        script = f'REDISCLI_AUTH=$(cat "{data_dir}/redis/password") redis-cli -p {port} -n 4 ping'
+        assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == "PONG\n"
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user run something")
+
+
+def user_of(data_dir: Path) -> str:
+    pid = State.read(data_dir / "redis" / "state.json").process.pid
+    return pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name
+
+
+@needs_root
+async def test_root_has_another_user_run_it_also_where_that_one_cannot_get_to(data_dir, monkeypatch):
+    closed = data_dir / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copy(next(find_redis(prefer_wheels=True)).path, closed / "redis-server")
+    monkeypatch.setenv("PATH", str(closed))
+    place = closed / "data"
+    for answer in (None, b"42"):
+        async with embedded_services(wanted(place)) as running:
+            assert user_of(place) in ("postgres", "nobody")
+            with client(running) as server:
+                assert server.get("answer") == answer
+                server.set("answer", 42)
+                assert server.bgrewriteaof()
+
+
+@contextmanager
+def server_of_an_earlier_version(data_dir: Path) -> Iterator[int]:
+    """Have a server run as it did: as we are, without a password, and known by its state."""
+    data, port = data_dir / "redis" / "data", free_port()
+    data.mkdir(parents=True)
+    command = [next(find_redis(prefer_wheels=True)).path, "--port", str(port), "--bind", "127.0.0.1"]
+    options = ["--dir", str(data), "--appendonly", "yes", "--save", "", "--logfile", ""]
+    with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL) as process:
+        state = State(Process(process.pid, start_time(process.pid) or ""), port)
+        state.write(data_dir / "redis" / "state.json")
+        try:
+            while not is_listening(port):
+                assert process.poll() is None
+            yield port
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("has_password", [False, True])
+async def test_a_server_of_an_earlier_version_is_shared_and_what_it_had_is_there_afterwards(data_dir, has_password):
+    with server_of_an_earlier_version(data_dir) as port:
+        if has_password:
+            # As after a step back to the earlier version.
+            (data_dir / "redis" / "password").write_text("a-password-" * 4)
+        async with embedded_services(wanted(data_dir)) as running:
+            assert running.redis_url == f"redis://127.0.0.1:{port}"
+            with client(running) as server:
+                server.set("answer", 42)
+    async with embedded_services(wanted(data_dir)) as running:
+        assert f":{password_of(data_dir)}@" in running.redis_url
+        assert stat.S_IMODE((data_dir / "redis" / "password").stat().st_mode) == 0o600
+        with client(running) as server:
+            assert server.get("answer") == b"42"

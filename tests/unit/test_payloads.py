@@ -144,4 +144,7 @@ def test_a_bulk_action_names_what_it_lacks() -> None:
     for body in ({}, {"job_ids": [1], "filter": {"user_id": "u"}}):
         assert [fault.pointer for fault in refused(body, BulkRequest).faults] == ["/job_ids"]
     (fault,) = refused({"filter": {}}, BulkRequest).faults
-    assert (fault.pointer, fault.detail) == ("/filter", "needs at least one field, or it would mean every job")
+    assert (fault.pointer, fault.detail) == (
+        "/filter",
+        'fits every job; if every job is meant, say {"all": true} instead',
+    )
