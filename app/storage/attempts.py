@@ -30,7 +30,7 @@ SMALL: Final = 500
 AVOID_FOR = timedelta(minutes=5)
 """So long a job waits for another backend than one that failed it; after that any may try again."""
 
-HEAD_START = timedelta(seconds=5)
+HEAD_START = timedelta(seconds=60)
 """So long a job that a backend has failed waits for one whose device is not in doubt."""
 
 

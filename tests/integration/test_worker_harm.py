@@ -191,9 +191,10 @@ async def test_a_retry_by_hand_begins_anew(service: Service, pair: StandinServer
 async def test_jobs_behind_somebody_elses_deadly_prompt_move_on_when_the_log_tells(
     service: Service, pair: StandinServer
 ) -> None:
-    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
+    deadly = graph()
+    deadly["2"]["inputs"]["images"] = {"__value__": ["99", 0]}
     async with ClientSession(service.standin.url) as foreign:
-        body = {"prompt": graph(), "client_id": "somebody-else"}
+        body = {"prompt": deadly, "client_id": "somebody-else"}
         assert (await foreign.post("/prompt", json=body)).status == 200
     jobs = [await service.submit() for _ in range(4)]
     done = [await service.finished(job["job_id"]) for job in jobs]
@@ -271,6 +272,21 @@ async def test_a_broken_device_swallows_no_job_while_another_backend_is_well(
     assert {(job["status"], job["backend_name"]) for job in done} == {("completed", "b")}
     codes = {each["error_code"] for job in done for each in job["attempts"]}
     assert codes <= {"device_error", None}
+
+
+async def test_of_two_broken_devices_and_a_good_one_no_job_is_failed_for_good(
+    service: Service, pair: StandinServer, start_standin: StartStandin, start_worker: StartWorker
+) -> None:
+    """What one of them failed waits for the good one, though that is busy and the other has nothing to do."""
+    good = await start_standin()
+    await start_worker(f"c={good.url}")
+    await service.backend_online(3)
+    for standin in (service.standin, pair):
+        await standin.state.apply(Fault(kind=FaultKind.BROKEN_GPU, times=None))
+    jobs = [await service.submit(**running_for(1.5)) for _ in range(6)]
+    done = [await service.finished(job["job_id"], timeout_s=40) for job in jobs]
+    assert {(job["status"], job["backend_name"]) for job in done} == {("completed", "c")}
+    assert {each["backend"] for job in done for each in job["attempts"]} == {"a", "b", "c"}
 
 
 async def test_a_device_whose_jobs_succeed_elsewhere_makes_its_backend_ill_until_a_trial_succeeds(
