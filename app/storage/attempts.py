@@ -14,7 +14,8 @@ from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
 from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair, Standing
 from app.domain.workflow_key import workflow_key
 from app.encoding import dumps
-from app.storage.columns import STANDING, STANDING_COLUMNS, WHOLE, job_of, standing_of
+from app.storage import claims
+from app.storage.columns import STANDING, STANDING_COLUMNS, job_of, standing_of
 from app.storage.graphs import read_whole
 from app.storage.jobs import JobStore
 from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow, OutputRow
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 
 SMALL: Final = 500
 """A graph of so many nodes is written in a few milliseconds."""
-AVOID_FOR = timedelta(minutes=5)
-"""So long a job waits for another backend than one that failed it; after that any may try again."""
-
-HEAD_START = timedelta(seconds=60)
-"""So long a job that a backend has failed waits for one whose device is not in doubt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +74,15 @@ class AttemptStore(JobStore):
         that another backend has failed.
         """
         async with self._database.driver() as connection:
-            values = worker_id, backend, prompt_id, lease_s, AVOID_FOR, unrefused, HEAD_START
-            row = await connection.fetchrow(_CLAIM, *values)
+            values = worker_id, backend, prompt_id, lease_s, claims.AVOID_FOR, unrefused, claims.HEAD_START
+            row = await connection.fetchrow(claims.CLAIM, *values)
         return job_of(row) if row is not None else None
 
     async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
         """Take a waiting job under which a backend stopped: for a backend with nothing else to do, there or waiting."""
+        values = worker_id, backend, prompt_id, lease_s, claims.AVOID_FOR
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(_CLAIM_SUSPECT, worker_id, backend, prompt_id, lease_s, AVOID_FOR)
+            row = await connection.fetchrow(claims.CLAIM_SUSPECT, *values)
         return job_of(row) if row is not None else None
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
@@ -284,40 +281,6 @@ def _values_of(noted: Noted) -> tuple[Any, ...]:
 def _told(error: AttemptFailed) -> tuple[str, str, str | None, str | None, str | None]:
     return error.code, str(error), error.node_id, error.node_type, error.traceback
 
-
-def _claim(which: str) -> str:
-    """Return the SQL that takes the first of the waiting jobs of which `which` is true."""
-    return f"""
-        WITH turn AS (
-            SELECT id FROM generation_jobs
-            WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = $2::text)
-                AND NOT ($2 = ANY (refused_by) AND available_at > now() - $5::interval) AND {which}
-            ORDER BY priority DESC, available_at, id
-            LIMIT 1 FOR UPDATE SKIP LOCKED
-        ), moved AS (
-            UPDATE generation_jobs AS job
-            SET {stepped(TRANSITIONS[JobEvent.CLAIMED].target)}, worker_id = $1::text, backend_name = $2,
-                prompt_id = $3::text, lease_expires_at = now() + make_interval(secs => $4),
-                started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL
-            FROM turn
-            WHERE job.id = turn.id AND job.phase IN ({listed(TRANSITIONS[JobEvent.CLAIMED].sources)})
-            RETURNING job.*
-        ), logged AS (
-            INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-            SELECT id, seq, '{JobEvent.CLAIMED}', phase, attempt, $1, jsonb_build_object('backend', $2, 'prompt_id', $3)
-            FROM moved
-        ), tried AS (
-            INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
-            SELECT id, attempt, $1, $2, $3, now() FROM moved
-        )
-        SELECT {WHOLE} FROM moved"""  # noqa: S608  # of our own words only
-
-
-_CLAIM: Final = _claim(
-    """(suspicions = 0 OR backend_name = $2)
-    AND (NOT $6::bool OR refused_by = '{}' OR available_at < now() - $7::interval)"""
-)
-_CLAIM_SUSPECT: Final = _claim("suspicions > 0")
 
 _RENEW: Final = """
     UPDATE generation_jobs AS job
