@@ -85,9 +85,8 @@ async def test_nothing_runs_behind_a_saver_without_a_folder_before_its_files_are
     second = await submitted(service, picture(2))
     jobs = [await service.finished(job_id) for job_id in (first, second)]
     assert [await colors(service, job) for job in jobs] == [[1], [2]]
-    starts = {run.prompt_id: run.started for run in service.standin.state.log.executions}
-    saved = jobs[0]["attempts"][-1]["ended_at"]
-    assert starts[jobs[1]["comfyui_prompt_id"]] > seconds(saved) - 0.002
+    began, saved = one_after_the_other(service, jobs)
+    assert began > saved - 0.002
 
 
 async def test_a_job_with_a_folder_of_its_own_does_not_wait_for_anothers_files(service: Service) -> None:
@@ -96,8 +95,8 @@ async def test_a_job_with_a_folder_of_its_own_does_not_wait_for_anothers_files(s
     second = await submitted(service, picture(2, "SaveImage"))
     jobs = [await service.finished(job_id) for job_id in (first, second)]
     assert [await colors(service, job) for job in jobs] == [[1], [2]]
-    starts = {run.prompt_id: run.started for run in service.standin.state.log.executions}
-    assert starts[jobs[1]["comfyui_prompt_id"]] < seconds(jobs[0]["attempts"][-1]["ended_at"])
+    began, saved = one_after_the_other(service, jobs)
+    assert began < saved
 
 
 async def test_a_saver_that_ignores_its_prefix_is_found_out_once_and_runs_alone(service: Service) -> None:
@@ -144,6 +143,13 @@ async def test_a_run_taken_over_keeps_its_file_if_nothing_ran_since(
     service.worker.stop()
     job = await service.finished(job_id)
     assert (await colors(service, job), job["attempt"]) == ([3], 1)
+
+
+def one_after_the_other(service: Service, jobs: list[dict[str, Any]]) -> tuple[float, float]:
+    """Of two jobs, of which either may have come first: when the later one began, and when the other was completed."""
+    starts = {run.prompt_id: run.started for run in service.standin.state.log.executions}
+    first, second = sorted(jobs, key=lambda job: starts[job["comfyui_prompt_id"]])
+    return starts[second["comfyui_prompt_id"]], seconds(first["attempts"][-1]["ended_at"])
 
 
 def seconds(timestamp: str) -> float:

@@ -145,8 +145,13 @@ async def test_a_suspect_waits_until_nothing_else_does_and_then_has_a_backend_to
     assert runs[-1].started >= max(run.ended or 0 for run in runs[:-1])
 
 
-async def test_on_the_backend_that_stopped_under_it_a_suspect_keeps_its_place(service: Service) -> None:
+async def test_on_the_backend_that_stopped_under_it_a_suspect_keeps_its_place(
+    service: Service, start_worker: StartWorker
+) -> None:
     """Or whoever runs one ComfyUI, and restarts it, would have its job wait as long as anything waits."""
+    service.worker.stop()
+    # Without a pause before the next attempt it is before those that are sent later.
+    await start_worker(f"only={service.standin.url}", retry_base_seconds=0)
     suspect = (await service.submit(**running_for(1.0)))["job_id"]
     await phase(service, suspect, "executing")
     await service.standin.state.apply(Fault(kind=FaultKind.RESTART, seconds=2))
