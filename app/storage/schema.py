@@ -80,6 +80,10 @@ class JobRow(Base):
     workflow: Mapped[dict[str, Any] | None] = mapped_column(
         JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
     )
+    # As large as that, and read by nobody but who sends the graph.
+    extra_pnginfo: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
+    )
     backend: Mapped[str | None] = mapped_column(String(255))
     priority: Mapped[int] = mapped_column(SmallInteger)
     not_before: Mapped[datetime | None]
@@ -249,8 +253,13 @@ class OutputRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(Text)
     thumbnail_path: Mapped[str | None] = mapped_column(Text)
+    # Beside `completed`, which it must not delay: whoever makes it clears this in the same statement.
+    thumbnail_due: Mapped[bool] = mapped_column(server_default=text("false"))
+    source: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+    preview: Mapped[bool] = mapped_column(server_default=text("false"))
 
     __table_args__ = (
+        Index("ix_outputs_thumbnail_due", "content_id", postgresql_where=text("thumbnail_due")),
         Index("ix_outputs_path", "path"),
         Index("ix_outputs_thumbnail_path", "thumbnail_path"),
     )
