@@ -303,3 +303,9 @@ class Output:
     sha256: str
     path: str
     thumbnail_path: str | None
+    thumbnail_due: bool = False
+    """Its thumbnail is still being made."""
+    source: Mapping[str, str] | None = None
+    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of the node's `ui` under which it stood."""
+    preview: bool = False
+    """A temporary file that ComfyUI made to be looked at, beside what was saved or instead of it."""
