@@ -14,6 +14,7 @@ from app.domain.errors import (
     BackendForgot,
     BackendLost,
     BackendStalled,
+    NoOutput,
     OutputInvalid,
     OutputNotOwn,
 )
@@ -22,6 +23,7 @@ from worker.comfyui import Place
 from worker.comfyui_answers import Ending, read_ending
 from worker.ledger import Ledger
 from worker.ownership import Run, is_in_own_folder
+from worker.sent_pictures import SentPictures
 from worker.stopping import stop_prompt
 from worker.submission import Submission, prepared
 from worker.watch import Watch
@@ -80,6 +82,8 @@ class Attempt:
         self._feed = pictures.of(job.job_id, job.attempt)
         self._watch.on_picture = self._feed.show
         self.downloads = downloads
+        self._sent = SentPictures(downloads)
+        self._watch.on_sent = self._sent.take
         self._watch.on_saved = self._expect
         self._entry: dict[str, Any] | None = None
 
@@ -121,6 +125,7 @@ class Attempt:
         self._alone = sent.alone or self.job.repeated
         self._from_the_start = claimed_at is not None
         self._watch.follow(self._graph)
+        self._sent.follow(self._graph, self.backend.catalog)
         # What was told of this attempt by whoever had it before: it never falls.
         self._watch.fold.percent = self.job.progress
         if claimed_at is not None:
@@ -165,7 +170,10 @@ class Attempt:
             self._watch.ended_at = time.monotonic()
         if self._entry is None:
             self._entry = await self._history()
-        return read_ending(self._entry)
+        ending = read_ending(self._sent.told_in(self._entry))
+        if isinstance(ending.failure, NoOutput | None) and self._sent.are_wanted and self._watch.ever_missed:
+            raise BackendLost("Pictures that it sends through the event socket were lost with the connection.")
+        return ending
 
     def made(self, ending: Ending) -> Run:
         """Return what is known of the run that left these outputs."""
@@ -198,6 +206,7 @@ class Attempt:
         if self.job.repeated and await self._store.last_error(self.claim) in _OF_OLD_FILES:
             await self.backend.comfyui.forget_results()
         sent_at = time.monotonic()
+        self._watch.ever_missed = not self.backend.healthy
         self.backend.will_load(self.ledger.prompt_id, self._graph)
         accepted = await submission.send(self._graph, self.ledger.prompt_id)
         if not submission.noted:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import OutputNotOwn
 from app.domain.own_outputs import PREVIEWS
 from app.domain.text import clean
+from worker.comfyui_answers import SENT
 
 if TYPE_CHECKING:
     from app.domain.workflow import Graph
@@ -61,7 +62,7 @@ class Run:
 
     def has_for_itself(self, file: OutputFile) -> bool:
         """Whether no other run can have written the file."""
-        if file.text is not None or is_in_own_folder(file, self.prompt_id):
+        if file.text is not None or file.folder == SENT or is_in_own_folder(file, self.prompt_id):
             return True
         node = self.graph.get(file.node_id)
         return file.folder == "temp" and node is not None and node["class_type"] in PREVIEWS
