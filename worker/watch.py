@@ -134,6 +134,13 @@ class Watch:
             self._measures.began(self._backend, self.due_at, self.began_at)
             self._news.set()
 
+    def again(self) -> None:
+        """A node has queued the prompt again, and what is heard from now on is of that one."""
+        self.ended.clear()
+        self.ended_at = None
+        self.heard_at = time.monotonic()
+        self._missed = True
+
     def look(self) -> None:
         """Something has happened that the follower is to look into."""
         self._news.set()
