@@ -51,7 +51,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
         raise BackendLacksModel("The backend offers no checkpoint at all.")
     faults = check_structure(graph)
     if not faults:
-        faults = check_against(graph, offered) if offered.nodes else check_without_offers(graph)
+        faults = check_against(graph, offered).faults if offered.nodes else check_without_offers(graph)
     if faults:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused

@@ -528,7 +528,11 @@ async def test_names_and_values_in_faults_are_short(service: Service) -> None:
         GRAPH | {"2": SAVED | {"inputs": {long: [long, 0]}}},
         GRAPH | {"1": EMPTY | {"inputs": EMPTY["inputs"] | {"width": 10**300}}},  # type: ignore[operator]
         GRAPH | {"1": EMPTY | {"inputs": EMPTY["inputs"] | {"width": long}}},  # type: ignore[operator]
-        GRAPH | {long: {"class_type": "ImageInvert", "inputs": {"image": [long, 0]}}},
+        GRAPH
+        | {
+            "2": {"class_type": "SaveImage", "inputs": {"images": [long, 0], "filename_prefix": "x"}},
+            long: {"class_type": "ImageInvert", "inputs": {"image": [long, 0]}},
+        },
     ):
         body = {"user_id": "u", "job_type": "workflow", "workflow": graph}
         assert len(json.dumps(await problem_of(service.client, 422, json=body))) < 3000
