@@ -188,30 +188,29 @@ class _Check:
 
     def _deadly(self, good: Sequence[str]) -> list[Fault]:
         """Return what ends the execution thread of a ComfyUI that runs these outputs, and note what only fails."""
-        faults: list[Fault] = []
+        found: dict[str, list[Fault]] = {}
         followed: dict[str, list[str]] = {}
         todo = list(good)
-        while todo and len(faults) < MAX_FAULTS:
+        while todo:
             key = todo.pop()
             if key in followed:
                 continue
             links = list(self._followed(key))
-            for name, link, checked in links:
-                if not checked and (fault := self._ending(key, name, link)) is not None:
-                    faults.append(self._placed(key, name, fault))
+            unchecked = ((name, self._ending(key, name, link)) for name, link, checked in links if not checked)
+            found[key] = [self._placed(key, name, fault) for name, fault in unchecked if fault is not None]
             followed[key] = list(dict.fromkeys(link.node_id for _, link, _ in links if link.node_id in self._graph))
             todo += followed[key]
-        order = {key: place for place, key in enumerate(self._graph)}
-        if faults:
-            return sorted(faults[:MAX_FAULTS], key=lambda fault: order.get(fault.pointer.split("/")[2], 0))
-        if cycle := cycle_in({key: followed[key] for key in self._graph if key in followed}):
+        in_order = [key for key in self._graph if key in followed]
+        if faults := [fault for key in in_order for fault in found[key]][:MAX_FAULTS]:
+            return faults
+        if cycle := cycle_in({key: followed[key] for key in in_order}):
             self._warn(f"{cycle_words(cycle)} ComfyUI takes them, and the run fails there.")
         return [] if (wrong := size_fault(self._all_links(), self._pointer)) is None else [wrong]
 
     def _followed(self, key: str) -> Iterator[tuple[str, Link, bool]]:
         """Yield the links that ComfyUI follows when it runs a node, and whether it has looked where they lead."""
-        node_class, given = self._class(key), self._graph[key]["inputs"]
-        inputs = node_class.inputs_for(given)
+        given = self._graph[key]["inputs"]
+        inputs = self._class(key).inputs_for(given)
         # One that failed may be run all the same, if another way leads to it.
         sound = key in self._nodes and key not in self._failing
         for name, value in given.items():
@@ -222,8 +221,15 @@ class _Check:
             if (link := link_of(value)) is not None:
                 yield name, link, sound and spec is not None
             # Only where something was checked it was unwrapped.
-            elif key in self._nodes and _is_unwrapped(node_class, name, spec) and (link := link_of(unwrap(value))):
+            elif key in self._nodes and self._is_unwrapped(key, name, spec) and (link := link_of(unwrap(value))):
                 yield name, link, False
+
+    def _is_unwrapped(self, key: str, name: str, spec: InputSpec | None) -> bool:
+        """Whether ComfyUI unwraps what is in this input of a node that it checks, and then takes a list for a link."""
+        if spec is None:
+            return self._inputs.may_expand(self._class(key)) and self._class(key).may_grow(name)
+        # What could not be converted is left as it was unwrapped.
+        return spec.type not in CONVERTED or (spec.type in ("INT", "FLOAT") and key in self._failing)
 
     def _ending(self, key: str, name: str, link: Link) -> Fault | None:
         """Return why a link that was followed and not checked ends the execution thread; what only may is told."""
@@ -253,11 +259,6 @@ class _Check:
     def _warn(self, text: str) -> None:
         if len(self._warnings) < _MAX_DOUBTS:
             self._warnings.append(text)
-
-
-def _is_unwrapped(node_class: NodeClass, name: str, spec: InputSpec | None) -> bool:
-    """Whether ComfyUI unwraps what is in this input, and then takes a list for a link."""
-    return node_class.may_grow(name) if spec is None else spec.type not in CONVERTED
 
 
 def _sort(

@@ -46,8 +46,7 @@ class InputChecks:
     def missing(self, node_class: NodeClass, spec: InputSpec) -> Finding:
         """Return what is found where a required input is not given."""
         fault = Fault("", "required_input_missing", f"{shown(node_class.name)} needs the input {shown(spec.name)!r}.")
-        # Of a description that leaves open whether ComfyUI makes other inputs of this one.
-        return Finding(fault, NOT_CORE if spec.grows is not None and not node_class.expands else None)
+        return Finding(fault, NOT_ALL if spec.grows is not None and self.may_expand(node_class) else None)
 
     def given(self, node_class: NodeClass, spec: InputSpec, value: Any) -> Iterator[Finding]:
         """Yield what is found in an input of the class."""
@@ -58,6 +57,10 @@ class InputChecks:
         else:
             detail = 'A list is taken for a link, [node id, output index]; as a value it is {"__value__": […]}.'
             yield Finding(Fault("", "bad_linked_input", detail))
+
+    def may_expand(self, node_class: NodeClass) -> bool:
+        """Whether the description leaves open if ComfyUI makes other inputs of those of this class that grow."""
+        return not node_class.expands and not self._catalog.newer
 
     def target(self, node_id: Any) -> NodeClass | None:
         """Return the class of the node to which a link leads; None when there is none."""
@@ -103,9 +106,11 @@ class InputChecks:
                 return
         whose = checks_value(node_class, spec.name)
         doubt = {Whose.COMFYUI: None, Whose.CLASS: BY_ITSELF, Whose.UNKNOWN: NOT_CORE}[whose]
-        if (fault := _beyond(spec, value)) is not None:
+        if spec.odd_bounds and not isinstance(value, int | float):
+            yield Finding(_uncomparable(spec), doubt or NOT_ALL)
+        elif (fault := _beyond(spec, value)) is not None:
             if whose is not Whose.CLASS:
-                yield Finding(fault, doubt or (NOT_ALL if spec.odd_bounds else None))
+                yield Finding(fault, doubt)
         elif spec.choices is not None and (fault := self._not_among(spec, value)) is not None:
             yield Finding(fault, doubt or self._doubt_of_choices(spec, value))
 
@@ -155,7 +160,9 @@ def _beyond(spec: InputSpec, value: Any) -> Fault | None:
             detail = f"{name!r} is {shown(value)}; the greatest is {spec.maximum}."
             return Fault("", "value_bigger_than_max", detail)
     except TypeError:
-        return Fault("", "invalid_input_type", f"{name!r} takes what can be compared with a number.")
-    if spec.odd_bounds:
-        return Fault("", "invalid_input_type", f"{name!r} has a bound that is no number.")
-    return None
+        return _uncomparable(spec)
+    return _uncomparable(spec) if spec.odd_bounds else None
+
+
+def _uncomparable(spec: InputSpec) -> Fault:
+    return Fault("", "invalid_input_type", f"{shown(spec.name)!r} takes what can be compared with its bounds.")

@@ -84,5 +84,5 @@ class NodeClass:
 
     def may_grow(self, name: str) -> bool:
         """Whether an input that is not listed may be one all the same: `images.image0`, of `images` that grows."""
-        parent = self.inputs.get(name.partition(".")[0]) if self.grows and not self.expands else None
+        parent = self.inputs.get(name.partition(".")[0])
         return parent is not None and parent.grows is not None
