@@ -72,6 +72,8 @@ class Attempt:
         self._measures = measures
         self._graph: Graph = {}
         self._alone = False
+        self.left_out: str | None = None
+        """What the backend would not run of the graph, and why."""
         self._from_the_start = False
         """Whether this worker has had it ever since it was claimed."""
         self._watch = Watch(backend.name, measures)
@@ -200,6 +202,7 @@ class Attempt:
         sent_at = time.monotonic()
         self.backend.will_load(self.ledger.prompt_id, self._graph)
         accepted = await submission.send(self._graph, self.ledger.prompt_id)
+        self.left_out = submission.left_out
         if not submission.noted:
             self.ledger.sent = self._graph, sent_at
         return accepted
