@@ -65,3 +65,18 @@ async def test_what_no_output_needs_may_lead_nowhere_and_in_circles(service: Ser
     }
     done = await service.run(job_type="workflow", prompt=None, workflow=_drawn_twice(color=7) | loose)
     assert (done["status"], len(done["outputs"]), done["warnings"]) == ("completed", 2, [])
+
+
+async def test_texts_that_postgresql_cannot_hold_reach_comfyui_and_come_back_to_the_letter(service: Service) -> None:
+    await service.backend_online()
+    graph = _drawn_twice(color=9)
+    for number, text in enumerate(("a\0b", "half \ud83d of it", "\U0010ffff", "\\u0000")):
+        graph["1"]["_meta"] = {"title": text}
+        graph["2"]["inputs"]["note"] = text
+        graph["1"]["inputs"]["color"] = number
+        done = await service.run(job_type="workflow", prompt=None, workflow=graph)
+        assert (done["status"], done["workflow"]) == ("completed", graph)
+        sent = await (await service.client.get(f"/api/v1/generation-jobs/{done['job_id']}/workflow")).json()
+        assert (sent["1"]["_meta"]["title"], sent["2"]["inputs"]["note"]) == (text, text)
+        page = await service.client.get(f"/monitor/jobs/{done['job_id']}")
+        assert page.status == 200
