@@ -352,4 +352,4 @@ class Runner:
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.ledger.complete(outputs, notes)
+        await attempt.ledger.complete(outputs, [*filter(None, [attempt.left_out]), *notes])
