@@ -50,6 +50,21 @@ class Case:
         return sorted(f"{node}.{key}" for node, key in self.truth.get("outputs", ()) if key not in TWICE_TOLD)
 
     @property
+    def sending_nodes(self) -> set[str]:
+        """The nodes that send pictures by the WebSocket, which no history tells of."""
+        return {
+            node
+            for node, one in self.graph.items()
+            if isinstance(one, dict) and one.get("class_type") == "SaveImageWebsocket"
+        }
+
+    @property
+    def sent(self) -> list[str]:
+        """What they send, as node and word: a picture for each of the batch."""
+        batch = next((one["inputs"].get("batch_size", 1) for one in self.graph.values() if "EmptyImage" in str(one)), 1)
+        return [f"{node}.sent" for node in self.sending_nodes for _ in range(batch)]
+
+    @property
     def has_custom_nodes(self) -> bool:
         """Whether there is a node that is not ComfyUI's own."""
         classes = [str(node.get("class_type")) for node in self.graph.values() if isinstance(node, dict)]

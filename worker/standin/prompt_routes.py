@@ -54,6 +54,8 @@ async def submit_prompt(request: web.Request) -> web.StreamResponse:
     if "client_id" in body:
         extra["client_id"] = body["client_id"]
     if strict and isinstance(extra, dict):
+        if source := request.headers.get("Comfy-Usage-Source"):
+            extra.setdefault("comfy_usage_source", source)
         extra["create_time"] = int(time.time() * 1000)
     if verdict.error is not None:
         standin.console.say(f"invalid prompt: {verdict.error}", "WARNING")
