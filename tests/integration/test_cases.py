@@ -1,11 +1,12 @@
 """The service held to every graph whose right answer is known: behind it each ends as it ended in ComfyUI."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import pytest
-from integration.known_cases import AGES, Case, cases_of, fill
+from integration.known_cases import AGES, DATA, Case, cases_of, fill
 
 from harness import Service
 from worker import backend as backend_module
@@ -118,3 +119,44 @@ async def test_a_graph_whose_one_file_is_not_there_fails_once(start_service: Any
     end, _, said = await outcome(service, case)
     assert end == "error"
     assert "after 1:" in said
+
+
+def report(name: str) -> dict[str, Any]:
+    """Return a case after a public report."""
+    found: dict[str, Any] = json.loads((DATA / "cases" / "reports" / f"{name}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [("tags_are_no_output", ["1girl, solo", "lamp"]), ("text_in_letters", ["A cat sits on the mat."])],
+)
+async def test_what_a_node_says_in_words_is_kept_as_it_was_meant(
+    name: str, texts: list[str], start_service: Any
+) -> None:
+    service = await start_service("0.33.0")
+    ((node, ui),) = report(name)["history_outputs"].items()
+    graph = {node: {"class_type": "ToldUi", "inputs": {"ui": json.dumps(ui), "raw": True}}}
+    job = await service.run(job_type="workflow", workflow=graph)
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+    assert [await text_of(service, output) for output in job["outputs"]] == texts
+
+
+async def text_of(service: Service, output: Mapping[str, Any]) -> str:
+    """Return the text that an output is."""
+    return str(await (await service.client.get(output["url"])).text())
+
+
+async def test_a_picture_that_only_the_websocket_brings_is_an_output(start_service: Any) -> None:
+    service = await start_service("0.33.0")
+    picture = {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 2, "color": 7}}
+    graph = {"1": picture, "2": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}}
+    job = await service.run(job_type="workflow", workflow=graph)
+    assert (job["status"], [output["node_id"] for output in job["outputs"]]) == ("completed", ["2", "2"])
+
+
+async def test_an_empty_text_costs_no_second_run_and_no_picture(start_service: Any) -> None:
+    service = await start_service("0.33.0")
+    job = await service.run(job_type="workflow", workflow=report("empty_text_reruns_the_gpu")["workflow"])
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+    assert "3" in [output["node_id"] for output in job["outputs"]]
