@@ -95,7 +95,9 @@ class JobRequest(RequestModel):
     user_id: str = Field(min_length=1, max_length=255)
     job_type: Literal["image", "image_generation", "video", "audio", "workflow"]
     workflow: dict[str, Any] | None = Field(None, validate_default=True, description="A graph in ComfyUI's API format.")
-    overrides: dict[str, Any] = Field({}, description='"<node>.<input>": value, set in the workflow.')
+    overrides: dict[str, Any] = Field(
+        {}, description='"<node>.<input>": value, set in the workflow; both may have dots: the longest node id wins.'
+    )
     prompt: str | None = Field(
         None,
         min_length=1,
