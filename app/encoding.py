@@ -40,6 +40,11 @@ def dump_bytes(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, default=_plain).encode()
 
 
+def dump_ascii(value: Any) -> bytes:
+    """Return the value as JSON without any other character than ASCII: surrogates too have a form there."""
+    return json.dumps(value, default=_plain).encode()
+
+
 def _as_it_is(value: Any) -> orjson.Fragment:
     if isinstance(value, Written):
         return orjson.Fragment(value.text)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.domain.offers import Offer, read_offer
 from app.domain.text import clean
+from app.encoding import dump_ascii, dump_bytes
 from worker.comfyui_answers import listed, prompt_id_of, read_object, read_refusal, read_stats
 from worker.death_signs import LogSays, read_log
 from worker.ownership import stamp_of
@@ -304,10 +303,10 @@ class ComfyUI:
 
 def _json(value: Any) -> bytes:
     try:
-        return orjson.dumps(value)
-    except TypeError:
-        # An integer of more than 64 bits, or deeper nesting than it takes.
-        return json.dumps(value).encode()
+        return dump_bytes(value)
+    except UnicodeEncodeError:
+        # A lone surrogate has no other form.
+        return dump_ascii(value)
 
 
 def _expect_ok(path: str, status: int) -> None:

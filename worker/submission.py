@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import BackendLacksModel, DatabaseUnavailable, WorkflowRefused
 from app.domain.fitting import check_against, check_without_offers, lacks_model_or_node
 from app.domain.own_outputs import Separated, separated
 from app.domain.structure import check_structure
+from app.encoding import Written
 from app.services.submit import graph_of
 from worker.comfyui import Place, UnclearSubmission
 
@@ -85,7 +86,9 @@ class Submission:
             It may be queued all the same.
         """
         comfyui = self._backend.comfyui
-        extra = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt}}
+        extra: dict[str, Any] = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt}}
+        if self._job.extra_pnginfo is not None:
+            extra["extra_pnginfo"] = Written(self._job.extra_pnginfo)
         for number in range(1, TRIES + 1):
             if time.monotonic() - self._fenced_at > FRESH_S:
                 await self._pass_fence(graph, prompt_id)

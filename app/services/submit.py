@@ -102,6 +102,7 @@ class Submitting:
             graph = await do(weight, checked_workflow, job.workflow, overrides, self._max_workflow_bytes)
             job = replace(job, workflow=graph)
         job = await self._check(job, weight)
+        weight += len(job.extra_pnginfo or "")
         if once is None and weight > SMALL_BYTES:
             # Not with others: what is written for many large ones at once would hold up everybody.
             (accepted,) = await self._accept([job])

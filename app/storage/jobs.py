@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
 from app.domain.workflow import with_seed
-from app.encoding import dumps, loads
+from app.encoding import Written, dumps, loads
 from app.storage import idempotency
 from app.storage.database import driver_of
 from app.storage.schema import ContentRow, JobRow, OutputRow
@@ -199,13 +199,20 @@ _INSERT: Final = f"""
 """One statement and one round trip, however many jobs. Ids are given in the order of the rows: the sort comes first."""
 
 
+def _given(job: NewJob) -> dict[str, Any]:
+    given = {name: getattr(job, name) for name in NewJob.__dataclass_fields__}
+    if job.extra_pnginfo is not None:
+        given["extra_pnginfo"] = Written(job.extra_pnginfo)
+    return given
+
+
 async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
-    asked = dumps([{name: getattr(job, name) for name in NewJob.__dataclass_fields__} for job in jobs])
-    rows = await connection.fetch(_INSERT, asked)
+    rows = await connection.fetch(_INSERT, dumps([_given(job) for job in jobs]))
     return [
         Job(
             **{name: getattr(job, name) for name in NewJob.__dataclass_fields__},
             has_workflow=job.workflow is not None,
+            has_extra_pnginfo=job.extra_pnginfo is not None,
             job_id=row["id"],
             phase=Phase.QUEUED,
             seq=1,
