@@ -15,15 +15,13 @@ from aiohttp import WSMsgType
 from app.domain.errors import (
     AttemptFailed,
     BackendLacksModel,
-    DeviceFailed,
     Interrupted,
-    NodeFailed,
     NoOutput,
-    OutOfMemory,
     OutputInvalid,
     WorkflowRefused,
 )
 from app.domain.text import clean, traceback_of, word
+from worker.node_failures import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,19 +30,6 @@ _HEAD: Final = struct.Struct(">II")
 """Of a binary frame: what it is, and a number whose meaning depends on that."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
-_OUT_OF_MEMORY: Final = re.compile(
-    r"\b(?:CUDA|HIP|MPS|XPU)(?: backend| error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED|Allocation on device"
-)
-_DEVICE: Final = re.compile(
-    r"\b(?:CUDA|HIP|XPU|SYCL|MPS|NCCL|cuDNN|cuBLAS|MIOpen)(?: \w+)? (?:error|failure)\b|device-side assert"
-    r"|\b(?:CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_(?!SUCCESS)"
-    r"|\bcuda(?:Error|Get|Runtime)\w*"
-    r"|\bhipError\w+|miopenStatus|no kernel image is available|Found no NVIDIA driver|No (?:CUDA|HIP) GPUs are avail"
-    r"|Torch not compiled with CUDA|GPU has fallen off the bus|\bMPS backend\b.{0,60}(?:error|failed)|UR_RESULT_ERROR"
-    r"|command buffer exited with error status",
-    re.IGNORECASE,
-)
-"""Errors of the device, its driver or its libraries: cuBLAS and the like name their status."""
 _MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 _PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MOST_OUTPUTS: Final = 2_000
@@ -309,14 +294,7 @@ def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
     message = clean(data.get("exception_message") or "") or kind or "The backend reported an error without a text."
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
-    return _failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
-
-
-def _failure_of(kind: str, message: str) -> type[AttemptFailed]:
-    """Return the class of what a node raised: its kind and words are those of the drivers and of PyTorch."""
-    if kind.endswith("OutOfMemoryError") or _OUT_OF_MEMORY.search(message):
-        return OutOfMemory
-    return DeviceFailed if kind.endswith("AcceleratorError") or _DEVICE.search(message) else NodeFailed
+    return failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
 
 
 def _text(value: Any) -> str | None:

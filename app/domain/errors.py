@@ -303,7 +303,7 @@ class NodeFailed(AttemptFailed):
 
 
 class OutOfMemory(AttemptFailed):
-    """A node ran out of GPU memory."""
+    """A node ran out of memory, the GPU's or the machine's."""
 
     code = "out_of_memory"
     error_class = ErrorClass.OUT_OF_MEMORY
