@@ -12,10 +12,9 @@ from app.cancellation import end_tasks
 from app.domain.errors import (
     AttemptTimeout,
     BackendForgot,
+    BackendLate,
     BackendLost,
     BackendStalled,
-    OutputInvalid,
-    OutputNotOwn,
 )
 from app.domain.job import Phase
 from worker.comfyui import Place
@@ -23,7 +22,7 @@ from worker.comfyui_answers import Ending, read_ending
 from worker.ledger import Ledger
 from worker.ownership import Run, is_in_own_folder
 from worker.stopping import stop_prompt
-from worker.submission import Submission, prepared
+from worker.submission import Submission, after_the_last, prepared
 from worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ SAVING_S: Final = 0.25
 """The same for saving: of outputs that are durable so soon only that is said."""
 NOTE_S: Final = 0.25
 """The graph as sent goes into PostgreSQL with the attempt's next step, or alone when there is none for so long."""
-_OF_OLD_FILES: Final = (OutputInvalid.code, OutputNotOwn.code)
-"""After these the backend forgets its results first: from its cache it would name the same files again."""
 _NEVER: Final = float("-inf")
 
 
@@ -195,8 +192,8 @@ class Attempt:
 
     async def _submit(self, fenced_at: float) -> str:
         submission = Submission(self.job, self.claim, self.backend, self._store, fenced_at)
-        if self.job.repeated and await self._store.last_error(self.claim) in _OF_OLD_FILES:
-            await self.backend.comfyui.forget_results()
+        if self.job.repeated:
+            await after_the_last(self.claim, self.backend, self._store)
         sent_at = time.monotonic()
         self.backend.will_load(self.ledger.prompt_id, self._graph)
         accepted = await submission.send(self._graph, self.ledger.prompt_id)
@@ -295,16 +292,19 @@ class Attempt:
 
     async def _stop_late(self) -> None:
         """Stop a run that takes too long; raises `AttemptTimeout` unless it ended well meanwhile."""
+        began = self._watch.began_at is not None
         took = f"The run took longer than {self.job.timeout_seconds} s"
         try:
             self._entry = await self._stop(late=True)
         except BackendLost as error:
-            late = AttemptTimeout(f"{took}, and the backend did not confirm that it was stopped.")
+            late = BackendLate(f"{took}, and the backend did not confirm that it was stopped.")
             late.under_it = True
             raise late from error
         if self.backend.standstill is not None:
             await self._leave_standstill()
         if self._entry is None or read_ending(self._entry).failure is not None:
+            if not began:
+                raise BackendLate("The run did not begin in time: the backend was at work on others.")
             raise AttemptTimeout(f"{took}, and was stopped.")
 
     async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:

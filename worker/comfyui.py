@@ -16,9 +16,10 @@ from app.domain.errors import BackendLost, OutputInvalid
 from app.domain.offers import Offer, read_offer
 from app.domain.text import clean
 from app.encoding import dump_ascii, dump_bytes
-from worker.comfyui_answers import listed, prompt_id_of, read_object, read_refusal, read_stats
+from worker.comfyui_answers import listed, prompt_id_of, read_object, read_stats
 from worker.death_signs import LogSays, read_log
 from worker.ownership import stamp_of
+from worker.refusals import read_refusal
 from worker.wire import ON_THE_WIRE, Pace, away, is_redirect, named, own_session, read_whole, redirected
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _MOST_MARKED: Final = 10_000
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
 _JSON: Final = {"Content-Type": "application/json"}
+_REFUSALS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,14 @@ class UnclearSubmission(BackendLost):
     """The POST got no proper answer: the prompt may be queued all the same. Look it up before sending it again."""
 
     code = "backend_unclear"
+
+
+class SubmissionFailed(UnclearSubmission):
+    """The server stumbled over the submission: an error of its own, before the prompt was queued or after."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"The backend answered the submission with status {status}.")
+        self.status = status
 
 
 class Place(StrEnum):
@@ -95,8 +105,10 @@ class ComfyUI:
 
         Raises
         ------
-        WorkflowRefused, BackendLacksModel
+        WorkflowRefused, BackendLacksModel, WorkflowUnread
             The server will not run the graph; one that it accepted in part is taken back.
+        SubmissionFailed
+            It stumbled over it, and may have queued it or not.
         UnclearSubmission
             It may be queued or not.
         """
@@ -108,8 +120,10 @@ class ComfyUI:
         answer = read_object(raw)
         if status == HTTPStatus.CONFLICT:
             raise UnclearSubmission("The backend has a prompt of this id already.")
-        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-            raise read_refusal(answer)
+        if status in _REFUSALS:
+            raise read_refusal(answer, status)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise SubmissionFailed(status)
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")

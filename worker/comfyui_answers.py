@@ -14,11 +14,9 @@ from aiohttp import WSMsgType
 
 from app.domain.errors import (
     AttemptFailed,
-    BackendLacksModel,
     Interrupted,
     NoOutput,
     OutputInvalid,
-    WorkflowRefused,
 )
 from app.domain.text import clean, traceback_of, word
 from worker.node_failures import failure_of
@@ -30,7 +28,6 @@ _HEAD: Final = struct.Struct(">II")
 """Of a binary frame: what it is, and a number whose meaning depends on that."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
-_MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 _PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MOST_OUTPUTS: Final = 2_000
 """Files and texts that a run may leave: a film of as many pictures, each with its row and its thumbnail."""
@@ -46,7 +43,6 @@ _MOST_METADATA_BYTES: Final = 2**16
 MOST_PICTURE_BYTES: Final = 16 * 2**20
 """Of a picture that is shown while it comes into being."""
 _MOST_MEMORY_BYTES: Final = 2**50
-_MOST_REASONS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,36 +191,6 @@ def _moment(messages: list[list[Any]], kind: str) -> float | None:
         if isinstance(at, int | float) and math.isfinite(at):
             return at
     return None
-
-
-def read_refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
-    """Return the error for a 400. Its own details are empty when the fault is upstream: they stand in node_errors."""
-    error, node_errors = answer.get("error"), answer.get("node_errors")
-    kind = word(error.get("type")) if isinstance(error, dict) else ""
-    said: list[str] = []
-    kinds = [kind] if kind != "prompt_outputs_failed_validation" else []
-    for node_id, found in node_errors.items() if isinstance(node_errors, dict) else ():
-        for each in _errors_of(found):
-            kinds.append(word(each.get("type")))
-            if len(said) < _MOST_REASONS:
-                message, details = clean(each.get("message"), 300), clean(each.get("details"), 300)
-                details = message if kinds[-1].startswith("exception_during") else clean(f"{message}: {details}", 300)
-                said.append(f"{word(found.get('class_type'))} (node {word(node_id)}): {details}")
-    if isinstance(error, dict) and not said:
-        said.append(clean(f"{clean(error.get('message'), 500)} {clean(error.get('details') or '', 500)}", 500))
-    elif isinstance(error, str):
-        said.append(clean(error, 500))
-    text = "; ".join(said[:_MOST_REASONS]) or "no reason was given"
-    lacks = bool(kinds) and all(each in _MISSING for each in kinds)
-    lacks = lacks or (kind == "invalid_prompt" and "does not exist" in text)
-    refused = BackendLacksModel if lacks else WorkflowRefused
-    return refused(f"ComfyUI refused the workflow: {text}")
-
-
-def _errors_of(found: Any) -> list[dict[str, Any]]:
-    """Return the errors that a refusal has of one node."""
-    errors = found.get("errors") if isinstance(found, dict) else None
-    return [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
 
 
 def read_object(raw: bytes | bytearray | str, most_marks: int = _MOST_MARKS) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a node raised, by the words of drivers, libraries and systems: out of memory, an error of the device, or its own."""
+"""What a node raised, by the words of drivers and libraries: out of memory, an error of the device, or its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from app.domain.errors import AttemptFailed, DeviceFailed, NodeFailed, OutOfMemory
 
 _KINDS_OF_MEMORY: Final = ("MemoryError", "OutOfMemory", "OutOfMemoryException", "ResourceExhaustedError")
-"""How the names of exceptions end: `torch.OutOfMemoryError`, Python's own, numpy's `_ArrayMemoryError`, TensorFlow's."""
+"""How names of exceptions end: `torch.OutOfMemoryError`, Python's own, numpy's `_ArrayMemoryError`, TensorFlow's."""
 _DEVICES: Final = r"CUDA|HIP|ROCm|MPS|XPU|NPU|MLU|MUSA|GPU|VRAM|DirectML|Vulkan|OpenCL|TensorRT|cuBLAS|cuDNN"
 _OUT_OF_MEMORY: Final = re.compile(
     # PyTorch: "HIP out of memory. Tried to allocate …", "CUDA error: out of memory"; TensorRT: "Cuda Runtime (out of
@@ -28,7 +28,8 @@ _OUT_OF_MEMORY: Final = re.compile(
     # Numpy, ONNX, TensorRT, DirectML, Apple's Metal, OpenCV, ggml.
     r"|\bunable to allocate [\d.]+ ?(?:bytes|[KMGTPE]i?B)|failed to allocate memory for requested buffer"
     r"|available memory of \d+ is smaller than requested|requested amount of GPU memory .{0,40}could not be allocated"
-    r"|not enough (?:GPU|video)(?: video)? memory|\binvalid buffer size: [\d.]+ ?[KMGT]i?B|\binsufficient (?:GPU )?memory\b"
+    r"|not enough (?:GPU|video)(?: video)? memory|\binvalid buffer size: [\d.]+ ?[KMGT]i?B"
+    r"|\binsufficient (?:GPU )?memory\b"
     r"|greater than the maximum allowed buffer size|(?:failed|unable) to allocate \w+ buffer\b",
     re.IGNORECASE,
 )

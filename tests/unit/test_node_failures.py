@@ -44,19 +44,17 @@ TIPS = (
         "cudaErrorMemoryAllocation: out of memory",
         "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
         "vkAllocateMemory failed: VK_ERROR_OUT_OF_DEVICE_MEMORY",
-        "[enforce fail at alloc_cpu.cpp:115] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+        "[enforce fail at alloc_cpu.cpp:115] data. DefaultCPUAllocator: not enough memory: you tried to allocate 9",
         r"[enforce fail at ..\c10\core\impl\alloc_cpu.cpp:72] data. DefaultCPUAllocator: not enough memory",
-        "[enforce fail at alloc_cpu.cpp:75] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-        "65536 bytes. Error code 12 (Cannot allocate memory)",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 65536 bytes. Error code 12",
         "[enforce fail at CPUAllocator.cpp:68] . DefaultCPUAllocator: can't allocate memory",
         "[Errno 12] Cannot allocate memory",
         "[WinError 1455] The paging file is too small for this operation to complete",
         "std::bad_alloc",
         "bad allocation",
         "Unable to allocate 5.00 GiB for an array with shape (1, 20000, 20000, 3) and data type float32",
-        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Status "
-        "Message: bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool) Failed to allocate "
-        "memory for requested buffer of size 4585490524328388608",
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 458549052",
+        "onnxruntime::BFCArena::AllocateRawInternal Available memory of 0 is smaller than requested bytes of 6912",
         "Could not allocate tensor with 4915840 bytes. There is not enough GPU video memory available!",
         "Invalid buffer size: 16.00 GB",
         "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
