@@ -28,6 +28,8 @@ class InputSpec:
     maximum: float | None = None
     lazy: bool = False
     """Whether the node asks for it only when it needs it, in the middle of its own run."""
+    drawn: bool = False
+    """Whether ComfyUI's own page offers to draw another number for it after each run, as for a seed."""
     choice_texts: frozenset[str] = field(init=False, repr=False, compare=False)
     """The choices as texts, made once: a graph may choose among thousands of files in each of its nodes."""
 
@@ -130,6 +132,7 @@ def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
         minimum=_number(config.get("min")),
         maximum=_number(config.get("max")),
         lazy=bool(config.get("lazy")),
+        drawn=bool(config.get("control_after_generate")),
     )
 
 

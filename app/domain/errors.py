@@ -73,6 +73,12 @@ class IdempotencyKeyReused(InvalidRequest):
     code = "idempotency_key_reused"
 
 
+class NoSeedToChange(InvalidRequest):
+    """Another seed was asked for, and the workflow has none of its own."""
+
+    code = "no_seed"
+
+
 class UnsupportedBody(GenonautError):
     """The body's media type, or its encoding, is not one that the route takes."""
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault
 from app.domain.hints import Hints, shown, token
-from app.domain.values import unwrap, wrapped_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,24 +110,6 @@ def _nowhere(graph: Graph, key: str, hints: Hints) -> Fault:
     meant = dict.fromkeys((key.partition(".")[0], key.rpartition(".")[0]))
     suggestion = next(filter(None, (hints.nearest(each, graph) for each in meant if each)), None)
     return Fault(where, "unknown_node", detail, suggestion=suggestion)
-
-
-def with_seed(graph: Graph, seed: int) -> tuple[Graph, bool]:
-    """Return the graph with this one for every literal `seed` and `noise_seed`, and whether there was any.
-
-    What changes is copied, and nothing else of a graph that may be large.
-    """
-    changed = dict(graph)
-    for node_id, node in graph.items():
-        given = {name: node["inputs"].get(name) for name in ("seed", "noise_seed")}
-        drawn = {name: wrapped_like(value, seed) for name, value in given.items() if _is_whole(unwrap(value))}
-        if drawn:
-            changed[node_id] = {**node, "inputs": {**node["inputs"], **drawn}}
-    return changed, any(changed[node_id] is not node for node_id, node in graph.items())
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

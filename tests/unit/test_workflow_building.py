@@ -13,7 +13,7 @@ from samples import SAMPLER, standin_catalog, text_to_image
 from app.domain.fitting import check_against
 from app.domain.structure import check_structure
 from app.domain.values import links
-from app.domain.workflow import Graph, with_overrides, with_seed
+from app.domain.workflow import Graph, with_overrides
 
 LORAS = [
     {"name": f"{name}.safetensors", "strength_model": at, "strength_clip": -at} for name, at in (("a", 1), ("b", 2))
@@ -140,33 +140,3 @@ def test_an_override_that_names_no_input_is_a_fault_with_its_name(key: str) -> N
     assert fault.code == "unknown_node"
     assert fault.pointer == "/overrides/" + key.replace("~", "~0").replace("/", "~1")
     assert fault.suggestion == ("sampler" if key == "sampleer.steps" else fault.suggestion)
-
-
-# Another seed.
-
-
-def test_a_new_seed_replaces_every_literal_one_and_no_link() -> None:
-    graph = {
-        "1": {"class_type": "KSampler", "inputs": {"seed": 5, "steps": 3}},
-        "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 0}},
-        "3": {"class_type": "KSampler", "inputs": {"seed": ["2", 0]}},
-        "4": {"class_type": "Odd", "inputs": {"seed": True, "noise_seed": "5"}},
-        "5": {"class_type": "KSampler", "inputs": {"seed": {"__value__": 5}}},
-        "6": {"class_type": "KSampler", "inputs": {"seed": {"__value__": ["2", 0]}}},
-    }
-    changed, found = with_seed(graph, 2**64 - 1)
-    assert found
-    assert [changed[key]["inputs"] for key in graph] == [
-        {"seed": 2**64 - 1, "steps": 3},
-        {"noise_seed": 2**64 - 1},
-        {"seed": ["2", 0]},
-        {"seed": True, "noise_seed": "5"},
-        {"seed": {"__value__": 2**64 - 1}},
-        {"seed": {"__value__": ["2", 0]}},
-    ]
-    assert graph["1"]["inputs"]["seed"] == 5
-
-
-def test_a_graph_without_a_seed_says_so() -> None:
-    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}
-    assert with_seed(graph, 1) == (graph, False)
