@@ -263,12 +263,17 @@ class Attempt:
                 raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
             if place is Place.RUNNING:
                 self._watch.begin()
-                if time.monotonic() - self._watch.heard_at > self._stall_s:
+                # A node that is at work may be silent for as long as its job may take: that has a limit of its own.
+                if self._watch.at_work is False and self._is_silent():
                     self.backend.stand_still(self.ledger.prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
                     self.backend.saw_running((await self.backend.comfyui.at_hand())[0], self._stall_s)
             return entry
+
+    def _is_silent(self) -> bool:
+        """Whether nothing was heard of the run for longer than any step takes."""
+        return time.monotonic() - self._watch.heard_at > self._stall_s
 
     async def _leave_standstill(self) -> NoReturn:
         """Leave a backend that stands still; what waits in its queue is taken out, for the day on which it goes on."""
@@ -297,6 +302,9 @@ class Attempt:
         try:
             self._entry = await self._stop(late=True)
         except BackendLost as error:
+            if began and self._is_silent():
+                self.backend.stand_still(self.ledger.prompt_id)
+                await self._leave_standstill()
             late = BackendLate(f"{took}, and the backend did not confirm that it was stopped.")
             late.under_it = True
             raise late from error
