@@ -153,7 +153,7 @@ class NewJob(Asked):
 
     workflow: dict[str, Any] | None
     extra_pnginfo: str | None = None
-    """JSON text: nobody but ComfyUI's nodes looks into it, and read it would take ten times as much memory."""
+    """As PostgreSQL keeps it, JSON: nobody but ComfyUI's nodes looks into it, and read it would take much memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +242,7 @@ class Job(ListedJob):
 
     workflow: dict[str, Any] | None
     extra_pnginfo: str | None = None
-    """JSON text, as in `NewJob`."""
+    """As in `NewJob`."""
 
     def now(self, standing: Standing) -> Job:
         """Return the job where it stands by now."""
@@ -311,6 +311,6 @@ class Output:
     thumbnail_due: bool = False
     """Its thumbnail is still being made."""
     source: Mapping[str, str] | None = None
-    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of the node's `ui` under which it stood."""
+    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of its node's `ui`."""
     preview: bool = False
     """A temporary file that ComfyUI made to be looked at, beside what was saved or instead of it."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault, NoSeedToChange
-from app.domain.values import is_link, unwrap, wrapped_like
+from app.domain.values import link_of, unwrap, wrapped_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from app.domain.catalog import Catalog, InputSpec
+    from app.domain.catalog import Catalog
+    from app.domain.node_classes import InputSpec
     from app.domain.workflow import Graph
 
 NAMES: Final = ("seed", "noise_seed")
@@ -114,8 +115,8 @@ def _places(graph: Graph, catalogs: Sequence[Catalog]) -> list[_Place]:
     for key, names in seeds.items():
         for name in names:
             value, specs = unwrap(graph[key]["inputs"][name]), _specs(catalogs, graph[key]["class_type"], name)
-            if is_link(value):
-                place = sources.behind(value[0])
+            if (link := link_of(value)) is not None:
+                place = sources.behind(link.node_id)
             elif _is_whole(value, specs):
                 place = _Place(key, name, *_bounds(specs))
             else:
@@ -136,8 +137,8 @@ class _Sources:
         """Node → the inputs that are linked to it."""
         for key, node in graph.items():
             for name, value in node["inputs"].items():
-                if is_link(link := unwrap(value)):
-                    self._readers[link[0]].append((key, name))
+                if (link := link_of(unwrap(value))) is not None:
+                    self._readers[link.node_id].append((key, name))
 
     def behind(self, node_id: str) -> _Place | None:
         """Return the one literal number that stands behind a link; None if there is none, or it is more than a seed."""
@@ -159,7 +160,7 @@ class _Sources:
     def _one_value(self, node: Mapping[str, Any]) -> tuple[str | None, str | None]:
         """Return the one number that the node has, or the node that its one link leads to; neither if it has more."""
         values = {name: unwrap(value) for name, value in node["inputs"].items()}
-        links = [value[0] for value in values.values() if is_link(value)]
+        links = [link.node_id for link in map(link_of, values.values()) if link is not None]
         numbers = [
             name
             for name, value in values.items()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from app.domain.job import Asked, Job, ListedJob, Phase, Standing
+from app.encoding import load_kept
 from app.storage.schema import JobRow
 
 _STANDING: Final = tuple(name for name in Standing.__dataclass_fields__ if name not in ("job_id", "phase"))
@@ -19,7 +20,7 @@ _HAS_EXTRA: Final = "extra_pnginfo IS NOT NULL AS has_extra_pnginfo"
 
 STANDING: Final = ", ".join(("id", "phase", *_STANDING))
 LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow", _HAS_EXTRA))
-WHOLE: Final = f"{LISTED}, workflow, extra_pnginfo::text AS extra_pnginfo"
+WHOLE: Final = f"{LISTED}, workflow::text AS workflow, extra_pnginfo::text AS extra_pnginfo"
 STANDING_COLUMNS: Final = (JobRow.id, JobRow.phase, *(getattr(JobRow, name) for name in _STANDING))
 """The same for a statement of SQLAlchemy's."""
 
@@ -36,7 +37,9 @@ def listed_of(record: Any) -> ListedJob:
 
 def job_of(record: Any) -> Job:
     """Return the job of a row with its graph."""
-    return Job(workflow=record["workflow"], extra_pnginfo=record["extra_pnginfo"], **_listed(record))
+    graph = record["workflow"]
+    workflow = load_kept(graph) if graph is not None else None
+    return Job(workflow=workflow, extra_pnginfo=record["extra_pnginfo"], **_listed(record))
 
 
 def _listed(record: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
-from app.encoding import Written, dumps, loads
+from app.encoding import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.database import driver_of
 from app.storage.schema import ContentRow, JobRow, OutputRow
@@ -174,8 +174,8 @@ async def _reseeded(session: AsyncSession, job_id: int, drawing: Drawing) -> dic
 
 
 def _drawn_anew(drawing: Drawing, graph: str | None, seed: int) -> tuple[str | None, int]:
-    changed, drawn = drawing.anew(loads(graph) if graph is not None else None, seed)
-    return dumps(changed) if changed is not None else None, drawn
+    changed, drawn = drawing.anew(load_kept(graph) if graph is not None else None, seed)
+    return dump_kept(changed) if changed is not None else None, drawn
 
 
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
@@ -200,15 +200,18 @@ _INSERT: Final = f"""
 """One statement and one round trip, however many jobs. Ids are given in the order of the rows: the sort comes first."""
 
 
-def _given(job: NewJob) -> dict[str, Any]:
+def _written(job: NewJob) -> dict[str, Any]:
     given = {name: getattr(job, name) for name in NewJob.__dataclass_fields__}
+    if job.workflow is not None:
+        given["workflow"] = Written(dump_kept(job.workflow))
     if job.extra_pnginfo is not None:
         given["extra_pnginfo"] = Written(job.extra_pnginfo)
     return given
 
 
 async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
-    rows = await connection.fetch(_INSERT, dumps([_given(job) for job in jobs]))
+    asked = dumps([_written(job) for job in jobs])
+    rows = await connection.fetch(_INSERT, asked)
     return [
         Job(
             **{name: getattr(job, name) for name in NewJob.__dataclass_fields__},

@@ -11,7 +11,7 @@ from aiohttp import web
 from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
-from app.encoding import Written, dump_bytes, dumps, loads
+from app.encoding import Written, as_sent, dump_bytes, dumps, loads
 from app.keys import CONTROL, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
@@ -247,7 +247,7 @@ def _asked(raw: bytes, key: str | None) -> tuple[NewJob, dict[str, Any], Once | 
 def _created(job: Job) -> str:
     """Return the answer to a submission: the same for the same job, so that a repetition gets it to the letter."""
     view = JobView(job, [], [], None)
-    extra = _written(job.extra_pnginfo)
+    extra = Written(as_sent(job.extra_pnginfo)) if job.extra_pnginfo is not None else None
     return dumps(job_answer(view, snapshot_of(job), workflow=job.workflow, extra_pnginfo=extra, now=job.created_at))
 
 

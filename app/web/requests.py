@@ -22,7 +22,7 @@ from pydantic import (
 from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
 from app.domain.seeds import random_seed
-from app.encoding import dumps, kept_bytes
+from app.encoding import dump_kept, kept_bytes
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import MOST_STEPS
 from app.web.checking import MAX_FAULTS
@@ -234,7 +234,7 @@ class JobRequest(RequestModel):
             batch_size=self.batch_size,
             sampler_params=sampler,
             workflow=self.workflow,
-            extra_pnginfo=dumps(extra) if extra is not None else None,
+            extra_pnginfo=dump_kept(extra) if extra is not None else None,
             backend=self.backend,
             priority=self.priority,
             not_before=self.not_before,
