@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import orjson
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.domain.offers import Offer, read_offer
 from app.domain.text import clean
-from worker.comfyui_answers import listed, prompt_id_of, read_object, read_refusal, read_stats
+from app.encoding import dump_bytes
+from worker.comfyui_answers import listed, prompt_id_of, read_object, read_stats
 from worker.death_signs import LogSays, read_log
 from worker.ownership import stamp_of
+from worker.refusals import read_refusal
 from worker.wire import ON_THE_WIRE, Pace, away, is_redirect, named, own_session, read_whole, redirected
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ MARK: Final = "genonaut"
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
 _JSON: Final = {"Content-Type": "application/json"}
+_REFUSALS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,14 @@ class UnclearSubmission(BackendLost):
     """The POST got no proper answer: the prompt may be queued all the same. Look it up before sending it again."""
 
     code = "backend_unclear"
+
+
+class SubmissionFailed(UnclearSubmission):
+    """The server stumbled over the submission: an error of its own, before the prompt was queued or after."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"The backend answered the submission with status {status}.")
+        self.status = status
 
 
 class Accepted(NamedTuple):
@@ -111,8 +120,10 @@ class ComfyUI:
 
         Raises
         ------
-        WorkflowRefused, BackendLacksModel
+        WorkflowRefused, BackendLacksModel, WorkflowUnread
             The server will not run the graph, not even a part of it.
+        SubmissionFailed
+            It stumbled over it, and may have queued it or not.
         UnclearSubmission
             It may be queued or not.
         """
@@ -124,8 +135,10 @@ class ComfyUI:
         answer = read_object(raw)
         if status == HTTPStatus.CONFLICT:
             raise UnclearSubmission("The backend has a prompt of this id already.")
-        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-            raise read_refusal(answer)
+        if status in _REFUSALS:
+            raise read_refusal(answer, status)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise SubmissionFailed(status)
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
@@ -320,7 +333,7 @@ class ComfyUI:
 
         aiohttp sends a GET again that met a connection which the server was just closing, and never a POST.
         """
-        data, headers = (None, None) if body is None else (_json(body), _JSON)
+        data, headers = (None, None) if body is None else (dump_bytes(body), _JSON)
         try:
             # Of a whole answer, so that one which comes at a drip has an end too.
             async with asyncio.timeout(self._timeout.total):
@@ -347,14 +360,6 @@ def _runs(prompts: list[list[Any]]) -> dict[str, str]:
             mark = extra[MARK]
             found[prompt_id] = prompt_id_of(mark.get("prompt_id") if isinstance(mark, dict) else None) or prompt_id
     return found
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        # An integer of more than 64 bits, or deeper nesting than it takes.
-        return json.dumps(value).encode()
 
 
 def _expect_ok(path: str, status: int) -> None:

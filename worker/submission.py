@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.errors import BackendLacksModel, DatabaseUnavailable, WorkflowRefused
+from app.domain.errors import (
+    AttemptTimeout,
+    BackendLacksModel,
+    DatabaseUnavailable,
+    OutputNotOwn,
+    WorkflowRefused,
+    WorkflowUnread,
+)
 from app.domain.fitting import check_against, check_without_offers, lacks_model_or_node
 from app.domain.own_outputs import Separated, separated
 from app.domain.structure import check_structure
+from app.encoding import Written, as_sent
 from app.services.submit import graph_of
-from worker.comfyui import MARK, Place, UnclearSubmission
+from worker.comfyui import MARK, Place, SubmissionFailed, UnclearSubmission
 
 if TYPE_CHECKING:
     from app.domain.job import Job
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRIES: Final = 3
+MOST_UNREAD: Final = 2
+"""So often a backend may stumble over a submission: the first time something else may have been the matter."""
 FEW_NODES: Final = 300
 """Looking through so many takes a few milliseconds."""
 FRESH_S: Final = 1.0
@@ -57,6 +67,16 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
     return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id, backend.careless)
 
 
+async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) -> None:
+    """Do what the attempt before this one asks for; raises `AttemptTimeout`, `BackendLost`."""
+    code, where = await store.last_error(claim)
+    if code == OutputNotOwn.code:
+        # From its cache the backend would name the same files again.
+        await backend.comfyui.forget_results()
+    elif code == AttemptTimeout.code and where == backend.name:
+        raise AttemptTimeout("The run took its whole time here before, and no other backend took it since.")
+
+
 class Submission:
     """The sending of one prompt. `fenced_at`: when PostgreSQL was last asked whose the attempt is, monotonic clock."""
 
@@ -81,11 +101,17 @@ class Submission:
         Raises
         ------
         LostClaim, WorkflowRefused, BackendLacksModel
+        WorkflowUnread
+            The backend stumbled over it each time, and does not have it.
         UnclearSubmission
             It may be queued all the same.
         """
         comfyui = self._backend.comfyui
-        extra = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt, "prompt_id": prompt_id}}
+        mark = {"job_id": self._job.job_id, "attempt": self._job.attempt, "prompt_id": prompt_id}
+        extra: dict[str, Any] = {MARK: mark}
+        if self._job.extra_pnginfo is not None:
+            extra["extra_pnginfo"] = Written(as_sent(self._job.extra_pnginfo))
+        unread = 0
         for number in range(1, TRIES + 1):
             if time.monotonic() - self._fenced_at > FRESH_S:
                 await self._pass_fence(graph, prompt_id)
@@ -100,6 +126,11 @@ class Submission:
                     await asyncio.sleep(0.3 * number)
                     if (await comfyui.locate(prompt_id))[0] is not Place.UNKNOWN:
                         return prompt_id
+                if isinstance(error, SubmissionFailed) and (unread := unread + 1) == MOST_UNREAD:
+                    raise WorkflowUnread(
+                        "ComfyUI cannot read the workflow: it stumbled over it each time that it was sent, and said "
+                        f"no more than status {error.status}."
+                    ) from error
                 if number == TRIES:
                     raise
             else:

@@ -107,6 +107,7 @@ def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
         minimum=_number(config.get("min")),
         maximum=_number(config.get("max")),
         lazy=bool(config.get("lazy")),
+        drawn=bool(config.get("control_after_generate")),
         listed=listed,
         multiselect=bool(config.get("multiselect")),
         uploads=any(config.get(mark) for mark in _UPLOADS),

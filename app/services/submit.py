@@ -7,15 +7,14 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.batching import Batcher
-from app.domain.errors import Fault, InvalidGraph, InvalidRequest, QueueUnavailable
+from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable
 from app.domain.fitting import check_against
 from app.domain.hints import nearest
 from app.domain.job import NewJob
 from app.domain.structure import check_structure
-from app.domain.workflow import build_graph, with_overrides, with_seed
+from app.domain.workflow import build_graph, with_overrides
 from app.encoding import kept_bytes, size_bytes
 from app.messaging.events import news
-from app.services.control import random_seed
 from app.services.presence import Presence
 from app.services.readiness import no_backend, why_idle
 from app.sideline import SMALL_BYTES
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
     from app.services.presence import Present
+    from app.services.seeds import Seeds
     from app.sideline import Sideline
     from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
@@ -67,6 +67,7 @@ class Submitting:
         store: JobStore,
         queue: JobQueue,
         registry: Registry,
+        seeds: Seeds,
         sideline: Sideline,
         default_checkpoint: str,
         max_workflow_bytes: int,
@@ -74,6 +75,7 @@ class Submitting:
         self._store = store
         self._queue = queue
         self._registry = registry
+        self._seeds = seeds
         self._sideline = sideline
         self._max_workflow_bytes = max_workflow_bytes
         self._presence = Presence(registry)
@@ -102,6 +104,7 @@ class Submitting:
             graph = await do(weight, checked_workflow, job.workflow, overrides, self._max_workflow_bytes)
             job = replace(job, workflow=graph)
         job = await self._check(job, weight)
+        weight += len(job.extra_pnginfo or "")
         if once is None and weight > SMALL_BYTES:
             # Not with others: what is written for many large ones at once would hold up everybody.
             (accepted,) = await self._accept([job])
@@ -116,18 +119,25 @@ class Submitting:
             raise accepted
         return accepted
 
-    async def again(self, job: Job, once: Once | None = None) -> Job | Replayed:
-        """Accept a new job that asks for what this one did, from now on and with another seed; as `submit` does."""
-        seed = random_seed()
+    async def again(self, job: Job, once: Once | None = None) -> tuple[Job | Replayed, bool]:
+        """Accept a new job that asks for what this one did, from now on; as `submit` does.
+
+        Return with it whether it has another seed; a workflow that has none of its own is sent as it was.
+        """
+        drawing, seed = await self._seeds.drawing(), job.sampler_params["seed"]
+        try:
+            graph, seed = await self._sideline.do(size_bytes(job.workflow), drawing.anew, job.workflow, seed)
+            reseeded = True
+        except NoSeedToChange:
+            graph, reseeded = job.workflow, False
         changed: dict[str, Any] = {
             "sampler_params": job.sampler_params | {"seed": seed},
+            "workflow": graph,
             "not_before": None,
             "warnings": [],
         }
         asked = NewJob(**{field.name: getattr(job, field.name) for field in fields(NewJob)} | changed)
-        if job.workflow is not None:
-            asked = replace(asked, workflow=with_seed(job.workflow, seed)[0])
-        return await self.submit(asked, {}, once)
+        return await self.submit(asked, {}, once), reseeded
 
     async def settle(self) -> None:
         """Return when no job is being accepted."""

@@ -17,8 +17,10 @@ from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.queue import JobQueue
+from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
 from app.services.control import Control
+from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.files import FileStore
@@ -66,7 +68,8 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
     # What is not heard is not healed either.
     listening = [asyncio.create_task(hub.run(), name="hub")] if told else []
     files, look_again_s = FileStore(settings.storage_path), 60 if told else 0.1
-    control = Control(store, queue, events, hub, figures, files, cancel_wait_s=30, look_again_s=look_again_s)
+    seeds = Seeds(Registry(redis, names, settings.stale_seconds))
+    control = Control(store, queue, events, hub, figures, files, seeds, cancel_wait_s=30, look_again_s=look_again_s)
 
     async def connected() -> bool:
         return hub.connected is told

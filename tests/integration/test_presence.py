@@ -14,6 +14,7 @@ from app.messaging.connection import close, make_redis
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.services.presence import FRESH_S, Presence
+from app.services.seeds import Seeds
 from app.services.submit import NO_WORKER, NOT_OFFERED, Submitting
 from app.sideline import Sideline
 from app.storage.jobs import JobStore
@@ -53,7 +54,13 @@ async def registry(settings: Settings) -> AsyncIterator[Counting]:
 async def submitting(registry: Counting, settings: Settings, database: Database) -> AsyncIterator[Submitting]:
     redis, sideline = make_redis(settings, patient=False), Sideline()
     found = Submitting(
-        JobStore(database), JobQueue(redis, Names(settings.redis_namespace)), registry, sideline, "", 2**21
+        JobStore(database),
+        JobQueue(redis, Names(settings.redis_namespace)),
+        registry,
+        Seeds(registry),
+        sideline,
+        "",
+        2**21,
     )
     yield found
     await found.settle()

@@ -113,7 +113,7 @@ async def test_a_backend_that_refuses_every_prompt_uses_up_the_attempts(service:
 async def test_a_picture_that_is_none_fails_the_job_and_leaves_no_file(service: Service, settings: Settings) -> None:
     await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=ViewFault.NOT_AN_IMAGE, times=None))
     job = await service.run(max_attempts=2)
-    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "output_invalid", 2)
+    assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "output_invalid", 1)
     assert job["output_paths"] == []
     assert [path for path in settings.storage_path.rglob("*") if path.is_file()] == []
 
@@ -124,14 +124,6 @@ async def test_a_disturbed_download_is_repeated_and_not_the_run(service: Service
     job = await service.run()
     assert (job["status"], job["attempt"]) == ("completed", 1)
     assert set(runs(service).values()) == {1}
-
-
-@pytest.mark.parametrize(("how", "times"), [(ViewFault.MISSING, 2), (ViewFault.EMPTY, 1)])
-async def test_a_file_that_is_not_there_costs_another_attempt(service: Service, how: ViewFault, times: int) -> None:
-    # That it was missing before the history named it does not count.
-    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=how, times=times))
-    job = await service.run()
-    assert (job["status"], job["attempt"]) == ("completed", 2)
 
 
 @BOTH_AGES

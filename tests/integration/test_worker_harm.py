@@ -13,7 +13,7 @@ from app.domain import breaker
 from app.storage import claims
 from harness import BOTH_AGES, eventually
 from worker import backend as backend_module
-from worker import vital_signs
+from worker import stopping, vital_signs
 from worker.death_signs import LogSays
 from worker.standin.faults import Fault, FaultKind
 from worker.standin.gpu_faults import GpuFault
@@ -220,6 +220,47 @@ async def test_a_node_that_is_silent_for_long_is_left_alone(service: Service, pa
     done = [await service.finished(job["job_id"]) for job in jobs]
     assert [(job["status"], job["attempt"]) for job in done] == [("completed", 1)] * 2
     assert await reasons(service) == {"a": None, "b": None}
+
+
+async def test_a_node_may_be_silent_for_longer_than_the_stall_limit_as_long_as_its_job_has_time(
+    service: Service, start_worker: StartWorker
+) -> None:
+    service.worker.stop()
+    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
+    await service.backend_online()
+    done = await service.finished((await service.submit(**silent_for(4), timeout_seconds=60))["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+    assert await reasons(service) == {"a": None}
+
+
+async def test_a_run_whose_worker_was_replaced_is_given_the_same_time(
+    service: Service, start_worker: StartWorker
+) -> None:
+    job = await service.submit(**silent_for(5), timeout_seconds=60)
+    await phase(service, job["job_id"], "executing")
+    service.worker.stop()
+    await start_worker(f"standin={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+
+
+async def test_an_execution_that_ended_within_a_node_is_noticed_when_its_time_is_over(
+    service: Service, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "LATE_LIMIT_S", 2.0)
+    service.worker.stop()
+    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
+    await service.backend_online()
+    job = await service.submit(**running_for(60), timeout_seconds=3)
+    await phase(service, job["job_id"], "executing")
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD, logged=False))
+
+    async def noticed() -> bool:
+        return "stands still" in str((await reasons(service))["a"])
+
+    await eventually(noticed, 20)
+    await phase(service, job["job_id"], "retrying")
+    assert (await service.job(job["job_id"]))["attempts"][0]["error_code"] == "backend_stalled"
 
 
 @BOTH_AGES
