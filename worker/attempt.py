@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
     from worker.backend import Backend
-    from worker.comfyui_answers import OutputFile
     from worker.downloads import Downloads
     from worker.measures import Measures
     from worker.pictures import Pictures
+    from worker.ui_answers import OutputFile
 
 SHORT_S: Final = 0.05
 """A prompt that has ended within this time was never said to be executing: one step less to commit and to tell."""
@@ -176,6 +176,7 @@ class Attempt:
             watched=self._from_the_start,
             began_ms=ending.began_ms,
             ended_ms=ending.ended_ms,
+            cached=ending.cached,
         )
 
     def _expect(self, files: list[OutputFile]) -> None:

@@ -20,6 +20,7 @@ from app.domain.errors import (
     InvalidTransition,
     JobNotFound,
     LostClaim,
+    OutputNotOwn,
 )
 from app.domain.job import Job, JobStatus, Phase
 from app.storage.attempts import Claim
@@ -312,7 +313,6 @@ class Runner:
             ending = await attempt.ending()
             if ending.failure is None:
                 attempt.backend.device_succeeded()
-            if ending.outputs and ending.failure is None:
                 await self._save(attempt, ending)
                 self.done += 1
             else:
@@ -346,8 +346,11 @@ class Runner:
             await asyncio.wait({collecting}, timeout=SAVING_S)
             if not collecting.done() and attempt.job.phase is not Phase.SAVING:
                 await attempt.ledger.mark_saving()
-            outputs, notes = await collecting
+            collected = await collecting
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.ledger.complete(outputs, notes)
+        savers = {each.failure.node_type for each in collected.lost if isinstance(each.failure, OutputNotOwn)}
+        attempt.backend.careless.update(filter(None, savers))
+        notes = [*ending.notes, *collected.notes, *([] if ending.outputs else [ending.silence])]
+        await attempt.ledger.complete(collected.outputs, notes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import BackendLacksModel, DatabaseUnavailable, WorkflowRefused
 from app.domain.fitting import check_against, check_without_offers, lacks_model_or_node
-from app.domain.own_outputs import Separated, separated
+from app.domain.own_outputs import Separated, own_folder, separated
 from app.domain.structure import check_structure
 from app.services.submit import graph_of
 from worker.comfyui import Place, UnclearSubmission
@@ -56,7 +56,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
         raise refused(f"The backend cannot run this workflow. {said}")
-    return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id, backend.careless)
+    return separated(graph, offered, own_folder(job.job_id, prompt_id), prompt_id, backend.careless)
 
 
 class Submission:

@@ -19,9 +19,13 @@ PREFIX: Final = "filename_prefix"
 RUN: Final = "genonaut_run"
 """An input that no class has: ComfyUI does not hand it to the node, but takes another value for another graph, so that
 the node runs and its answer does not come from the cache."""
+FOLDER: Final = "genonaut"
+"""Below it, in ComfyUI's output folder, each run has its own."""
 PREVIEWS: Final = frozenset(
     {
+        "CreateBoundingBoxes",
         "ImageCompare",
+        "ImageCompositor",
         "MaskPreview",
         "Preview3D",
         "Preview3DAnimation",
@@ -32,6 +36,13 @@ PREVIEWS: Final = frozenset(
     }
 )
 """Output nodes of ComfyUI itself that save nothing, or below a random name among its temporary files."""
+SHOWN_ON_THE_WAY: Final = frozenset({"CurveEditor", "GLSLShader", "ImageCropV2", "Painter"})
+"""Nodes of ComfyUI itself that are no output nodes and show a temporary file all the same (`has_intermediate_output`).
+
+Its name is given once while the server lives, it holds nothing of the graph, and an answer from the cache names that of
+a run with the same inputs."""
+RANDOM_NAME: Final = re.compile(r"preview3d_[0-9a-f]{32}\.\w{1,8}", re.ASCII)
+"""The file of a Preview3D, which nobody else writes to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,19 @@ def separated(
         if own:
             changed[key] = node | {"inputs": inputs | own}
     return Separated(changed, alone)
+
+
+def own_folder(job_id: int, prompt_id: str) -> str:
+    """Return the folder of a run, which no other has."""
+    return f"{FOLDER}/{job_id}/{prompt_id}"
+
+
+def own_path(path: str, prompt_id: str) -> str | None:
+    """Return a path below ComfyUI's output folder; None unless it is that of a file in the run's own folder."""
+    if not prompt_id or prompt_id not in path:
+        return None
+    match = re.fullmatch(rf"(?:.*/)?({FOLDER}/\d+/{re.escape(prompt_id)}/\S*\.\w{{1,8}})", path.replace("\\", "/"))
+    return match[1] if match and ".." not in match[1] else None
 
 
 def _takes_prefix(known: NodeClass) -> bool:

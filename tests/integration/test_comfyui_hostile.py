@@ -19,8 +19,8 @@ from app.storage.files import FileStore
 from harness import eventually
 from worker.collect import Collector
 from worker.comfyui import DOWNLOADS_AT_ONCE, ComfyUI, UnclearSubmission
-from worker.comfyui_answers import OutputFile
 from worker.ownership import Run
+from worker.ui_answers import OutputFile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.domain.errors import OutputNotOwn
-from worker.comfyui_answers import OutputFile
 from worker.ownership import Run, stamp_of
+from worker.ui_answers import OutputFile
 
 ID = "0b1e7f6e-5a6b-4d0e-9a51-2f5d6f0f3c11"
 BEGAN_S = 1_795_431_261.0
