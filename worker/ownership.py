@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import OutputInvalid, OutputNotOwn
-from app.domain.own_outputs import PREVIEWS, RANDOM_NAME, SHOWN_ON_THE_WAY
+from app.domain.own_outputs import PREVIEWS, SHOWN_ON_THE_WAY, random_file
 from app.domain.text import clean
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Run:
         node = self.graph.get(file.node_id)
         if node is None or node["class_type"] not in _NAMED_ONCE:
             return False
-        return file.folder == "temp" or RANDOM_NAME.fullmatch(file.filename) is not None
+        return file.folder == "temp" or random_file(file.filename) is not None
 
     def require_alone(self, file: OutputFile) -> None:
         """Raise `OutputNotOwn` if another run of ours may have written the file."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from app.domain.own_outputs import RANDOM_NAME, own_path
+from app.domain.own_outputs import own_path, random_file
 from app.domain.text import word
 
 if TYPE_CHECKING:
@@ -152,7 +152,9 @@ class _Node:
         """
         if len(text) > MOST_NAME_CHARS or not _can_be_asked_for(text):
             return None
-        path = text if RANDOM_NAME.fullmatch(text) else own_path(text, self._prompt_id)
+        if (found := random_file(text)) is not None:
+            return OutputFile(self._node_id, found[1], folder=found[0], key=told.key, instead=told)
+        path = own_path(text, self._prompt_id)
         if path is None:
             return None
         subfolder, _, name = path.rpartition("/")

@@ -28,10 +28,14 @@ PREVIEWS: Final = frozenset(
         "ImageCompositor",
         "MaskPreview",
         "Preview3D",
+        "Preview3DAdvanced",
         "Preview3DAnimation",
         "PreviewAny",
         "PreviewAudio",
+        "PreviewGaussianSplat",
         "PreviewImage",
+        "PreviewPointCloud",
+        "SAM3_TrackPreview",
         "SaveImageWebsocket",
     }
 )
@@ -41,8 +45,11 @@ SHOWN_ON_THE_WAY: Final = frozenset({"CurveEditor", "GLSLShader", "ImageCropV2",
 
 Its name is given once while the server lives, it holds nothing of the graph, and an answer from the cache names that of
 a run with the same inputs."""
-RANDOM_NAME: Final = re.compile(r"preview3d_[0-9a-f]{32}\.\w{1,8}", re.ASCII)
-"""The file of a Preview3D, which nobody else writes to."""
+_RANDOM_NAME: Final = re.compile(
+    r"(?:(preview3d)|(?:temp/)?(?:bg|preview3d_advanced|preview_splat|preview_pointcloud))_[0-9a-f]{32}\.\w{1,8}",
+    re.ASCII,
+)
+"""Files of which Preview3D and its kind tell no more than this; the first one lies in the output folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,14 @@ def own_path(path: str, prompt_id: str) -> str | None:
         return None
     match = re.fullmatch(rf"(?:.*/)?({FOLDER}/\d+/{re.escape(prompt_id)}/\S*\.\w{{1,8}})", path.replace("\\", "/"))
     return match[1] if match and ".." not in match[1] else None
+
+
+def random_file(path: str) -> tuple[str, str] | None:
+    """Return folder and name of a file that got a random name from ComfyUI itself; None for any other path."""
+    match = _RANDOM_NAME.fullmatch(path)
+    if match is None:
+        return None
+    return ("output", path) if match[1] else ("temp", path.removeprefix("temp/"))
 
 
 def _takes_prefix(known: NodeClass) -> bool:
