@@ -162,8 +162,9 @@ async def test_a_node_that_another_one_blocks_leaves_nothing_and_that_is_no_fail
 
 
 async def test_previews_beside_saved_files_are_kept_and_marked(odd: Service) -> None:
-    preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
-    job = await run(odd, {"1": IMAGE, "2": preview, "3": SAVE})
+    other = IMAGE | {"inputs": IMAGE["inputs"] | {"color": 0xFF0000}}
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}
+    job = await run(odd, {"1": IMAGE, "2": preview, "3": SAVE, "4": other})
     assert [(each["node_id"], each["kind"], each["preview"]) for each in job["outputs"]] == [
         ("2", "image", True),
         ("3", "image", False),
