@@ -21,6 +21,7 @@ from app.domain.errors import (
     OutOfMemory,
     WorkflowRefused,
 )
+from app.domain.progress import node_name
 from app.domain.text import clean, traceback_of, word
 from worker.ui_answers import class_of, read_node, read_shown, saved
 
@@ -55,8 +56,6 @@ _MOST_FRAME_BYTES: Final = 4 * 2**20
 """Of a frame of text. A longer one is not looked at: how a run ended stands in the history too."""
 _MOST_FRAME_MARKS: Final = 200_000
 _MOST_METADATA_BYTES: Final = 2**16
-MOST_PICTURE_BYTES: Final = 16 * 2**20
-"""Of a picture that is shown while it comes into being."""
 _MOST_MEMORY_BYTES: Final = 2**50
 _MOST_REASONS: Final = 5
 
@@ -84,7 +83,8 @@ class Picture:
 
     image: memoryview
     prompt_id: str | None
-    """None in the old form, which does not say whose it is."""
+    """None in the old form, which does not say whose it is, and of what node."""
+    node_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +118,13 @@ def _picture(frame: memoryview) -> Picture | None:
         return None
     kind, number = _HEAD.unpack_from(frame)
     if kind == _PREVIEW:
-        return _small(Picture(frame[_HEAD.size :], None))
+        return Picture(frame[_HEAD.size :], None)
     end = _HEAD.size + number
     if kind != _PREVIEW_WITH_METADATA or end >= len(frame) or number > _MOST_METADATA_BYTES:
         return None
-    prompt_id = prompt_id_of(read_object(bytes(frame[_HEAD.size : end])).get("prompt_id"))
-    return _small(Picture(frame[end:], prompt_id)) if prompt_id is not None else None
-
-
-def _small(picture: Picture) -> Picture | None:
-    """Return the picture; None when it is so large that nobody would look at it, and it is not to be held for that."""
-    return picture if len(picture.image) <= MOST_PICTURE_BYTES else None
+    said = read_object(bytes(frame[_HEAD.size : end]))
+    prompt_id = prompt_id_of(said.get("prompt_id"))
+    return Picture(frame[end:], prompt_id, node_name(said.get("node_id"))) if prompt_id is not None else None
 
 
 def prompt_id_of(value: Any) -> str | None:
@@ -163,11 +159,14 @@ def _memory(value: Any) -> int | None:
 
 def read_saved(data: Mapping[str, Any]) -> list[OutputFile]:
     """Return the files that a node has saved, as the frame `executed` tells of them while the run goes on."""
-    return saved(read_node(word(data.get("node")), data.get("output"), prompt_id=word(data.get("prompt_id"))))
+    return saved(read_node(word(data.get("node")), data.get("output")))
 
 
-def read_ending(entry: Mapping[str, Any]) -> Ending:
-    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10)."""
+def read_ending(entry: Mapping[str, Any], folder_id: str = "") -> Ending:
+    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10).
+
+    `folder_id` is that by which the run's own folder is named.
+    """
     status = entry.get("status")
     status = status if isinstance(status, dict) else {}
     messages = [each for each in listed(status.get("messages")) if len(each) == 2]
@@ -180,8 +179,8 @@ def read_ending(entry: Mapping[str, Any]) -> Ending:
     if status.get("status_str") != "success" or kind == "execution_error":
         return Ending(failure=_node_failure(data))
     prompt = entry.get("prompt")
-    _, prompt_id, graph, _, wanted = [*(prompt if isinstance(prompt, list) else ()), *[None] * 5][:5]
-    outputs, notes = read_shown(entry.get("outputs"), graph, prompt_id_of(prompt_id) or "")
+    _, _, graph, _, wanted = [*(prompt if isinstance(prompt, list) else ()), *[None] * 5][:5]
+    outputs, notes = read_shown(entry.get("outputs"), graph, folder_id)
     return Ending(
         outputs,
         began_ms=_moment(messages, "execution_start"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import OutputInvalid, OutputNotOwn
 from app.domain.own_outputs import PREVIEWS, SHOWN_ON_THE_WAY, random_file
 from app.domain.text import clean
+from worker.ui_answers import SENT
 
 if TYPE_CHECKING:
     from app.domain.errors import AttemptFailed
@@ -53,6 +54,9 @@ class Run:
     """A run that has ended."""
 
     prompt_id: str
+    """The last one of the run, if a node has queued it again."""
+    folder_id: str
+    """By which the folder of its files is named, and the run was sent."""
     graph: Graph
     alone: bool
     """Whether no prompt of ours was to be sent behind it before its files are here."""
@@ -66,7 +70,7 @@ class Run:
 
     def has_for_itself(self, file: OutputFile) -> bool:
         """Whether no other run can have written the file."""
-        if file.text is not None or is_in_own_folder(file, self.prompt_id):
+        if file.text is not None or file.folder == SENT or is_in_own_folder(file, self.folder_id):
             return True
         node = self.graph.get(file.node_id)
         if node is None or node["class_type"] not in _NAMED_ONCE:
@@ -103,6 +107,6 @@ class Run:
         return stamp.earliest > self.ended_ms / 1000 + _TICK_S
 
 
-def is_in_own_folder(file: OutputFile, prompt_id: str) -> bool:
-    """Whether its name or folder is one that only this prompt's files have."""
-    return bool(prompt_id) and prompt_id in f"{file.subfolder}/{file.filename}"
+def is_in_own_folder(file: OutputFile, folder_id: str) -> bool:
+    """Whether its name or folder is one that only this run's files have."""
+    return bool(folder_id) and folder_id in f"{file.subfolder}/{file.filename}"

@@ -17,6 +17,8 @@ from app.domain.text import word
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+SENT: Final = "websocket"
+"""Instead of a folder of ComfyUI's: the picture came through the event socket, and is nowhere else."""
 MOST_OUTPUTS: Final = 2_000
 """Files, texts and data that are kept of a run: a film of as many pictures, each with its row and its thumbnail."""
 MOST_NAME_CHARS: Final = 1_024
@@ -69,10 +71,13 @@ class OutputFile:
         """What ComfyUI called it; a text and data have nothing but the key."""
         if self.text is not None:
             return {"key": self.key}
+        if self.folder == SENT:
+            # It was given no name, and was told of nowhere.
+            return {"type": SENT}
         return {"filename": self.filename, "subfolder": self.subfolder, "type": self.folder, "key": self.key}
 
 
-def read_shown(found: Any, graph: Any = None, prompt_id: str = "") -> tuple[list[OutputFile], list[str]]:
+def read_shown(found: Any, graph: Any = None, folder_id: str = "") -> tuple[list[OutputFile], list[str]]:
     """Return what all nodes show, and notes about what is left out.
 
     The order is that of the nodes' ids, numbers as numbers: in it ComfyUI's own page exports a graph, PostgreSQL keeps
@@ -80,7 +85,7 @@ def read_shown(found: Any, graph: Any = None, prompt_id: str = "") -> tuple[list
     """
     nodes = found.items() if isinstance(found, dict) else ()
     placed = sorted(((word(node_id), shown) for node_id, shown in nodes), key=lambda node: _place(node[0]))
-    read = list(chain.from_iterable(read_node(of, shown, class_of(graph, of), prompt_id) for of, shown in placed))
+    read = list(chain.from_iterable(read_node(of, shown, class_of(graph, of), folder_id) for of, shown in placed))
     if len(read) <= MOST_OUTPUTS:
         return read, []
     # What was made to last comes first, if not all can be kept.
@@ -89,14 +94,14 @@ def read_shown(found: Any, graph: Any = None, prompt_id: str = "") -> tuple[list
     return [read[index] for index in kept], [note]
 
 
-def read_node(node_id: str, shown: Any, class_type: str = "", prompt_id: str = "") -> list[OutputFile]:
+def read_node(node_id: str, shown: Any, class_type: str = "", folder_id: str = "") -> list[OutputFile]:
     """Return what one node shows, each file once.
 
     What is no file and no text is data: all of a key together, as a list, for ComfyUI makes lists of everything.
     """
     if not isinstance(shown, dict):
         return []
-    reading = _Node(node_id, prompt_id, spells=class_type not in _WHOLE_TEXTS)
+    reading = _Node(node_id, folder_id, spells=class_type not in _WHOLE_TEXTS)
     read = [each for key, value in shown.items() for each in reading.under(word(key, _MOST_KEY_CHARS), value)]
     files = dict.fromkeys(each.content for each in read if each.text is None)
     once = [each for each in read if each.text is not None or files.pop(each.content, True) is None]
@@ -108,9 +113,9 @@ def read_node(node_id: str, shown: Any, class_type: str = "", prompt_id: str = "
 class _Node:
     """The reading of one node's `ui`. `spells`: it may have shown a text of which ComfyUI has made letters."""
 
-    def __init__(self, node_id: str, prompt_id: str, *, spells: bool) -> None:
+    def __init__(self, node_id: str, folder_id: str, *, spells: bool) -> None:
         self._node_id = node_id
-        self._prompt_id = prompt_id
+        self._folder_id = folder_id
         self._spells = spells
 
     def under(self, key: str, value: Any) -> list[OutputFile]:
@@ -154,7 +159,7 @@ class _Node:
             return None
         if (found := random_file(text)) is not None:
             return OutputFile(self._node_id, found[1], folder=found[0], key=told.key, instead=told)
-        path = own_path(text, self._prompt_id)
+        path = own_path(text, self._folder_id)
         if path is None:
             return None
         subfolder, _, name = path.rpartition("/")

@@ -24,6 +24,7 @@ def run(**changes: Any) -> Run:
     }
     usual = {
         "prompt_id": ID,
+        "folder_id": ID,
         "graph": graph,
         "alone": True,
         "watched": True,

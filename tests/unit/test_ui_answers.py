@@ -18,7 +18,7 @@ CASES = sorted((Path(__file__).parent.parent / "data" / "cases" / "endings").glo
 def read(outputs: Any, graph: Any = None, wanted: Any = (), messages: Any = ()) -> Any:
     """Read the ending of a successful run."""
     status = {"status_str": "success", "messages": [*messages, ["execution_success", {"timestamp": 1}]]}
-    return read_ending({"prompt": [0, ID, graph or {}, {}, list(wanted)], "outputs": outputs, "status": status})
+    return read_ending({"prompt": [0, ID, graph or {}, {}, list(wanted)], "outputs": outputs, "status": status}, ID)
 
 
 def told(file: OutputFile) -> list[Any]:
