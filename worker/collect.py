@@ -34,6 +34,7 @@ SAVING_LIMIT_S: Final = 3600.0
 """Within this time all outputs of a run must have come: a file may come slowly, and a run may leave many."""
 _MOST_LOST_TOLD: Final = 20
 """Of outputs that could not be kept; of further ones only how many there are."""
+_FOUND_OUT: Final = " Sent again, such a graph has the backend to itself, and all of its files are kept."
 _DATA: Final = Media("data", "application/json", "json")
 _TEXT: Final = Media("text", "text/plain", "txt")
 
@@ -45,6 +46,11 @@ class Lost:
     index: int
     file: OutputFile
     failure: AttemptFailed
+
+    @property
+    def saver(self) -> str | None:
+        """The class of a node that saves outside the folder that it was given; None where that is not the reason."""
+        return self.failure.node_type if isinstance(self.failure, OutputNotOwn) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +213,7 @@ def _told(lost: list[Lost]) -> list[str]:
     """Return what is said of outputs that are missing."""
     told = [
         f"An output of node {clean(each.file.node_id, 100)} could not be kept, {clean(each.file.filename, 100)}: "
-        f"{each.failure}"
+        f"{each.failure}{_FOUND_OUT if each.saver is not None else ''}"
         for each in lost[:_MOST_LOST_TOLD]
     ]
     more = len(lost) - len(told)

@@ -20,7 +20,6 @@ from app.domain.errors import (
     InvalidTransition,
     JobNotFound,
     LostClaim,
-    OutputNotOwn,
 )
 from app.domain.job import Job, JobStatus, Phase
 from app.storage.attempts import Claim
@@ -352,8 +351,7 @@ class Runner:
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        savers = {each.failure.node_type for each in collected.lost if isinstance(each.failure, OutputNotOwn)}
-        attempt.backend.careless.update(filter(None, savers))
+        attempt.backend.careless.update(each.saver for each in collected.lost if each.saver is not None)
         silence = ending.silence if not ending.outputs else None
         notes = filter(None, [attempt.left_out, *ending.notes, *collected.notes, silence])
         await attempt.ledger.complete(collected.outputs, list(notes))
