@@ -93,12 +93,14 @@ def inspect(file: BinaryIO, filename: str) -> Media:
         It is empty, cut off, or not what its name claims.
     """
     shown = clean(filename, 100)
+    ending = filename.rpartition(".")[2].lower()
     if file.seek(0, os.SEEK_END) == 0:
+        if ending in _TEXT_ENDINGS:
+            return Media("text", "text/plain", ending)
         raise OutputInvalid(f"The output {shown} is empty.")
     picture = _picture(file, shown)
     if picture is not None:
         return picture
-    ending = filename.rpartition(".")[2].lower()
     film_or_sound = _film_or_sound(file)
     if film_or_sound is not None:
         return film_or_sound

@@ -314,7 +314,6 @@ class Runner:
             ending = await attempt.ending()
             if ending.failure is None:
                 attempt.backend.device_succeeded()
-            if ending.outputs and ending.failure is None:
                 await self._save(attempt, ending)
                 self.done += 1
             else:
@@ -348,8 +347,11 @@ class Runner:
             await asyncio.wait({collecting}, timeout=SAVING_S)
             if not collecting.done() and attempt.job.phase is not Phase.SAVING:
                 await attempt.ledger.mark_saving()
-            outputs, notes = await collecting
+            collected = await collecting
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.ledger.complete(outputs, [*filter(None, [attempt.left_out]), *notes])
+        attempt.backend.careless.update(each.saver for each in collected.lost if each.saver is not None)
+        silence = ending.silence if not ending.outputs else None
+        notes = filter(None, [attempt.left_out, *ending.notes, *collected.notes, silence])
+        await attempt.ledger.complete(collected.outputs, list(notes))

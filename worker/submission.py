@@ -16,7 +16,7 @@ from app.domain.errors import (
     WorkflowUnread,
 )
 from app.domain.fitting import check_against, check_without_offers, lacks_model_or_node
-from app.domain.own_outputs import Separated, separated
+from app.domain.own_outputs import Separated, own_folder, separated
 from app.domain.structure import check_structure
 from app.encoding import Written, as_sent
 from app.services.submit import graph_of
@@ -64,7 +64,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
         raise refused(f"The backend cannot run this workflow. {said}")
-    return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id, backend.careless)
+    return separated(graph, offered, own_folder(job.job_id, prompt_id), prompt_id, backend.careless)
 
 
 async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) -> None:

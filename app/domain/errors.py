@@ -333,13 +333,6 @@ class DeviceFailed(NodeFailed):
     error_class = ErrorClass.DEVICE
 
 
-class NoOutput(AttemptFailed):
-    """The workflow ended well for ComfyUI, but left nothing behind."""
-
-    code = "no_output"
-    error_class = ErrorClass.EXECUTION
-
-
 class Interrupted(AttemptFailed):
     """Somebody interrupted the prompt at the backend, and it was not us."""
 

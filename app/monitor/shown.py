@@ -56,7 +56,7 @@ class ShownJob:
     """Which attempt this is, of how many it may have; empty for the first one."""
     allowed: Allowed
     picture: OutputAnswer | None
-    """The first output that has a thumbnail."""
+    """The first output that has a thumbnail, a preview only if there is no other."""
     waited: Span
     """As `Job.waited_s` has it; nothing of a job whose time has not come."""
     ran: Span
@@ -68,7 +68,8 @@ class ShownJob:
 def show(view: JobView, snapshot: Snapshot, nodes: int | None = None) -> ShownJob:
     """Return the job for the templates; `snapshot` brings the last progress, `nodes` is the size of its graph."""
     answer, now = JobAnswer.model_validate(job_answer(view, snapshot)), datetime.now(UTC)
-    picture = next((output for output in answer.outputs if output.thumbnail_url), None)
+    seen = [output for output in answer.outputs if output.thumbnail_url]
+    picture = next((output for output in seen if not output.preview), seen[0] if seen else None)
     return ShownJob(
         answer,
         _title(answer, nodes),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 from uuid import uuid4
 
-from app.domain.errors import StorageFailed
+from app.domain.errors import OutputInvalid, StorageFailed
 from app.storage.folders import make_folder, make_folders, sync_folder
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ class FileStore:
         Raises
         ------
         StorageFailed
-            The disk is full or cannot be written, or there are more than `max_bytes`.
+            The disk is full or cannot be written.
+        OutputInvalid
+            There are more than `max_bytes`.
         """
         received = Received(os.path.join(self.root, _TEMPORARY, uuid4().hex))
         size, held, held_bytes = 0, list[bytes](), 0
@@ -359,7 +361,7 @@ def output_path(created_at: datetime, job_id: int, attempt: int, index: int, ext
 
 def _require_room(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        raise StorageFailed(f"An output is larger than {max_bytes} bytes (MAX_OUTPUT_BYTES).")
+        raise OutputInvalid(f"An output is larger than {max_bytes} bytes (MAX_OUTPUT_BYTES).")
 
 
 def _failed(error: OSError) -> StorageFailed:

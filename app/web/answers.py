@@ -26,6 +26,7 @@ _SAME = [
     *("warnings", "job_id", "task_id"),
 ]
 """Fields that go out under the name that they have."""
+_SOURCE = ("filename", "subfolder", "type", "key")
 _TIMES = ["not_before", "created_at", "updated_at", "started_at", "completed_at"]
 
 
@@ -77,6 +78,8 @@ def output_answer(content_id: int, output: Output) -> dict[str, Any]:
         "sha256": output.sha256,
         "url": url,
         "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path else None,
+        "preview": output.preview,
+        "source": {name: output.source.get(name) for name in _SOURCE} if output.source is not None else None,
     }
 
 

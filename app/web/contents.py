@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -22,6 +24,10 @@ routes: Final = web.RouteTableDef()
 ONE: Final = r"/api/v1/contents/{content_id:\d+}"
 _IMMUTABLE: Final = "private, max-age=31536000, immutable"
 """An output never changes, and its id is never given again."""
+_HARMLESS: Final = re.compile(r"(?:image|video|audio)/(?!svg|.*xml)[\w.+-]+|text/plain|application/json", re.ASCII)
+"""What browsers show without running anything in it; all else is saved, and never shown under our own address."""
+_NAMELESS: Final = re.compile(r"[\x00-\x1f\x7f/\\]")
+_MOST_NAME_CHARS: Final = 200
 
 
 @routes.get(ONE)
@@ -38,9 +44,8 @@ async def get_content(request: web.Request) -> web.Response:
 async def get_output(request: web.Request) -> web.StreamResponse:
     """Send an output's bytes, or the range asked for."""
     output = await _output(request, number_of(request, "index"))
-    # Only what browsers show harmlessly is shown; anything else is saved.
-    shown = output.kind in ("image", "video", "audio", "text")
-    return _file(request, output.path, output.content_type, inline=shown)
+    shown = _HARMLESS.fullmatch(output.content_type) is not None
+    return _file(request, output.path, output.content_type, inline=shown, name=_called(output))
 
 
 @routes.get(ONE + r"/outputs/{index:\d+}/thumbnail")
@@ -51,8 +56,11 @@ async def get_thumbnail(request: web.Request) -> web.StreamResponse:
 
 @routes.get(ONE + "/thumbnail")
 async def get_first_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send the thumbnail of the first output."""
-    return await _thumbnail(request, 0)
+    """Send the thumbnail of the first output that has one: of a preview only where nothing was saved that has."""
+    found = await request.app[VIEWS].content(number_of(request, "content_id"))
+    outputs = found[-1] if found is not None else []
+    seen = sorted((each for each in outputs if each.thumbnail_path), key=lambda each: (each.preview, each.index))
+    return await _thumbnail(request, seen[0].index if seen else 0)
 
 
 async def _thumbnail(request: web.Request, index: int) -> web.StreamResponse:
@@ -70,18 +78,35 @@ async def _output(request: web.Request, index: int) -> Output:
     return output
 
 
-def _file(request: web.Request, path: str, content_type: str, *, inline: bool) -> web.StreamResponse:
+def _called(output: Output) -> str | None:
+    """Return the name that ComfyUI gave the file, as one by which it can be saved; None where there is none."""
+    name = (output.source or {}).get("filename") or ""
+    plain = _NAMELESS.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(" .")
+    return plain[-_MOST_NAME_CHARS:] or None
+
+
+def _disposition(name: str, *, inline: bool) -> str:
+    """Return a header that tells a name in both ways of RFC 6266: for old readers in ASCII, then as it is."""
+    how = "inline" if inline else "attachment"
+    ascii_name = re.sub(r'[^ -~]|["\\%]', "_", name)
+    told = f'{how}; filename="{ascii_name}"'
+    return told if ascii_name == name else f"{told}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def _file(
+    request: web.Request, path: str, content_type: str, *, inline: bool, name: str | None = None
+) -> web.StreamResponse:
     absolute = request.app[FILES].absolute(path)
     if not absolute.is_file():
         raise ContentNotFound("The file is no longer in the store.")
     _check_range(request, absolute.stat().st_size)
-    name = "-".join(PurePosixPath(path).parts[-2:])
+    name = name or "-".join(PurePosixPath(path).parts[-2:])
     headers = {
         "Content-Type": f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type,
         "Cache-Control": _IMMUTABLE,
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        "Content-Disposition": f'{"inline" if inline else "attachment"}; filename="{name}"',
+        "Content-Disposition": _disposition(name, inline=inline),
     }
     return web.FileResponse(absolute, status=HTTPStatus.OK, headers=headers)
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.domain.errors import BackendLost, StorageFailed
+from app.domain.errors import BackendLost, OutputInvalid, StorageFailed
 from app.storage.files import HELD_BYTES, FileStore, Received, output_path
 
 if TYPE_CHECKING:
@@ -173,16 +173,16 @@ async def test_a_source_is_closed_at_once_when_its_bytes_are_refused(store: File
         finally:
             closed = True
 
-    with pytest.raises(StorageFailed):
+    with pytest.raises(OutputInvalid):
         await store.receive(endless(), 10)
     assert closed
 
 
 async def test_what_is_too_large_is_refused_at_the_byte_and_leaves_nothing(store: FileStore) -> None:
-    with pytest.raises(StorageFailed, match="10 bytes"):
+    with pytest.raises(OutputInvalid, match="10 bytes"):
         await store.receive(chunks(b"x" * 10, b"x"), 10)
     assert files(store) == []
-    with pytest.raises(StorageFailed, match=f"{len(LARGE)} bytes"):
+    with pytest.raises(OutputInvalid, match=f"{len(LARGE)} bytes"):
         await store.receive(chunks(LARGE, b"x"), len(LARGE))
     assert files(store) == []
     await store.discard(await store.receive(chunks(b"x" * 10), 10))

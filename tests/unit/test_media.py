@@ -130,7 +130,12 @@ def test_a_picture_that_is_cut_off_is_refused(tmp_path: Path, form: str, share: 
         look(tmp_path, f"a.{form.lower()}", data[: int(len(data) * share)])
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.txt", "a", ""])
+@pytest.mark.parametrize("name", ["a.txt", "a.JSON"])
+def test_an_empty_text_is_a_text(tmp_path: Path, name: str) -> None:
+    assert look(tmp_path, name, b"").kind == "text"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a", ""])
 def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputInvalid, match="empty"):
         look(tmp_path, name, b"")
