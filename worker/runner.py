@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from worker.comfyui_answers import Ending
     from worker.measures import Measures
     from worker.pictures import Pictures
+    from worker.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Runner:
         pool: BackendPool,
         aftermath: Aftermath,
         collector: Collector,
+        thumbnails: Thumbnails,
         measures: Measures,
         pictures: Pictures,
     ) -> None:
@@ -69,6 +71,7 @@ class Runner:
         self._pool = pool
         self._aftermath = aftermath
         self._collector = collector
+        self._thumbnails = thumbnails
         self._measures = measures
         self._pictures = pictures
         self._running: dict[int, Attempt] = {}
@@ -224,6 +227,7 @@ class Runner:
             await end_tasks(pending)
         await self._pictures.close()
         self._collector.close()
+        await self._thumbnails.close()
 
     async def _wait_s(self, job_id: int) -> float | None:
         """Return in how many seconds a turn that found nothing may be tried again; None when nobody needs it.
@@ -313,7 +317,8 @@ class Runner:
             if ending.failure is None:
                 attempt.backend.device_succeeded()
             if ending.outputs and ending.failure is None:
-                await self._save(attempt, ending)
+                with self._thumbnails.giving_way():
+                    await self._save(attempt, ending)
                 self.done += 1
             else:
                 await self._aftermath.end(attempt, ending.failure)
@@ -351,3 +356,5 @@ class Runner:
             if not collecting.done():
                 await end_tasks([collecting])
         await attempt.ledger.complete(outputs, notes)
+        if attempt.job.content_id is not None:
+            self._thumbnails.want(attempt.job.content_id, outputs)

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 from uuid import uuid4
 
@@ -21,7 +21,7 @@ from app.domain.errors import StorageFailed
 from app.storage.folders import make_folder, make_folders, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
 _T = TypeVar("_T")
@@ -42,8 +42,6 @@ class Stored:
     path: str
     size_bytes: int
     sha256: str
-    thumbnail_failed: str | None = None
-    """Why its thumbnail could not be stored, if there was one."""
 
 
 class Received:
@@ -157,15 +155,34 @@ class FileStore:
         received.hold(data)
         return await self.keep(received, path)
 
-    def keep_now(self, received: Received, path: str, thumbnail: bytes | None = None, name: str = "") -> Stored:
-        """Do what `keep` does, in a thread of the caller's, with a thumbnail of this name in the same folder.
-
-        A thumbnail that cannot be stored does not keep the file itself from being stored. Raises `StorageFailed`.
-        """
+    def keep_now(self, received: Received, path: str) -> Stored:
+        """Do what `keep` does, in a thread of the caller's. Raises `StorageFailed`."""
         try:
-            return self._kept(received, path, thumbnail, name)
+            return self._kept(received, path)
         except BaseException as error:
             received.discard()
+            if isinstance(error, OSError):
+                raise _failed(error) from error
+            raise
+
+    def write_now(self, files: Mapping[str, bytes]) -> None:
+        """Store small files of one folder, in a thread of the caller's: all of them or none. Raises `StorageFailed`."""
+        targets = {self._inside(path): data for path, data in files.items()}
+        drafts: list[_Draft] = []
+        try:
+            for target, data in targets.items():
+                drafts.append(self._drafted(os.path.dirname(target), data))
+                self._place(drafts[-1], target)
+            for draft in drafts:
+                draft.settle()
+            for folder in {os.path.dirname(target) for target in targets}:
+                self._sync(folder)
+        except BaseException as error:
+            for draft in drafts:
+                draft.discard()
+                draft.displace()
+            for folder in {os.path.dirname(target) for target in targets}:
+                self._prune(folder)
             if isinstance(error, OSError):
                 raise _failed(error) from error
             raise
@@ -210,40 +227,24 @@ class FileStore:
                         found.append(file.relative_to(self.root).as_posix())
         return found
 
-    def _kept(self, received: Received, path: str, thumbnail: bytes | None, name: str) -> Stored:
+    def _kept(self, received: Received, path: str) -> Stored:
         target = self._inside(path)
         folder = os.path.dirname(target)
-        small, failed = None, None
         draft = received.draft if received.data is None else self._drafted(folder, received.data)
         assert draft is not None  # noqa: S101 - it is in memory or on the disk
         try:
-            # Both are written and named before the first fsync: a file system with a journal commits all of it at once.
-            # Nobody looks at a name before its row is committed, which is after the last fsync.
+            # Named before the first fsync: a file system with a journal commits both at once. Nobody looks at a name
+            # before its row is committed, which is after the last fsync.
             self._place(draft, target)
-            if thumbnail is not None:
-                try:
-                    small = self._drafted(folder, thumbnail)
-                    self._place(small, os.path.join(folder, name))
-                except OSError as error:
-                    failed = str(_failed(error))
             draft.settle()
-            if small is not None and failed is None:
-                try:
-                    small.settle()
-                except OSError as error:
-                    failed = str(_failed(error))
-            if small is not None and failed is not None:
-                small.discard()
-                small.displace()
             # A name is durable only when its folder is.
             self._sync(folder)
         except BaseException:
-            for each in filter(None, (draft, small)):
-                each.discard()
-                each.displace()
+            draft.discard()
+            draft.displace()
             self._prune(folder)
             raise
-        return Stored(path, received.size_bytes, received.sha256(), failed)
+        return Stored(path, received.size_bytes, received.sha256())
 
     def _inside(self, path: str) -> str:
         found = os.path.realpath(os.path.join(self._root, path))
@@ -355,6 +356,11 @@ class _Draft:
 def output_path(created_at: datetime, job_id: int, attempt: int, index: int, extension: str) -> str:
     """Return where an output is kept: `{yyyy}/{mm}/{dd}/{job_id}/{attempt}_{index}.{ext}`, by the job's own day."""
     return f"{created_at:%Y/%m/%d}/{job_id}/{attempt}_{index}.{extension}"
+
+
+def thumbnail_path(path: str) -> str:
+    """Return where the thumbnail of an output is kept: beside it."""
+    return f"{path.removesuffix(PurePosixPath(path).suffix)}.thumb.webp"
 
 
 def _require_room(size: int, max_bytes: int) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from app.domain.errors import ContentNotFound
+from app.domain.errors import ContentNotFound, ThumbnailDue
+from app.domain.job import SHOWN_BY_BROWSERS
 from app.keys import FILES, VIEWS
 from app.web.answers import content_answer
 from app.web.bodies import number_of
@@ -45,18 +46,22 @@ async def get_output(request: web.Request) -> web.StreamResponse:
 
 @routes.get(ONE + r"/outputs/{index:\d+}/thumbnail")
 async def get_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send an output's thumbnail."""
+    """Send an output's thumbnail; while that is being made, the picture itself."""
     return await _thumbnail(request, number_of(request, "index"))
 
 
 @routes.get(ONE + "/thumbnail")
 async def get_first_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send the thumbnail of the first output."""
+    """Send the thumbnail of the first output; while that is being made, the picture itself."""
     return await _thumbnail(request, 0)
 
 
 async def _thumbnail(request: web.Request, index: int) -> web.StreamResponse:
     output = await _output(request, index)
+    if output.thumbnail_due:
+        if output.content_type not in SHOWN_BY_BROWSERS:
+            raise ThumbnailDue(f"The thumbnail of output {index} is being made.")
+        return _file(request, output.path, output.content_type, inline=True, for_now=True)
     if output.thumbnail_path is None:
         raise ContentNotFound(f"Output {index} has no thumbnail.")
     return _file(request, output.thumbnail_path, "image/webp", inline=True)
@@ -70,7 +75,10 @@ async def _output(request: web.Request, index: int) -> Output:
     return output
 
 
-def _file(request: web.Request, path: str, content_type: str, *, inline: bool) -> web.StreamResponse:
+def _file(
+    request: web.Request, path: str, content_type: str, *, inline: bool, for_now: bool = False
+) -> web.StreamResponse:
+    """Send a file of the store; `for_now` what stands in for another one, which is asked for again."""
     absolute = request.app[FILES].absolute(path)
     if not absolute.is_file():
         raise ContentNotFound("The file is no longer in the store.")
@@ -78,12 +86,25 @@ def _file(request: web.Request, path: str, content_type: str, *, inline: bool) -
     name = "-".join(PurePosixPath(path).parts[-2:])
     headers = {
         "Content-Type": f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type,
-        "Cache-Control": _IMMUTABLE,
+        "Cache-Control": "no-cache" if for_now else _IMMUTABLE,
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Content-Disposition": f'{"inline" if inline else "attachment"}; filename="{name}"',
     }
-    return web.FileResponse(absolute, status=HTTPStatus.OK, headers=headers)
+    answer = _StandIn if for_now else web.FileResponse
+    return answer(absolute, status=HTTPStatus.OK, headers=headers)
+
+
+class _StandIn(web.FileResponse):
+    """A file without a time: the one that it stands in for may be of the same second, and is told by its ETag."""
+
+    @property
+    def last_modified(self) -> None:
+        """Never told."""
+
+    @last_modified.setter
+    def last_modified(self, value: object) -> None:
+        del value
 
 
 def _check_range(request: web.Request, size_bytes: int) -> None:
