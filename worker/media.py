@@ -26,7 +26,6 @@ from PIL import (
 
 from app.domain.errors import OutputInvalid
 from app.domain.text import clean
-from worker.comfyui_answers import MOST_PICTURE_BYTES
 from worker.containers.forms import MEDIA_ENDINGS, read_form
 from worker.containers.source import Damaged, Form, Source
 from worker.containers.texts import require_json
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
     from worker.picture_heads import Head
 
+MOST_PREVIEW_BYTES: Final = 16 * 2**20
+"""Of a picture that is shown while it comes into being."""
 PREVIEW_PX: Final = 320
 """The longer side of a picture that is coming into being."""
 MOST_PREVIEW_PIXELS: Final = 2**23
@@ -132,7 +133,7 @@ def thumbnail_of(file: BinaryIO) -> bytes | None:
 
 def small_picture(image: memoryview) -> bytes | None:
     """Return a picture that ComfyUI sends while it works as a small WebP; None for what is none, or too large."""
-    if len(image) > MOST_PICTURE_BYTES:
+    if len(image) > MOST_PREVIEW_BYTES:
         return None
     file = io.BytesIO(image)
     try:

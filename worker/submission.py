@@ -12,7 +12,7 @@ from app.domain.fitting import check_against, check_without_offers, lacks_model_
 from app.domain.own_outputs import Separated, separated
 from app.domain.structure import check_structure
 from app.services.submit import graph_of
-from worker.comfyui import Place, UnclearSubmission
+from worker.comfyui import MARK, Place, UnclearSubmission
 
 if TYPE_CHECKING:
     from app.domain.job import Job
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MARK: Final = "genonaut"
-"""Key in a prompt's `extra_data` by which we know our own."""
 TRIES: Final = 3
 FEW_NODES: Final = 300
 """Looking through so many takes a few milliseconds."""
@@ -85,7 +83,7 @@ class Submission:
             It may be queued all the same.
         """
         comfyui = self._backend.comfyui
-        extra = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt}}
+        extra = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt, "prompt_id": prompt_id}}
         for number in range(1, TRIES + 1):
             if time.monotonic() - self._fenced_at > FRESH_S:
                 await self._pass_fence(graph, prompt_id)

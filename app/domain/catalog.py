@@ -51,6 +51,8 @@ class NodeClass:
     outputs: tuple[str, ...] | None
     """None when it does not say."""
     is_output: bool
+    is_core: bool = True
+    """Whether it is one of ComfyUI's own; those behave as its sources say, of others only their word is known."""
 
     def may_grow(self, name: str) -> bool:
         """Whether an input that is not listed may be one all the same: `images.image0`, of `images` that grows."""
@@ -107,7 +109,12 @@ def _node(name: str, raw: Mapping[str, Any]) -> NodeClass:
     outputs = raw.get("output")
     # An output's type may itself be a list of choices.
     types = tuple(each if isinstance(each, str) else "COMBO" for each in outputs) if isinstance(outputs, list) else None
-    return NodeClass(name, inputs, types, bool(raw.get("output_node")))
+    return NodeClass(name, inputs, types, bool(raw.get("output_node")), _is_core(raw.get("python_module")))
+
+
+def _is_core(module: Any) -> bool:
+    """Whether a class comes with ComfyUI; one that does not say does so too: old servers did not."""
+    return not isinstance(module, str) or module == "nodes" or module.startswith(("comfy_extras.", "comfy_api_nodes."))
 
 
 def _fits_all(kind: str) -> bool:

@@ -32,6 +32,9 @@ PREVIEWS: Final = frozenset(
     }
 )
 """Output nodes of ComfyUI itself that save nothing, or below a random name among its temporary files."""
+SENDERS: Final = frozenset({"ETN_SendImageWebSocket", "SaveImageWebsocket"})
+"""Output nodes that send their pictures through the event socket, and keep none: ComfyUI's own, and the one by which
+Krita's plugin gets its pictures."""
 
 
 @dataclass(frozen=True, slots=True)

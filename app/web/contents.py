@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 routes: Final = web.RouteTableDef()
 
 ONE: Final = r"/api/v1/contents/{content_id:\d+}"
+LOOK_S: Final = 0.1
+LOOKS: Final = 10
+"""For so long, a second, a thumbnail that is due is waited for."""
 _IMMUTABLE: Final = "private, max-age=31536000, immutable"
 """An output never changes, and its id is never given again."""
 
@@ -46,18 +50,24 @@ async def get_output(request: web.Request) -> web.StreamResponse:
 
 @routes.get(ONE + r"/outputs/{index:\d+}/thumbnail")
 async def get_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send an output's thumbnail; while that is being made, the picture itself."""
+    """Send an output's thumbnail; when it is not made within a second, the picture itself for now."""
     return await _thumbnail(request, number_of(request, "index"))
 
 
 @routes.get(ONE + "/thumbnail")
 async def get_first_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send the thumbnail of the first output; while that is being made, the picture itself."""
+    """Send the thumbnail of the first output; when it is not made within a second, the picture itself for now."""
     return await _thumbnail(request, 0)
 
 
 async def _thumbnail(request: web.Request, index: int) -> web.StreamResponse:
     output = await _output(request, index)
+    for _ in range(LOOKS):
+        if not output.thumbnail_due:
+            break
+        # It is made in a moment, mostly, and far smaller than what stands in for it.
+        await asyncio.sleep(LOOK_S)
+        output = await _output(request, index)
     if output.thumbnail_due:
         if output.content_type not in SHOWN_BY_BROWSERS:
             raise ThumbnailDue(f"The thumbnail of output {index} is being made.")

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor as Threads
+from typing import Any
 
 from worker.standin.caching import ResultCache
 from worker.standin.console import Console
@@ -56,6 +57,8 @@ class Executor:
         self.console = console
         self.afterwards: set[asyncio.Task[None]] = set()
         """What nodes have left to be done after them."""
+        self.objects: dict[str, Any] = {}
+        """What nodes have made that outlives their prompt, by node id."""
         self.interrupted = False
         self.client_id: object = None
         self.current_node: str | None = None

@@ -30,26 +30,6 @@ async def _save_webm(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return _one_file(run, path, target.subfolder, "images", {"animated": [True]})
 
 
-async def _combine_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    images: Images = inputs["images"]
-    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
-    container = str(inputs["format"]).rpartition("/")[2]
-    path = target.path(0, f".{container}")
-    if container == "webm":
-        await run.in_thread(media.write_webm, path, images, inputs["frame_rate"])
-    else:
-        await run.in_thread(media.write_gif, path, images, inputs["frame_rate"])
-    run.saved(target.subfolder, path.name)
-    shown = {
-        "filename": path.name,
-        "subfolder": target.subfolder,
-        "type": "output",
-        "format": inputs["format"],
-        "frame_rate": inputs["frame_rate"],
-    }
-    return Result(ui={"gifs": [shown]})
-
-
 async def _save_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     sound: Sound = inputs["audio"]
     target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", (0, 0))
@@ -129,23 +109,6 @@ def media_node_types() -> list[NodeType]:
                 "crf": decimal(32.0, 0.0, 63.0, step=1),
             },
             hidden=SAVE_HIDDEN,
-            output_node=True,
-        ),
-        NodeType(
-            name="VHS_VideoCombine",
-            display_name="Video Combine",
-            category="Video Helper Suite",
-            python_module="custom_nodes.comfyui-videohelpersuite",
-            run=_combine_video,
-            required={
-                "images": images,
-                "frame_rate": decimal(8.0, 1.0, 1000.0, step=1),
-                "loop_count": integer(0, 0, 100),
-                "filename_prefix": prefix_input("AnimateDiff"),
-                "format": choice(["image/gif", "video/webm"]),
-                "pingpong": Input("BOOLEAN", {"default": False}),
-                "save_output": Input("BOOLEAN", {"default": True}),
-            },
             output_node=True,
         ),
         NodeType(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from worker.standin.execution_log import Execution
     from worker.standin.model_memory import ModelMemory
+    from worker.standin.prompt_queue import PromptQueue
 
 T = TypeVar("T")
 
@@ -58,6 +59,8 @@ class NodeRun:
         threads: "Executor",
         execution: "Execution",
         tasks: set[asyncio.Task[None]],
+        queue: "PromptQueue",
+        objects: dict[str, Any],
     ) -> None:
         self.node_id = node_id
         self.graph = graph
@@ -66,6 +69,9 @@ class NodeRun:
         self.folders = folders
         self.models = models
         self.execution = execution
+        self.queue = queue
+        self.objects = objects
+        """What nodes have made that outlives their prompt, by node id."""
         self._reporter = reporter
         self._faults = faults
         self._threads = threads

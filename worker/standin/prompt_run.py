@@ -242,6 +242,8 @@ class PromptRun:
             threads=executor.threads,
             execution=self._execution,
             tasks=executor.afterwards,
+            queue=executor.queue,
+            objects=executor.objects,
         )
         occasion = run.occasion
         if fault := executor.faults.take(FaultKind.HANG, **occasion):

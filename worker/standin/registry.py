@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from worker.standin.acceptance_nodes import acceptance_node_types
+from worker.standin.batch_nodes import batch_node_types
 from worker.standin.files import Folders
 from worker.standin.image_nodes import image_node_types
 from worker.standin.loader_nodes import loader_node_types
@@ -24,6 +25,7 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
         *media_node_types(),
         *acceptance_node_types(),
         *saver_node_types(),
+        *batch_node_types(),
     ]
     return {one.name: one for one in types}
 
