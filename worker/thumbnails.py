@@ -48,7 +48,8 @@ _NICENESS: Final = 10
 class Thumbnails:
     """Makes thumbnails, one job after the other, in threads that give way to all others."""
 
-    def __init__(self, files: FileStore, store: ThumbnailStore) -> None:
+    def __init__(self, files: FileStore, store: ThumbnailStore, yield_s: float = YIELD_S) -> None:
+        self._yield_s = yield_s
         self._files = files
         self._store = store
         self._waiting: deque[Due] = deque()
@@ -121,7 +122,7 @@ class Thumbnails:
     async def _is_quiet(self) -> bool:
         """Wait until nothing is being saved, but not for long; whether that is so."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(YIELD_S):
+            async with asyncio.timeout(self._yield_s):
                 await self._quiet.wait()
         return self._quiet.is_set()
 
