@@ -69,6 +69,8 @@ _ONE_AVIF: Final = threading.Lock()
 _TEXT_ENDINGS: Final = frozenset("txt json csv md srt vtt log yaml yml xml".split())
 _GUESSED: Final = frozenset("midi amr wmv mpg flv 3gp".split())
 """Films and sounds of which no more is known than how they begin."""
+_WRITTEN: Final = ("svg", "glb")
+"""Of these there are some, or some relatives, that are texts."""
 _HEAD_BYTES: Final = 8192
 
 
@@ -92,7 +94,8 @@ def inspect(file: BinaryIO, filename: str) -> Media:
     Raises
     ------
     OutputInvalid
-        It is empty, or of a form that is known here and not all there.
+        It is empty, of a form that is known here and not all there, or an error message or nothing under the name of
+        a picture, film or sound.
     """
     shown = clean(filename, 100)
     if file.seek(0, os.SEEK_END) == 0:
@@ -112,7 +115,9 @@ def inspect(file: BinaryIO, filename: str) -> Media:
     safe = ending if ending.isascii() and ending.isalnum() and len(ending) <= 16 else "bin"
     warning = None
     if ending in MEDIA_ENDINGS:
-        warning = f"The output {shown} is not what its name claims, and is kept as it is."
+        if ending not in _WRITTEN and _says_nothing(file):
+            raise OutputInvalid(f"The output {shown} is not the picture, video or sound that its name claims.")
+        warning = f"The output {shown} is of no form that is known here, and is kept as it is."
     return Media("file", "application/octet-stream", safe, warning=warning)
 
 
@@ -218,6 +223,17 @@ def _told_orientation(image: Image.Image) -> int:
     """Return the orientation that a decoder has found in the file's metadata."""
     exif = image.info.get("exif")
     return read_orientation(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else 1
+
+
+def _says_nothing(file: BinaryIO) -> bool:
+    """Whether what should be a picture, film or sound is a text or a hole: an answer in its place, or never written."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return not head.strip(b"\0") or all(char >= " " or char.isspace() for char in text)
 
 
 def _is_text(file: BinaryIO, ending: str) -> bool:

@@ -132,14 +132,20 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
         look(tmp_path, name, b"")
 
 
-@pytest.mark.parametrize("ending", ["png", "JPG", "webp", "mp4", "wav", "flac", "mp3", "webm", "avif", "svg", "glb"])
-@pytest.mark.parametrize("data", [b"Not Found, I fear", b"<html><body>502 Bad Gateway</body></html>", b"\0" * 100])
-def test_a_file_that_is_nothing_of_what_its_name_claims_is_kept_with_a_word_about_it(
-    tmp_path: Path, ending: str, data: bytes
-) -> None:
+@pytest.mark.parametrize("ending", ["png", "JPG", "webp", "mp4", "wav", "flac", "mp3", "webm", "avif"])
+@pytest.mark.parametrize("data", [b"Not Found", b"<html><body>502 Bad Gateway</body></html>", b"\0" * 100])
+def test_a_message_or_nothing_under_the_name_of_a_picture_is_refused(tmp_path: Path, ending: str, data: bytes) -> None:
+    with pytest.raises(OutputInvalid, match="not the picture"):
+        look(tmp_path, f"a.{ending}", data)
+
+
+@pytest.mark.parametrize("ending", ["png", "JPG", "mp4", "mp3", "exr", "glb"])
+def test_what_is_of_no_known_form_is_kept_whatever_its_name_claims(tmp_path: Path, ending: str) -> None:
+    data = b"\x93NUMPY\x01\0v\0{'descr'" + bytes(range(256)) * 8
     media = look(tmp_path, f"a.{ending}", data)
     assert (media.kind, media.content_type, media.extension) == ("file", "application/octet-stream", ending.lower())
-    assert media.warning == f"The output a.{ending} is not what its name claims, and is kept as it is."
+    assert media.warning == f"The output a.{ending} is of no form that is known here, and is kept as it is."
+    assert look(tmp_path, "a.npy", data).warning is None
 
 
 @pytest.mark.parametrize(
