@@ -66,8 +66,8 @@ class Received:
         self.size_bytes = len(data)
         self._digest.update(data)
 
-    def append(self, chunks: Sequence[bytes], *, last: bool) -> None:
-        """Write on in the temporary file, made if need be; after the last chunks it is durable. Raises `OSError`."""
+    def append(self, chunks: Sequence[bytes]) -> None:
+        """Write on in the temporary file, made if need be. Raises `OSError`."""
         with self._lock:
             if self._discarded:
                 return
@@ -78,8 +78,6 @@ class Received:
                 self.draft.write(chunk)
                 self._digest.update(chunk)
                 self.size_bytes += len(chunk)
-            if last:
-                self.draft.settle()
 
     def open(self) -> BinaryIO:
         """Return it to be read; the caller closes it."""
@@ -120,7 +118,7 @@ class FileStore:
         """
         received = Received(os.path.join(self.root, _TEMPORARY, uuid4().hex))
         size, held, held_bytes = 0, list[bytes](), 0
-        spilled = False
+        writing: asyncio.Future[None] | None = None
         try:
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
@@ -129,18 +127,21 @@ class FileStore:
                     held.append(chunk)
                     held_bytes += len(chunk)
                     if held_bytes >= HELD_BYTES:
-                        spilled = True
-                        await asyncio.to_thread(received.append, held, last=False)
+                        if writing is not None:
+                            await writing
+                        # The next bytes come while these are written.
+                        writing = _in_thread(received.append, held)
                         held, held_bytes = [], 0
-            if spilled:
-                await asyncio.to_thread(received.append, held, last=True)
-            else:
+            if writing is None:
                 received.hold(b"".join(held))
+            else:
+                await writing
+                await asyncio.to_thread(received.append, held)
         except OSError as error:
             await self.discard(received)
             raise _failed(error) from error
         except BaseException:
-            if spilled:
+            if writing is not None:
                 await self.discard(received)
             raise
         return received
@@ -361,6 +362,13 @@ def output_path(created_at: datetime, job_id: int, attempt: int, index: int, ext
 def thumbnail_path(path: str) -> str:
     """Return where the thumbnail of an output is kept: beside it."""
     return f"{path.removesuffix(PurePosixPath(path).suffix)}.thumb.webp"
+
+
+def _in_thread(step: Callable[[list[bytes]], None], chunks: list[bytes]) -> asyncio.Future[None]:
+    """Begin a step in a thread. Whoever ends before it does not wait for how it went."""
+    future = asyncio.get_running_loop().run_in_executor(None, step, chunks)
+    future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
+    return future
 
 
 def _require_room(size: int, max_bytes: int) -> None:

@@ -143,7 +143,7 @@ async def test_a_reception_that_is_cancelled_while_a_thread_writes_leaves_nothin
 def test_a_thread_that_comes_after_the_discarding_writes_nothing(store: FileStore) -> None:
     received = Received(str(store.root / ".tmp" / "x"))
     received.discard()
-    received.append([LARGE], last=True)
+    received.append([LARGE])
     assert files(store) == []
 
 
