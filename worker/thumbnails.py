@@ -34,6 +34,8 @@ MOST_WAITING: Final = 10_000
 """So many are remembered here. PostgreSQL remembers all, and what was too much here is taken up when this is done."""
 BATCH: Final = 16
 """So many of one job are stored and noted in one step, which costs as much as that of one."""
+REST_S: Final = 0.2
+"""For so long nothing was saved before one is made: of jobs in a row the next one comes sooner."""
 YIELD_S: Final = 2.0
 """So long the saving of other jobs goes first."""
 LATE_S: Final = 30.0
@@ -55,7 +57,7 @@ class Thumbnails:
         self._waiting: deque[Due] = deque()
         self._under_way: set[Due] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._saving = 0
+        self._saving = self._saved = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="thumbnails", initializer=_give_way)
@@ -82,6 +84,7 @@ class Thumbnails:
             yield
         finally:
             self._saving -= 1
+            self._saved += 1
             if not self._saving:
                 self._quiet.set()
 
@@ -120,11 +123,17 @@ class Thumbnails:
                 self._under_way.difference_update(batch)
 
     async def _is_quiet(self) -> bool:
-        """Wait until nothing is being saved, but not for long; whether that is so."""
-        with contextlib.suppress(TimeoutError):
+        """Wait until nothing is being saved and nothing was a moment ago, but not for long; whether that is so."""
+        try:
             async with asyncio.timeout(self._yield_s):
-                await self._quiet.wait()
-        return self._quiet.is_set()
+                count = None
+                while self._saving or count != self._saved:
+                    await self._quiet.wait()
+                    count = self._saved
+                    await asyncio.sleep(REST_S)
+        except TimeoutError:
+            return False
+        return True
 
     def _batch(self) -> list[Due]:
         batch: list[Due] = []

@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 _TEMPORARY: Final = ".tmp"
 HELD_BYTES: Final = 2**20
 """A smaller file is held in memory until the thread that looks into it writes it: it costs one such step."""
+THUMBNAIL: Final = ".thumb.webp"
+"""Ends the name of a thumbnail, in place of its picture's own ending."""
 FILE_MODE: Final = 0o640
 """For us and our group, a proxy's say, and for nobody else: whatever the umask."""
 _TRIES: Final = 10
@@ -361,7 +363,7 @@ def output_path(created_at: datetime, job_id: int, attempt: int, index: int, ext
 
 def thumbnail_path(path: str) -> str:
     """Return where the thumbnail of an output is kept: beside it."""
-    return f"{path.removesuffix(PurePosixPath(path).suffix)}.thumb.webp"
+    return f"{path.removesuffix(PurePosixPath(path).suffix)}{THUMBNAIL}"
 
 
 def _in_thread(step: Callable[[list[bytes]], None], chunks: list[bytes]) -> asyncio.Future[None]:

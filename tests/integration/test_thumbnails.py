@@ -304,6 +304,19 @@ async def test_of_two_that_make_the_same_thumbnail_none_deletes_the_others(
     assert place in there(files)
 
 
+async def test_a_thumbnail_that_is_stored_and_not_yet_noted_is_no_orphan(
+    database: Database, left: Left, files: FileStore, thumbnails: Thumbnails
+) -> None:
+    await left.leave(files, picture(), b"x")
+    first, second = [thumbnail_path(each.path) for each in left.outputs]
+    asked = [first, second, "2026/11/23/99/1_0.thumb.webp", left.outputs[0].path]
+    assert await JobViews(database).known_paths(asked) == {first, second, left.outputs[0].path}
+    thumbnails.want(left.content_id, left.outputs)
+    await thumbnails.done()
+    # Of the second one none could be made: what lies there is nobody's.
+    assert await JobViews(database).known_paths(asked) == {first, left.outputs[0].path}
+
+
 # Those that were forgotten.
 
 
