@@ -78,6 +78,8 @@ class Attempt:
         self._deadline: float | None = None
         """Once it has begun: of all its prompts together."""
         self._alone = False
+        self.left_out: str | None = None
+        """What the backend would not run of the graph, and why."""
         self._from_the_start = False
         """Whether this worker has had it ever since it was claimed."""
         self._watch = Watch(backend.name, measures)
@@ -224,6 +226,7 @@ class Attempt:
         self._watch.ever_missed = not self.backend.healthy
         self.backend.will_load(self.ledger.prompt_id, self._graph)
         accepted = await submission.send(self._graph, self.ledger.prompt_id)
+        self.left_out = submission.left_out
         if not submission.noted:
             self.ledger.sent = self._graph, sent_at
         return accepted

@@ -9,7 +9,7 @@ import logging
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
@@ -55,6 +55,14 @@ class UnclearSubmission(BackendLost):
     code = "backend_unclear"
 
 
+class Accepted(NamedTuple):
+    """What became of a submission that the server took."""
+
+    prompt_id: str
+    left_out: str | None
+    """What it will not run of it, and why; None when it runs all."""
+
+
 class Place(StrEnum):
     """Where a prompt is on a backend."""
 
@@ -98,13 +106,13 @@ class ComfyUI:
             log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
         return offer
 
-    async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> str:
+    async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> Accepted:
         """Queue a prompt and return the id under which the server has it: an old one gives it another.
 
         Raises
         ------
         WorkflowRefused, BackendLacksModel
-            The server will not run the graph; one that it accepted in part is taken back.
+            The server will not run the graph, not even a part of it.
         UnclearSubmission
             It may be queued or not.
         """
@@ -121,11 +129,9 @@ class ComfyUI:
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
-        if answer.get("node_errors"):
-            # 200 all the same: outputs that do not validate are dropped, the rest would run (section 0, point 6).
-            await self.stop(accepted)
-            raise read_refusal(answer)
-        return accepted
+        # Outputs that do not validate are dropped, and the rest runs (section 0, point 6).
+        refused = read_refusal(answer) if answer.get("node_errors") else None
+        return Accepted(accepted, f"A part of the workflow did not run. {refused}" if refused else None)
 
     async def locate(self, prompt_id: str) -> tuple[Place, dict[str, Any] | None]:
         """Return where the prompt is, and its history entry if it has finished.

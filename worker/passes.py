@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.errors import NoOutput
+from app.domain.errors import BackendLost, NoOutput
 from app.domain.text import word
 from worker.comfyui_answers import read_ending
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST: Final = 10_000
 """Prompts of one run, and no more: its time limit is that of all of them together."""
+_STOPPED_S: Final = 60.0
+_AGAIN_S: Final = 0.1
 _UNFINISHED: Final = "unfinished_batch"
 """Under this name VideoHelperSuite's savers say only that they wait for the rest."""
 
@@ -69,10 +73,20 @@ class Passes:
         return True
 
     async def stop_others(self) -> None:
-        """Stop what nodes of the run have queued; one that was stopped queues nothing any more."""
-        if self._may_go_on:
-            for prompt_id in await self._others():
+        """Stop what nodes of the run have queued, until nothing of it is left in ComfyUI's queue.
+
+        A node that does not look whether it was interrupted queues the next prompt all the same. Raises `BackendLost`
+        when there is always one more.
+        """
+        if not self._may_go_on:
+            return
+        limit = time.monotonic() + _STOPPED_S
+        while others := await self._others():
+            for prompt_id in others:
                 await self._backend.comfyui.stop(prompt_id)
+            if time.monotonic() > limit:
+                raise BackendLost("The backend goes on with a run that was to be stopped.")
+            await asyncio.sleep(_AGAIN_S)
 
     async def _others(self) -> list[str]:
         """Return the prompts in ComfyUI's queue that are of this run and not followed yet."""

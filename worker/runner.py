@@ -357,6 +357,6 @@ class Runner:
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.ledger.complete(outputs, notes)
+        await attempt.ledger.complete(outputs, [*filter(None, [attempt.left_out]), *notes])
         if attempt.job.content_id is not None:
             self._thumbnails.want(attempt.job.content_id, outputs)

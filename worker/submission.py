@@ -49,7 +49,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
         raise BackendLacksModel("The backend offers no checkpoint at all.")
     faults = check_structure(graph)
     if not faults:
-        faults = check_against(graph, offered) if offered.nodes else check_without_offers(graph)
+        faults = check_against(graph, offered).faults if offered.nodes else check_without_offers(graph)
     if faults:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
@@ -66,6 +66,8 @@ class Submission:
         self._backend = backend
         self._store = store
         self._fenced_at = fenced_at
+        self.left_out: str | None = None
+        """What the backend will not run of the graph, and why."""
         self.noted = False
         """Whether the graph stands in PostgreSQL already."""
 
@@ -101,10 +103,11 @@ class Submission:
                 if number == TRIES:
                     raise
             else:
-                if accepted != prompt_id:
+                self.left_out = accepted.left_out
+                if accepted.prompt_id != prompt_id:
                     # A server older than 0.3.45 gives an id of its own.
-                    await self._pass_fence(graph, accepted)
-                return accepted
+                    await self._pass_fence(graph, accepted.prompt_id)
+                return accepted.prompt_id
         raise AssertionError("unreachable")
 
     async def _pass_fence(self, graph: Graph, prompt_id: str) -> None:

@@ -11,7 +11,8 @@ from app.domain.values import unwrap
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from app.domain.catalog import Catalog, NodeClass
+    from app.domain.catalog import Catalog
+    from app.domain.node_classes import NodeClass
     from app.domain.workflow import Graph
 
 PREFIX: Final = "filename_prefix"

@@ -98,6 +98,23 @@ async def test_a_cancel_stops_the_prompt_at_work_and_what_it_has_queued(service:
     assert await nothing_queued(service)
 
 
+async def test_a_cancel_stops_what_was_queued_before_it_came(service: Service) -> None:
+    """The next piece waits already while another node of this one is at work."""
+    graph = film(200, of=1)
+    graph["4"] = {"class_type": "SlowProgress", "inputs": {"image": ["2", 0], "steps": 100, "seconds_per_step": 0.1}}
+    graph["5"] = {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}
+    job_id = await submitted(service, graph)
+
+    async def waits() -> bool:
+        return bool(service.standin.state.queue.pending)
+
+    await eventually(waits)
+    await service.client.post(f"/api/v1/generation-jobs/{job_id}/cancel")
+    assert (await service.finished(job_id))["status"] == "cancelled"
+    assert await nothing_queued(service)
+    assert len(prompts_of(service)) <= 2
+
+
 async def test_the_time_limit_is_that_of_all_prompts_together(service: Service) -> None:
     job_id = await submitted(service, film(200, seconds_per_frame=0.2), timeout_seconds=1, max_attempts=1)
     job = await service.finished(job_id)
@@ -106,8 +123,17 @@ async def test_the_time_limit_is_that_of_all_prompts_together(service: Service) 
     assert await nothing_queued(service)
 
 
+async def test_what_waits_when_the_time_is_over_is_stopped_as_well(service: Service) -> None:
+    graph = film(200, of=1)
+    graph["4"] = {"class_type": "SlowProgress", "inputs": {"image": ["2", 0], "steps": 100, "seconds_per_step": 0.1}}
+    graph["5"] = {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}
+    job = await service.finished(await submitted(service, graph, timeout_seconds=1, max_attempts=1))
+    assert (job["status"], job["error_code"]) == ("failed", "timeout")
+    assert await nothing_queued(service)
+
+
 async def test_a_piece_that_fails_ends_the_job_as_what_it_is(service: Service) -> None:
-    graph = film(4)
+    graph = film(200, of=1, seconds_per_frame=0.5)
     graph["4"] = {
         "class_type": "RaiseError",
         "inputs": {"image": ["2", 0], "kind": "RuntimeError", "message": "no more"},
@@ -116,6 +142,7 @@ async def test_a_piece_that_fails_ends_the_job_as_what_it_is(service: Service) -
     job = await service.finished(await submitted(service, graph))
     assert (job["status"], job["error_code"]) == ("failed", "node_failed")
     await eventually(partial(nothing_queued, service))
+    assert len(prompts_of(service)) <= 5
 
 
 async def test_another_worker_goes_on_with_it(
@@ -137,3 +164,14 @@ async def test_jobs_beside_it_get_their_own_pictures(service: Service, of: int) 
     for other in others:
         assert (await service.finished(other["job_id"]))["status"] == "completed"
     assert len((await service.finished(film_id))["outputs"]) == 1
+
+
+async def test_what_a_run_that_has_ended_left_in_the_queue_is_stopped(service: Service) -> None:
+    """Nobody saw that it was queued: its mark alone says that it is of that run."""
+    run = (await service.run())["attempts"][0]["prompt_id"]
+    graph = film(200, seconds_per_frame=0.1)
+    body = {"prompt": graph, "client_id": "else", "extra_data": {"genonaut": {"prompt_id": run}}}
+    async with ClientSession(service.standin.url) as comfyui:
+        assert (await comfyui.post("/prompt", json=body)).status == 200
+    await eventually(partial(nothing_queued, service), 30)
+    assert len(prompts_of(service)) < 20
