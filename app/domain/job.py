@@ -294,6 +294,10 @@ class Attempt:
     """Equal for runs that cost about the same."""
 
 
+SHOWN_BY_BROWSERS: Final = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp"})
+"""Pictures that stand in for their own thumbnails while those are being made."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """A file of a job as we keep it. `path` and `thumbnail_path` are relative to the store."""
