@@ -22,11 +22,13 @@ from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.previews import Previews
+from app.messaging.questions import Questions
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
 from app.services.access import Access
+from app.services.afresh import Afresh
 from app.services.control import Control
 from app.services.fleet import Fleet
 from app.services.snapshots import Snapshots
@@ -165,7 +167,13 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[INCOMING] = Incoming(settings.max_body_bytes)
     app[keys.SIDELINE] = sideline = Sideline()
     app[keys.SUBMITTING] = Submitting(
-        store, queue, registry, sideline, settings.default_checkpoint, settings.max_workflow_bytes
+        store,
+        queue,
+        registry,
+        Afresh(Questions(redis, names)),
+        sideline,
+        settings.default_checkpoint,
+        settings.max_workflow_bytes,
     )
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)

@@ -21,10 +21,8 @@ from app.domain.errors import (
     Poisonous,
     QueueUnavailable,
 )
-from app.domain.fitting import check_against
 from app.domain.job import Phase
 from app.domain.verdict import after_failure, may_be_tried_again, retry_delay
-from app.services.submit import graph_of
 
 if TYPE_CHECKING:
     from app.domain.job import Attempt as AttemptRecord
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from worker.attempt import Attempt
     from worker.backend import Backend
     from worker.backends import BackendPool
+    from worker.elsewhere import Elsewhere
     from worker.measures import Measures
 
 log = logging.getLogger(__name__)
@@ -52,6 +51,7 @@ class Aftermath:
         queue: JobQueue,
         pool: BackendPool,
         measures: Measures,
+        elsewhere: Elsewhere,
     ) -> None:
         self.failed = 0
         """Jobs that have failed here."""
@@ -61,6 +61,7 @@ class Aftermath:
         self._queue = queue
         self._pool = pool
         self._measures = measures
+        self._elsewhere = elsewhere
 
     async def end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
         """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
@@ -162,15 +163,7 @@ class Aftermath:
             return []
         if job.backend is not None:
             return []
-        try:
-            others = await self._pool.others(avoid)
-        except QueueUnavailable:
-            return []
-        for other in others:
-            graph = job.workflow if job.workflow is not None else graph_of(job, other)
-            if graph is not None and not check_against(graph, other):
-                return avoid
-        return []
+        return avoid if await self._elsewhere.offered(job, avoid) else []
 
 
 def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend: Backend) -> int:

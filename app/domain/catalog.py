@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from app.domain.replacements import Replacement
+
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "animated_image_upload", "remote")
 """Marks of inputs whose choices change while the server runs, so that a list read earlier proves nothing."""
 _SELF_DESCRIBING: Final = "COMFY_"
@@ -63,6 +65,8 @@ class Catalog:
     """All node classes of one backend."""
 
     nodes: Mapping[str, NodeClass]
+    replacements: Mapping[str, Replacement] = field(default_factory=dict)
+    """Class that the backend has not → what it takes in its place."""
 
     def choices(self, node_class: str, input_name: str) -> tuple[str, ...]:
         """Return what that input of that class can be set to; nothing when the class or the input is not there."""
