@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
 
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
 
@@ -121,16 +122,34 @@ class ComfyUI:
     async def object_info(self) -> Offer:
         """Return what the server offers, as far as it can be used."""
         raw = await self._ok("GET", "/object_info")
-        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
-        try:
-            offer = await asyncio.to_thread(read_offer, raw)
-        except ValueError as error:
-            raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
+        offer = await _read_offer(raw, await self.node_replacements())
         if not offer.catalog.nodes:
             raise BackendLost("The backend describes no nodes.")
         if offer.left_out:
             log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
         return offer
+
+    async def node_class(self, name: str) -> Offer:
+        """Return what the server says of one node class: nothing if it has none of this name.
+
+        What it costs a server does not depend on how much it has, unlike everything: that holds up its event loop.
+        """
+        try:
+            path = f"/object_info/{quote(name, safe='')}"
+        except UnicodeEncodeError:
+            path = ""
+        # A name of dots would be another path; nobody calls a class so.
+        asked = bool(path.rpartition("/")[2].strip("."))
+        status, raw = await self._request("GET", path) if asked else (HTTPStatus.NOT_FOUND, b"")
+        if status == HTTPStatus.NOT_FOUND:
+            return await _read_offer(b"{}", {})
+        _expect_ok("/object_info", status)
+        return await _read_offer(raw, {}, name)
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """Return which node classes the server takes for others; nothing of one that knows no such thing."""
+        status, raw = await self._request("GET", "/node_replacements")
+        return read_object(raw) if status == HTTPStatus.OK else {}
 
     async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> Accepted:
         """Queue a prompt and return the id under which the server has it: an old one gives it another.
@@ -398,6 +417,14 @@ def _runs(prompts: list[list[Any]]) -> dict[str, str]:
             mark = extra[MARK]
             found[prompt_id] = prompt_id_of(mark.get("prompt_id") if isinstance(mark, dict) else None) or prompt_id
     return found
+
+
+async def _read_offer(raw: bytes, replacing: Mapping[str, Any], only: str | None = None) -> Offer:
+    try:
+        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
+        return await asyncio.to_thread(read_offer, raw, replacing, only)
+    except ValueError as error:
+        raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
 
 
 def _expect_ok(path: str, status: int) -> None:
