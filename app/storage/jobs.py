@@ -191,7 +191,7 @@ _NAMES: Final = ", ".join(column.name for column in _GIVEN)
 _TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
 _INSERT: Final = f"""
     WITH asked AS (
-        SELECT * FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS ({_TYPED})) WITH ORDINALITY
+        SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({_TYPED})) WITH ORDINALITY
     ), accepted AS (
         INSERT INTO generation_jobs
             ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,

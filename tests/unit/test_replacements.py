@@ -60,7 +60,7 @@ def test_a_class_is_renamed_and_its_inputs_are_mapped_and_set() -> None:
     assert changed["4"] == node("ImageScaleToMaxDimension", image=["1", 0], largest_size=32, upscale_method="lanczos")
     assert (changed["1"], changed["2"], list(changed)) == (LONGER["1"], LONGER["2"], list(LONGER))
     assert json.dumps(LONGER) == given_text
-    assert check_as_executed(LONGER, catalog()) == []
+    assert check_as_executed(LONGER, catalog()).faults == []
 
 
 def test_what_else_the_node_has_stays() -> None:
@@ -72,24 +72,26 @@ def test_what_else_the_node_has_stays() -> None:
 def test_inputs_of_a_class_without_a_mapping_are_dropped_as_comfyui_does_it() -> None:
     graph = {"1": node("ConditioningAverage ", strength=1.0), "2": node("Show", it=["1", 0])}
     assert replaced(graph, catalog())["1"] == node("ConditioningAverage")
-    (fault,) = check_as_executed(graph, catalog())
+    (fault,) = check_as_executed(graph, catalog()).faults
     assert (fault.pointer, fault.code) == ("/workflow/1/class_type", "required_input_missing")
     assert "takes 'ConditioningAverage ' for 'ConditioningAverage'" in fault.detail
 
 
 def test_a_fault_is_said_of_the_input_that_was_given() -> None:
     graph = {"1": node("T2IAdapterLoader", t2i_adapter_name="c.pth"), "2": node("Show", it=["1", 0])}
-    (fault,) = check_as_executed(graph, catalog())
+    (fault,) = check_as_executed(graph, catalog()).faults
     assert (fault.pointer, fault.code) == ("/workflow/1/inputs/t2i_adapter_name", "value_not_in_list")
     assert classes_in_doubt(graph, catalog(), [fault]) == {"ControlNetLoader"}
     too_large = LONGER | {"4": node("ResizeImagesByLongerEdge", images=["1", 0], longer_edge=9000)}
-    assert [each.pointer for each in check_as_executed(too_large, catalog())] == ["/workflow/4/inputs/longer_edge"]
+    assert [each.pointer for each in check_as_executed(too_large, catalog()).faults] == [
+        "/workflow/4/inputs/longer_edge"
+    ]
 
 
 def test_an_input_that_is_mapped_and_was_not_given_is_missing() -> None:
     graph = {"1": node("T2IAdapterLoader"), "2": node("Show", it=["1", 0])}
     assert replaced(graph, catalog())["1"] == node("ControlNetLoader")
-    assert [each.code for each in check_as_executed(graph, catalog())] == ["required_input_missing"]
+    assert [each.code for each in check_as_executed(graph, catalog()).faults] == ["required_input_missing"]
 
 
 def test_a_class_that_is_there_is_not_replaced_and_neither_is_one_by_a_class_that_is_not() -> None:
@@ -97,7 +99,7 @@ def test_a_class_that_is_there_is_not_replaced_and_neither_is_one_by_a_class_tha
     assert replaced(LONGER, native) is LONGER
     without = catalog(ImageScaleToMaxDimension=None)
     assert replaced(LONGER, without) is LONGER
-    assert [each.code for each in check_as_executed(LONGER, without)] == ["unknown_node_class"]
+    assert [each.code for each in check_as_executed(LONGER, without).faults] == ["unknown_node_class"]
     assert replaced(LONGER, catalog({})) is LONGER
 
 
@@ -195,7 +197,7 @@ def test_nothing_is_in_doubt_that_no_new_file_can_mend(wrong: str) -> None:
         "4": node("ControlNetLoader", control_net_name="none.pth"),
     }
     offered = catalog()
-    assert classes_in_doubt(graph, offered, check_as_executed(graph, offered)) == frozenset()
+    assert classes_in_doubt(graph, offered, check_as_executed(graph, offered).faults) == frozenset()
 
 
 VALUES = st.recursive(
