@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
 
-import orjson
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.domain.offers import Offer, read_offer
 from app.domain.text import clean
-from worker.comfyui_answers import listed, prompt_id_of, read_object, read_refusal, read_stats
+from app.encoding import dump_bytes
+from worker.comfyui_answers import listed, prompt_id_of, read_object, read_stats
 from worker.death_signs import LogSays, read_log
 from worker.ownership import stamp_of
+from worker.refusals import read_refusal
 from worker.wire import ON_THE_WIRE, Pace, away, is_redirect, named, own_session, read_whole, redirected
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse
 
     from app.domain.workflow import Graph
-    from worker.comfyui_answers import OutputFile, Stats
+    from worker.comfyui_answers import Stats
     from worker.ownership import Stamp
+    from worker.ui_answers import OutputFile
 
 DOWNLOADS_AT_ONCE: Final = 16
 """Files that come from a backend at the same time: one that sends none is not to take a connection for each of them."""
@@ -37,9 +39,26 @@ FORGET_S: Final = 0.5
 """An idle server has noticed within this time that it is to forget."""
 _CLOSE_S: Final = 2.0
 _MOST_MARKED: Final = 10_000
+_LAST: Final = (8, 64, 1_000)
+"""So many of the prompts that ended last are looked through, as far as that is needed: each comes with its graph."""
+MARK: Final = "genonaut"
+"""Key in a prompt's `extra_data` by which we know our own: of which attempt it is, and as what it was sent."""
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
+_MOST_REFUSAL_BYTES: Final = 2048
+_NOT_OF_THE_FILE: Final = frozenset(
+    {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
+)
+"""Answers that say something of the server, or of what stands before it, and nothing of the file asked for; so does
+all above 500."""
 _JSON: Final = {"Content-Type": "application/json"}
+_REFUSALS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 log = logging.getLogger(__name__)
@@ -49,6 +68,18 @@ class UnclearSubmission(BackendLost):
     """The POST got no proper answer: the prompt may be queued all the same. Look it up before sending it again."""
 
     code = "backend_unclear"
+
+
+class SubmissionFailed(UnclearSubmission):
+    """The server stumbled over the submission: an error of its own, before the prompt was queued or after."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"The backend answered the submission with status {status}.")
+        self.status = status
+
+
+class Unreadable(OutputInvalid):
+    """The server stumbles over the file itself; it may do so once, or each time."""
 
 
 class Accepted(NamedTuple):
@@ -78,34 +109,57 @@ class ComfyUI:
         self._max_message_bytes = max_message_bytes
         self._downloading = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
         self.version = ""
+        self._cancels = True
+        """Whether it may have `POST /api/jobs/{id}/cancel`."""
 
     async def system_stats(self) -> Stats:
         """Return the server's memory and version, and note the version."""
         stats = read_stats(await self._get_object("/system_stats"))
-        self.version = stats.version
+        if stats.version != self.version:
+            self.version, self._cancels = stats.version, True
         return stats
 
     async def object_info(self) -> Offer:
         """Return what the server offers, as far as it can be used."""
         raw = await self._ok("GET", "/object_info")
-        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
-        try:
-            offer = await asyncio.to_thread(read_offer, raw)
-        except ValueError as error:
-            raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
+        offer = await _read_offer(raw, await self.node_replacements())
         if not offer.catalog.nodes:
             raise BackendLost("The backend describes no nodes.")
         if offer.left_out:
             log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
         return offer
 
+    async def node_class(self, name: str) -> Offer:
+        """Return what the server says of one node class: nothing if it has none of this name.
+
+        What it costs a server does not depend on how much it has, unlike everything: that holds up its event loop.
+        """
+        try:
+            path = f"/object_info/{quote(name, safe='')}"
+        except UnicodeEncodeError:
+            path = ""
+        # A name of dots would be another path; nobody calls a class so.
+        asked = bool(path.rpartition("/")[2].strip("."))
+        status, raw = await self._request("GET", path) if asked else (HTTPStatus.NOT_FOUND, b"")
+        if status == HTTPStatus.NOT_FOUND:
+            return await _read_offer(b"{}", {})
+        _expect_ok("/object_info", status)
+        return await _read_offer(raw, {}, name)
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """Return which node classes the server takes for others; nothing of one that knows no such thing."""
+        status, raw = await self._request("GET", "/node_replacements")
+        return read_object(raw) if status == HTTPStatus.OK else {}
+
     async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> Accepted:
         """Queue a prompt and return the id under which the server has it: an old one gives it another.
 
         Raises
         ------
-        WorkflowRefused, BackendLacksModel
+        WorkflowRefused, BackendLacksModel, WorkflowUnread
             The server will not run the graph, not even a part of it.
+        SubmissionFailed
+            It stumbled over it, and may have queued it or not.
         UnclearSubmission
             It may be queued or not.
         """
@@ -117,8 +171,10 @@ class ComfyUI:
         answer = read_object(raw)
         if status == HTTPStatus.CONFLICT:
             raise UnclearSubmission("The backend has a prompt of this id already.")
-        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-            raise read_refusal(answer)
+        if status in _REFUSALS:
+            raise read_refusal(answer, status)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise SubmissionFailed(status)
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
@@ -151,12 +207,24 @@ class ComfyUI:
         entries = read_object(raw).get("entries") if status == HTTPStatus.OK else None
         return read_log(entries) if isinstance(entries, list) else LogSays.UNREADABLE
 
-    async def marked_prompts(self, mark: str) -> list[str]:
-        """Return the ids of queued and running prompts that carry this key in their `extra_data`."""
+    async def marked_prompts(self) -> dict[str, str]:
+        """Return our queued and running prompts: id → the id under which the run was sent; a node may queue it anew.
+
+        Running ones come first.
+        """
         queue = await self._get_object("/queue")
-        items = [*listed(queue.get("queue_running")), *listed(queue.get("queue_pending"))]
-        whole = [item for item in items if len(item) > 3 and isinstance(item[3], dict) and mark in item[3]]
-        return list(filter(None, (prompt_id_of(item[1]) for item in whole[:_MOST_MARKED])))
+        return _runs([*listed(queue.get("queue_running")), *listed(queue.get("queue_pending"))][:_MOST_MARKED])
+
+    async def marked_since(self, prompt_id: str) -> dict[str, str]:
+        """Return the same of the prompts that have ended since this one had, the oldest first."""
+        ended: dict[str, Any] = {}
+        for most in _LAST:
+            ended = await self._get_object(f"/history?max_items={most}")
+            if prompt_id in ended or len(ended) < most:
+                break
+        since = list(ended)[list(ended).index(prompt_id) + 1 :] if prompt_id in ended else list(ended)
+        prompts = [ended[each].get("prompt") for each in since if isinstance(ended[each], dict)]
+        return _runs(listed(prompts))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the history entry of a prompt that has ended, else None."""
@@ -164,23 +232,35 @@ class ComfyUI:
         return found if isinstance(found, dict) else None
 
     async def stop(self, prompt_id: str) -> None:
-        """Delete the prompt from the queue, then interrupt it where it runs; each alone can miss (point 9)."""
+        """Take the prompt out of the queue, or interrupt it where it runs: sent, and not confirmed yet.
+
+        Newer servers do both in one step, which cannot hit the prompt that runs next. With older ones it takes two, of
+        which each alone can miss (point 9).
+        """
+        if self._cancels and await self._cancel(prompt_id):
+            return
         await self._ok("POST", "/queue", {"delete": [prompt_id]})
         if not self._interrupts_targeted() and (await self.locate(prompt_id))[0] is not Place.RUNNING:
             return
         await self._ok("POST", "/interrupt", {"prompt_id": prompt_id})
 
+    async def _cancel(self, prompt_id: str) -> bool:
+        """Whether the server has the route by which newer ones cancel a prompt; it is not asked again if it has not."""
+        status, raw = await self._request("POST", f"/api/jobs/{prompt_id}/cancel", {})
+        self._cancels = status == HTTPStatus.OK and isinstance(read_object(raw).get("cancelled"), bool)
+        return self._cancels
+
     async def free_memory(self) -> None:
         """Have the server unload its models and forget its results, as soon as nothing runs (section 1)."""
         await self._ok("POST", "/free", {"unload_models": True, "free_memory": True})
 
-    async def download(self, file: OutputFile) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of an output.
+    async def download(self, file: OutputFile, most_bytes: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of an output; None of one that is said to have more than `most_bytes`.
 
         Raises
         ------
         OutputInvalid
-            The server has no such file.
+            The server has no such file, cannot read it, or it is too large.
         BackendLost
             It is away, broke off in the middle, or sends so slowly that the end is not to be waited for.
         """
@@ -189,7 +269,10 @@ class ComfyUI:
             return
         try:
             async with self._downloading, await self._view("GET", file) as response:
-                _expect_file(file, response.status)
+                await self._expect_file(file, response)
+                if most_bytes is not None and (response.content_length or 0) > most_bytes:
+                    name = clean(file.filename, 100)
+                    raise OutputInvalid(f"The file {name} is larger than {most_bytes} bytes (MAX_OUTPUT_BYTES).")
                 pace = Pace(response.content, self._timeout.total or 0)
                 while chunk := await pace.read():
                     yield chunk
@@ -198,7 +281,9 @@ class ComfyUI:
 
     async def _view(self, method: str, file: OutputFile) -> ClientResponse:
         """Ask for a file, and return as soon as it begins to come."""
-        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
+        # Of a name with folders the server would take the last part, and look for it elsewhere.
+        folder, _, name = file.filename.rpartition("/")
+        query = {"filename": name, "subfolder": "/".join(filter(None, (file.subfolder, folder))), "type": file.folder}
         async with asyncio.timeout(self._timeout.total):
             return await self._session.request(
                 method,
@@ -214,11 +299,27 @@ class ComfyUI:
         """Return what tells this content of a file from another; raises `OutputInvalid`, `BackendLost`."""
         try:
             async with await self._view("HEAD", file) as response:
-                _expect_file(file, response.status)
+                await self._expect_file(file, response)
                 headers = response.headers
                 return stamp_of(headers.get("ETag"), headers.get("Last-Modified"), headers.get("Content-Length"))
         except ON_THE_WIRE as error:
             raise away(error) from error
+
+    async def _expect_file(self, file: OutputFile, response: ClientResponse) -> None:
+        """Raise unless the file is about to come: of what the server says instead of it, the beginning is told."""
+        status = response.status
+        of_the_file = HTTPStatus.BAD_REQUEST <= status <= HTTPStatus.INTERNAL_SERVER_ERROR
+        if not of_the_file or status in _NOT_OF_THE_FILE:
+            _expect_ok("/view", status)
+            return
+        async with asyncio.timeout(self._timeout.total):
+            said = clean((await response.content.read(_MOST_REFUSAL_BYTES)).decode("utf-8", "replace"), 200)
+        answered = clean(f"{status} {response.reason or ''}", 100)
+        refusal = Unreadable if status == HTTPStatus.INTERNAL_SERVER_ERROR else OutputInvalid
+        raise refusal(
+            f"The backend named the file {clean(file.filename, 100)} and answered {answered} when asked for it"
+            + (f": {' '.join(said.split())}" if said else ".")
+        )
 
     async def ran_last(self, prompt_id: str) -> bool:
         """Whether nothing has been executed since this prompt, and nothing is."""
@@ -289,7 +390,7 @@ class ComfyUI:
 
         aiohttp sends a GET again that met a connection which the server was just closing, and never a POST.
         """
-        data, headers = (None, None) if body is None else (_json(body), _JSON)
+        data, headers = (None, None) if body is None else (dump_bytes(body), _JSON)
         try:
             # Of a whole answer, so that one which comes at a drip has an end too.
             async with asyncio.timeout(self._timeout.total):
@@ -308,12 +409,22 @@ class ComfyUI:
             raise away(error) from error
 
 
-def _json(value: Any) -> bytes:
+def _runs(prompts: list[list[Any]]) -> dict[str, str]:
+    found = {}
+    for prompt in prompts:
+        prompt_id, extra = (prompt_id_of(prompt[1]), prompt[3]) if len(prompt) > 3 else (None, None)
+        if prompt_id is not None and isinstance(extra, dict) and MARK in extra:
+            mark = extra[MARK]
+            found[prompt_id] = prompt_id_of(mark.get("prompt_id") if isinstance(mark, dict) else None) or prompt_id
+    return found
+
+
+async def _read_offer(raw: bytes, replacing: Mapping[str, Any], only: str | None = None) -> Offer:
     try:
-        return orjson.dumps(value)
-    except TypeError:
-        # An integer of more than 64 bits, or deeper nesting than it takes.
-        return json.dumps(value).encode()
+        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
+        return await asyncio.to_thread(read_offer, raw, replacing, only)
+    except ValueError as error:
+        raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
 
 
 def _expect_ok(path: str, status: int) -> None:
@@ -321,9 +432,3 @@ def _expect_ok(path: str, status: int) -> None:
         raise BackendLost(redirected(path, status))
     if status != HTTPStatus.OK:
         raise BackendLost(f"The backend answered {path} with status {status}.")
-
-
-def _expect_file(file: OutputFile, status: int) -> None:
-    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
-        raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
-    _expect_ok("/view", status)

@@ -14,43 +14,23 @@ from aiohttp import WSMsgType
 
 from app.domain.errors import (
     AttemptFailed,
-    BackendLacksModel,
-    DeviceFailed,
     Interrupted,
-    NodeFailed,
-    NoOutput,
-    OutOfMemory,
-    OutputInvalid,
-    WorkflowRefused,
 )
+from app.domain.progress import node_name
 from app.domain.text import clean, traceback_of, word
+from worker.node_failures import failure_of
+from worker.ui_answers import class_of, read_node, read_shown, saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from worker.ui_answers import OutputFile
 
 _HEAD: Final = struct.Struct(">II")
 """Of a binary frame: what it is, and a number whose meaning depends on that."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
-_OUT_OF_MEMORY: Final = re.compile(
-    r"\b(?:CUDA|HIP|MPS|XPU)(?: backend| error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED|Allocation on device"
-)
-_DEVICE: Final = re.compile(
-    r"\b(?:CUDA|HIP|XPU|SYCL|MPS|NCCL|cuDNN|cuBLAS|MIOpen)(?: \w+)? (?:error|failure)\b|device-side assert"
-    r"|\b(?:CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_(?!SUCCESS)"
-    r"|\bcuda(?:Error|Get|Runtime)\w*"
-    r"|\bhipError\w+|miopenStatus|no kernel image is available|Found no NVIDIA driver|No (?:CUDA|HIP) GPUs are avail"
-    r"|Torch not compiled with CUDA|GPU has fallen off the bus|\bMPS backend\b.{0,60}(?:error|failed)|UR_RESULT_ERROR"
-    r"|command buffer exited with error status",
-    re.IGNORECASE,
-)
-"""Errors of the device, its driver or its libraries: cuBLAS and the like name their status."""
-_MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 _PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-MOST_OUTPUTS: Final = 2_000
-"""Files and texts that a run may leave: a film of as many pictures, each with its row and its thumbnail."""
-MOST_NAME_CHARS: Final = 1_024
-"""Of a file's name, and of its folder's: file systems take a quarter of that for a name."""
 _MOST_MARKS: Final = 1_000_000
 """Of commas and opening brackets in an answer: each can stand for a value, which takes up to a hundred bytes."""
 _FEW_BYTES: Final = 2**16
@@ -58,26 +38,9 @@ _MOST_FRAME_BYTES: Final = 4 * 2**20
 """Of a frame of text. A longer one is not looked at: how a run ended stands in the history too."""
 _MOST_FRAME_MARKS: Final = 200_000
 _MOST_METADATA_BYTES: Final = 2**16
-MOST_PICTURE_BYTES: Final = 16 * 2**20
-"""Of a picture that is shown while it comes into being."""
 _MOST_MEMORY_BYTES: Final = 2**50
-_MOST_REASONS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """A file as ComfyUI's history names it, or a text that stands in the history itself."""
-
-    node_id: str
-    filename: str
-    subfolder: str = ""
-    folder: str = "output"
-    text: str | None = None
-
-    @property
-    def content(self) -> tuple[str | None, ...]:
-        """What it holds, whichever node names it."""
-        return self.folder, self.subfolder, self.filename, self.text
+_MOST_SILENT: Final = 5
+"""So many nodes are named of a run that left nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +52,12 @@ class Ending:
     began_ms: float | None = None
     """When it began by the server's clock, milliseconds since 1970, and below when it had ended; None: not said."""
     ended_ms: float | None = None
+    cached: frozenset[str] = frozenset()
+    """Nodes that did not run: what they show is of an earlier run."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of outputs that are left out."""
+    silence: str = ""
+    """What is to be said where there are no outputs at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +66,8 @@ class Picture:
 
     image: memoryview
     prompt_id: str | None
-    """None in the old form, which does not say whose it is."""
+    """None in the old form, which does not say whose it is, and of what node."""
+    node_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +101,13 @@ def _picture(frame: memoryview) -> Picture | None:
         return None
     kind, number = _HEAD.unpack_from(frame)
     if kind == _PREVIEW:
-        return _small(Picture(frame[_HEAD.size :], None))
+        return Picture(frame[_HEAD.size :], None)
     end = _HEAD.size + number
     if kind != _PREVIEW_WITH_METADATA or end >= len(frame) or number > _MOST_METADATA_BYTES:
         return None
-    prompt_id = prompt_id_of(read_object(bytes(frame[_HEAD.size : end])).get("prompt_id"))
-    return _small(Picture(frame[end:], prompt_id)) if prompt_id is not None else None
-
-
-def _small(picture: Picture) -> Picture | None:
-    """Return the picture; None when it is so large that nobody would look at it, and it is not to be held for that."""
-    return picture if len(picture.image) <= MOST_PICTURE_BYTES else None
+    said = read_object(bytes(frame[_HEAD.size : end]))
+    prompt_id = prompt_id_of(said.get("prompt_id"))
+    return Picture(frame[end:], prompt_id, node_name(said.get("node_id"))) if prompt_id is not None else None
 
 
 def prompt_id_of(value: Any) -> str | None:
@@ -176,11 +142,14 @@ def _memory(value: Any) -> int | None:
 
 def read_saved(data: Mapping[str, Any]) -> list[OutputFile]:
     """Return the files that a node has saved, as the frame `executed` tells of them while the run goes on."""
-    return _saved(_shown(data.get("node"), data.get("output")))
+    return saved(read_node(word(data.get("node")), data.get("output")))
 
 
-def read_ending(entry: Mapping[str, Any]) -> Ending:
-    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10)."""
+def read_ending(entry: Mapping[str, Any], folder_id: str = "") -> Ending:
+    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10).
+
+    `folder_id` is that by which the run's own folder is named.
+    """
     status = entry.get("status")
     status = status if isinstance(status, dict) else {}
     messages = [each for each in listed(status.get("messages")) if len(each) == 2]
@@ -192,15 +161,33 @@ def read_ending(entry: Mapping[str, Any]) -> Ending:
         )
     if status.get("status_str") != "success" or kind == "execution_error":
         return Ending(failure=_node_failure(data))
-    outputs = _outputs(entry.get("outputs"))
-    if not outputs:
-        # "success" is also said of a run whose output a node blocked (section 3).
-        return Ending(failure=NoOutput("The workflow ended without leaving an output."))
-    if len(outputs) > MOST_OUTPUTS:
-        return Ending(failure=OutputInvalid(f"The run left more than {MOST_OUTPUTS:,} outputs."))
+    prompt = entry.get("prompt")
+    _, _, graph, _, wanted = [*(prompt if isinstance(prompt, list) else ()), *[None] * 5][:5]
+    outputs, notes = read_shown(entry.get("outputs"), graph, folder_id)
     return Ending(
-        outputs, began_ms=_moment(messages, "execution_start"), ended_ms=_moment(messages, "execution_success")
+        outputs,
+        began_ms=_moment(messages, "execution_start"),
+        ended_ms=_moment(messages, "execution_success"),
+        cached=_cached(messages),
+        notes=tuple(notes),
+        silence=_silence(graph, wanted),
     )
+
+
+def _silence(graph: Any, wanted: Any) -> str:
+    """Return what is to be said of a run that left nothing: its nodes save without saying so, or were blocked."""
+    nodes = [word(node_id) for node_id in wanted] if isinstance(wanted, list) else []
+    shown = ", ".join(f"{node} ({class_of(graph, node) or 'unknown'})" for node in nodes[:_MOST_SILENT])
+    whose = f": {'nodes' if len(nodes) > 1 else 'node'} {shown}{', …' if len(nodes) > _MOST_SILENT else ''}"
+    return (
+        f"The run ended well and left nothing that could be kept{whose if nodes else ''}. A node may save a file and"
+        " not name it, which is at the backend then, or be blocked by another one."
+    )
+
+
+def _cached(messages: list[list[Any]]) -> frozenset[str]:
+    told = [data.get("nodes") for kind, data in messages if kind == "execution_cached" and isinstance(data, dict)]
+    return frozenset(word(node_id) for nodes in told if isinstance(nodes, list) for node_id in nodes)
 
 
 def _moment(messages: list[list[Any]], kind: str) -> float | None:
@@ -210,36 +197,6 @@ def _moment(messages: list[list[Any]], kind: str) -> float | None:
         if isinstance(at, int | float) and math.isfinite(at):
             return at
     return None
-
-
-def read_refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
-    """Return the error for a 400. Its own details are empty when the fault is upstream: they stand in node_errors."""
-    error, node_errors = answer.get("error"), answer.get("node_errors")
-    kind = word(error.get("type")) if isinstance(error, dict) else ""
-    said: list[str] = []
-    kinds = [kind] if kind != "prompt_outputs_failed_validation" else []
-    for node_id, found in node_errors.items() if isinstance(node_errors, dict) else ():
-        for each in _errors_of(found):
-            kinds.append(word(each.get("type")))
-            if len(said) < _MOST_REASONS:
-                message, details = clean(each.get("message"), 300), clean(each.get("details"), 300)
-                details = message if kinds[-1].startswith("exception_during") else clean(f"{message}: {details}", 300)
-                said.append(f"{word(found.get('class_type'))} (node {word(node_id)}): {details}")
-    if isinstance(error, dict) and not said:
-        said.append(clean(f"{clean(error.get('message'), 500)} {clean(error.get('details') or '', 500)}", 500))
-    elif isinstance(error, str):
-        said.append(clean(error, 500))
-    text = "; ".join(said[:_MOST_REASONS]) or "no reason was given"
-    lacks = bool(kinds) and all(each in _MISSING for each in kinds)
-    lacks = lacks or (kind == "invalid_prompt" and "does not exist" in text)
-    refused = BackendLacksModel if lacks else WorkflowRefused
-    return refused(f"ComfyUI refused the workflow: {text}")
-
-
-def _errors_of(found: Any) -> list[dict[str, Any]]:
-    """Return the errors that a refusal has of one node."""
-    errors = found.get("errors") if isinstance(found, dict) else None
-    return [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
 
 
 def read_object(raw: bytes | bytearray | str, most_marks: int = _MOST_MARKS) -> dict[str, Any]:
@@ -264,59 +221,12 @@ def _marks(raw: bytes | bytearray | str) -> int:
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
-def _outputs(found: Any) -> list[OutputFile]:
-    """Return the files and texts of all nodes, each file once of a node; previews only when nothing was saved."""
-    nodes = found.items() if isinstance(found, dict) else ()
-    shown = [each for node_id, node in nodes for each in _shown(node_id, node)]
-    files = list(dict.fromkeys(each for each in shown if each.text is None))
-    return (_saved(files) or files) + [each for each in shown if each.text is not None]
-
-
-def _shown(node_id: Any, shown: Any) -> list[OutputFile]:
-    """Return the files and texts that one node shows."""
-    found, of = [], word(node_id)
-    for key, items in shown.items() if isinstance(shown, dict) else ():
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict):
-                file = _file(of, item)
-                if file is not None:
-                    found.append(file)
-            elif key in ("text", "string") and isinstance(item, str):
-                found.append(OutputFile(of, "text.txt", text=item))
-    return found
-
-
-def _file(node_id: str, item: dict[str, Any]) -> OutputFile | None:
-    """Return the file that a record names; None for one that names none, or none that there can be."""
-    name, *where = item.get("filename"), item.get("subfolder") or "", item.get("type") or "output"
-    parts = [part for part in (name, *where) if isinstance(part, str) and _can_be_asked_for(part)]
-    return OutputFile(node_id, *parts) if name and len(parts) == 1 + len(where) else None
-
-
-def _can_be_asked_for(part: str) -> bool:
-    try:
-        return len(part) <= MOST_NAME_CHARS and "\0" not in part and bool(part.encode() or True)
-    except UnicodeEncodeError:
-        return False
-
-
-def _saved(files: list[OutputFile]) -> list[OutputFile]:
-    return [file for file in files if file.folder == "output" and file.text is None]
-
-
 def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
     kind = word(data.get("exception_type"))
     message = clean(data.get("exception_message") or "") or kind or "The backend reported an error without a text."
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
-    return _failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
-
-
-def _failure_of(kind: str, message: str) -> type[AttemptFailed]:
-    """Return the class of what a node raised: its kind and words are those of the drivers and of PyTorch."""
-    if kind.endswith("OutOfMemoryError") or _OUT_OF_MEMORY.search(message):
-        return OutOfMemory
-    return DeviceFailed if kind.endswith("AcceleratorError") or _DEVICE.search(message) else NodeFailed
+    return failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
 
 
 def _text(value: Any) -> str | None:

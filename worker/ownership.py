@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import OutputNotOwn
-from app.domain.own_outputs import PREVIEWS
+from app.domain.errors import OutputInvalid, OutputNotOwn
+from app.domain.own_outputs import PREVIEWS, SHOWN_ON_THE_WAY, random_file
 from app.domain.text import clean
+from worker.ui_answers import SENT
 
 if TYPE_CHECKING:
+    from app.domain.errors import AttemptFailed
     from app.domain.workflow import Graph
-    from worker.comfyui_answers import OutputFile
+    from worker.ui_answers import OutputFile
 
 _ETAG: Final = re.compile(r'^"([0-9a-f]{15,17})-[0-9a-f]+"$')
 """As aiohttp makes it, whose server ComfyUI is: the time of the last change in nanoseconds, and the size."""
+_NAMED_ONCE: Final = PREVIEWS | SHOWN_ON_THE_WAY
+"""Classes that give each of their temporary files a name of its own."""
 _TICK_S: Final = 0.02
 """A file's time is that of the kernel's last tick, up to 10 ms before it was written."""
 
@@ -50,6 +54,9 @@ class Run:
     """A run that has ended."""
 
     prompt_id: str
+    """The last one of the run, if a node has queued it again."""
+    folder_id: str
+    """By which the folder of its files is named, and the run was sent."""
     graph: Graph
     alone: bool
     """Whether no prompt of ours was to be sent behind it before its files are here."""
@@ -58,13 +65,17 @@ class Run:
     began_ms: float | None
     """By the server's clock, milliseconds since 1970; below, when it had ended."""
     ended_ms: float | None
+    cached: frozenset[str] = frozenset()
+    """Nodes that did not run: they name files of an earlier run."""
 
     def has_for_itself(self, file: OutputFile) -> bool:
         """Whether no other run can have written the file."""
-        if file.text is not None or is_in_own_folder(file, self.prompt_id):
+        if file.text is not None or file.folder == SENT or is_in_own_folder(file, self.folder_id):
             return True
         node = self.graph.get(file.node_id)
-        return file.folder == "temp" and node is not None and node["class_type"] in PREVIEWS
+        if node is None or node["class_type"] not in _NAMED_ONCE:
+            return False
+        return file.folder == "temp" or random_file(file.filename) is not None
 
     def require_alone(self, file: OutputFile) -> None:
         """Raise `OutputNotOwn` if another run of ours may have written the file."""
@@ -83,6 +94,12 @@ class Run:
                 f"The run names the file {clean(file.filename, 100)}, which is older than the run itself."
             )
 
+    def seen(self, file: OutputFile, failure: AttemptFailed) -> AttemptFailed:
+        """Return why a file cannot be kept: one that a node names which did not run is of an earlier run."""
+        if isinstance(failure, OutputInvalid) and file.node_id in self.cached:
+            return OutputNotOwn(f"It is of an earlier run, whose answer was repeated. {failure}")
+        return failure
+
     def outlasted_by(self, stamp: Stamp) -> bool:
         """Whether the file was changed when the run had ended."""
         if self.ended_ms is None or stamp.earliest is None:
@@ -90,6 +107,6 @@ class Run:
         return stamp.earliest > self.ended_ms / 1000 + _TICK_S
 
 
-def is_in_own_folder(file: OutputFile, prompt_id: str) -> bool:
-    """Whether its name or folder is one that only this prompt's files have."""
-    return bool(prompt_id) and prompt_id in f"{file.subfolder}/{file.filename}"
+def is_in_own_folder(file: OutputFile, folder_id: str) -> bool:
+    """Whether its name or folder is one that only this run's files have."""
+    return bool(folder_id) and folder_id in f"{file.subfolder}/{file.filename}"

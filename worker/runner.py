@@ -25,7 +25,6 @@ from app.domain.job import Job, JobStatus, Phase
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
 from worker.attempt import SAVING_S, Attempt
-from worker.submission import MARK
 
 if TYPE_CHECKING:
     from app.messaging.events import Events
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from worker.comfyui_answers import Ending
     from worker.measures import Measures
     from worker.pictures import Pictures
+    from worker.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Runner:
         pool: BackendPool,
         aftermath: Aftermath,
         collector: Collector,
+        thumbnails: Thumbnails,
         measures: Measures,
         pictures: Pictures,
     ) -> None:
@@ -69,6 +70,7 @@ class Runner:
         self._pool = pool
         self._aftermath = aftermath
         self._collector = collector
+        self._thumbnails = thumbnails
         self._measures = measures
         self._pictures = pictures
         self._running: dict[int, Attempt] = {}
@@ -155,9 +157,12 @@ class Runner:
             if backend.standstill is not None or not (backend.healthy and (backend.load.foreign or backend.stale)):
                 continue
             with contextlib.suppress(BackendLost):
-                held = {attempt.job.prompt_id for attempt in self._running.values()}
-                marked = [each for each in await backend.comfyui.marked_prompts(MARK) if each not in held]
-                stale = frozenset(await self._store.stale_prompts(marked) if marked else ())
+                held = {attempt.ledger.prompt_id for attempt in self._running.values()}
+                marked = await backend.comfyui.marked_prompts()
+                # One that an old server renamed is in PostgreSQL under that name, one that a node queued as its run.
+                runs = {prompt_id: {prompt_id, run} for prompt_id, run in marked.items() if not {prompt_id, run} & held}
+                ended = set(await self._store.stale_prompts(list(set().union(*runs.values()))) if runs else ())
+                stale = frozenset(prompt_id for prompt_id, known_as in runs.items() if known_as & ended)
                 for prompt_id in stale - backend.stale:
                     log.warning("backend %s: prompt %s is nobody's any more: stopping it", backend.name, prompt_id)
                 for prompt_id in stale:
@@ -224,6 +229,7 @@ class Runner:
             await end_tasks(pending)
         await self._pictures.close()
         self._collector.close()
+        await self._thumbnails.close()
 
     async def _wait_s(self, job_id: int) -> float | None:
         """Return in how many seconds a turn that found nothing may be tried again; None when nobody needs it.
@@ -312,8 +318,8 @@ class Runner:
             ending = await attempt.ending()
             if ending.failure is None:
                 attempt.backend.device_succeeded()
-            if ending.outputs and ending.failure is None:
-                await self._save(attempt, ending)
+                with self._thumbnails.giving_way():
+                    await self._save(attempt, ending)
                 self.done += 1
             else:
                 await self._aftermath.end(attempt, ending.failure)
@@ -346,8 +352,13 @@ class Runner:
             await asyncio.wait({collecting}, timeout=SAVING_S)
             if not collecting.done() and attempt.job.phase is not Phase.SAVING:
                 await attempt.ledger.mark_saving()
-            outputs, notes = await collecting
+            collected = await collecting
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.ledger.complete(outputs, [*filter(None, [attempt.left_out]), *notes])
+        attempt.backend.careless.update(each.saver for each in collected.lost if each.saver is not None)
+        silence = ending.silence if not ending.outputs else None
+        notes = filter(None, [attempt.left_out, *ending.notes, *collected.notes, silence])
+        await attempt.ledger.complete(collected.outputs, list(notes))
+        if attempt.job.content_id is not None:
+            self._thumbnails.want(attempt.job.content_id, collected.outputs)

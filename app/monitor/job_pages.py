@@ -14,7 +14,7 @@ from aiohttp import web
 from app.domain.errors import JobNotFound, NotFound
 from app.domain.job import JobStatus
 from app.encoding import dumps
-from app.keys import FILES, PREVIEWS, RUN_TIMES, VIEWS
+from app.keys import FILES, PREVIEWS, RUN_TIMES, SEEDS, VIEWS
 from app.monitor import eta
 from app.monitor.listing import read_alike
 from app.monitor.reading import read_health, read_snapshots
@@ -52,7 +52,7 @@ _ASKED: Final = [
 """Fields that a client sends with a job, as one could send them again."""
 _EXCERPT_BYTES: Final = 4096
 _EXCERPTS: Final = 4
-"""So many outputs of text are shown on a job's page; the others are linked."""
+"""So many outputs of text or data are shown on a job's page; the others are linked."""
 EVENTS_SHOWN: Final = 300
 _SHOWN_PARAMS: Final = 100_000
 _SHOWN_CHARACTERS: Final = 60_000
@@ -90,6 +90,8 @@ async def show_job(request: web.Request) -> web.Response:
         "inputs": _inputs(job),
         "asked": _asked(job.answer),
         "graphs": graphs,
+        # Of a long graph, which is not read for a page, it turns out when it is asked for.
+        "reseedable": graphs.asked is None or (await request.config_dict[SEEDS].drawing()).can(graphs.asked),
         "attempts": list(zip_longest(lines, view.attempts)),
         "events": events,
         "excerpts": await _excerpts(request.config_dict[FILES], job.answer),
@@ -218,7 +220,7 @@ async def _excerpts(files: FileStore, answer: JobAnswer) -> dict[int, str]:
             return file.read(_EXCERPT_BYTES).decode("utf-8", "replace")
 
     found = {}
-    texts = [output for output in answer.outputs if output.kind == "text"]
+    texts = [output for output in answer.outputs if output.kind in ("text", "data")]
     for output in texts[:_EXCERPTS]:
         try:
             found[output.index] = await asyncio.to_thread(read, answer.output_paths[output.index])
