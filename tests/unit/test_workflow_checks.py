@@ -205,11 +205,11 @@ def without(node_id: str, name: str) -> Graph:
         (changed("sampler", model=[["checkpoint"], 0]), "sampler/inputs/model", "bad_link"),
         (changed("sampler", steps=[20]), "sampler/inputs/steps", "bad_linked_input"),
         (changed("sampler", sampler_name=[]), "sampler/inputs/sampler_name", "bad_linked_input"),
-        (changed("decode", samples=["save", 0]), "decode/inputs/samples", "bad_link"),
+        (changed("decode", samples=["save", 1]), "decode/inputs/samples", "bad_link"),
     ],
 )
 def test_each_fault_has_its_code_and_pointer(graph: Graph, pointer: str, code: str) -> None:
-    if graph["decode"]["inputs"]["samples"] == ["save", 0]:
+    if graph["decode"]["inputs"]["samples"] == ["save", 1]:
         graph["save"]["inputs"]["images"] = ["decode", 0]
     assert told(check_against(graph, standin_catalog()).faults) == [(f"/workflow/{pointer}", code)]
 
