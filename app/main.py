@@ -31,6 +31,7 @@ from app.services.access import Access
 from app.services.afresh import Afresh
 from app.services.control import Control
 from app.services.fleet import Fleet
+from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
 from app.sideline import Sideline
@@ -166,11 +167,13 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.SNAPSHOTS] = snapshots
     app[INCOMING] = Incoming(settings.max_body_bytes)
     app[keys.SIDELINE] = sideline = Sideline()
+    app[keys.SEEDS] = seeds = Seeds(registry)
     app[keys.SUBMITTING] = Submitting(
         store,
         queue,
         registry,
         Afresh(Questions(redis, names)),
+        seeds,
         sideline,
         settings.default_checkpoint,
         settings.max_workflow_bytes,
@@ -178,7 +181,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)
     app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
-    app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, settings.cancel_wait_seconds)
+    app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, seeds, settings.cancel_wait_seconds)
     commands = Commands(redis, names)
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
     app[keys.FLEET_FIGURES] = FleetFigures(database)

@@ -12,18 +12,20 @@ from app.cancellation import end_tasks
 from app.domain.errors import (
     AttemptTimeout,
     BackendForgot,
+    BackendLate,
     BackendLost,
     BackendStalled,
-    OutputInvalid,
-    OutputNotOwn,
+    NoOutput,
 )
 from app.domain.job import Phase
 from worker.comfyui import Place
 from worker.comfyui_answers import Ending, read_ending
 from worker.ledger import Ledger
 from worker.ownership import Run, is_in_own_folder
+from worker.passes import Passes
+from worker.sent_pictures import SentPictures
 from worker.stopping import stop_prompt
-from worker.submission import Submission, prepared
+from worker.submission import Submission, after_the_last, prepared
 from worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -43,8 +45,6 @@ SAVING_S: Final = 0.25
 """The same for saving: of outputs that are durable so soon only that is said."""
 NOTE_S: Final = 0.25
 """The graph as sent goes into PostgreSQL with the attempt's next step, or alone when there is none for so long."""
-_OF_OLD_FILES: Final = (OutputInvalid.code, OutputNotOwn.code)
-"""After these the backend forgets its results first: from its cache it would name the same files again."""
 _NEVER: Final = float("-inf")
 
 
@@ -71,15 +71,23 @@ class Attempt:
         self._stall_s = stall_s
         self._measures = measures
         self._graph: Graph = {}
+        self._folder_id = job.prompt_id or ""
+        self._deadline: float | None = None
+        """Once it has begun: of all its prompts together."""
         self._alone = False
+        self.left_out: str | None = None
+        """What the backend would not run of the graph, and why."""
         self._from_the_start = False
         """Whether this worker has had it ever since it was claimed."""
         self._watch = Watch(backend.name, measures)
         self._watch.cancelling = job.phase is Phase.CANCELLING
         self.ledger = Ledger(job, claim, backend.name, store, events, measures, self._watch)
+        self._passes = Passes(backend, self._watch, self._folder_id)
         self._feed = pictures.of(job.job_id, job.attempt)
         self._watch.on_picture = self._feed.show
         self.downloads = downloads
+        self._sent = SentPictures(downloads)
+        self._watch.on_sent = self._sent.take
         self._watch.on_saved = self._expect
         self._entry: dict[str, Any] | None = None
 
@@ -121,6 +129,8 @@ class Attempt:
         self._alone = sent.alone or self.job.repeated
         self._from_the_start = claimed_at is not None
         self._watch.follow(self._graph)
+        self._sent.follow(self._graph, self.backend.catalog)
+        self._passes.follow(self._graph)
         # What was told of this attempt by whoever had it before: it never falls.
         self._watch.fold.percent = self.job.progress
         if claimed_at is not None:
@@ -138,7 +148,7 @@ class Attempt:
     async def _run(self, claimed_at: float | None) -> bool:
         with ExitStack() as following:
             following.callback(self._feed.end)
-            following.enter_context(self.backend.following(self.ledger.prompt_id, self._watch))
+            self._listen(following)
             found = claimed_at is None and await self._found_again()
             await self.backend.sole_use.enter(self._watch, alone=self._alone, at_once=found)
             if not found:
@@ -150,10 +160,19 @@ class Attempt:
                 accepted = await self._submit(claimed_at if claimed_at is not None else _NEVER)
                 if accepted != self.ledger.prompt_id:
                     self.ledger.prompt_id = accepted
-                    following.enter_context(self.backend.following(accepted, self._watch))
-            if self._entry is None:
-                return await self._follow()
-        return True
+                    self._passes.rename(accepted)
+                    self._listen(following)
+            ended = self._entry is not None or await self._follow()
+            while ended and await self._passes.go_on(self._told):
+                self._watch.again()
+                self._listen(following)
+                # One that has ended already is not heard of any more.
+                self._entry = await self.backend.comfyui.history(self._passes.prompt_id)
+                ended = self._entry is not None or await self._follow()
+        return ended
+
+    def _listen(self, following: ExitStack) -> None:
+        following.enter_context(self.backend.following(self._passes.prompt_id, self._watch))
 
     def leave(self) -> None:
         """Nothing more is wanted of the backend."""
@@ -163,14 +182,17 @@ class Attempt:
         """Return how it ended, as the history proves; the backend's slot is free by then. Raises `BackendLost`."""
         if self._watch.ended_at is None:
             self._watch.ended_at = time.monotonic()
-        if self._entry is None:
-            self._entry = await self._history()
-        return read_ending(self._entry)
+        self._entry = await self._told()
+        ending = read_ending(self._sent.told_in(self._passes.together(self._entry)))
+        if isinstance(ending.failure, NoOutput | None) and self._sent.are_wanted and self._watch.ever_missed:
+            raise BackendLost("Pictures that it sends through the event socket were lost with the connection.")
+        return ending
 
     def made(self, ending: Ending) -> Run:
         """Return what is known of the run that left these outputs."""
         return Run(
-            prompt_id=self.ledger.prompt_id,
+            prompt_id=self._passes.prompt_id,
+            folder_id=self._folder_id,
             graph=self._graph,
             alone=self._alone,
             watched=self._from_the_start,
@@ -180,7 +202,7 @@ class Attempt:
 
     def _expect(self, files: list[OutputFile]) -> None:
         """Files were saved while the run goes on; those of its own folder nobody else will touch."""
-        self.downloads.expect(file for file in files if is_in_own_folder(file, self.ledger.prompt_id))
+        self.downloads.expect(file for file in files if is_in_own_folder(file, self._folder_id))
 
     async def _found_again(self) -> bool:
         """Whether the backend knows the prompt of an attempt that was taken over; raises `BackendForgot` if it did."""
@@ -195,11 +217,13 @@ class Attempt:
 
     async def _submit(self, fenced_at: float) -> str:
         submission = Submission(self.job, self.claim, self.backend, self._store, fenced_at)
-        if self.job.repeated and await self._store.last_error(self.claim) in _OF_OLD_FILES:
-            await self.backend.comfyui.forget_results()
+        if self.job.repeated:
+            await after_the_last(self.claim, self.backend, self._store)
         sent_at = time.monotonic()
+        self._watch.ever_missed = not self.backend.healthy
         self.backend.will_load(self.ledger.prompt_id, self._graph)
         accepted = await submission.send(self._graph, self.ledger.prompt_id)
+        self.left_out = submission.left_out
         if not submission.noted:
             self.ledger.sent = self._graph, sent_at
         return accepted
@@ -208,10 +232,10 @@ class Attempt:
         """Return once the prompt has ended; False when it was stopped and left nothing to be read."""
         watch, now = self._watch, time.monotonic()
         # Time in ComfyUI's own queue does not count, unless it lasts as long again.
-        deadline = now + 2 * self.job.timeout_seconds + 60
+        deadline = self._deadline or now + 2 * self.job.timeout_seconds + 60
         looked_at = now
         telling: asyncio.Task[None] | None = None
-        began = False
+        began = self._deadline is not None
         try:
             while not watch.ended.is_set():
                 watch.seen()
@@ -222,6 +246,7 @@ class Attempt:
                     await self._leave_standstill()
                 if watch.began_at is not None and not began:
                     began, deadline = True, time.monotonic() + self.job.timeout_seconds
+                    self._deadline = deadline
                 if began and telling is None:
                     if await watch.news_within(SHORT_S):
                         continue
@@ -255,7 +280,7 @@ class Attempt:
         patience = 3
         while True:
             try:
-                place, entry = await self.backend.comfyui.locate(self.ledger.prompt_id)
+                place, entry = await self.backend.comfyui.locate(self._passes.prompt_id)
             except BackendLost:
                 patience -= 1
                 if not patience:
@@ -266,28 +291,35 @@ class Attempt:
                 raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
             if place is Place.RUNNING:
                 self._watch.begin()
-                if time.monotonic() - self._watch.heard_at > self._stall_s:
-                    self.backend.stand_still(self.ledger.prompt_id)
+                # A node that is at work may be silent for as long as its job may take: that has a limit of its own.
+                if self._watch.at_work is False and self._is_silent():
+                    self.backend.stand_still(self._passes.prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
                     self.backend.saw_running((await self.backend.comfyui.at_hand())[0], self._stall_s)
             return entry
 
+    def _is_silent(self) -> bool:
+        """Whether nothing was heard of the run for longer than any step takes."""
+        return time.monotonic() - self._watch.heard_at > self._stall_s
+
     async def _leave_standstill(self) -> NoReturn:
         """Leave a backend that stands still; what waits in its queue is taken out, for the day on which it goes on."""
         still = self.backend.standstill
         with contextlib.suppress(BackendLost):
-            await self.backend.comfyui.stop(self.ledger.prompt_id)
+            await self.backend.comfyui.stop(self._passes.prompt_id)
         stalled = BackendStalled("The backend stopped making progress; the job moves on.")
-        if still is not None and still.prompt_id == self.ledger.prompt_id:
+        if still is not None and still.prompt_id == self._passes.prompt_id:
             stalled = BackendStalled("The backend stopped for good while it executed this job.")
             stalled.under_it, stalled.certain = True, still.certain
         raise stalled
 
-    async def _history(self) -> dict[str, Any]:
-        """Read the history, which is there when `executing null` has come."""
+    async def _told(self) -> dict[str, Any]:
+        """Return the history of the prompt that has ended, which is there when `executing null` has come."""
+        if self._entry is not None:
+            return self._entry
         for number in range(20):
-            entry = await self.backend.comfyui.history(self.ledger.prompt_id)
+            entry = await self.backend.comfyui.history(self._passes.prompt_id)
             if entry is not None:
                 return entry
             await asyncio.sleep(0.02 * (number + 1))
@@ -295,17 +327,25 @@ class Attempt:
 
     async def _stop_late(self) -> None:
         """Stop a run that takes too long; raises `AttemptTimeout` unless it ended well meanwhile."""
+        began = self._watch.began_at is not None
         took = f"The run took longer than {self.job.timeout_seconds} s"
         try:
             self._entry = await self._stop(late=True)
         except BackendLost as error:
-            late = AttemptTimeout(f"{took}, and the backend did not confirm that it was stopped.")
+            if began and self._is_silent():
+                self.backend.stand_still(self._passes.prompt_id)
+                await self._leave_standstill()
+            late = BackendLate(f"{took}, and the backend did not confirm that it was stopped.")
             late.under_it = True
             raise late from error
         if self.backend.standstill is not None:
             await self._leave_standstill()
         if self._entry is None or read_ending(self._entry).failure is not None:
+            if not began:
+                raise BackendLate("The run did not begin in time: the backend was at work on others.")
             raise AttemptTimeout(f"{took}, and was stopped.")
 
     async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:
-        return await stop_prompt(self.backend, self.ledger.prompt_id, self._watch, self._stall_s, late=late)
+        entry = await stop_prompt(self.backend, self._passes.prompt_id, self._watch, self._stall_s, late=late)
+        await self._passes.stop_others()
+        return entry

@@ -14,16 +14,13 @@ from aiohttp import WSMsgType
 
 from app.domain.errors import (
     AttemptFailed,
-    BackendLacksModel,
-    DeviceFailed,
     Interrupted,
-    NodeFailed,
     NoOutput,
-    OutOfMemory,
     OutputInvalid,
-    WorkflowRefused,
 )
+from app.domain.progress import node_name
 from app.domain.text import clean, traceback_of, word
+from worker.node_failures import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,20 +29,6 @@ _HEAD: Final = struct.Struct(">II")
 """Of a binary frame: what it is, and a number whose meaning depends on that."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
-_OUT_OF_MEMORY: Final = re.compile(
-    r"\b(?:CUDA|HIP|MPS|XPU)(?: backend| error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED|Allocation on device"
-)
-_DEVICE: Final = re.compile(
-    r"\b(?:CUDA|HIP|XPU|SYCL|MPS|NCCL|cuDNN|cuBLAS|MIOpen)(?: \w+)? (?:error|failure)\b|device-side assert"
-    r"|\b(?:CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_(?!SUCCESS)"
-    r"|\bcuda(?:Error|Get|Runtime)\w*"
-    r"|\bhipError\w+|miopenStatus|no kernel image is available|Found no NVIDIA driver|No (?:CUDA|HIP) GPUs are avail"
-    r"|Torch not compiled with CUDA|GPU has fallen off the bus|\bMPS backend\b.{0,60}(?:error|failed)|UR_RESULT_ERROR"
-    r"|command buffer exited with error status",
-    re.IGNORECASE,
-)
-"""Errors of the device, its driver or its libraries: cuBLAS and the like name their status."""
-_MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 _PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MOST_OUTPUTS: Final = 2_000
 """Files and texts that a run may leave: a film of as many pictures, each with its row and its thumbnail."""
@@ -58,10 +41,9 @@ _MOST_FRAME_BYTES: Final = 4 * 2**20
 """Of a frame of text. A longer one is not looked at: how a run ended stands in the history too."""
 _MOST_FRAME_MARKS: Final = 200_000
 _MOST_METADATA_BYTES: Final = 2**16
-MOST_PICTURE_BYTES: Final = 16 * 2**20
-"""Of a picture that is shown while it comes into being."""
+SENT: Final = "websocket"
+"""Instead of a folder of ComfyUI's: the picture came through the event socket, and is nowhere else."""
 _MOST_MEMORY_BYTES: Final = 2**50
-_MOST_REASONS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +79,8 @@ class Picture:
 
     image: memoryview
     prompt_id: str | None
-    """None in the old form, which does not say whose it is."""
+    """None in the old form, which does not say whose it is, and of what node."""
+    node_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +114,13 @@ def _picture(frame: memoryview) -> Picture | None:
         return None
     kind, number = _HEAD.unpack_from(frame)
     if kind == _PREVIEW:
-        return _small(Picture(frame[_HEAD.size :], None))
+        return Picture(frame[_HEAD.size :], None)
     end = _HEAD.size + number
     if kind != _PREVIEW_WITH_METADATA or end >= len(frame) or number > _MOST_METADATA_BYTES:
         return None
-    prompt_id = prompt_id_of(read_object(bytes(frame[_HEAD.size : end])).get("prompt_id"))
-    return _small(Picture(frame[end:], prompt_id)) if prompt_id is not None else None
-
-
-def _small(picture: Picture) -> Picture | None:
-    """Return the picture; None when it is so large that nobody would look at it, and it is not to be held for that."""
-    return picture if len(picture.image) <= MOST_PICTURE_BYTES else None
+    said = read_object(bytes(frame[_HEAD.size : end]))
+    prompt_id = prompt_id_of(said.get("prompt_id"))
+    return Picture(frame[end:], prompt_id, node_name(said.get("node_id"))) if prompt_id is not None else None
 
 
 def prompt_id_of(value: Any) -> str | None:
@@ -212,36 +191,6 @@ def _moment(messages: list[list[Any]], kind: str) -> float | None:
     return None
 
 
-def read_refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
-    """Return the error for a 400. Its own details are empty when the fault is upstream: they stand in node_errors."""
-    error, node_errors = answer.get("error"), answer.get("node_errors")
-    kind = word(error.get("type")) if isinstance(error, dict) else ""
-    said: list[str] = []
-    kinds = [kind] if kind != "prompt_outputs_failed_validation" else []
-    for node_id, found in node_errors.items() if isinstance(node_errors, dict) else ():
-        for each in _errors_of(found):
-            kinds.append(word(each.get("type")))
-            if len(said) < _MOST_REASONS:
-                message, details = clean(each.get("message"), 300), clean(each.get("details"), 300)
-                details = message if kinds[-1].startswith("exception_during") else clean(f"{message}: {details}", 300)
-                said.append(f"{word(found.get('class_type'))} (node {word(node_id)}): {details}")
-    if isinstance(error, dict) and not said:
-        said.append(clean(f"{clean(error.get('message'), 500)} {clean(error.get('details') or '', 500)}", 500))
-    elif isinstance(error, str):
-        said.append(clean(error, 500))
-    text = "; ".join(said[:_MOST_REASONS]) or "no reason was given"
-    lacks = bool(kinds) and all(each in _MISSING for each in kinds)
-    lacks = lacks or (kind == "invalid_prompt" and "does not exist" in text)
-    refused = BackendLacksModel if lacks else WorkflowRefused
-    return refused(f"ComfyUI refused the workflow: {text}")
-
-
-def _errors_of(found: Any) -> list[dict[str, Any]]:
-    """Return the errors that a refusal has of one node."""
-    errors = found.get("errors") if isinstance(found, dict) else None
-    return [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
-
-
 def read_object(raw: bytes | bytearray | str, most_marks: int = _MOST_MARKS) -> dict[str, Any]:
     """Return the JSON object that a text is; an empty one for any other text, and for one that holds too much."""
     if len(raw) > _FEW_BYTES and _marks(raw) > most_marks:
@@ -309,14 +258,7 @@ def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
     message = clean(data.get("exception_message") or "") or kind or "The backend reported an error without a text."
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
-    return _failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
-
-
-def _failure_of(kind: str, message: str) -> type[AttemptFailed]:
-    """Return the class of what a node raised: its kind and words are those of the drivers and of PyTorch."""
-    if kind.endswith("OutOfMemoryError") or _OUT_OF_MEMORY.search(message):
-        return OutOfMemory
-    return DeviceFailed if kind.endswith("AcceleratorError") or _DEVICE.search(message) else NodeFailed
+    return failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
 
 
 def _text(value: Any) -> str | None:

@@ -55,5 +55,5 @@ def _missing(job: Job, catalog: Catalog) -> frozenset[str] | None:
     graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
     if graph is None:
         return frozenset({CHECKPOINTS})
-    faults = check_as_executed(graph, catalog)
+    faults = check_as_executed(graph, catalog).faults
     return classes_in_doubt(graph, catalog, faults) if faults else None

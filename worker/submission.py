@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from app.domain.doubts import classes_in_doubt
-from app.domain.errors import BackendLacksModel, BackendLost, DatabaseUnavailable, WorkflowRefused
+from app.domain.errors import (
+    AttemptTimeout,
+    BackendLacksModel,
+    BackendLost,
+    DatabaseUnavailable,
+    OutputNotOwn,
+    WorkflowRefused,
+    WorkflowUnread,
+)
 from app.domain.fitting import check_without_offers, lacks_model_or_node
 from app.domain.own_outputs import Separated, separated
 from app.domain.replacements import check_as_executed, replaced, with_titles
 from app.domain.structure import check_structure
+from app.encoding import Written, as_sent
 from app.services.submit import CHECKPOINTS, graph_of
-from worker.comfyui import Place, UnclearSubmission
+from worker.comfyui import MARK, Place, SubmissionFailed, UnclearSubmission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +38,11 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-MARK: Final = "genonaut"
-"""Key in a prompt's `extra_data` by which we know our own."""
 TRIES: Final = 3
 ROUNDS: Final = 3
 """A node class that was not there before may want a file that was not there either."""
+MOST_UNREAD: Final = 2
+"""So often a backend may stumble over a submission: the first time something else may have been the matter."""
 FEW_NODES: Final = 300
 """Looking through so many takes a few milliseconds."""
 FRESH_S: Final = 1.0
@@ -69,7 +78,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Se
         raise BackendLacksModel("The backend offers no checkpoint at all.")
     faults = check_structure(graph)
     if not faults:
-        faults = check_as_executed(graph, offered) if offered.nodes else check_without_offers(graph)
+        faults = check_as_executed(graph, offered).faults if offered.nodes else check_without_offers(graph)
     if not sure and lacks_model_or_node(faults):
         # Nothing else was looked at in a graph with a class that is not known.
         faults = check_without_offers(graph)
@@ -99,11 +108,21 @@ def _in_doubt(job: Job, backend: Backend) -> frozenset[str]:
     graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
     if graph is None:
         return frozenset({CHECKPOINTS})
-    return classes_in_doubt(graph, backend.catalog, check_as_executed(graph, backend.catalog))
+    return classes_in_doubt(graph, backend.catalog, check_as_executed(graph, backend.catalog).faults)
 
 
 async def _in_turn(long: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     return await asyncio.to_thread(function, *args, **kwargs) if long else function(*args, **kwargs)
+
+
+async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) -> None:
+    """Do what the attempt before this one asks for; raises `AttemptTimeout`, `BackendLost`."""
+    code, where = await store.last_error(claim)
+    if code == OutputNotOwn.code:
+        # From its cache the backend would name the same files again.
+        await backend.comfyui.forget_results()
+    elif code == AttemptTimeout.code and where == backend.name:
+        raise AttemptTimeout("The run took its whole time here before, and no other backend took it since.")
 
 
 class Submission:
@@ -115,6 +134,8 @@ class Submission:
         self._backend = backend
         self._store = store
         self._fenced_at = fenced_at
+        self.left_out: str | None = None
+        """What the backend will not run of the graph, and why."""
         self.noted = False
         """Whether the graph stands in PostgreSQL already."""
 
@@ -128,11 +149,17 @@ class Submission:
         Raises
         ------
         LostClaim, WorkflowRefused, BackendLacksModel
+        WorkflowUnread
+            The backend stumbled over it each time, and does not have it.
         UnclearSubmission
             It may be queued all the same.
         """
         comfyui = self._backend.comfyui
-        extra = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt}}
+        mark = {"job_id": self._job.job_id, "attempt": self._job.attempt, "prompt_id": prompt_id}
+        extra: dict[str, Any] = {MARK: mark}
+        if self._job.extra_pnginfo is not None:
+            extra["extra_pnginfo"] = Written(as_sent(self._job.extra_pnginfo))
+        unread = 0
         for number in range(1, TRIES + 1):
             if time.monotonic() - self._fenced_at > FRESH_S:
                 await self._pass_fence(graph, prompt_id)
@@ -147,13 +174,19 @@ class Submission:
                     await asyncio.sleep(0.3 * number)
                     if (await comfyui.locate(prompt_id))[0] is not Place.UNKNOWN:
                         return prompt_id
+                if isinstance(error, SubmissionFailed) and (unread := unread + 1) == MOST_UNREAD:
+                    raise WorkflowUnread(
+                        "ComfyUI cannot read the workflow: it stumbled over it each time that it was sent, and said "
+                        f"no more than status {error.status}."
+                    ) from error
                 if number == TRIES:
                     raise
             else:
-                if accepted != prompt_id:
+                self.left_out = accepted.left_out
+                if accepted.prompt_id != prompt_id:
                     # A server older than 0.3.45 gives an id of its own.
-                    await self._pass_fence(graph, accepted)
-                return accepted
+                    await self._pass_fence(graph, accepted.prompt_id)
+                return accepted.prompt_id
         raise AssertionError("unreachable")
 
     async def _pass_fence(self, graph: Graph, prompt_id: str) -> None:

@@ -152,6 +152,8 @@ class NewJob(Asked):
     """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
 
     workflow: dict[str, Any] | None
+    extra_pnginfo: str | None = None
+    """As PostgreSQL keeps it, JSON: nobody but ComfyUI's nodes looks into it, and read it would take much memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,7 @@ class ListedJob(Standing, Asked):
 
     has_workflow: bool
     """Whether the client sent a graph."""
+    has_extra_pnginfo: bool = False
 
     @property
     def repeated(self) -> bool:
@@ -238,6 +241,8 @@ class Job(ListedJob):
     """A job as PostgreSQL has it, with the graph that the client sent: read one at a time."""
 
     workflow: dict[str, Any] | None
+    extra_pnginfo: str | None = None
+    """As in `NewJob`."""
 
     def now(self, standing: Standing) -> Job:
         """Return the job where it stands by now."""
@@ -306,6 +311,6 @@ class Output:
     thumbnail_due: bool = False
     """Its thumbnail is still being made."""
     source: Mapping[str, str] | None = None
-    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of the node's `ui` under which it stood."""
+    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of its node's `ui`."""
     preview: bool = False
     """A temporary file that ComfyUI made to be looked at, beside what was saved or instead of it."""

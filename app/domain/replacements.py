@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.fitting import check_against
+from app.domain.fitting import Checked, check_against
 from app.domain.hints import pointer_to, shown
 from app.domain.values import link_of
 
@@ -83,14 +83,14 @@ def replaced(graph: Graph, catalog: Catalog) -> Graph:
     return {key: _relinked(node, moved) for key, node in changed.items()} if moved else changed
 
 
-def check_as_executed(graph: Graph, catalog: Catalog, pointer: str = "/workflow") -> list[Fault]:
+def check_as_executed(graph: Graph, catalog: Catalog, pointer: str = "/workflow") -> Checked:
     """Return what `check_against` finds in the graph as this backend executes it, said of the graph as it was given."""
     executed = replaced(graph, catalog)
-    faults = check_against(executed, catalog, pointer)
-    if not faults or executed is graph:
-        return faults
+    checked = check_against(executed, catalog, pointer)
+    if not checked.faults or executed is graph:
+        return checked
     starts = {f"{pointer_to(pointer, key)}/": (key, each) for key, each in _replaced(graph, catalog).items()}
-    return [_as_given(fault, graph, starts, pointer) for fault in faults]
+    return replace(checked, faults=[_as_given(fault, graph, starts, pointer) for fault in checked.faults])
 
 
 def with_titles(graph: Graph, catalog: Catalog) -> Graph:

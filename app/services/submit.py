@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.batching import Batcher
 from app.domain.doubts import classes_in_doubt
-from app.domain.errors import Fault, InvalidGraph, InvalidRequest, QueueUnavailable
+from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable
+from app.domain.fitting import Checked
 from app.domain.hints import nearest
 from app.domain.job import NewJob
 from app.domain.replacements import check_as_executed
 from app.domain.structure import check_structure
-from app.domain.workflow import build_graph, with_overrides, with_seed
+from app.domain.workflow import build_graph, with_overrides
 from app.encoding import kept_bytes, size_bytes
 from app.messaging.events import news
 from app.services.afresh import WAIT_S
-from app.services.control import random_seed
 from app.services.presence import Presence
 from app.services.readiness import no_backend, why_idle
 from app.sideline import SMALL_BYTES
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from app.messaging.registry import Beat, Registry
     from app.services.afresh import Afresh
     from app.services.presence import Present
+    from app.services.seeds import Seeds
     from app.sideline import Sideline
     from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
@@ -101,6 +102,7 @@ class Submitting:
         queue: JobQueue,
         registry: Registry,
         afresh: Afresh,
+        seeds: Seeds,
         sideline: Sideline,
         default_checkpoint: str,
         max_workflow_bytes: int,
@@ -109,6 +111,7 @@ class Submitting:
         self._queue = queue
         self._registry = registry
         self._afresh = afresh
+        self._seeds = seeds
         self._sideline = sideline
         self._max_workflow_bytes = max_workflow_bytes
         self._presence = Presence(registry)
@@ -137,6 +140,7 @@ class Submitting:
             graph = await do(weight, checked_workflow, job.workflow, overrides, self._max_workflow_bytes)
             job = replace(job, workflow=graph)
         job = await self._check(job, weight)
+        weight += len(job.extra_pnginfo or "")
         if once is None and weight > SMALL_BYTES:
             # Not with others: what is written for many large ones at once would hold up everybody.
             (accepted,) = await self._accept([job])
@@ -151,18 +155,25 @@ class Submitting:
             raise accepted
         return accepted
 
-    async def again(self, job: Job, once: Once | None = None) -> Job | Replayed:
-        """Accept a new job that asks for what this one did, from now on and with another seed; as `submit` does."""
-        seed = random_seed()
+    async def again(self, job: Job, once: Once | None = None) -> tuple[Job | Replayed, bool]:
+        """Accept a new job that asks for what this one did, from now on; as `submit` does.
+
+        Return with it whether it has another seed; a workflow that has none of its own is sent as it was.
+        """
+        drawing, seed = await self._seeds.drawing(), job.sampler_params["seed"]
+        try:
+            graph, seed = await self._sideline.do(size_bytes(job.workflow), drawing.anew, job.workflow, seed)
+            reseeded = True
+        except NoSeedToChange:
+            graph, reseeded = job.workflow, False
         changed: dict[str, Any] = {
             "sampler_params": job.sampler_params | {"seed": seed},
+            "workflow": graph,
             "not_before": None,
             "warnings": [],
         }
         asked = NewJob(**{field.name: getattr(job, field.name) for field in fields(NewJob)} | changed)
-        if job.workflow is not None:
-            asked = replace(asked, workflow=with_seed(job.workflow, seed)[0])
-        return await self.submit(asked, {}, once)
+        return await self.submit(asked, {}, once), reseeded
 
     async def settle(self) -> None:
         """Wait for no more answers about what backends offer, and return when no job is being accepted."""
@@ -249,14 +260,21 @@ class Submitting:
             job = replace(job, checkpoint_model=self._default_checkpoint or offered)
         verdicts: list[list[Fault]] = []
         doubts: dict[str, frozenset[str]] = {}
+        taken: list[tuple[bool, list[str]]] = []
         for offer in offers:
             if offer.catalog is None:
                 continue
-            faults, classes = await self._sideline.do(weight, _held_against, job, offer.catalog)
-            if not faults:
-                return _Verdict(job, offer.able)
-            verdicts.append(faults)
-            doubts |= dict.fromkeys(offer.drivers, classes)
+            found, classes = await self._sideline.do(weight, _held_against, job, offer.catalog)
+            if found.faults:
+                verdicts.append(found.faults)
+                doubts |= dict.fromkeys(offer.drivers, classes)
+                continue
+            taken.append((offer.able, found.warnings))
+            if offer.able and not found.warnings:
+                break
+        if taken:
+            able, warnings = min(taken, key=lambda each: (not each[0], bool(each[1])))
+            return _Verdict(replace(job, warnings=[*job.warnings, *warnings]), able)
         unknown = [offer for offer in offers if offer.catalog is None and offer.drivers]
         if not verdicts or unknown:
             # What one of them offers nobody can tell at the moment: it may run it.
@@ -316,14 +334,14 @@ def graph_of(job: Asked, catalog: Catalog) -> Graph | None:
     )
 
 
-def _held_against(job: NewJob, catalog: Catalog) -> tuple[list[Fault], frozenset[str]]:
-    """Return what is wrong with the job for such a backend, and what is to be read again before that is believed."""
+def _held_against(job: NewJob, catalog: Catalog) -> tuple[Checked, frozenset[str]]:
+    """Return what such a backend would say of the job, and what is to be read again before that is believed."""
     graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
     if graph is None:
         fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
-        return [fault], frozenset({CHECKPOINTS})
-    faults = check_as_executed(graph, catalog)
-    return faults, classes_in_doubt(graph, catalog, faults)
+        return Checked([fault]), frozenset({CHECKPOINTS})
+    checked = check_as_executed(graph, catalog)
+    return checked, classes_in_doubt(graph, catalog, checked.faults)
 
 
 def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:

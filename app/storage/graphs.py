@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import JobNotFound
-from app.encoding import loads
+from app.encoding import as_sent, load_kept, name_of
 from app.storage.columns import WHOLE, job_of
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _STORED_PER_CHARACTER: Final = 8
 """PostgreSQL takes no more bytes for a character of JSON: a graph that lies in more than this is long, unread."""
 
 _WHOLE: Final = f"SELECT {WHOLE} FROM generation_jobs WHERE id = $1"  # noqa: S608  # names of our own
-_ASKED: Final = "SELECT workflow::text FROM generation_jobs WHERE id = $1"
+_ASKED: Final = "SELECT workflow::text, extra_pnginfo::text FROM generation_jobs WHERE id = $1"
 _SENT: Final = """
     SELECT EXISTS (SELECT FROM generation_jobs WHERE id = $1) AS found, (
         SELECT graph::text FROM job_attempts WHERE job_id = $1 AND graph IS NOT NULL ORDER BY number DESC LIMIT 1
@@ -46,6 +46,14 @@ _SHOWN: Final = f"""
 
 
 @dataclass(frozen=True, slots=True)
+class AskedGraph:
+    """What a client sent that can be long, as JSON text; None of what it did not send."""
+
+    workflow: str | None
+    extra_pnginfo: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ShownGraphs:
     """What the page shows of a job's graphs. One that is long is None, and linked."""
 
@@ -66,10 +74,12 @@ async def read_whole(connection: Any, job_id: int) -> Job:
     return job_of(row)
 
 
-async def read_asked(connection: Any, job_id: int) -> str | None:
-    """Return the graph that the client sent, as JSON text; None if it sent none."""
-    found: str | None = await connection.fetchval(_ASKED, job_id)
-    return found
+async def read_asked(connection: Any, job_id: int) -> AskedGraph:
+    """Return what the client sent that can be long; nothing of a job that is gone."""
+    row = await connection.fetchrow(_ASKED, job_id)
+    if row is None:
+        return AskedGraph(None, None)
+    return AskedGraph(_sent(row["workflow"]), _sent(row["extra_pnginfo"]))
 
 
 async def read_sent(connection: Any, job_id: int) -> str | None:
@@ -77,8 +87,7 @@ async def read_sent(connection: Any, job_id: int) -> str | None:
     row = await connection.fetchrow(_SENT, job_id)
     if not row["found"]:
         raise JobNotFound([job_id])
-    sent: str | None = row["graph"]
-    return sent
+    return _sent(row["graph"])
 
 
 async def read_shown(connection: Any, job_id: int, most_characters: int, node: str | None) -> ShownGraphs:
@@ -86,10 +95,14 @@ async def read_shown(connection: Any, job_id: int, most_characters: int, node: s
     row = await connection.fetchrow(_SHOWN, job_id, most_characters, node)
     if row is None:
         raise JobNotFound([job_id])
-    title = row["title"] if row["title"] != row["class_type"] else None
+    title = name_of(row["title"]) if row["title"] and row["title"] != row["class_type"] else None
     return ShownGraphs(_read(row["asked"]), row["asked_nodes"], _read(row["sent"]), row["was_sent"], title or None)
 
 
 def _read(graph: str | None) -> Graph | None:
-    found: Graph | None = loads(graph) if graph is not None else None
+    found: Graph | None = load_kept(graph) if graph is not None else None
     return found
+
+
+def _sent(graph: str | None) -> str | None:
+    return as_sent(graph) if graph is not None else None

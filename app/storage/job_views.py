@@ -14,7 +14,7 @@ from app.batching import Batcher
 from app.domain.errors import JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Standing, Turn
 from app.domain.message import Snapshot
-from app.storage.graphs import ShownGraphs, read_asked, read_sent, read_shown, read_whole
+from app.storage.graphs import AskedGraph, ShownGraphs, read_asked, read_sent, read_shown, read_whole
 from app.storage.job_lists import COUNTED, PAGE_BYTES, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists
 from app.storage.schema import (
     IS_WAITING,
@@ -149,8 +149,8 @@ class JobViews(JobLists):
         async with self._graphs, self._database.driver() as connection:
             return await read_whole(connection, job_id)
 
-    async def asked_graph(self, job_id: int) -> str | None:
-        """Return the graph that the client sent, as JSON text; None if it sent none."""
+    async def asked_graph(self, job_id: int) -> AskedGraph:
+        """Return the graph that the client sent, and what goes with it."""
         async with self._graphs, self._database.driver() as connection:
             return await read_asked(connection, job_id)
 

@@ -47,6 +47,7 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "invalid_request": False,
     "invalid_workflow": False,
     "idempotency_key_reused": False,
+    "no_seed": False,
     "unsupported_media_type": False,
     "bad_request": False,
     "forbidden": False,

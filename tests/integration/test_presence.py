@@ -16,6 +16,7 @@ from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.services.afresh import Afresh
 from app.services.presence import FRESH_S, Presence
+from app.services.seeds import Seeds
 from app.services.submit import NO_WORKER, NOT_OFFERED, Submitting
 from app.sideline import Sideline
 from app.storage.jobs import JobStore
@@ -56,7 +57,8 @@ async def submitting(registry: Counting, settings: Settings, database: Database)
     redis, sideline = make_redis(settings, patient=False), Sideline()
     names = Names(settings.redis_namespace)
     afresh = Afresh(Questions(redis, names))
-    found = Submitting(JobStore(database), JobQueue(redis, names), registry, afresh, sideline, "", 2**21)
+    queue = JobQueue(redis, names)
+    found = Submitting(JobStore(database), queue, registry, afresh, Seeds(registry), sideline, "", 2**21)
     yield found
     await found.settle()
     sideline.close()

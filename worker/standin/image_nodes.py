@@ -11,7 +11,7 @@ from typing import Any, Final
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from worker.standin.files import Folders
+from worker.standin.files import Folders, OutsideFolderError
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import (
     Input,
@@ -71,11 +71,16 @@ async def _preview_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 async def _save(run: NodeRun, images: Images, prefix: str, kind: str) -> Result:
     """Write a batch as PNG files and name them."""
+    named = await save_pictures(run, images, prefix, kind)
+    return Result((images,) if hands_on(run.options) else (), {"images": named})
+
+
+async def save_pictures(run: NodeRun, images: Images, prefix: str, kind: str) -> list[dict[str, str]]:
+    """Write a batch as PNG files and return how they are named to clients."""
     subfolder, names = await run.in_thread(_write_batch, run.folders, images, prefix, kind, run.text_chunks())
     for name in names:
         run.saved(subfolder, name)
-    ui = {"images": [{"filename": name, "subfolder": subfolder, "type": kind} for name in names]}
-    return Result((images,) if hands_on(run.options) else (), ui)
+    return [{"filename": name, "subfolder": subfolder, "type": kind} for name in names]
 
 
 def _write_batch(
@@ -112,49 +117,68 @@ def png_bytes(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _load_image(folders: Folders) -> NodeType:
-    """Return LoadImage, which offers the files of the input folder."""
+async def _load_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    picture, mask = await run.in_thread(_read_picture, run.folders.input_path(inputs["image"]))
+    return Result(((picture,), (mask,)))
 
-    def path_of(name: Any) -> Path:
-        text, kind = str(name), "input"
-        for folder in ("output", "input", "temp"):
-            if text.endswith(f" [{folder}]"):
-                text, kind = text.removesuffix(f" [{folder}]"), folder
-        return folders.inside(kind, text)
+
+async def _load_mask(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    picture, mask = await run.in_thread(_read_picture, run.folders.input_path(inputs["image"]))
+    channel = inputs["channel"]
+    return Result(((mask if channel == "alpha" else picture.getchannel(channel[0].upper()),),))
+
+
+def _read_picture(path: Path) -> tuple[Image.Image, Image.Image]:
+    """Return a picture the right way up, and the mask of what is seen through."""
+    with Image.open(path) as opened:
+        upright = ImageOps.exif_transpose(opened)
+    mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", upright.size)
+    return upright.convert("RGB"), mask
+
+
+def picture_loaders(folders: Folders) -> list[NodeType]:
+    """Return the node types that read a picture from the input folder."""
+    files = choice(folders.input_files, image_upload=True)
+    checks: dict[str, Any] = input_checks(folders, "image", "image")
+    return [
+        NodeType(
+            name="LoadImage",
+            display_name="Load Image",
+            run=_load_image,
+            required={"image": files},
+            outputs=("IMAGE", "MASK"),
+            **checks,
+        ),
+        NodeType(
+            name="LoadImageMask",
+            display_name="Load Image (as Mask)",
+            run=_load_mask,
+            required={"image": files, "channel": choice(["alpha", "red", "green", "blue"])},
+            outputs=("MASK",),
+            **checks,
+        ),
+    ]
+
+
+def input_checks(folders: Folders, name: str, what: str) -> dict[str, Any]:
+    """Return what a node type needs that checks by itself whether its input file is there, and notices new bytes."""
 
     def check(inputs: Mapping[str, Any]) -> Mapping[str, str]:
+        if name not in inputs:
+            return {}
+        fault = f"Invalid {what} file: {inputs[name]}"
         try:
-            present = path_of(inputs["image"]).is_file()
+            return {} if folders.input_path(inputs[name]).is_file() else {name: fault}
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the name, it names no file
-            return {"image": f"Invalid image file: {inputs['image']} ({error})"}
-        return {} if present else {"image": f"Invalid image file: {inputs['image']}"}
+            return {name: f"{fault} ({error})"}
 
     def fingerprint(inputs: Mapping[str, Any]) -> object:
         try:
-            return hashlib.sha256(path_of(inputs["image"]).read_bytes()).hexdigest()
-        except OSError:
+            return hashlib.sha256(folders.input_path(inputs[name]).read_bytes()).hexdigest()
+        except (OSError, OutsideFolderError):
             return None
 
-    def load(path: Path) -> tuple[Image.Image, Image.Image]:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-        mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", upright.size)
-        return upright.convert("RGB"), mask
-
-    async def run_it(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-        picture, mask = await run.in_thread(load, path_of(inputs["image"]))
-        return Result(((picture,), (mask,)))
-
-    return NodeType(
-        name="LoadImage",
-        display_name="Load Image",
-        run=run_it,
-        required={"image": choice(folders.input_files, image_upload=True)},
-        outputs=("IMAGE", "MASK"),
-        fingerprint=fingerprint,
-        check=check,
-        checked=frozenset({"image"}),
-    )
+    return {"check": check, "fingerprint": fingerprint, "checked": frozenset({name})}
 
 
 def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType]:
@@ -206,5 +230,5 @@ def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType
             output_node=True,
             fingerprint=lambda _: uuid.uuid4().hex,
         ),
-        _load_image(folders),
+        *picture_loaders(folders),
     ]

@@ -12,14 +12,19 @@ from worker.standin.faults import FaultKind, Faults
 from worker.standin.files import Folders
 from worker.standin.options import StandinOptions
 from worker.standin.sockets import progress_text_frame
+from worker.standin.versions import GROWING_INPUTS, parse_version
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from worker.standin.execution_log import Execution
     from worker.standin.model_memory import ModelMemory
+    from worker.standin.prompt_queue import PromptQueue
 
 T = TypeVar("T")
+
+_PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
+"""What a prompt may say; anything else leaves it as the server has it."""
 
 PREVIEW_SIDE = 512
 """Previews fit a square of this side."""
@@ -58,6 +63,8 @@ class NodeRun:
         threads: "Executor",
         execution: "Execution",
         tasks: set[asyncio.Task[None]],
+        queue: "PromptQueue",
+        objects: dict[str, Any],
     ) -> None:
         self.node_id = node_id
         self.graph = graph
@@ -66,6 +73,9 @@ class NodeRun:
         self.folders = folders
         self.models = models
         self.execution = execution
+        self.queue = queue
+        self.objects = objects
+        """What nodes have made that outlives their prompt, by node id."""
         self._reporter = reporter
         self._faults = faults
         self._threads = threads
@@ -108,6 +118,14 @@ class NodeRun:
         task = asyncio.create_task(call(), name="stand-in node afterwards")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @property
+    def previews(self) -> bool:
+        """Whether samplers send previews: from 0.33 on a prompt may say so itself."""
+        method = self.extra_data.get("preview_method") if isinstance(self.extra_data, dict) else None
+        if parse_version(self.options.version) < GROWING_INPUTS or method not in _PREVIEW_METHODS:
+            return self.options.previews
+        return bool(method != "none")
 
     @property
     def occasion(self) -> dict[str, str]:
