@@ -21,12 +21,8 @@ from app.domain.errors import (
 )
 from app.domain.job import Phase
 from app.domain.verdict import RULES, Against, Where, after_failure, may_be_tried_again, retry_delay
-from app.services.submit import graph_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from app.domain.catalog import Catalog
     from app.domain.job import Attempt as AttemptRecord
     from app.domain.job import Job
     from app.messaging.queue import JobQueue
@@ -172,13 +168,8 @@ class Aftermath:
         rule = RULES[failure.error_class]
         if rule.where in (Where.NOWHERE, Where.ANYWHERE) or job.backend is not None:
             return []
-        if rule.where is Where.ONLY_OTHERWISE:
-            try:
-                others = await self._pool.others(avoid)
-            except QueueUnavailable:
-                return []
-            if not _any_otherwise(others.values(), job, backend):
-                return []
+        if rule.where is Where.ONLY_OTHERWISE and not await self._elsewhere.described_otherwise(job, backend, avoid):
+            return []
         return avoid if await self._elsewhere.offered(job, avoid) else []
 
 
@@ -209,11 +200,3 @@ def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend
     if against is Against.NOBODY:
         return sum(each.backend_name == backend.name for each in alike)
     return len(alike)
-
-
-def _any_otherwise(others: Iterable[Catalog], job: Job, backend: Backend) -> bool:
-    """Whether another backend describes a node class of the graph otherwise than the one that refused it."""
-    graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
-    classes = {node["class_type"] for node in (graph or {}).values()}
-    ours = backend.catalog.nodes
-    return any(other.nodes.get(name) != ours.get(name) for other in others for name in classes)

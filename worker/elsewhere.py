@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from app.domain.catalog import Catalog
     from app.domain.job import Job
     from app.services.afresh import Afresh
+    from worker.backend import Backend
     from worker.backends import BackendPool
 
 
@@ -38,6 +39,17 @@ class Elsewhere:
             return await self._doubts(job, avoid) is None
         except QueueUnavailable:
             return False
+
+    async def described_otherwise(self, job: Job, backend: Backend, avoid: Sequence[str]) -> bool:
+        """Whether such a backend describes a node class of the job otherwise than the one that refused it."""
+        graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
+        classes = {node["class_type"] for node in (graph or {}).values()}
+        ours = backend.catalog.nodes
+        try:
+            others = (await self._pool.others(avoid)).values()
+        except QueueUnavailable:
+            return False
+        return any(other.nodes.get(name) != ours.get(name) for other in others for name in classes)
 
     async def _doubts(self, job: Job, avoid: Sequence[str]) -> dict[str, frozenset[str]] | None:
         """Return backend → the node classes that may be there by now; None when one would run the job."""

@@ -37,6 +37,7 @@ from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics_recorder import StatisticsRecorder
+from app.storage.thumbnails import ThumbnailStore
 from worker.aftermath import Aftermath
 from worker.answering import Answering
 from worker.backend import Backend
@@ -50,6 +51,7 @@ from worker.reconcile import Reconciler
 from worker.runner import Runner
 from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
 from worker.telling import Telling
+from worker.thumbnails import Thumbnails
 from worker.turns import TurnWorker
 from worker.wishes import Wishes
 
@@ -93,6 +95,7 @@ class WorkerProcess:
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
         store, files = AttemptStore(database), FileStore(settings.storage_path)
         self._collector = Collector(files, settings.max_output_bytes)
+        self.thumbnails = Thumbnails(files, ThumbnailStore(database))
         self._measures, self._figures = Measures(), Figures(self._quick_redis, self._names)
         pictures = Pictures(Previews(self._quick_redis, self._names))
         questions = Questions(self._quick_redis, self._names)
@@ -100,7 +103,16 @@ class WorkerProcess:
         elsewhere = Elsewhere(self._pool, self._afresh)
         aftermath = Aftermath(settings, store, views, queue, self._pool, self._measures, elsewhere)
         self._runner = Runner(
-            self.worker_id, settings, store, events, self._pool, aftermath, self._collector, self._measures, pictures
+            self.worker_id,
+            settings,
+            store,
+            events,
+            self._pool,
+            aftermath,
+            self._collector,
+            self.thumbnails,
+            self._measures,
+            pictures,
         )
         self._turns = TurnWorker(
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
@@ -130,6 +142,7 @@ class WorkerProcess:
                 events,
                 self._registry,
                 files,
+                self.thumbnails,
                 lease_s=settings.lease_seconds,
                 orphan_s=settings.orphan_seconds,
             ),

@@ -18,7 +18,7 @@ from app.domain.errors import (
     WorkflowUnread,
 )
 from app.domain.fitting import check_without_offers, lacks_model_or_node
-from app.domain.own_outputs import Separated, separated
+from app.domain.own_outputs import Separated, own_folder, separated
 from app.domain.replacements import check_as_executed, replaced, with_titles
 from app.domain.structure import check_structure
 from app.encoding import Written, as_sent
@@ -39,10 +39,10 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 TRIES: Final = 3
-ROUNDS: Final = 3
-"""A node class that was not there before may want a file that was not there either."""
 MOST_UNREAD: Final = 2
 """So often a backend may stumble over a submission: the first time something else may have been the matter."""
+ROUNDS: Final = 3
+"""A node class that was not there before may want a file that was not there either."""
 FEW_NODES: Final = 300
 """Looking through so many takes a few milliseconds."""
 FRESH_S: Final = 1.0
@@ -87,7 +87,17 @@ def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Se
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
         raise refused(f"The backend cannot run this workflow. {said}")
     executed = with_titles(replaced(graph, offered), offered)
-    return separated(executed, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id, backend.careless)
+    return separated(executed, offered, own_folder(job.job_id, prompt_id), prompt_id, backend.careless)
+
+
+async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) -> None:
+    """Do what the attempt before this one asks for; raises `AttemptTimeout`, `BackendLost`."""
+    code, where = await store.last_error(claim)
+    if code == OutputNotOwn.code:
+        # From its cache the backend would name the same files again.
+        await backend.comfyui.forget_results()
+    elif code == AttemptTimeout.code and where == backend.name:
+        raise AttemptTimeout("The run took its whole time here before, and no other backend took it since.")
 
 
 async def _look_again(job: Job, backend: Backend, long: bool) -> bool:
@@ -113,16 +123,6 @@ def _in_doubt(job: Job, backend: Backend) -> frozenset[str]:
 
 async def _in_turn(long: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     return await asyncio.to_thread(function, *args, **kwargs) if long else function(*args, **kwargs)
-
-
-async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) -> None:
-    """Do what the attempt before this one asks for; raises `AttemptTimeout`, `BackendLost`."""
-    code, where = await store.last_error(claim)
-    if code == OutputNotOwn.code:
-        # From its cache the backend would name the same files again.
-        await backend.comfyui.forget_results()
-    elif code == AttemptTimeout.code and where == backend.name:
-        raise AttemptTimeout("The run took its whole time here before, and no other backend took it since.")
 
 
 class Submission:

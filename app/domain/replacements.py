@@ -86,11 +86,11 @@ def replaced(graph: Graph, catalog: Catalog) -> Graph:
 def check_as_executed(graph: Graph, catalog: Catalog, pointer: str = "/workflow") -> Checked:
     """Return what `check_against` finds in the graph as this backend executes it, said of the graph as it was given."""
     executed = replaced(graph, catalog)
-    checked = check_against(executed, catalog, pointer)
-    if not checked.faults or executed is graph:
-        return checked
+    found = check_against(executed, catalog, pointer)
+    if not found.faults or executed is graph:
+        return found
     starts = {f"{pointer_to(pointer, key)}/": (key, each) for key, each in _replaced(graph, catalog).items()}
-    return replace(checked, faults=[_as_given(fault, graph, starts, pointer) for fault in checked.faults])
+    return replace(found, faults=[_as_given(fault, graph, starts, pointer) for fault in found.faults])
 
 
 def with_titles(graph: Graph, catalog: Catalog) -> Graph:

@@ -101,8 +101,8 @@ class Submitting:
         store: JobStore,
         queue: JobQueue,
         registry: Registry,
-        afresh: Afresh,
         seeds: Seeds,
+        afresh: Afresh,
         sideline: Sideline,
         default_checkpoint: str,
         max_workflow_bytes: int,
@@ -110,8 +110,8 @@ class Submitting:
         self._store = store
         self._queue = queue
         self._registry = registry
-        self._afresh = afresh
         self._seeds = seeds
+        self._afresh = afresh
         self._sideline = sideline
         self._max_workflow_bytes = max_workflow_bytes
         self._presence = Presence(registry)
@@ -259,8 +259,8 @@ class Submitting:
             offered = next((names[0] for names in known if names), None)
             job = replace(job, checkpoint_model=self._default_checkpoint or offered)
         verdicts: list[list[Fault]] = []
-        doubts: dict[str, frozenset[str]] = {}
         taken: list[tuple[bool, list[str]]] = []
+        doubts: dict[str, frozenset[str]] = {}
         for offer in offers:
             if offer.catalog is None:
                 continue
@@ -335,13 +335,13 @@ def graph_of(job: Asked, catalog: Catalog) -> Graph | None:
 
 
 def _held_against(job: NewJob, catalog: Catalog) -> tuple[Checked, frozenset[str]]:
-    """Return what such a backend would say of the job, and what is to be read again before that is believed."""
+    """Return what is wrong with the job for such a backend, and what is to be read again before that is believed."""
     graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
     if graph is None:
         fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
         return Checked([fault]), frozenset({CHECKPOINTS})
-    checked = check_as_executed(graph, catalog)
-    return checked, classes_in_doubt(graph, catalog, checked.faults)
+    found = check_as_executed(graph, catalog)
+    return found, classes_in_doubt(graph, catalog, found.faults)
 
 
 def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:

@@ -57,8 +57,9 @@ async def submitting(registry: Counting, settings: Settings, database: Database)
     redis, sideline = make_redis(settings, patient=False), Sideline()
     names = Names(settings.redis_namespace)
     afresh = Afresh(Questions(redis, names))
-    queue = JobQueue(redis, names)
-    found = Submitting(JobStore(database), queue, registry, afresh, Seeds(registry), sideline, "", 2**21)
+    found = Submitting(
+        JobStore(database), JobQueue(redis, names), registry, Seeds(registry), afresh, sideline, "", 2**21
+    )
     yield found
     await found.settle()
     sideline.close()

@@ -317,14 +317,6 @@ async def test_outputs_of_every_kind_are_kept_and_served(service: Service, name:
     assert hashlib.sha256(data).hexdigest() == output["sha256"]
 
 
-async def test_a_graph_that_ends_without_an_output_fails(service: Service) -> None:
-    graph = slow_graph(0.1, 1)
-    graph["2"] = {"class_type": "BlockOutput", "inputs": {"image": ["3", 0], "message": ""}}
-    graph["4"] = {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}}
-    job = await service.run(job_type="workflow", workflow=graph)
-    assert (job["status"], job["error_code"]) == ("failed", "no_output")
-
-
 async def test_a_backend_that_stands_still_is_left_and_said_to_be_sick(
     service: Service,
     start_standin: Callable[..., Awaitable[StandinServer]],

@@ -3,13 +3,16 @@
 import hashlib
 import io
 import json
+import struct
+import threading
 import uuid
+import weakref
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
 from worker.standin.files import Folders, OutsideFolderError
 from worker.standin.node_run import NodeRun
@@ -28,6 +31,10 @@ from worker.standin.versions import LINKS_NOTED, parse_version
 MOST_PIXELS: Final = 256 * 1024 * 1024
 """Larger batches are answered with "out of memory", as on a real card."""
 
+_HEAD_BYTES: Final = 33
+"""Of a PNG: its mark and its header."""
+_PACKED: Final[dict[int, bytes]] = {}
+_PACKING: Final = threading.Lock()
 SAVE_HIDDEN: Final = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 _PREFIX_HELP: Final = (
@@ -95,11 +102,29 @@ def _write_batch(
 
 
 def _write_png(picture: Image.Image, path: Path, chunks: Mapping[str, Any]) -> None:
-    """Write a PNG with its text chunks."""
-    info = PngInfo()
-    for key, value in chunks.items():
-        info.add_text(key, json.dumps(value))
-    picture.save(path, pnginfo=info, compress_level=4)
+    """Write a PNG with its text chunks, which come behind its header."""
+    packed = _packed(picture)
+    with path.open("wb") as file:
+        file.write(packed[:_HEAD_BYTES])
+        for key, value in chunks.items():
+            _write_chunk(file, b"tEXt", key.encode() + b"\0" + json.dumps(value).encode())
+        file.write(packed[_HEAD_BYTES:])
+
+
+def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+def _packed(picture: Image.Image) -> bytes:
+    """Return a PNG without text chunks, packed once however often a picture is saved, as long as a node has it."""
+    number = id(picture)
+    with _PACKING:
+        if number not in _PACKED:
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG", compress_level=4)
+            _PACKED[number] = buffer.getvalue()
+            weakref.finalize(picture, _PACKED.pop, number, None).atexit = False
+        return _PACKED[number]
 
 
 async def _save_image_websocket(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
