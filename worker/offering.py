@@ -69,6 +69,7 @@ class Offering:
         """Class → what was read of it since everything was, and was not as before."""
         self._readings: dict[str, _Reading] = {}
         self._asking = asyncio.Semaphore(_AT_ONCE)
+        self._replacing = asyncio.Lock()
         self._publishing = asyncio.Lock()
         self._unpublished = False
         self._read_at = float("-inf")
@@ -113,10 +114,11 @@ class Offering:
 
         Whoever calls it has looked at `wait_s`.
         """
+        began_at = time.monotonic()
         if await self._read_class(name) or name in self.catalog.nodes:
             return
-        if name not in self.catalog.replacements and self.wait_s(_REPLACEMENTS) == 0:
-            await self._read_replacements()
+        if name not in self.catalog.replacements:
+            await self._read_replacements(began_at)
         known = self.catalog.replacements.get(name)
         if known is not None and known.node_class not in self.catalog.nodes and self.wait_s(known.node_class) == 0:
             await self._read_class(known.node_class)
@@ -168,8 +170,15 @@ class Offering:
             self._change(name, offer)
         return True
 
-    async def _read_replacements(self) -> None:
-        offer = await self._read(_REPLACEMENTS)
+    async def _read_replacements(self, since: float) -> None:
+        """Read what the backend takes for others, as soon as may be, unless somebody has begun to since then."""
+        async with self._replacing:
+            read = self._readings.get(_REPLACEMENTS)
+            wait_s = self.wait_s(_REPLACEMENTS)
+            if wait_s is None or (read is not None and read.began_at >= since):
+                return
+            await asyncio.sleep(wait_s)
+            offer = await self._read(_REPLACEMENTS)
         if dict(offer.catalog.replacements) != dict(self.catalog.replacements):
             self._change(_REPLACEMENTS, offer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.domain.fitting import lacks_model_or_node
+from app.domain.fitting import LACKS
 from app.domain.hints import token
 from app.domain.replacements import replaced
 
@@ -21,11 +21,12 @@ def classes_in_doubt(
 ) -> frozenset[str]:
     """Return the node classes to be read again before these faults of the graph are believed.
 
-    None when something is wrong that no new file or node class can mend.
+    None when nothing is wrong that a new file or node class can mend.
     """
-    if not lacks_model_or_node(faults):
+    lacks = [fault for fault in faults if fault.code in LACKS]
+    if not lacks:
         return frozenset()
     executed = replaced(graph, catalog)
     nodes = {token(key): node for key, node in executed.items()}
-    keys = (fault.pointer.removeprefix(f"{pointer}/").partition("/")[0] for fault in faults)
+    keys = (fault.pointer.removeprefix(f"{pointer}/").partition("/")[0] for fault in lacks)
     return frozenset(nodes[key]["class_type"] for key in keys if key in nodes)

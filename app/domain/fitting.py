@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_WARNINGS: Final = 10
 """So many are told; one more says how many there are besides."""
+LACKS: Final = ("unknown_node_class", "value_not_in_list")
+"""Codes of faults that a new file or node class can mend."""
 _MAX_DOUBTS: Final = 1_000
 """So many are counted."""
 
@@ -83,8 +85,11 @@ def check_without_offers(graph: Graph, pointer: str = "/workflow") -> list[Fault
 
 
 def lacks_model_or_node(faults: Sequence[Fault]) -> bool:
-    """Whether all that is wrong is that this backend has not what another one may have."""
-    return bool(faults) and all(fault.code in ("unknown_node_class", "value_not_in_list") for fault in faults)
+    """Whether this backend has not what another one may have, or this one by now.
+
+    Not all that is wrong need be that: the rest may be of outputs that are left out when others can be made.
+    """
+    return any(fault.code in LACKS for fault in faults)
 
 
 def _unknown_class(key: str, name: str, catalog: Catalog, pointer: str, hints: Hints) -> Fault:

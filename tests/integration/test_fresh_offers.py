@@ -210,8 +210,7 @@ async def test_a_wrong_name_is_refused_with_the_right_one(service: Service) -> N
 
 
 async def test_a_fault_that_no_file_can_mend_is_not_asked_about(service: Service) -> None:
-    await refused(service.client, "nowhere.safetensors", sampler_params={"sampler_name": "euler", "denoise": 7})
-    workflow = {**SCALED, "2": SCALED["2"] | {"inputs": {"upscale_method": "new-one"}}}
+    workflow = {**SCALED, "2": SCALED["2"] | {"inputs": {"upscale_method": "area"}}}
     body = SMALL_BODY | {"job_type": "workflow", "prompt": None, "workflow": workflow}
     assert (await service.client.post(JOBS, json=body)).status == 422
     assert asked(service.standin, "ImageScale") == 0

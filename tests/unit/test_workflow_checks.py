@@ -275,10 +275,11 @@ def test_an_uploaded_image_may_be_newer_than_the_list() -> None:
     assert check_against(graph, standin_catalog()).faults == []
 
 
-def test_a_missing_model_or_class_may_be_had_elsewhere_and_nothing_else() -> None:
+def test_a_missing_model_or_class_may_be_had_elsewhere_whatever_else_is_wrong() -> None:
     absent, wrong = Fault("", "value_not_in_list", ""), Fault("", "bad_link", "")
     assert lacks_model_or_node([absent, Fault("", "unknown_node_class", "")])
-    assert not lacks_model_or_node([absent, wrong])
+    assert lacks_model_or_node([wrong, absent])
+    assert not lacks_model_or_node([wrong])
     assert not lacks_model_or_node([])
 
 
