@@ -16,6 +16,7 @@ from app.metrics import ServerMetrics
 from app.services.access import Access
 from app.services.control import Control
 from app.services.fleet import Fleet
+from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
 from app.settings import Settings
@@ -48,6 +49,7 @@ RUN_TIMES: Final = web.AppKey("RUN_TIMES", RunTimes)
 KNOWN_NAMES: Final = web.AppKey("KNOWN_NAMES", KnownNames)
 STATISTICS: Final = web.AppKey("STATISTICS", Statistics)
 SNAPSHOTS: Final = web.AppKey("SNAPSHOTS", Snapshots)
+SEEDS: Final = web.AppKey("SEEDS", Seeds)
 SUBMITTING: Final = web.AppKey("SUBMITTING", Submitting)
 CONTROL: Final = web.AppKey("CONTROL", Control)
 FLEET: Final = web.AppKey("FLEET", Fleet)

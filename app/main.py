@@ -22,13 +22,16 @@ from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.previews import Previews
+from app.messaging.questions import Questions
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
 from app.services.access import Access
+from app.services.afresh import Afresh
 from app.services.control import Control
 from app.services.fleet import Fleet
+from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
 from app.sideline import Sideline
@@ -164,13 +167,21 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.SNAPSHOTS] = snapshots
     app[INCOMING] = Incoming(settings.max_body_bytes)
     app[keys.SIDELINE] = sideline = Sideline()
+    app[keys.SEEDS] = seeds = Seeds(registry)
     app[keys.SUBMITTING] = Submitting(
-        store, queue, registry, sideline, settings.default_checkpoint, settings.max_workflow_bytes
+        store,
+        queue,
+        registry,
+        seeds,
+        Afresh(Questions(redis, names)),
+        sideline,
+        settings.default_checkpoint,
+        settings.max_workflow_bytes,
     )
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)
     app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
-    app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, settings.cancel_wait_seconds)
+    app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, seeds, settings.cancel_wait_seconds)
     commands = Commands(redis, names)
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
     app[keys.FLEET_FIGURES] = FleetFigures(database)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import (
     AttemptFailed,
     BackendForgot,
-    BackendLacksModel,
     BackendLost,
     DatabaseUnavailable,
-    ErrorClass,
     InvalidTransition,
     JobNotFound,
     LostClaim,
@@ -21,10 +19,8 @@ from app.domain.errors import (
     Poisonous,
     QueueUnavailable,
 )
-from app.domain.fitting import check_against
 from app.domain.job import Phase
-from app.domain.verdict import after_failure, may_be_tried_again, retry_delay
-from app.services.submit import graph_of
+from app.domain.verdict import RULES, Against, Where, after_failure, may_be_tried_again, retry_delay
 
 if TYPE_CHECKING:
     from app.domain.job import Attempt as AttemptRecord
@@ -36,9 +32,13 @@ if TYPE_CHECKING:
     from worker.attempt import Attempt
     from worker.backend import Backend
     from worker.backends import BackendPool
+    from worker.elsewhere import Elsewhere
     from worker.measures import Measures
 
 log = logging.getLogger(__name__)
+
+_MOST_IN_A_ROUND: Final = 200
+"""Attempts that can follow each other by themselves: ten that count, and one for each backend that refuses."""
 
 
 class Aftermath:
@@ -52,6 +52,7 @@ class Aftermath:
         queue: JobQueue,
         pool: BackendPool,
         measures: Measures,
+        elsewhere: Elsewhere,
     ) -> None:
         self.failed = 0
         """Jobs that have failed here."""
@@ -61,6 +62,7 @@ class Aftermath:
         self._queue = queue
         self._pool = pool
         self._measures = measures
+        self._elsewhere = elsewhere
 
     async def end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
         """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
@@ -86,7 +88,7 @@ class Aftermath:
     async def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
         """Fail the job, or have it wait for another attempt."""
         claim, job, backend = attempt.claim, attempt.job, attempt.backend
-        if failure.error_class is ErrorClass.DEVICE:
+        if RULES[failure.error_class].against is Against.DEVICE:
             backend.device_failed(job.job_id, job.user_id)
             self._measures.device_failed(backend.name)
         if isinstance(failure, OutputNotOwn) and failure.node_type is not None:
@@ -94,15 +96,14 @@ class Aftermath:
         if failure.under_it:
             failure = await self._suspected(job, backend, failure)
         avoid = await self._others_offer(job, backend, failure)
-        first = job.attempt_limit - job.max_attempts
-        attempts = [each for each in await self._history(job.job_id) if each.number > first]
+        attempts = _of_this_round(await self._history(job), job.attempt)
         verdict = after_failure(
             failure.error_class,
             attempts_left=job.attempt_limit - job.attempt,
             failed_alike=_failed_alike(failure, attempts, backend),
             offered_elsewhere=bool(avoid),
             delay_s=retry_delay(
-                max(1, sum(each.outcome == "retried" for each in attempts) + 1),
+                len(attempts) + 1,
                 base_s=self._settings.retry_base_seconds,
                 cap_s=self._settings.retry_max_seconds,
             ),
@@ -115,7 +116,13 @@ class Aftermath:
         elsewhere = avoid if verdict.elsewhere else []
         waiting = await attempt.ledger.persist(
             lambda noted: self._store.requeue(
-                claim, failure, verdict.delay_s, elsewhere, suspect=failure.under_it, noted=noted
+                claim,
+                failure,
+                verdict.delay_s,
+                elsewhere,
+                suspect=failure.under_it,
+                counted=verdict.counted,
+                noted=noted,
             ),
             Phase.RETRYING,
         )
@@ -146,36 +153,50 @@ class Aftermath:
         with contextlib.suppress(DatabaseUnavailable):
             await asyncio.shield(self._store.release(claim))
 
-    async def _history(self, job_id: int) -> list[AttemptRecord]:
-        """Return a job's attempts, waiting while the database is away: an outage must not become the job's failure."""
+    async def _history(self, job: Job) -> list[AttemptRecord]:
+        """Return a job's last attempts, waiting while PostgreSQL is away: an outage must not become its failure."""
         while True:
             try:
-                return await self._views.attempts(job_id)
+                return await self._views.attempts(job.job_id, after=max(0, job.attempt - _MOST_IN_A_ROUND))
             except DatabaseUnavailable as error:
-                log.warning("job %s: waiting for the database: %s", job_id, error)
+                log.warning("job %s: waiting for the database: %s", job.job_id, error)
                 await asyncio.sleep(0.5)
 
     async def _others_offer(self, job: Job, backend: Backend, failure: AttemptFailed) -> list[str]:
         """Return the backends that the next attempt should avoid: those that failed it, if another can run it."""
         avoid = sorted({*job.refused_by, backend.name})
-        if failure.error_class is ErrorClass.INVALID and not isinstance(failure, BackendLacksModel):
+        rule = RULES[failure.error_class]
+        if rule.where in (Where.NOWHERE, Where.ANYWHERE) or job.backend is not None:
             return []
-        if job.backend is not None:
+        if rule.where is Where.ONLY_OTHERWISE and not await self._elsewhere.described_otherwise(job, backend, avoid):
             return []
-        try:
-            others = await self._pool.others(avoid)
-        except QueueUnavailable:
-            return []
-        for other in others:
-            graph = job.workflow if job.workflow is not None else graph_of(job, other)
-            if graph is not None and not check_against(graph, other).faults:
-                return avoid
-        return []
+        return avoid if await self._elsewhere.offered(job, avoid) else []
+
+
+def _of_this_round(attempts: list[AttemptRecord], attempt: int) -> list[AttemptRecord]:
+    """Return the attempts before this one since the job was sent, or retried by hand, of those up to now.
+
+    Each of them was followed by another one by itself. One that was retried by hand while it waited has a gap there.
+    """
+    found: list[AttemptRecord] = []
+    for each in reversed(attempts):
+        if each.number >= attempt:
+            continue
+        if each.outcome != "retried" or each.number != attempt - len(found) - 1:
+            break
+        found.insert(0, each)
+    return found
 
 
 def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend: Backend) -> int:
-    """Return how often a job failed in this way before; of errors of a device, on how many other ones."""
+    """Return how often a job failed in this way before: of errors of a device on how many other ones.
+
+    Of what is counted against nobody it is how often this very backend has refused it.
+    """
+    against = RULES[failure.error_class].against
     alike = [each for each in attempts if each.error_code == failure.code]
-    if failure.error_class is ErrorClass.DEVICE:
+    if against is Against.DEVICE:
         return len({each.backend_name for each in alike} - {backend.name})
+    if against is Against.NOBODY:
+        return sum(each.backend_name == backend.name for each in alike)
     return len(alike)

@@ -12,10 +12,9 @@ from app.cancellation import end_tasks
 from app.domain.errors import (
     AttemptTimeout,
     BackendForgot,
+    BackendLate,
     BackendLost,
     BackendStalled,
-    OutputInvalid,
-    OutputNotOwn,
 )
 from app.domain.job import Phase
 from worker.comfyui import Place
@@ -25,7 +24,7 @@ from worker.ownership import Run, is_in_own_folder
 from worker.passes import Passes
 from worker.sent_pictures import SentPictures
 from worker.stopping import stop_prompt
-from worker.submission import Submission, prepared
+from worker.submission import Submission, after_the_last, prepared
 from worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ SAVING_S: Final = 0.25
 """The same for saving: of outputs that are durable so soon only that is said."""
 NOTE_S: Final = 0.25
 """The graph as sent goes into PostgreSQL with the attempt's next step, or alone when there is none for so long."""
-_OF_OLD_FILES: Final = (OutputInvalid.code, OutputNotOwn.code)
-"""After these the backend forgets its results first: from its cache it would name the same files again."""
 _NEVER: Final = float("-inf")
 
 
@@ -220,8 +217,8 @@ class Attempt:
 
     async def _submit(self, fenced_at: float) -> str:
         submission = Submission(self.job, self.claim, self.backend, self._store, fenced_at)
-        if self.job.repeated and await self._store.last_error(self.claim) in _OF_OLD_FILES:
-            await self.backend.comfyui.forget_results()
+        if self.job.repeated:
+            await after_the_last(self.claim, self.backend, self._store)
         sent_at = time.monotonic()
         self._watch.ever_missed = not self.backend.healthy
         self.backend.will_load(self.ledger.prompt_id, self._graph)
@@ -294,12 +291,17 @@ class Attempt:
                 raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
             if place is Place.RUNNING:
                 self._watch.begin()
-                if time.monotonic() - self._watch.heard_at > self._stall_s:
+                # A node that is at work may be silent for as long as its job may take: that has a limit of its own.
+                if self._watch.at_work is False and self._is_silent():
                     self.backend.stand_still(self._passes.prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
                     self.backend.saw_running((await self.backend.comfyui.at_hand())[0], self._stall_s)
             return entry
+
+    def _is_silent(self) -> bool:
+        """Whether nothing was heard of the run for longer than any step takes."""
+        return time.monotonic() - self._watch.heard_at > self._stall_s
 
     async def _leave_standstill(self) -> NoReturn:
         """Leave a backend that stands still; what waits in its queue is taken out, for the day on which it goes on."""
@@ -325,16 +327,22 @@ class Attempt:
 
     async def _stop_late(self) -> None:
         """Stop a run that takes too long; raises `AttemptTimeout` unless it ended well meanwhile."""
+        began = self._watch.began_at is not None
         took = f"The run took longer than {self.job.timeout_seconds} s"
         try:
             self._entry = await self._stop(late=True)
         except BackendLost as error:
-            late = AttemptTimeout(f"{took}, and the backend did not confirm that it was stopped.")
+            if began and self._is_silent():
+                self.backend.stand_still(self._passes.prompt_id)
+                await self._leave_standstill()
+            late = BackendLate(f"{took}, and the backend did not confirm that it was stopped.")
             late.under_it = True
             raise late from error
         if self.backend.standstill is not None:
             await self._leave_standstill()
         if self._entry is None or read_ending(self._entry).failure is not None:
+            if not began:
+                raise BackendLate("The run did not begin in time: the backend was at work on others.")
             raise AttemptTimeout(f"{took}, and was stopped.")
 
     async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""From a prompt's outputs to durable files: received, checked, stored, with thumbnails."""
+"""From a prompt's outputs to durable files: received, checked, stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SHARED_TRIES: Final = 5
 """A saver with a name of its own may also be one that goes on writing when its run has ended: 6 s at most."""
 AT_ONCE: Final = 2
-"""Decoding pictures is processor work; more threads than this would take the loop's share."""
+"""Looking through files and storing them takes a processor; more threads than this would take the loop's share."""
 
 
 SAVING_LIMIT_S: Final = 3600.0
@@ -115,8 +115,7 @@ class Collector:
         await asyncio.gather(*(in_turn(index, file) for index, file in enumerate(found)))
         if failures:
             # A thread cannot be stopped: only now is nothing more written.
-            paths = [path for output, _ in kept for path in (output.path, output.thumbnail_path) if path]
-            await self._files.delete(paths)
+            await self._files.delete([output.path for output, _ in kept])
             raise failures[0]
         lost.sort(key=lambda each: each.index)
         if lost and not kept:
@@ -166,19 +165,14 @@ class Collector:
             raise
 
     def _keep(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
-        """Look into what was received and store it with its thumbnail: all that blocks, in one step of a thread."""
+        """Look into what was received and store it: all that blocks, in one step of a thread."""
         try:
             media = _look(received, file)
         except BaseException:
             received.discard()
             raise
         path = output_path(job.created_at, job.job_id, job.attempt, index, media.extension)
-        beside = output_path(job.created_at, job.job_id, job.attempt, index, "thumb.webp")
-        stored = self._files.keep_now(received, path, media.thumbnail, beside.rpartition("/")[2])
-        note = media.warning
-        if stored.thumbnail_failed is not None:
-            # It costs a note, and not the picture.
-            note = f"The thumbnail of output {index} could not be stored: {stored.thumbnail_failed}"
+        stored = self._files.keep_now(received, path)
         output = Output(
             index=index,
             node_id=file.node_id,
@@ -189,11 +183,12 @@ class Collector:
             height=media.height,
             sha256=stored.sha256,
             path=path,
-            thumbnail_path=beside if media.thumbnail is not None and stored.thumbnail_failed is None else None,
+            thumbnail_path=None,
+            thumbnail_due=media.thumbnail_due,
             source=file.source,
             preview=file.preview,
         )
-        return output, note
+        return output, media.warning
 
 
 def _look(received: Received, file: OutputFile) -> Media:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
 
-import orjson
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.domain.offers import Offer, read_offer
 from app.domain.text import clean
-from worker.comfyui_answers import listed, prompt_id_of, read_object, read_refusal, read_stats
+from app.encoding import dump_bytes
+from worker.comfyui_answers import listed, prompt_id_of, read_object, read_stats
 from worker.death_signs import LogSays, read_log
 from worker.ownership import stamp_of
+from worker.refusals import read_refusal
 from worker.wire import ON_THE_WIRE, Pace, away, is_redirect, named, own_session, read_whole, redirected
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ _NOT_OF_THE_FILE: Final = frozenset(
 """Answers that say something of the server, or of what stands before it, and nothing of the file asked for; so does
 all above 500."""
 _JSON: Final = {"Content-Type": "application/json"}
+_REFUSALS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,14 @@ class UnclearSubmission(BackendLost):
     """The POST got no proper answer: the prompt may be queued all the same. Look it up before sending it again."""
 
     code = "backend_unclear"
+
+
+class SubmissionFailed(UnclearSubmission):
+    """The server stumbled over the submission: an error of its own, before the prompt was queued or after."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"The backend answered the submission with status {status}.")
+        self.status = status
 
 
 class Unreadable(OutputInvalid):
@@ -112,24 +122,44 @@ class ComfyUI:
     async def object_info(self) -> Offer:
         """Return what the server offers, as far as it can be used."""
         raw = await self._ok("GET", "/object_info")
-        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
-        try:
-            offer = await asyncio.to_thread(read_offer, raw)
-        except ValueError as error:
-            raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
+        offer = await _read_offer(raw, await self.node_replacements())
         if not offer.catalog.nodes:
             raise BackendLost("The backend describes no nodes.")
         if offer.left_out:
             log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
         return offer
 
+    async def node_class(self, name: str) -> Offer:
+        """Return what the server says of one node class: nothing if it has none of this name.
+
+        What it costs a server does not depend on how much it has, unlike everything: that holds up its event loop.
+        """
+        try:
+            path = f"/object_info/{quote(name, safe='')}"
+        except UnicodeEncodeError:
+            path = ""
+        # A name of dots would be another path; nobody calls a class so.
+        asked = bool(path.rpartition("/")[2].strip("."))
+        status, raw = await self._request("GET", path) if asked else (HTTPStatus.NOT_FOUND, b"")
+        if status == HTTPStatus.NOT_FOUND:
+            return await _read_offer(b"{}", {})
+        _expect_ok("/object_info", status)
+        return await _read_offer(raw, {}, name)
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """Return which node classes the server takes for others; nothing of one that knows no such thing."""
+        status, raw = await self._request("GET", "/node_replacements")
+        return read_object(raw) if status == HTTPStatus.OK else {}
+
     async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> Accepted:
         """Queue a prompt and return the id under which the server has it: an old one gives it another.
 
         Raises
         ------
-        WorkflowRefused, BackendLacksModel
+        WorkflowRefused, BackendLacksModel, WorkflowUnread
             The server will not run the graph, not even a part of it.
+        SubmissionFailed
+            It stumbled over it, and may have queued it or not.
         UnclearSubmission
             It may be queued or not.
         """
@@ -141,8 +171,10 @@ class ComfyUI:
         answer = read_object(raw)
         if status == HTTPStatus.CONFLICT:
             raise UnclearSubmission("The backend has a prompt of this id already.")
-        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-            raise read_refusal(answer)
+        if status in _REFUSALS:
+            raise read_refusal(answer, status)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise SubmissionFailed(status)
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
@@ -358,7 +390,7 @@ class ComfyUI:
 
         aiohttp sends a GET again that met a connection which the server was just closing, and never a POST.
         """
-        data, headers = (None, None) if body is None else (_json(body), _JSON)
+        data, headers = (None, None) if body is None else (dump_bytes(body), _JSON)
         try:
             # Of a whole answer, so that one which comes at a drip has an end too.
             async with asyncio.timeout(self._timeout.total):
@@ -387,12 +419,12 @@ def _runs(prompts: list[list[Any]]) -> dict[str, str]:
     return found
 
 
-def _json(value: Any) -> bytes:
+async def _read_offer(raw: bytes, replacing: Mapping[str, Any], only: str | None = None) -> Offer:
     try:
-        return orjson.dumps(value)
-    except TypeError:
-        # An integer of more than 64 bits, or deeper nesting than it takes.
-        return json.dumps(value).encode()
+        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
+        return await asyncio.to_thread(read_offer, raw, replacing, only)
+    except ValueError as error:
+        raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
 
 
 def _expect_ok(path: str, status: int) -> None:

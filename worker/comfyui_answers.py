@@ -14,15 +14,11 @@ from aiohttp import WSMsgType
 
 from app.domain.errors import (
     AttemptFailed,
-    BackendLacksModel,
-    DeviceFailed,
     Interrupted,
-    NodeFailed,
-    OutOfMemory,
-    WorkflowRefused,
 )
 from app.domain.progress import node_name
 from app.domain.text import clean, traceback_of, word
+from worker.node_failures import failure_of
 from worker.ui_answers import class_of, read_node, read_shown, saved
 
 if TYPE_CHECKING:
@@ -34,20 +30,6 @@ _HEAD: Final = struct.Struct(">II")
 """Of a binary frame: what it is, and a number whose meaning depends on that."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
-_OUT_OF_MEMORY: Final = re.compile(
-    r"\b(?:CUDA|HIP|MPS|XPU)(?: backend| error:)? out of memory|CUBLAS_STATUS_ALLOC_FAILED|Allocation on device"
-)
-_DEVICE: Final = re.compile(
-    r"\b(?:CUDA|HIP|XPU|SYCL|MPS|NCCL|cuDNN|cuBLAS|MIOpen)(?: \w+)? (?:error|failure)\b|device-side assert"
-    r"|\b(?:CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|HIPBLAS|ROCBLAS|MIOPEN)_STATUS_(?!SUCCESS)"
-    r"|\bcuda(?:Error|Get|Runtime)\w*"
-    r"|\bhipError\w+|miopenStatus|no kernel image is available|Found no NVIDIA driver|No (?:CUDA|HIP) GPUs are avail"
-    r"|Torch not compiled with CUDA|GPU has fallen off the bus|\bMPS backend\b.{0,60}(?:error|failed)|UR_RESULT_ERROR"
-    r"|command buffer exited with error status",
-    re.IGNORECASE,
-)
-"""Errors of the device, its driver or its libraries: cuBLAS and the like name their status."""
-_MISSING: Final = ("value_not_in_list", "custom_validation_failed")
 _PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_MARKS: Final = 1_000_000
 """Of commas and opening brackets in an answer: each can stand for a value, which takes up to a hundred bytes."""
@@ -57,7 +39,8 @@ _MOST_FRAME_BYTES: Final = 4 * 2**20
 _MOST_FRAME_MARKS: Final = 200_000
 _MOST_METADATA_BYTES: Final = 2**16
 _MOST_MEMORY_BYTES: Final = 2**50
-_MOST_REASONS: Final = 5
+_MOST_SILENT: Final = 5
+"""So many nodes are named of a run that left nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +177,8 @@ def read_ending(entry: Mapping[str, Any], folder_id: str = "") -> Ending:
 def _silence(graph: Any, wanted: Any) -> str:
     """Return what is to be said of a run that left nothing: its nodes save without saying so, or were blocked."""
     nodes = [word(node_id) for node_id in wanted] if isinstance(wanted, list) else []
-    shown = ", ".join(f"{node} ({class_of(graph, node) or 'unknown'})" for node in nodes[:_MOST_REASONS])
-    whose = f": {'nodes' if len(nodes) > 1 else 'node'} {shown}{', …' if len(nodes) > _MOST_REASONS else ''}"
+    shown = ", ".join(f"{node} ({class_of(graph, node) or 'unknown'})" for node in nodes[:_MOST_SILENT])
+    whose = f": {'nodes' if len(nodes) > 1 else 'node'} {shown}{', …' if len(nodes) > _MOST_SILENT else ''}"
     return (
         f"The run ended well and left nothing that could be kept{whose if nodes else ''}. A node may save a file and"
         " not name it, which is at the backend then, or be blocked by another one."
@@ -214,36 +197,6 @@ def _moment(messages: list[list[Any]], kind: str) -> float | None:
         if isinstance(at, int | float) and math.isfinite(at):
             return at
     return None
-
-
-def read_refusal(answer: Mapping[str, Any]) -> WorkflowRefused:
-    """Return the error for a 400. Its own details are empty when the fault is upstream: they stand in node_errors."""
-    error, node_errors = answer.get("error"), answer.get("node_errors")
-    kind = word(error.get("type")) if isinstance(error, dict) else ""
-    said: list[str] = []
-    kinds = [kind] if kind != "prompt_outputs_failed_validation" else []
-    for node_id, found in node_errors.items() if isinstance(node_errors, dict) else ():
-        for each in _errors_of(found):
-            kinds.append(word(each.get("type")))
-            if len(said) < _MOST_REASONS:
-                message, details = clean(each.get("message"), 300), clean(each.get("details"), 300)
-                details = message if kinds[-1].startswith("exception_during") else clean(f"{message}: {details}", 300)
-                said.append(f"{word(found.get('class_type'))} (node {word(node_id)}): {details}")
-    if isinstance(error, dict) and not said:
-        said.append(clean(f"{clean(error.get('message'), 500)} {clean(error.get('details') or '', 500)}", 500))
-    elif isinstance(error, str):
-        said.append(clean(error, 500))
-    text = "; ".join(said[:_MOST_REASONS]) or "no reason was given"
-    lacks = bool(kinds) and all(each in _MISSING for each in kinds)
-    lacks = lacks or (kind == "invalid_prompt" and "does not exist" in text)
-    refused = BackendLacksModel if lacks else WorkflowRefused
-    return refused(f"ComfyUI refused the workflow: {text}")
-
-
-def _errors_of(found: Any) -> list[dict[str, Any]]:
-    """Return the errors that a refusal has of one node."""
-    errors = found.get("errors") if isinstance(found, dict) else None
-    return [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
 
 
 def read_object(raw: bytes | bytearray | str, most_marks: int = _MOST_MARKS) -> dict[str, Any]:
@@ -273,14 +226,7 @@ def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
     message = clean(data.get("exception_message") or "") or kind or "The backend reported an error without a text."
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
-    return _failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
-
-
-def _failure_of(kind: str, message: str) -> type[AttemptFailed]:
-    """Return the class of what a node raised: its kind and words are those of the drivers and of PyTorch."""
-    if kind.endswith("OutOfMemoryError") or _OUT_OF_MEMORY.search(message):
-        return OutOfMemory
-    return DeviceFailed if kind.endswith("AcceleratorError") or _DEVICE.search(message) else NodeFailed
+    return failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))
 
 
 def _text(value: Any) -> str | None:

@@ -73,6 +73,12 @@ class IdempotencyKeyReused(InvalidRequest):
     code = "idempotency_key_reused"
 
 
+class NoSeedToChange(InvalidRequest):
+    """Another seed was asked for, and the workflow has none of its own."""
+
+    code = "no_seed"
+
+
 class UnsupportedBody(GenonautError):
     """The body's media type, or its encoding, is not one that the route takes."""
 
@@ -168,6 +174,13 @@ class ContentNotFound(NotFound):
     code = "content_not_found"
 
 
+class ThumbnailDue(NotFound):
+    """The thumbnail is being made, and the output itself is nothing that a browser could show meanwhile."""
+
+    code = "thumbnail_due"
+    retry_after_s: ClassVar[int] = 2
+
+
 class InvalidTransition(GenonautError):
     """The job is in a phase in which the event cannot happen to it."""
 
@@ -241,15 +254,19 @@ class SchemaNotAtHead(GenonautError):
 
 
 class ErrorClass(StrEnum):
-    """Why an attempt ended without its outputs."""
+    """Why an attempt ended without its outputs; `app.domain.verdict` has what follows from each."""
 
     INVALID = "invalid"
+    LACKING = "lacking"
     EXECUTION = "execution"
     OUT_OF_MEMORY = "out_of_memory"
     DEVICE = "device"
     INTERRUPTED = "interrupted"
     BACKEND_LOST = "backend_lost"
     TIMEOUT = "timeout"
+    BACKEND_LATE = "backend_late"
+    OUTPUT = "output"
+    OLD_OUTPUT = "old_output"
     STORAGE = "storage"
     BUG = "bug"
 
@@ -283,7 +300,7 @@ class AttemptFailed(GenonautError):
 
 
 class WorkflowRefused(AttemptFailed):
-    """ComfyUI, or our check of what it offers, refused the graph: no try on any server can succeed."""
+    """ComfyUI, or our check of what it offers, refused the graph: so does each server whose nodes are the same."""
 
     code = "invalid_workflow"
     error_class = ErrorClass.INVALID
@@ -293,6 +310,13 @@ class BackendLacksModel(WorkflowRefused):
     """This backend lacks a model or a node class that another backend may have."""
 
     code = "not_offered_by_backend"
+    error_class = ErrorClass.LACKING
+
+
+class WorkflowUnread(WorkflowRefused):
+    """The backend stumbled over the submission each time, and gave no reason: another one may take it."""
+
+    error_class = ErrorClass.LACKING
 
 
 class NodeFailed(AttemptFailed):
@@ -303,7 +327,7 @@ class NodeFailed(AttemptFailed):
 
 
 class OutOfMemory(AttemptFailed):
-    """A node ran out of GPU memory."""
+    """A node ran out of memory, the GPU's or the machine's."""
 
     code = "out_of_memory"
     error_class = ErrorClass.OUT_OF_MEMORY
@@ -348,24 +372,31 @@ class Poisonous(AttemptFailed):
 
 
 class AttemptTimeout(AttemptFailed):
-    """The attempt took longer than the job's `timeout_seconds`."""
+    """The run took longer than the job's `timeout_seconds`, and ComfyUI confirmed that it was stopped."""
 
     code = "timeout"
     error_class = ErrorClass.TIMEOUT
+
+
+class BackendLate(AttemptTimeout):
+    """The time ran out, and not by the run's own doing: it never began, or the backend could not stop it."""
+
+    code = "backend_late"
+    error_class = ErrorClass.BACKEND_LATE
 
 
 class OutputInvalid(AttemptFailed):
     """A file that the backend sent is not what it claims to be, or is not to be had."""
 
     code = "output_invalid"
-    error_class = ErrorClass.STORAGE
+    error_class = ErrorClass.OUTPUT
 
 
 class OutputNotOwn(AttemptFailed):
-    """A file that the history names cannot be shown to be of this run: it may be another job's."""
+    """A file that the history names cannot be shown to be of this run: it may be another job's, or an earlier run's."""
 
     code = "output_not_own"
-    error_class = ErrorClass.STORAGE
+    error_class = ErrorClass.OLD_OUTPUT
 
 
 class StorageFailed(AttemptFailed):

@@ -152,6 +152,8 @@ class NewJob(Asked):
     """What a client asked for, checked; `sampler_params` and `lora_models` are complete, the seed drawn."""
 
     workflow: dict[str, Any] | None
+    extra_pnginfo: str | None = None
+    """As PostgreSQL keeps it, JSON: nobody but ComfyUI's nodes looks into it, and read it would take much memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,7 @@ class ListedJob(Standing, Asked):
 
     has_workflow: bool
     """Whether the client sent a graph."""
+    has_extra_pnginfo: bool = False
 
     @property
     def repeated(self) -> bool:
@@ -238,6 +241,8 @@ class Job(ListedJob):
     """A job as PostgreSQL has it, with the graph that the client sent: read one at a time."""
 
     workflow: dict[str, Any] | None
+    extra_pnginfo: str | None = None
+    """As in `NewJob`."""
 
     def now(self, standing: Standing) -> Job:
         """Return the job where it stands by now."""
@@ -287,6 +292,10 @@ class Attempt:
     """When ComfyUI began and ended each node, as `app.domain.spans` has it; None if nobody was told."""
     workflow_key: str | None
     """Equal for runs that cost about the same."""
+
+
+SHOWN_BY_BROWSERS: Final = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp"})
+"""Pictures that stand in for their own thumbnails while those are being made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

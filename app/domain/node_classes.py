@@ -31,6 +31,8 @@ class InputSpec:
     maximum: float | None = None
     lazy: bool = False
     """Whether the node asks for it only when it needs it, in the middle of its own run."""
+    drawn: bool = False
+    """Whether ComfyUI's own page offers to draw another number for it after each run, as for a seed."""
     listed: bool = False
     """Whether the choices stand in place of the type: the old form, which every ComfyUI checks."""
     multiselect: bool = False

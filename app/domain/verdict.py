@@ -1,15 +1,88 @@
-"""What follows a failed attempt: whether there is another one, where, and after how long."""
+"""What follows a failed attempt: whether there is another one, where, after how long, and counted against whom."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import ErrorClass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SPARE_BACKENDS = 2
 """So many other backends must be well before a job that is known to have killed one is tried on another: one of them
 is left, whatever becomes of it."""
+
+
+class Where(StrEnum):
+    """Where the next attempt may be made."""
+
+    NOWHERE = "nowhere"
+    ANYWHERE = "anywhere"
+    ELSEWHERE = "elsewhere if possible"
+    ONLY_ELSEWHERE = "only elsewhere"
+    ONLY_OTHERWISE = "only where its nodes are described otherwise"
+
+
+class Against(StrEnum):
+    """What a failure is counted against."""
+
+    NOBODY = "nobody"
+    ATTEMPTS = "the job's attempts"
+    DEVICE = "the job's attempts, and the backend's device"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What follows a failure of a class."""
+
+    where: Where
+    times: int | None = None
+    """So many failures of this class get another attempt, in one round of attempts; None: as many as the job has."""
+    against: Against = Against.ATTEMPTS
+    at_once: bool = False
+    """Nothing is waited for where another backend can take it."""
+    why: str
+
+
+RULES: Final[Mapping[ErrorClass, Rule]] = {
+    ErrorClass.INVALID: Rule(
+        where=Where.ONLY_OTHERWISE,
+        against=Against.NOBODY,
+        at_once=True,
+        why="the same nodes refuse it again; those of another version may not",
+    ),
+    ErrorClass.LACKING: Rule(
+        where=Where.ONLY_ELSEWHERE, against=Against.NOBODY, at_once=True, why="nothing ran, and another backend has it"
+    ),
+    ErrorClass.EXECUTION: Rule(where=Where.NOWHERE, why="the same inputs raise it again"),
+    ErrorClass.OUT_OF_MEMORY: Rule(where=Where.ELSEWHERE, times=1, why="memory may be free by then, or larger"),
+    ErrorClass.DEVICE: Rule(
+        where=Where.ELSEWHERE,
+        times=1,
+        against=Against.DEVICE,
+        at_once=True,
+        why="the device may be at fault; two of them are not",
+    ),
+    ErrorClass.INTERRUPTED: Rule(where=Where.ANYWHERE, why="somebody's word, and no fault of the job"),
+    ErrorClass.BACKEND_LOST: Rule(where=Where.ELSEWHERE, why="no fault of the job"),
+    ErrorClass.TIMEOUT: Rule(
+        where=Where.ONLY_ELSEWHERE, times=1, why="with the same limit it ends alike there; another GPU may be faster"
+    ),
+    ErrorClass.BACKEND_LATE: Rule(
+        where=Where.ELSEWHERE, why="it never began, or the backend did not say that it was stopped"
+    ),
+    ErrorClass.OUTPUT: Rule(where=Where.NOWHERE, why="the run that left such a file leaves such a one again"),
+    ErrorClass.OLD_OUTPUT: Rule(
+        where=Where.ANYWHERE, times=1, why="once the backend has forgotten its results the run makes a file of its own"
+    ),
+    ErrorClass.STORAGE: Rule(where=Where.ANYWHERE, why="there may be room by then"),
+    ErrorClass.BUG: Rule(where=Where.NOWHERE, why="ours; it would be met again"),
+}
+"""One line a class: what decides, and what the README tells, come from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,33 +93,29 @@ class Verdict:
     delay_s: float = 0.0
     elsewhere: bool = False
     """The next attempt should avoid this backend, if there is another."""
+    counted: bool = True
+    """It is one of the attempts that the job has."""
 
 
 def after_failure(
     error_class: ErrorClass, *, attempts_left: int, failed_alike: int, offered_elsewhere: bool, delay_s: float
 ) -> Verdict:
-    """Decide from the class of an error whether there is another attempt (DESIGN, "The job").
+    """Decide by the rule of an error's class whether there is another attempt.
 
-    `attempts_left` counts the attempts after this one, `failed_alike` those before it that ended in the same way, of
-    errors of a device only those on other backends; `offered_elsewhere` says that another backend may have what this
-    one lacks; `delay_s` is the wait before a retry, from `retry_delay`.
+    `attempts_left` counts the attempts after this one, `failed_alike` those before it in this round that ended in the
+    same way: of errors of a device only those on other backends, of refusals only those of this one;
+    `offered_elsewhere` says that another backend would take the job; `delay_s` is the wait before a retry, from
+    `retry_delay`.
     """
-    if attempts_left <= 0:
+    rule = RULES[error_class]
+    # What one backend refuses twice is counted: it came back, because no other one took it for long.
+    counted = rule.against is not Against.NOBODY or failed_alike > 0
+    there = offered_elsewhere or rule.where in (Where.ANYWHERE, Where.ELSEWHERE)
+    again = rule.where is not Where.NOWHERE and there and (rule.times is None or failed_alike < rule.times)
+    if not again or (counted and attempts_left <= 0):
         return Verdict(retry=False)
-    match error_class:
-        case ErrorClass.INVALID:
-            return Verdict(retry=offered_elsewhere, elsewhere=True)
-        case ErrorClass.OUT_OF_MEMORY:
-            return Verdict(retry=not failed_alike, delay_s=delay_s, elsewhere=True)
-        case ErrorClass.DEVICE:
-            # A graph can upset a device too: what two of them refuse is not tried on a third.
-            return Verdict(retry=not failed_alike, delay_s=0.0 if offered_elsewhere else delay_s, elsewhere=True)
-        case ErrorClass.BACKEND_LOST | ErrorClass.TIMEOUT:
-            return Verdict(retry=True, delay_s=delay_s, elsewhere=True)
-        case ErrorClass.STORAGE | ErrorClass.INTERRUPTED:
-            return Verdict(retry=True, delay_s=delay_s)
-        case ErrorClass.EXECUTION | ErrorClass.BUG:
-            return Verdict(retry=False)
+    wait_s = 0.0 if rule.at_once and offered_elsewhere else delay_s
+    return Verdict(retry=True, delay_s=wait_s, elsewhere=rule.where is not Where.ANYWHERE, counted=counted)
 
 
 def may_be_tried_again(suspicions: int, *, certain: bool, others_well: int) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault
-from app.domain.hints import Hints, token
-from app.domain.values import unwrap, wrapped_like
+from app.domain.hints import Hints, shown, token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +15,8 @@ Graph = dict[str, Any]
 
 MAX_FAULTS: Final = 50
 """So many are named; a graph with more is wrong as a whole, and looking for what was meant takes its time."""
+_MOST_DOTS: Final = 64
+"""Where an id may end in `"<node>.<input>"`: with more dots looking for it would take the square of their number."""
 
 
 def build_graph(
@@ -73,12 +74,10 @@ def with_overrides(graph: Graph, overrides: Mapping[str, Any]) -> tuple[Graph, l
     faults: list[Fault] = []
     hints = Hints()
     for key, value in overrides.items():
-        node_id, dot, name = key.rpartition(".")
+        node_id, name = place_of(graph, key) or ("", "")
         node = changed.get(node_id)
-        if not dot or not name or not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
-            detail = "An override is named <node>.<input>, and the workflow has no such node."
-            suggestion = hints.nearest(node_id, changed)
-            faults.append(Fault(f"/overrides/{token(key)}", "unknown_node", detail, suggestion=suggestion))
+        if not name or not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
+            faults.append(_nowhere(graph, key, hints))
             if len(faults) == MAX_FAULTS:
                 break
             continue
@@ -89,22 +88,28 @@ def with_overrides(graph: Graph, overrides: Mapping[str, Any]) -> tuple[Graph, l
     return changed, faults
 
 
-def with_seed(graph: Graph, seed: int) -> tuple[Graph, bool]:
-    """Return the graph with this one for every literal `seed` and `noise_seed`, and whether there was any.
+def place_of(graph: Graph, key: str) -> tuple[str, str] | None:
+    """Return the node id and the input that `"<node>.<input>"` means; None when the graph has no such node.
 
-    What changes is copied, and nothing else of a graph that may be large.
+    Ids and inputs may both have dots in them (`a.b`, `values.a`): the longest id that there is wins.
     """
-    changed = dict(graph)
-    for node_id, node in graph.items():
-        given = {name: node["inputs"].get(name) for name in ("seed", "noise_seed")}
-        drawn = {name: wrapped_like(value, seed) for name, value in given.items() if _is_whole(unwrap(value))}
-        if drawn:
-            changed[node_id] = {**node, "inputs": {**node["inputs"], **drawn}}
-    return changed, any(changed[node_id] is not node for node_id, node in graph.items())
+    dots, dot = list[int](), key.find(".")
+    while dot >= 0 and len(dots) < _MOST_DOTS:
+        dots.append(dot)
+        dot = key.find(".", dot + 1)
+    return next(((key[:dot], key[dot + 1 :]) for dot in reversed(dots) if key[:dot] in graph), None)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _nowhere(graph: Graph, key: str, hints: Hints) -> Fault:
+    """Return the fault of an override that leads nowhere, with the node that was most likely meant."""
+    where = f"/overrides/{token(key)}"
+    if (place := place_of(graph, key)) is not None:
+        detail = f"An override is named <node>.<input>, and after node {shown(place[0])!r} no input is named."
+        return Fault(where, "unknown_node", detail, suggestion=place[0])
+    detail = "An override is named <node>.<input>, and the workflow has no such node."
+    meant = dict.fromkeys((key.partition(".")[0], key.rpartition(".")[0]))
+    suggestion = next(filter(None, (hints.nearest(each, graph) for each in meant if each)), None)
+    return Fault(where, "unknown_node", detail, suggestion=suggestion)
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

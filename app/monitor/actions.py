@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from app.domain.errors import GenonautError, JobAlreadyFinished, JobNotFinished, JobNotFound, JobNotRetryable
+from app.domain.errors import (
+    GenonautError,
+    JobAlreadyFinished,
+    JobNotFinished,
+    JobNotFound,
+    JobNotRetryable,
+    NoSeedToChange,
+)
 from app.domain.job import Phase
 from app.keys import BACKGROUND, CONTROL, SUBMITTING, VIEWS
 from app.monitor.auditing import note
@@ -67,19 +74,22 @@ async def retry_job(request: web.Request) -> web.Response:
         await request.config_dict[CONTROL].retry(job_id, new_seed=new_seed, actor=request[VIEWER].name)
     except JobNotRetryable:
         return await _back(request, "retry", job_id, "not_retryable")
+    except NoSeedToChange:
+        return await _back(request, "retry", job_id, "no_seed")
     return await _back(request, "retry", job_id, "reseeded" if new_seed else "retried")
 
 
 @routes.post(JOB + "/again")
 async def send_again(request: web.Request) -> web.Response:
-    """Send a new job that asks for what a completed one did, with another seed."""
+    """Send a new job that asks for what a completed one did, with another seed if it has one of its own."""
     views, job_id = request.config_dict[VIEWS], job_id_of(request)
     job = (await views.view(job_id)).job
     if job.phase is not Phase.COMPLETED:
         return await _back(request, "again", job.job_id, "not_completed")
-    sent = await request.config_dict[SUBMITTING].again(await views.whole(job_id), await _once(request, job))
+    whole = await views.whole(job_id)
+    sent, reseeded = await request.config_dict[SUBMITTING].again(whole, await _once(request, job))
     new_id = int(sent.answer) if isinstance(sent, Replayed) else sent.job_id
-    return await _back(request, "again", job.job_id, "again", new_id)
+    return await _back(request, "again", job.job_id, "again" if reseeded else "again_alike", new_id)
 
 
 @routes.post(JOB + "/delete")

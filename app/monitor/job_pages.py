@@ -14,7 +14,7 @@ from aiohttp import web
 from app.domain.errors import JobNotFound, NotFound
 from app.domain.job import JobStatus
 from app.encoding import dumps
-from app.keys import FILES, PREVIEWS, RUN_TIMES, VIEWS
+from app.keys import FILES, PREVIEWS, RUN_TIMES, SEEDS, VIEWS
 from app.monitor import eta
 from app.monitor.listing import read_alike
 from app.monitor.reading import read_health, read_snapshots
@@ -90,6 +90,8 @@ async def show_job(request: web.Request) -> web.Response:
         "inputs": _inputs(job),
         "asked": _asked(job.answer),
         "graphs": graphs,
+        # Of a long graph, which is not read for a page, it turns out when it is asked for.
+        "reseedable": graphs.asked is None or (await request.config_dict[SEEDS].drawing()).can(graphs.asked),
         "attempts": list(zip_longest(lines, view.attempts)),
         "events": events,
         "excerpts": await _excerpts(request.config_dict[FILES], job.answer),

@@ -80,6 +80,12 @@ FLASHES: Final[Mapping[str, Flash]] = {
     "retried": Flash("good", "Job {} waits for another attempt, with the same seed.", _STOP),
     "reseeded": Flash("good", "Job {} waits for another attempt, with a new seed.", _STOP),
     "again": Flash("good", "What job {} asked for is sent again as job {}, with a new seed.", _STOP_NEW),
+    "again_alike": Flash(
+        "good", "What job {} asked for is sent again as job {}, as it was: it has no seed to change.", _STOP_NEW
+    ),
+    "no_seed": Flash(
+        "bad", "Job {} was not retried: its workflow has no seed to change. Retry it with the same inputs.", _AGAIN
+    ),
     "not_completed": Flash("bad", "Job {} was not sent again: only what a completed job asked for can be."),
     "deleted": Flash("good", "Job {} and its files are deleted."),
     "not_retryable": Flash("bad", "Job {} was not retried: only a failed or cancelled job can be."),

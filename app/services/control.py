@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.cancellation import end_tasks
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from app.messaging.figures import Figures
     from app.messaging.hub import Hub
     from app.messaging.queue import JobQueue
+    from app.services.seeds import Seeds
     from app.storage.files import FileStore
     from app.storage.jobs import JobStore
 
@@ -31,11 +31,6 @@ LOOK_AGAIN_S: Final = 1.0
 """A job whose cancellation is waited for is looked at so often, in case its last event was lost."""
 _AT_ONCE: Final = 16
 """Jobs of a bulk action that are dealt with at the same time; each may wait for ComfyUI's word."""
-
-
-def random_seed() -> int:
-    """Draw a seed: 0 … 2**64 - 1, what a sampler takes."""
-    return random.getrandbits(64)  # no secret; the system's own source costs a call into the kernel
 
 
 class Control:
@@ -49,6 +44,7 @@ class Control:
         hub: Hub,
         figures: Figures,
         files: FileStore,
+        seeds: Seeds,
         cancel_wait_s: float,
         look_again_s: float = LOOK_AGAIN_S,
     ) -> None:
@@ -58,6 +54,7 @@ class Control:
         self._hub = hub
         self._figures = figures
         self._files = files
+        self._seeds = seeds
         self._cancel_wait_s = cancel_wait_s
         self._look_again_s = look_again_s
         self._tally = Tally()
@@ -144,8 +141,10 @@ class Control:
         Raises
         ------
         JobNotFound, JobNotRetryable
+        NoSeedToChange
+            Its workflow has no seed of its own; nothing has changed.
         """
-        job = await self._store.retry(job_id, random_seed() if new_seed else None, actor)
+        job = await self._store.retry(job_id, await self._seeds.drawing() if new_seed else None, actor)
         try:
             await self._queue.enqueue(job_id, job.attempt)
         except QueueUnavailable as error:

@@ -135,13 +135,15 @@ class AttemptStore(JobStore):
         avoid: Sequence[str] = (),
         *,
         suspect: bool = False,
+        counted: bool = True,
         noted: Noted = NOTHING,
     ) -> Standing:
         """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`.
 
-        A `suspect` is one under which the backend stopped; see `claim_suspect`.
+        A `suspect` is one under which the backend stopped; see `claim_suspect`. Not `counted` is an attempt that the
+        job has besides those that it may have.
         """
-        values = *_told(error), delay_s, list(avoid), int(suspect)
+        values = *_told(error), delay_s, list(avoid), int(suspect), int(not counted)
         return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, noted, *values)
 
     async def cancelled(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
@@ -198,11 +200,13 @@ class AttemptStore(JobStore):
             rows = await session.execute(statement.order_by(JobRow.id).limit(limit))
             return [standing_of(row) for row in rows.mappings()]
 
-    async def last_error(self, claim: Claim) -> str | None:
-        """Return with which code the attempt before this one ended; None if it had no error, or this is the first."""
+    async def last_error(self, claim: Claim) -> tuple[str | None, str | None]:
+        """Return with which code, and where, the attempt before this one ended; None if it had no error, or is not."""
         before = [AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt - 1]
+        asked = select(AttemptRow.error_code, AttemptRow.backend_name).where(*before)
         async with self._database.transaction() as session:
-            return await session.scalar(select(AttemptRow.error_code).where(*before))
+            found = (await session.execute(asked)).one_or_none()
+        return (found[0], found[1]) if found is not None else (None, None)
 
     async def completed_elsewhere(self, job_ids: Sequence[int], backend: str) -> list[int]:
         """Return those of the jobs that were completed on another backend than this one."""
@@ -337,7 +341,8 @@ _FAIL: Final = claimed_step(
 _REQUEUE: Final = claimed_step(
     JobEvent.REQUEUED,
     job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $15), refused_by = $16,
-        suspicions = job.suspicions + $17::int, progress = 0, {_ERROR}, {_RELEASED}""",
+        attempt_limit = job.attempt_limit + $18::int, suspicions = job.suspicions + $17::int, progress = 0,
+        {_ERROR}, {_RELEASED}""",
     attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
     data=f"{_ERROR_DATA} || CASE WHEN $17 > 0 THEN '{{\"suspect\": true}}'::jsonb ELSE '{{}}'::jsonb END",
 )

@@ -1,7 +1,8 @@
 """The columns of a job by who needs them, and rows turned into what they are of: the one place that names the graph.
 
-A graph may have megabytes, and what else a client sends a hundred kilobytes. Nobody selects `*`, or a whole `JobRow`:
-steps and repairs read `STANDING`, lists `LISTED`, and only who is about to run a job, or to send it again, `WHOLE`.
+A graph and its `extra_pnginfo` may have megabytes, and what else a client sends a hundred kilobytes. Nobody selects
+`*`, or a whole `JobRow`: steps and repairs read `STANDING`, lists `LISTED`, and only who is about to run a job, or to
+send it again, `WHOLE`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from app.storage.schema import JobRow
 _STANDING: Final = tuple(name for name in Standing.__dataclass_fields__ if name not in ("job_id", "phase"))
 _ASKED: Final = tuple(Asked.__dataclass_fields__)
 
+_HAS_EXTRA: Final = "extra_pnginfo IS NOT NULL AS has_extra_pnginfo"
+
 STANDING: Final = ", ".join(("id", "phase", *_STANDING))
-LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow"))
-WHOLE: Final = f"{LISTED}, workflow::text AS workflow"
+LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow", _HAS_EXTRA))
+WHOLE: Final = f"{LISTED}, workflow::text AS workflow, extra_pnginfo::text AS extra_pnginfo"
 STANDING_COLUMNS: Final = (JobRow.id, JobRow.phase, *(getattr(JobRow, name) for name in _STANDING))
 """The same for a statement of SQLAlchemy's."""
 
@@ -35,9 +38,10 @@ def listed_of(record: Any) -> ListedJob:
 def job_of(record: Any) -> Job:
     """Return the job of a row with its graph."""
     graph = record["workflow"]
-    return Job(workflow=load_kept(graph) if graph is not None else None, **_listed(record))
+    workflow = load_kept(graph) if graph is not None else None
+    return Job(workflow=workflow, extra_pnginfo=record["extra_pnginfo"], **_listed(record))
 
 
 def _listed(record: Any) -> dict[str, Any]:
-    values = {name: record[name] for name in (*_STANDING, *_ASKED, "has_workflow")}
+    values = {name: record[name] for name in (*_STANDING, *_ASKED, "has_workflow", "has_extra_pnginfo")}
     return {"job_id": record["id"], "phase": Phase(record["phase"]), **values}

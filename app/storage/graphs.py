@@ -18,7 +18,7 @@ _STORED_PER_CHARACTER: Final = 8
 """PostgreSQL takes no more bytes for a character of JSON: a graph that lies in more than this is long, unread."""
 
 _WHOLE: Final = f"SELECT {WHOLE} FROM generation_jobs WHERE id = $1"  # noqa: S608  # names of our own
-_ASKED: Final = "SELECT workflow::text FROM generation_jobs WHERE id = $1"
+_ASKED: Final = "SELECT workflow::text, extra_pnginfo::text FROM generation_jobs WHERE id = $1"
 _SENT: Final = """
     SELECT EXISTS (SELECT FROM generation_jobs WHERE id = $1) AS found, (
         SELECT graph::text FROM job_attempts WHERE job_id = $1 AND graph IS NOT NULL ORDER BY number DESC LIMIT 1
@@ -46,6 +46,14 @@ _SHOWN: Final = f"""
 
 
 @dataclass(frozen=True, slots=True)
+class AskedGraph:
+    """What a client sent that can be long, as JSON text; None of what it did not send."""
+
+    workflow: str | None
+    extra_pnginfo: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ShownGraphs:
     """What the page shows of a job's graphs. One that is long is None, and linked."""
 
@@ -66,9 +74,12 @@ async def read_whole(connection: Any, job_id: int) -> Job:
     return job_of(row)
 
 
-async def read_asked(connection: Any, job_id: int) -> str | None:
-    """Return the graph that the client sent, as JSON text; None if it sent none."""
-    return _sent(await connection.fetchval(_ASKED, job_id))
+async def read_asked(connection: Any, job_id: int) -> AskedGraph:
+    """Return what the client sent that can be long; nothing of a job that is gone."""
+    row = await connection.fetchrow(_ASKED, job_id)
+    if row is None:
+        return AskedGraph(None, None)
+    return AskedGraph(_sent(row["workflow"]), _sent(row["extra_pnginfo"]))
 
 
 async def read_sent(connection: Any, job_id: int) -> str | None:

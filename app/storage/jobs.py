@@ -11,10 +11,10 @@ from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
-from app.domain.workflow import with_seed
 from app.encoding import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.database import driver_of
+from app.storage.files import thumbnail_path
 from app.storage.schema import ContentRow, JobRow, OutputRow
 from app.storage.transitions import RELEASED, move, require
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from app.domain.seeds import Drawing
     from app.storage.database import Database
     from app.storage.idempotency import Once
 
@@ -97,14 +98,14 @@ class JobStore:
                     raise JobAlreadyFinished(f"Job {job_id} is already {job.status}.")
             raise InvalidTransition(job.phase, JobEvent.CANCEL_REQUESTED)
 
-    async def retry(self, job_id: int, seed: int | None, actor: str) -> Standing:
-        """Queue another attempt of a failed or cancelled job, with its own seed or a new one.
+    async def retry(self, job_id: int, drawing: Drawing | None, actor: str) -> Standing:
+        """Queue another attempt of a failed or cancelled job, with its own seed or a new one that is drawn.
 
         Raises
         ------
-        JobNotFound, JobNotRetryable
+        JobNotFound, JobNotRetryable, NoSeedToChange
         """
-        async with self._reseeding if seed is not None else nullcontext(), self._database.transaction() as session:
+        async with self._reseeding if drawing is not None else nullcontext(), self._database.transaction() as session:
             job = await require(session, job_id)
             if job.phase not in TRANSITIONS[JobEvent.RETRIED].sources:
                 raise _not_retryable(job)
@@ -122,10 +123,10 @@ class JobStore:
                 "error_message": None,
                 "cancel_reason": None,
             } | RELEASED
-            if seed is not None:
-                values |= await _reseeded(session, job_id, seed)
+            if drawing is not None:
+                values |= await _reseeded(session, job_id, drawing)
             same = [JobRow.id == job_id, JobRow.attempt == job.attempt]
-            data = {"seed": "new"} if seed is not None else {}
+            data = {"seed": "new"} if drawing is not None else {}
             moved = await move(session, JobEvent.RETRIED, same, actor, values=values, data=data)
             if moved is None:
                 raise _not_retryable(await require(session, job_id))
@@ -139,12 +140,19 @@ class JobStore:
         JobNotFound, JobNotFinished
         """
         async with self._database.transaction() as session:
-            paths = await session.execute(
-                select(OutputRow.path, OutputRow.thumbnail_path)
+            # The job first, as everywhere; then its outputs, so that no thumbnail gets a place after this.
+            await session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
+            outputs = await session.execute(
+                select(OutputRow.path, OutputRow.thumbnail_path, OutputRow.thumbnail_due)
                 .join(ContentRow, ContentRow.id == OutputRow.content_id)
                 .where(ContentRow.job_id == job_id)
+                .order_by(OutputRow.content_id, OutputRow.index)
+                .with_for_update(of=OutputRow)
             )
-            files = [path for row in paths for path in row if path]
+            files: list[str] = []
+            for path, thumbnail, is_due in outputs:
+                # One that is due may be there, of a worker that died before it could say so.
+                files += filter(None, (path, thumbnail_path(path) if is_due else thumbnail))
             statement = delete(JobRow).where(JobRow.id == job_id, JobRow.status.in_(FINISHED)).returning(JobRow.id)
             if (await session.scalars(statement)).one_or_none() is None:
                 job = await require(session, job_id)
@@ -161,20 +169,21 @@ def _not_retryable(job: Standing) -> JobNotRetryable:
     return JobNotRetryable(f"Job {job.job_id} is {job.status}; only a failed or cancelled job can be retried.")
 
 
-async def _reseeded(session: AsyncSession, job_id: int, seed: int) -> dict[str, Any]:
-    """Return what is to be set for another seed."""
+async def _reseeded(session: AsyncSession, job_id: int, drawing: Drawing) -> dict[str, Any]:
+    """Return what is to be set for another seed; raises `NoSeedToChange`."""
     asked = select(JobRow.sampler_params, cast(JobRow.workflow, Text)).where(JobRow.id == job_id)
     sampler_params, graph = (await session.execute(asked)).one()
+    # In a thread: a graph of thousands of nodes is read, searched and written.
+    changed, seed = await asyncio.to_thread(_drawn_anew, drawing, graph, sampler_params["seed"])
     values: dict[str, Any] = {"sampler_params": sampler_params | {"seed": seed}}
-    if graph is not None:
-        # In a thread: a graph of thousands of nodes is read, searched and written.
-        changed = await asyncio.to_thread(_graph_with_seed, graph, seed)
+    if changed is not None:
         values["workflow"] = cast(bindparam(None, changed, type_=Text()), JobRow.__table__.c.workflow.type)
     return values
 
 
-def _graph_with_seed(graph: str, seed: int) -> str:
-    return dump_kept(with_seed(load_kept(graph), seed)[0])
+def _drawn_anew(drawing: Drawing, graph: str | None, seed: int) -> tuple[str | None, int]:
+    changed, drawn = drawing.anew(load_kept(graph) if graph is not None else None, seed)
+    return dump_kept(changed) if changed is not None else None, drawn
 
 
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
@@ -200,8 +209,12 @@ _INSERT: Final = f"""
 
 
 def _written(job: NewJob) -> dict[str, Any]:
-    graph = {"workflow": Written(dump_kept(job.workflow))} if job.workflow is not None else {}
-    return {name: getattr(job, name) for name in NewJob.__dataclass_fields__} | graph
+    given = {name: getattr(job, name) for name in NewJob.__dataclass_fields__}
+    if job.workflow is not None:
+        given["workflow"] = Written(dump_kept(job.workflow))
+    if job.extra_pnginfo is not None:
+        given["extra_pnginfo"] = Written(job.extra_pnginfo)
+    return given
 
 
 async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
@@ -211,6 +224,7 @@ async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
         Job(
             **{name: getattr(job, name) for name in NewJob.__dataclass_fields__},
             has_workflow=job.workflow is not None,
+            has_extra_pnginfo=job.extra_pnginfo is not None,
             job_id=row["id"],
             phase=Phase.QUEUED,
             seq=1,

@@ -36,12 +36,13 @@ def job_answer(
     eta_s: float | None = None,
     *,
     workflow: Written | dict[str, Any] | None = None,
+    extra_pnginfo: Written | None = None,
     now: datetime | None = None,
 ) -> dict[str, Any]:
     """Return a job as the API shows it.
 
     `snapshot` brings the last progress, `now` is the moment that timings end, and `workflow` the graph that the client
-    sent, which a list leaves out.
+    sent, which a list leaves out, as it does `extra_pnginfo`.
     """
     job = view.job
     return {
@@ -49,6 +50,7 @@ def job_answer(
         **{name: _time(getattr(job, name)) for name in _TIMES},
         "id": job.job_id,
         "workflow": workflow,
+        "extra_pnginfo": extra_pnginfo,
         "seq": snapshot.order,
         "progress": 100 if job.phase is Phase.COMPLETED else snapshot.progress,
         "queue_position": view.position,
@@ -75,7 +77,7 @@ def output_answer(content_id: int, output: Output) -> dict[str, Any]:
         "height": output.height,
         "sha256": output.sha256,
         "url": url,
-        "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path else None,
+        "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path or output.thumbnail_due else None,
         "preview": output.preview,
         "source": {name: output.source.get(name) for name in _SOURCE} if output.source is not None else None,
     }

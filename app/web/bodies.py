@@ -39,8 +39,8 @@ MAX_ID: Final = 2**63 - 1
 MAX_KEY: Final = 255
 _JSON_TYPES: Final = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 """aiohttp says octet-stream when a client names no type; curl's -d says form unless told otherwise."""
-_GRAPHS: Final = ("workflow", "overrides")
-"""Members of a body that become a graph."""
+_GRAPHS: Final = ("workflow", "overrides", "extra_pnginfo", "extra_data")
+"""Members of a body that become a graph, or go with it."""
 MAX_VALUES: Final = 500_000
 """Commas, colons and opening brackets of a body: each value takes up to a hundred bytes when it is read."""
 MANY_VALUES: Final = 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from pathlib import PurePosixPath
@@ -10,7 +11,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from app.domain.errors import ContentNotFound
+from app.domain.errors import ContentNotFound, ThumbnailDue
+from app.domain.job import SHOWN_BY_BROWSERS
 from app.keys import FILES, VIEWS
 from app.web.answers import content_answer
 from app.web.bodies import number_of
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 routes: Final = web.RouteTableDef()
 
 ONE: Final = r"/api/v1/contents/{content_id:\d+}"
+LOOK_S: Final = 0.1
+LOOKS: Final = 10
+"""For so long, a second, a thumbnail that is due is waited for."""
 _IMMUTABLE: Final = "private, max-age=31536000, immutable"
 """An output never changes, and its id is never given again."""
 _HARMLESS: Final = re.compile(r"(?:image|video|audio)/(?!svg|.*xml)[\w.+-]+|text/plain|application/json", re.ASCII)
@@ -50,7 +55,7 @@ async def get_output(request: web.Request) -> web.StreamResponse:
 
 @routes.get(ONE + r"/outputs/{index:\d+}/thumbnail")
 async def get_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send an output's thumbnail."""
+    """Send an output's thumbnail; when it is not made within a second, the picture itself for now."""
     return await _thumbnail(request, number_of(request, "index"))
 
 
@@ -59,12 +64,25 @@ async def get_first_thumbnail(request: web.Request) -> web.StreamResponse:
     """Send the thumbnail of the first output that has one: of a preview only where nothing was saved that has."""
     found = await request.app[VIEWS].content(number_of(request, "content_id"))
     outputs = found[-1] if found is not None else []
-    seen = sorted((each for each in outputs if each.thumbnail_path), key=lambda each: (each.preview, each.index))
+    seen = sorted(
+        (each for each in outputs if each.thumbnail_path or each.thumbnail_due),
+        key=lambda each: (each.preview, each.index),
+    )
     return await _thumbnail(request, seen[0].index if seen else 0)
 
 
 async def _thumbnail(request: web.Request, index: int) -> web.StreamResponse:
     output = await _output(request, index)
+    for _ in range(LOOKS):
+        if not output.thumbnail_due:
+            break
+        # It is made in a moment, mostly, and far smaller than what stands in for it.
+        await asyncio.sleep(LOOK_S)
+        output = await _output(request, index)
+    if output.thumbnail_due:
+        if output.content_type not in SHOWN_BY_BROWSERS:
+            raise ThumbnailDue(f"The thumbnail of output {index} is being made.")
+        return _file(request, output.path, output.content_type, inline=True, for_now=True)
     if output.thumbnail_path is None:
         raise ContentNotFound(f"Output {index} has no thumbnail.")
     return _file(request, output.thumbnail_path, "image/webp", inline=True)
@@ -94,8 +112,15 @@ def _disposition(name: str, *, inline: bool) -> str:
 
 
 def _file(
-    request: web.Request, path: str, content_type: str, *, inline: bool, name: str | None = None
+    request: web.Request,
+    path: str,
+    content_type: str,
+    *,
+    inline: bool,
+    name: str | None = None,
+    for_now: bool = False,
 ) -> web.StreamResponse:
+    """Send a file of the store; `for_now` what stands in for another one, which is asked for again."""
     absolute = request.app[FILES].absolute(path)
     if not absolute.is_file():
         raise ContentNotFound("The file is no longer in the store.")
@@ -103,12 +128,25 @@ def _file(
     name = name or "-".join(PurePosixPath(path).parts[-2:])
     headers = {
         "Content-Type": f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type,
-        "Cache-Control": _IMMUTABLE,
+        "Cache-Control": "no-cache" if for_now else _IMMUTABLE,
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Content-Disposition": _disposition(name, inline=inline),
     }
-    return web.FileResponse(absolute, status=HTTPStatus.OK, headers=headers)
+    answer = _StandIn if for_now else web.FileResponse
+    return answer(absolute, status=HTTPStatus.OK, headers=headers)
+
+
+class _StandIn(web.FileResponse):
+    """A file without a time: the one that it stands in for may be of the same second, and is told by its ETag."""
+
+    @property
+    def last_modified(self) -> None:
+        """Never told."""
+
+    @last_modified.setter
+    def last_modified(self, value: object) -> None:
+        del value
 
 
 def _check_range(request: web.Request, size_bytes: int) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
-from app.encoding import Written, dump_bytes, dumps, loads
+from app.encoding import Written, as_sent, dump_bytes, dumps, loads
 from app.keys import CONTROL, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from app.domain.job import Job, Standing
+    from app.domain.job import Job, NewJob, Standing
     from app.domain.message import Snapshot
     from app.storage.job_lists import Page
 
@@ -78,8 +78,11 @@ async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     """Return a job with the last progress and the time it will probably take."""
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
     eta_s = await _eta(request, view, snapshot.progress)
-    graph = await request.app[VIEWS].asked_graph(view.job.job_id) if view.job.has_workflow else None
-    return job_answer(view, snapshot, eta_s, workflow=Written(graph) if graph is not None else None)
+    if not view.job.has_workflow and not view.job.has_extra_pnginfo:
+        return job_answer(view, snapshot, eta_s)
+    asked = await request.app[VIEWS].asked_graph(view.job.job_id)
+    workflow, extra = _written(asked.workflow), _written(asked.extra_pnginfo)
+    return job_answer(view, snapshot, eta_s, workflow=workflow, extra_pnginfo=extra)
 
 
 @routes.post(BASE)
@@ -88,8 +91,8 @@ async def create_job(request: web.Request) -> web.Response:
     # The bytes count until the job is accepted: what was read of them is held so long.
     async with request.app[INCOMING].body(request) as raw:
         check_kind(request)
-        asked, once = await request.app[SIDELINE].do(len(raw), _asked, raw, idempotency_key_of(request))
-        result = await request.app[SUBMITTING].submit(asked.to_new_job(), asked.overrides, once)
+        job, overrides, once = await request.app[SIDELINE].do(len(raw), _asked, raw, idempotency_key_of(request))
+        result = await request.app[SUBMITTING].submit(job, overrides, once)
     if isinstance(result, Replayed):
         text, job_id, headers = result.answer, loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
     else:
@@ -232,18 +235,24 @@ async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int]
     return answered(answer)
 
 
-def _asked(raw: bytes, key: str | None) -> tuple[JobRequest, Once | None]:
+def _asked(raw: bytes, key: str | None) -> tuple[NewJob, dict[str, Any], Once | None]:
     body = parse(raw)
     if (fault := body_fault(body)) is not None:
         raise InvalidRequest(fault.detail, [fault])
     asked = check(JobRequest, body)
-    return asked, Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
+    once = Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
+    return asked.to_new_job(), asked.overrides, once
 
 
 def _created(job: Job) -> str:
     """Return the answer to a submission: the same for the same job, so that a repetition gets it to the letter."""
     view = JobView(job, [], [], None)
-    return dumps(job_answer(view, snapshot_of(job), workflow=job.workflow, now=job.created_at))
+    extra = Written(as_sent(job.extra_pnginfo)) if job.extra_pnginfo is not None else None
+    return dumps(job_answer(view, snapshot_of(job), workflow=job.workflow, extra_pnginfo=extra, now=job.created_at))
+
+
+def _written(text: str | None) -> Written | None:
+    return Written(text) if text is not None else None
 
 
 def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot]) -> bytes:

@@ -100,6 +100,7 @@ class JobAnswer(BaseModel):
         description="The graph that the client sent, if it sent one. Null in lists: `links.self` has it, and "
         "`links.workflow` the graph as it was run."
     )
+    extra_pnginfo: dict[str, Any] | None = Field(description="As the client sent it, if it did. Null in lists.")
     backend: str | None
     priority: int
     not_before: Time | None

@@ -21,14 +21,15 @@ from pydantic import (
 
 from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
-from app.encoding import kept_bytes
-from app.services.control import random_seed
+from app.domain.seeds import random_seed
+from app.encoding import dump_kept, kept_bytes
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import MOST_STEPS
 from app.web.checking import MAX_FAULTS
 
 MAX_SEED: Final = 2**64 - 1
 MAX_PARAMS_BYTES: Final = 64 * 1024
+MAX_EXTRA_BYTES: Final = 8 * 2**20
 MAX_PAIRS: Final = 16
 """Of `metadata`."""
 MAX_BULK: Final = 1000
@@ -70,6 +71,23 @@ class RequestModel(BaseModel):
         return known | dict(islice(((name, each) for name, each in data.items() if name not in known), MAX_FAULTS))
 
 
+def _can_be_kept(value: dict[str, Any]) -> dict[str, Any]:
+    # The body has limits of its own, but a number with an exponent is kept written out.
+    if kept_bytes(value) > MAX_EXTRA_BYTES:
+        raise ValueError(f"must be at most {MAX_EXTRA_BYTES} bytes of JSON")
+    return value
+
+
+Extra = Annotated[dict[str, Any], AfterValidator(_can_be_kept)]
+"""What nodes get as `EXTRA_PNGINFO`."""
+
+
+class ExtraData(RequestModel):
+    """What goes with a workflow, as ComfyUI's own `POST /prompt` has it."""
+
+    extra_pnginfo: Extra | None = None
+
+
 class LoraChoice(RequestModel):
     """A LoRA and how strongly it is applied."""
 
@@ -95,7 +113,14 @@ class JobRequest(RequestModel):
     user_id: str = Field(min_length=1, max_length=255)
     job_type: Literal["image", "image_generation", "video", "audio", "workflow"]
     workflow: dict[str, Any] | None = Field(None, validate_default=True, description="A graph in ComfyUI's API format.")
-    overrides: dict[str, Any] = Field({}, description='"<node>.<input>": value, set in the workflow.')
+    overrides: dict[str, Any] = Field(
+        {}, description='"<node>.<input>": value, set in the workflow; both may have dots: the longest node id wins.'
+    )
+    extra_pnginfo: Extra | None = Field(
+        None,
+        description="For nodes that ask for it and into files, as ComfyUI's own page sends it: `workflow` and more.",
+    )
+    extra_data: ExtraData | None = Field(None, description="`extra_pnginfo`, where ComfyUI's `POST /prompt` has it.")
     prompt: str | None = Field(
         None,
         min_length=1,
@@ -179,6 +204,13 @@ class JobRequest(RequestModel):
             raise ValueError(f"must be at most {MAX_PARAMS_BYTES} bytes of JSON")
         return value
 
+    @field_validator("extra_data")
+    @classmethod
+    def _given_once(cls, value: ExtraData | None, info: ValidationInfo) -> ExtraData | None:
+        if value is not None and value.extra_pnginfo is not None and info.data.get("extra_pnginfo") is not None:
+            raise ValueError("has the extra_pnginfo that is given as a field of its own")
+        return value
+
     def to_new_job(self) -> NewJob:
         """Return the job that is asked for: sizes rounded, the seed drawn, what was changed said in `warnings`."""
         warnings = []
@@ -186,6 +218,7 @@ class JobRequest(RequestModel):
         if (width, height) != (self.width, self.height):
             asked = f"{self.width} × {self.height}"
             warnings.append(f"The size {asked} was rounded down to {width} × {height}, multiples of 8.")
+        extra = self.extra_pnginfo if self.extra_data is None else self.extra_data.extra_pnginfo or self.extra_pnginfo
         sampler = self.sampler_params.model_dump()
         if sampler["seed"] in (None, -1):
             sampler["seed"] = random_seed()
@@ -201,6 +234,7 @@ class JobRequest(RequestModel):
             batch_size=self.batch_size,
             sampler_params=sampler,
             workflow=self.workflow,
+            extra_pnginfo=dump_kept(extra) if extra is not None else None,
             backend=self.backend,
             priority=self.priority,
             not_before=self.not_before,

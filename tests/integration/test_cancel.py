@@ -17,13 +17,15 @@ from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.queue import JobQueue
+from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
 from app.services.control import Control
+from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews, snapshot_of
-from harness import eventually
+from harness import BOTH_AGES, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
     # What is not heard is not healed either.
     listening = [asyncio.create_task(hub.run(), name="hub")] if told else []
     files, look_again_s = FileStore(settings.storage_path), 60 if told else 0.1
-    control = Control(store, queue, events, hub, figures, files, cancel_wait_s=30, look_again_s=look_again_s)
+    seeds = Seeds(Registry(redis, names, settings.stale_seconds))
+    control = Control(store, queue, events, hub, figures, files, seeds, cancel_wait_s=30, look_again_s=look_again_s)
 
     async def connected() -> bool:
         return hub.connected is told
@@ -95,6 +98,7 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
         await close(redis)
 
 
+@BOTH_AGES
 async def test_two_clients_that_cancel_at_once_get_the_same_answer(service: Service) -> None:
     job = await service.submit(**running_for(30))
     await executing(service, job["job_id"])
@@ -117,6 +121,7 @@ async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(
     assert outcomes(service) == ["error"]
 
 
+@BOTH_AGES
 async def test_a_job_that_is_being_saved_is_past_cancelling_and_completes(service: Service) -> None:
     # Downloads that fail at first keep it in that phase for a while.
     await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how="error", times=2))
@@ -147,6 +152,7 @@ async def test_a_cancel_while_no_worker_lives_is_carried_out_by_the_next_one(
     assert outcomes(service) == ["interrupted"]
 
 
+@BOTH_AGES
 async def test_a_job_that_ended_before_the_interrupt_took_effect_stays_completed(service: Service) -> None:
     graph = running_for(0.5)
     graph["workflow"]["3"]["inputs"]["interruptible"] = False

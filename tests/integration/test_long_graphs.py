@@ -14,6 +14,7 @@ from plans import plan, recorded
 
 from app import keys
 from app.domain.job import Phase
+from app.domain.seeds import Drawing
 from app.encoding import loads
 from app.main import create_app
 from app.storage.attempts import AttemptStore, Claim
@@ -217,10 +218,10 @@ async def test_a_retry_with_a_new_seed_brings_the_graph_of_a_job_that_can_be_ret
         assert {result["code"] for result in (await answer.json())["results"]} == {"job_not_retryable"}
     assert counted.brought < FEW_BYTES
     await store.cancel(WAITING[0], None, "someone")
-    await store.retry(WAITING[0], 7, "someone")
+    await store.retry(WAITING[0], Drawing(), "someone")
     job = await store.whole(WAITING[0])
     assert job.workflow is not None
-    assert {node["inputs"]["seed"] for node in job.workflow.values()} == {7}
+    assert {node["inputs"]["seed"] for node in job.workflow.values()} == {job.sampler_params["seed"]}
 
 
 STEPS: Final[dict[str, Callable[[AttemptStore, Claim], Awaitable[Any]]]] = {

@@ -21,9 +21,11 @@ from app.domain.errors import (
     JobNotRetryable,
     LostClaim,
     NodeFailed,
+    NoSeedToChange,
     OutOfMemory,
 )
 from app.domain.job import ListedJob, NewJob, Phase
+from app.domain.seeds import Drawing
 from app.encoding import loads
 from app.storage.attempts import AttemptStore, Claim, Noted
 from app.storage.job_views import JobViews
@@ -538,12 +540,24 @@ async def test_a_job_waits_from_when_its_time_has_come(store: AttemptStore) -> N
 async def test_a_retry_with_a_new_seed_has_it_in_fields_and_graph(store: AttemptStore) -> None:
     job = await store.create(new_job(workflow=text_to_image()))
     await store.cancel(job.job_id, "x", "x")
-    await store.retry(job.job_id, 2**64 - 2, "someone")
+    await store.retry(job.job_id, Drawing(), "someone")
     again = await store.whole(job.job_id)
-    assert again.sampler_params == SAMPLER | {"seed": 2**64 - 2}
+    seed = again.sampler_params["seed"]
+    assert again.sampler_params == SAMPLER | {"seed": seed}
+    assert seed != SAMPLER["seed"]
     assert again.workflow is not None
-    assert again.workflow["sampler"]["inputs"]["seed"] == 2**64 - 2
+    assert again.workflow["sampler"]["inputs"]["seed"] == seed
     assert again.cancel_reason is None
+
+
+async def test_a_retry_with_a_new_seed_of_a_graph_without_one_changes_nothing(store: AttemptStore) -> None:
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}
+    job = await store.create(new_job(workflow=graph))
+    await store.cancel(job.job_id, "x", "x")
+    before = await store.whole(job.job_id)
+    with pytest.raises(NoSeedToChange):
+        await store.retry(job.job_id, Drawing(), "someone")
+    assert await store.whole(job.job_id) == before
 
 
 async def test_only_a_failed_or_cancelled_job_is_retried(store: AttemptStore) -> None:

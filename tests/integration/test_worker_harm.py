@@ -11,9 +11,9 @@ from aiohttp import ClientSession
 
 from app.domain import breaker
 from app.storage import claims
-from harness import eventually
+from harness import BOTH_AGES, eventually
 from worker import backend as backend_module
-from worker import vital_signs
+from worker import stopping, vital_signs
 from worker.death_signs import LogSays
 from worker.standin.faults import Fault, FaultKind
 from worker.standin.gpu_faults import GpuFault
@@ -100,6 +100,7 @@ async def pair(service: Service, start_standin: StartStandin, start_worker: Star
 # A backend that executes nothing any more.
 
 
+@BOTH_AGES
 async def test_a_job_that_kills_its_backend_for_certain_is_poisonous_and_the_other_backend_lives(
     service: Service, pair: StandinServer
 ) -> None:
@@ -194,6 +195,7 @@ async def test_a_retry_by_hand_begins_anew(service: Service, pair: StandinServer
     assert (again["status"], again["backend_name"]) == ("completed", "a")
 
 
+@BOTH_AGES
 async def test_jobs_behind_somebody_elses_deadly_prompt_move_on_when_the_log_tells(
     service: Service, pair: StandinServer
 ) -> None:
@@ -220,6 +222,48 @@ async def test_a_node_that_is_silent_for_long_is_left_alone(service: Service, pa
     assert await reasons(service) == {"a": None, "b": None}
 
 
+async def test_a_node_may_be_silent_for_longer_than_the_stall_limit_as_long_as_its_job_has_time(
+    service: Service, start_worker: StartWorker
+) -> None:
+    service.worker.stop()
+    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
+    await service.backend_online()
+    done = await service.finished((await service.submit(**silent_for(4), timeout_seconds=60))["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+    assert await reasons(service) == {"a": None}
+
+
+async def test_a_run_whose_worker_was_replaced_is_given_the_same_time(
+    service: Service, start_worker: StartWorker
+) -> None:
+    job = await service.submit(**silent_for(5), timeout_seconds=60)
+    await phase(service, job["job_id"], "executing")
+    service.worker.stop()
+    await start_worker(f"standin={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+
+
+async def test_an_execution_that_ended_within_a_node_is_noticed_when_its_time_is_over(
+    service: Service, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "LATE_LIMIT_S", 2.0)
+    service.worker.stop()
+    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
+    await service.backend_online()
+    job = await service.submit(**running_for(60), timeout_seconds=3)
+    await phase(service, job["job_id"], "executing")
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD, logged=False))
+
+    async def noticed() -> bool:
+        return "stands still" in str((await reasons(service))["a"])
+
+    await eventually(noticed, 20)
+    await phase(service, job["job_id"], "retrying")
+    assert (await service.job(job["job_id"]))["attempts"][0]["error_code"] == "backend_stalled"
+
+
+@BOTH_AGES
 @pytest.mark.usefixtures("quick")
 async def test_a_silence_between_two_nodes_is_a_standstill_though_no_log_tells(
     service: Service, pair: StandinServer

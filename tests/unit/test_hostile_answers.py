@@ -19,11 +19,11 @@ from worker.comfyui_answers import (
     read_ending,
     read_frame,
     read_object,
-    read_refusal,
     read_saved,
     read_stats,
 )
 from worker.measures import Measures
+from worker.refusals import read_refusal
 from worker.ui_answers import MOST_NAME_CHARS, MOST_OUTPUTS, OutputFile
 from worker.watch import Watch
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.errors import ErrorClass, InvalidTransition
+from app.domain.errors import InvalidTransition
 from app.domain.job import (
     STATUS_OF,
     TRANSITIONS,
@@ -18,7 +18,7 @@ from app.domain.job import (
     apply,
     task_id,
 )
-from app.domain.verdict import Verdict, after_failure, may_be_tried_again, retry_delay
+from app.domain.verdict import may_be_tried_again, retry_delay
 
 # The diagram, written down a second time: what may happen in each phase, and where it leads. Nothing else may.
 LIFE: dict[str, dict[str, str]] = {
@@ -98,51 +98,6 @@ def test_each_phase_belongs_to_one_status() -> None:
 
 def test_a_turn_is_named_for_job_and_attempt() -> None:
     assert task_id(17, 3) == "17:3"
-
-
-def verdict(error_class: ErrorClass, **facts: bool | int) -> Verdict:
-    usual = {"attempts_left": 3, "failed_alike": 0, "offered_elsewhere": False}
-    return after_failure(error_class, **usual | facts, delay_s=2.0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("error_class", "expected"),
-    [
-        (ErrorClass.INVALID, Verdict(retry=False, elsewhere=True)),
-        (ErrorClass.EXECUTION, Verdict(retry=False)),
-        (ErrorClass.OUT_OF_MEMORY, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
-        (ErrorClass.INTERRUPTED, Verdict(retry=True, delay_s=2.0)),
-        (ErrorClass.BACKEND_LOST, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
-        (ErrorClass.TIMEOUT, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
-        (ErrorClass.STORAGE, Verdict(retry=True, delay_s=2.0)),
-        (ErrorClass.DEVICE, Verdict(retry=True, delay_s=2.0, elsewhere=True)),
-        (ErrorClass.BUG, Verdict(retry=False)),
-    ],
-)
-def test_the_class_of_an_error_decides(error_class: ErrorClass, expected: Verdict) -> None:
-    assert verdict(error_class) == expected
-
-
-@pytest.mark.parametrize("error_class", ErrorClass)
-@pytest.mark.parametrize("left", [0, -1])
-def test_without_attempts_left_there_is_no_other(error_class: ErrorClass, left: int) -> None:
-    assert not verdict(error_class, attempts_left=left, offered_elsewhere=True).retry
-
-
-def test_what_a_backend_lacks_is_tried_at_once_where_it_is_offered() -> None:
-    found = verdict(ErrorClass.INVALID, offered_elsewhere=True)
-    assert (found.retry, found.delay_s, found.elsewhere) == (True, 0.0, True)
-
-
-@pytest.mark.parametrize("error_class", [ErrorClass.OUT_OF_MEMORY, ErrorClass.DEVICE])
-def test_what_failed_alike_before_is_not_tried_a_third_time(error_class: ErrorClass) -> None:
-    assert verdict(error_class).retry
-    assert not verdict(error_class, failed_alike=1).retry
-
-
-def test_an_error_of_the_device_is_tried_at_once_where_another_one_can_take_it() -> None:
-    assert verdict(ErrorClass.DEVICE, offered_elsewhere=True) == Verdict(retry=True, delay_s=0.0, elsewhere=True)
-    assert verdict(ErrorClass.DEVICE).delay_s == 2.0
 
 
 @pytest.mark.parametrize(

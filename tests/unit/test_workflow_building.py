@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from samples import SAMPLER, standin_catalog, text_to_image
 from app.domain.fitting import check_against
 from app.domain.structure import check_structure
 from app.domain.values import links
-from app.domain.workflow import Graph, with_overrides, with_seed
+from app.domain.workflow import Graph, with_overrides
 
 LORAS = [
     {"name": f"{name}.safetensors", "strength_model": at, "strength_clip": -at} for name, at in (("a", 1), ("b", 2))
@@ -88,9 +89,49 @@ def test_an_override_replaces_the_input_it_names_and_leaves_the_original_alone()
     assert graph == before
 
 
-def test_the_input_stands_after_the_last_dot_because_node_ids_may_have_dots() -> None:
-    graph = {"5.0.1": {"class_type": "X", "inputs": {"a": 1}}}
-    assert with_overrides(graph, {"5.0.1.a": 2})[0]["5.0.1"]["inputs"]["a"] == 2
+@pytest.mark.parametrize(
+    ("key", "node_id", "name"),
+    [
+        ("5.0.1.a", "5.0.1", "a"),
+        ("5.0.1.values.a", "5.0.1", "values.a"),
+        ("5.0.2", "5", "0.2"),
+        ("4.resize_type.multiplier", "4", "resize_type.multiplier"),
+        ("4.format.codec.encoding.crf", "4", "format.codec.encoding.crf"),
+        ("12:3.images.image0", "12:3", "images.image0"),
+        ("12.images.image0", "12", "images.image0"),
+        ("4..", "4", "."),
+    ],
+)
+def test_of_ids_and_inputs_with_dots_the_longest_id_that_is_there_wins(key: str, node_id: str, name: str) -> None:
+    graph = {each: {"class_type": "X", "inputs": {"a": 1}} for each in ("5.0.1", "5", "4", "12", "12:3")}
+    changed, faults = with_overrides(graph, {key: 2})
+    assert faults == []
+    assert {each: node["inputs"] for each, node in changed.items() if node != graph[each]} == {
+        node_id: {"a": 1, name: 2} if name != "a" else {"a": 2}
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("sampleer.values.a", "sampler"),
+        ("a.bb.c.values", "a.b.c"),
+        ("a.b.x.width", "a.b.c"),
+        ("sampler.", "sampler"),
+        ("sampler", "sampler"),
+    ],
+)
+def test_an_override_of_no_node_names_the_nearest_one(key: str, suggestion: str | None) -> None:
+    graph = text_to_image() | {"a.b.c": {"class_type": "X", "inputs": {}}}
+    (fault,) = with_overrides(graph, {key: 1})[1]
+    assert fault.suggestion == suggestion
+
+
+def test_an_override_of_nothing_but_dots_is_looked_at_in_no_time() -> None:
+    graph = {"." * 300_000: {"class_type": "X", "inputs": {}}, "1": {"class_type": "X", "inputs": {}}}
+    started = time.monotonic()
+    assert with_overrides(graph, {"." * 8_000_000: 1, "." * 400_000: 1})[1]
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("key", ["sampler", "", ".", ".steps", "sampler.", "sampleer.steps", "a/b~c.steps"])
@@ -99,33 +140,3 @@ def test_an_override_that_names_no_input_is_a_fault_with_its_name(key: str) -> N
     assert fault.code == "unknown_node"
     assert fault.pointer == "/overrides/" + key.replace("~", "~0").replace("/", "~1")
     assert fault.suggestion == ("sampler" if key == "sampleer.steps" else fault.suggestion)
-
-
-# Another seed.
-
-
-def test_a_new_seed_replaces_every_literal_one_and_no_link() -> None:
-    graph = {
-        "1": {"class_type": "KSampler", "inputs": {"seed": 5, "steps": 3}},
-        "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 0}},
-        "3": {"class_type": "KSampler", "inputs": {"seed": ["2", 0]}},
-        "4": {"class_type": "Odd", "inputs": {"seed": True, "noise_seed": "5"}},
-        "5": {"class_type": "KSampler", "inputs": {"seed": {"__value__": 5}}},
-        "6": {"class_type": "KSampler", "inputs": {"seed": {"__value__": ["2", 0]}}},
-    }
-    changed, found = with_seed(graph, 2**64 - 1)
-    assert found
-    assert [changed[key]["inputs"] for key in graph] == [
-        {"seed": 2**64 - 1, "steps": 3},
-        {"noise_seed": 2**64 - 1},
-        {"seed": ["2", 0]},
-        {"seed": True, "noise_seed": "5"},
-        {"seed": {"__value__": 2**64 - 1}},
-        {"seed": {"__value__": ["2", 0]}},
-    ]
-    assert graph["1"]["inputs"]["seed"] == 5
-
-
-def test_a_graph_without_a_seed_says_so() -> None:
-    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}
-    assert with_seed(graph, 1) == (graph, False)
