@@ -140,7 +140,7 @@ class JobStore:
         JobNotFound, JobNotFinished
         """
         async with self._database.transaction() as session:
-            # The job first, as everywhere; then its outputs, so that no thumbnail gets a place after this.
+            # The job first, as everywhere; then its outputs, in the order in which thumbnails are noted.
             await session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
             outputs = await session.execute(
                 select(OutputRow.path, OutputRow.thumbnail_path, OutputRow.thumbnail_due)
