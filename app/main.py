@@ -22,11 +22,13 @@ from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.previews import Previews
+from app.messaging.questions import Questions
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
 from app.services.access import Access
+from app.services.afresh import Afresh
 from app.services.control import Control
 from app.services.fleet import Fleet
 from app.services.seeds import Seeds
@@ -167,7 +169,14 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.SIDELINE] = sideline = Sideline()
     app[keys.SEEDS] = seeds = Seeds(registry)
     app[keys.SUBMITTING] = Submitting(
-        store, queue, registry, seeds, sideline, settings.default_checkpoint, settings.max_workflow_bytes
+        store,
+        queue,
+        registry,
+        seeds,
+        Afresh(Questions(redis, names)),
+        sideline,
+        settings.default_checkpoint,
+        settings.max_workflow_bytes,
     )
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)

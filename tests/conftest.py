@@ -24,7 +24,7 @@ from app.main import SERVING, create_app
 from app.settings import Settings, load_settings
 from app.storage.database import Database, make_engine
 from app.storage.migrating import alembic_config
-from harness import Service, StandinServer
+from harness import NEWEST_COMFYUI, Service, StandinServer
 from worker.main import WorkerProcess
 from worker.standin.main import STANDIN
 from worker.standin.main import create_app as create_standin
@@ -140,11 +140,17 @@ async def client(settings: Settings, aiohttp_client: Any) -> TestClient[Any, Any
 
 
 @pytest.fixture
-async def start_standin(aiohttp_server: Any) -> Callable[..., Awaitable[StandinServer]]:
+def comfyui_version(request: pytest.FixtureRequest) -> str:
+    """Which ComfyUI the stand-ins are, unless a test says so of one: see `harness.BOTH_AGES`."""
+    return str(getattr(request, "param", NEWEST_COMFYUI))
+
+
+@pytest.fixture
+async def start_standin(aiohttp_server: Any, comfyui_version: str) -> Callable[..., Awaitable[StandinServer]]:
     """Start a ComfyUI stand-in that loses no time, with the options given."""
 
     async def start_one(**options: Any) -> StandinServer:
-        quick = {"model_load_seconds": 0, "lora_load_seconds": 0, "step_seconds": 0}
+        quick = {"model_load_seconds": 0, "lora_load_seconds": 0, "step_seconds": 0, "version": comfyui_version}
         app = create_standin(StandinOptions(**(quick | options)))
         server = await aiohttp_server(app)
         return StandinServer(str(server.make_url("")).rstrip("/"), app[STANDIN])

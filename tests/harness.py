@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -25,6 +27,11 @@ FOUNDING_BODY = {
 
 SMALL_BODY = FOUNDING_BODY | {"width": 64, "height": 64, "sampler_params": {"steps": 4}}
 """A job that is done in no time."""
+
+
+NEWEST_COMFYUI = "0.33.0"
+BOTH_AGES = pytest.mark.parametrize("comfyui_version", ["0.3.64", NEWEST_COMFYUI], indirect=True)
+"""For tests of what each age of ComfyUI does in its own way: deaths, interrupts, frames, histories, files."""
 
 
 @dataclass

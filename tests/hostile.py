@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import ClientSession, WSMsgType, web
 
 from worker.comfyui import ComfyUI
-from worker.comfyui_answers import OutputFile
+from worker.ui_answers import OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

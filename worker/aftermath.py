@@ -19,15 +19,10 @@ from app.domain.errors import (
     Poisonous,
     QueueUnavailable,
 )
-from app.domain.fitting import check_against
 from app.domain.job import Phase
 from app.domain.verdict import RULES, Against, Where, after_failure, may_be_tried_again, retry_delay
-from app.services.submit import graph_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from app.domain.catalog import Catalog
     from app.domain.job import Attempt as AttemptRecord
     from app.domain.job import Job
     from app.messaging.queue import JobQueue
@@ -37,6 +32,7 @@ if TYPE_CHECKING:
     from worker.attempt import Attempt
     from worker.backend import Backend
     from worker.backends import BackendPool
+    from worker.elsewhere import Elsewhere
     from worker.measures import Measures
 
 log = logging.getLogger(__name__)
@@ -56,6 +52,7 @@ class Aftermath:
         queue: JobQueue,
         pool: BackendPool,
         measures: Measures,
+        elsewhere: Elsewhere,
     ) -> None:
         self.failed = 0
         """Jobs that have failed here."""
@@ -65,6 +62,7 @@ class Aftermath:
         self._queue = queue
         self._pool = pool
         self._measures = measures
+        self._elsewhere = elsewhere
 
     async def end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
         """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
@@ -170,17 +168,9 @@ class Aftermath:
         rule = RULES[failure.error_class]
         if rule.where in (Where.NOWHERE, Where.ANYWHERE) or job.backend is not None:
             return []
-        try:
-            others = await self._pool.others(avoid)
-        except QueueUnavailable:
+        if rule.where is Where.ONLY_OTHERWISE and not await self._elsewhere.described_otherwise(job, backend, avoid):
             return []
-        if rule.where is Where.ONLY_OTHERWISE and not _any_otherwise(others, job, backend):
-            return []
-        for other in others:
-            graph = job.workflow if job.workflow is not None else graph_of(job, other)
-            if graph is not None and not check_against(graph, other).faults:
-                return avoid
-        return []
+        return avoid if await self._elsewhere.offered(job, avoid) else []
 
 
 def _of_this_round(attempts: list[AttemptRecord], attempt: int) -> list[AttemptRecord]:
@@ -210,11 +200,3 @@ def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend
     if against is Against.NOBODY:
         return sum(each.backend_name == backend.name for each in alike)
     return len(alike)
-
-
-def _any_otherwise(others: Iterable[Catalog], job: Job, backend: Backend) -> bool:
-    """Whether another backend describes a node class of the graph otherwise than the one that refused it."""
-    graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
-    classes = {node["class_type"] for node in (graph or {}).values()}
-    ours = backend.catalog.nodes
-    return any(other.nodes.get(name) != ours.get(name) for other in others for name in classes)

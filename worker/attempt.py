@@ -15,7 +15,6 @@ from app.domain.errors import (
     BackendLate,
     BackendLost,
     BackendStalled,
-    NoOutput,
 )
 from app.domain.job import Phase
 from worker.comfyui import Place
@@ -34,10 +33,10 @@ if TYPE_CHECKING:
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
     from worker.backend import Backend
-    from worker.comfyui_answers import OutputFile
     from worker.downloads import Downloads
     from worker.measures import Measures
     from worker.pictures import Pictures
+    from worker.ui_answers import OutputFile
 
 SHORT_S: Final = 0.05
 """A prompt that has ended within this time was never said to be executing: one step less to commit and to tell."""
@@ -183,8 +182,8 @@ class Attempt:
         if self._watch.ended_at is None:
             self._watch.ended_at = time.monotonic()
         self._entry = await self._told()
-        ending = read_ending(self._sent.told_in(self._passes.together(self._entry)))
-        if isinstance(ending.failure, NoOutput | None) and self._sent.are_wanted and self._watch.ever_missed:
+        ending = read_ending(self._sent.told_in(self._passes.together(self._entry)), self._folder_id)
+        if ending.failure is None and self._sent.are_wanted and self._watch.ever_missed:
             raise BackendLost("Pictures that it sends through the event socket were lost with the connection.")
         return ending
 
@@ -198,6 +197,7 @@ class Attempt:
             watched=self._from_the_start,
             began_ms=ending.began_ms,
             ended_ms=ending.ended_ms,
+            cached=ending.cached,
         )
 
     def _expect(self, files: list[OutputFile]) -> None:

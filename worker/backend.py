@@ -12,12 +12,12 @@ from uuid import uuid4
 
 from app.cancellation import end_tasks
 from app.domain.breaker import Breaker
-from app.domain.catalog import Catalog
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
 from app.domain.scheduling import BackendLoad
 from app.domain.text import word
 from worker.comfyui_answers import Picture, Stats, prompt_id_of, read_frame
+from worker.offering import Offering
 from worker.sole_use import SoleUse
 from worker.vital_signs import LOOK_S, Followed, Standstill, VitalSigns
 from worker.wire import in_turns
@@ -25,19 +25,16 @@ from worker.wire import in_turns
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from app.domain.catalog import Catalog
     from app.domain.workflow import Graph
     from app.messaging.registry import Registry
     from worker.comfyui import ComfyUI
 
 log = logging.getLogger(__name__)
 
-CATALOG_AGE_S: Final = 120.0
-"""An idle backend is asked this often what it offers: models come and go while it runs."""
 STATS_AGE_S: Final = 30.0
 REFRESH_S: Final = 5.0
 """How often it is looked whether one of these is due."""
-_TIMES_AS_LONG: Final = 10
-"""The pause after it was read what a backend offers, as many times as that took: it may connect again and again."""
 _MOST_MODELS: Final = 8
 _MOST_QUEUED: Final = 10**6
 MOST_SAVING: Final = 16
@@ -89,8 +86,7 @@ class Backend:
         self.since = datetime.now(UTC)
         self.client_id = ""
         self.queue_remaining = 0
-        self.catalog = Catalog({})
-        self.digest: str | None = None
+        self.offering = Offering(comfyui)
         self.careless = careless if careless is not None else set()
         """Node classes that were found to save outside the folder that they were given; of all backends together."""
         self.breaker = Breaker()
@@ -109,9 +105,7 @@ class Backend:
         self.freed: dict[str, Any] | None = None
         """When it was last told to free its memory, and what was wrong with that if anything was."""
         self.stats = Stats()
-        self._catalog_at = self._stats_at = 0.0
-        self._offer_due_at = 0.0
-        """Not before then it is asked again what it offers: reading that takes long, if there is much of it."""
+        self._stats_at = float("-inf")
         self._followers: dict[str, Follower] = {}
         self._stood_still = False
         self._vital_signs = VitalSigns(name, comfyui, self._followers, self._life_changed)
@@ -121,6 +115,11 @@ class Backend:
         """Called when it fell ill or recovered."""
         self.on_change: Callable[[], None] = _nothing
         """Called when a reader of its state would see another one."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """What it offers, as far as is known."""
+        return self.offering.catalog
 
     @property
     def load(self) -> BackendLoad:
@@ -207,7 +206,7 @@ class Backend:
             fault = str(error)
         else:
             self.models = []
-            self._stats_at = 0.0
+            self._stats_at = float("-inf")
         self.freed = {"at": timestamp(datetime.now(UTC)), "fault": fault}
         self.on_change()
 
@@ -280,28 +279,22 @@ class Backend:
             "device": self.stats.device,
             "vram_total": self.stats.vram_total,
             "vram_free": self.stats.vram_free,
-            "catalog": self.digest,
+            "catalog": self.offering.digest,
         }
 
     async def refresh(self, registry: Registry) -> None:
-        """Ask anew what the server offers and how it fares, when that is due and it is idle."""
+        """Ask anew what the server offers and how it fares, when that is due."""
         now = time.monotonic()
         if now - self._stats_at > STATS_AGE_S:
             self._stats_at = now
             self.stats = await self.comfyui.system_stats()
-        # object_info blocks the server's event loop (60 ms measured), so not while it works.
-        if now - self._catalog_at > CATALOG_AGE_S and now > self._offer_due_at and not self.used:
-            self._catalog_at = now
-            began = time.monotonic()
-            offer = await self.comfyui.object_info()
-            took_s = time.monotonic() - began
-            self._offer_due_at = began + min(took_s * _TIMES_AS_LONG, CATALOG_AGE_S)
-            self.digest = await registry.put_catalog(offer.described, instead_of=self.digest)
-            self.catalog = offer.catalog
+        await self.offering.refresh(registry, busy=self.used > 0)
+        await self.offering.publish(registry)
 
     async def serve(self, registry: Registry) -> None:
         """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
-        self._catalog_at = self._stats_at = 0.0
+        self.offering.forget_age()
+        self._stats_at = float("-inf")
         await self._vital_signs.look_after_standstill()
         await self.refresh(registry)
         self.client_id = f"genonaut-{uuid4().hex}"

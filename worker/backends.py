@@ -13,6 +13,8 @@ from app.domain.message import timestamp
 from app.domain.scheduling import by_preference
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from app.domain.catalog import Catalog
     from app.messaging.registry import Registry
     from worker.backend import Backend
@@ -51,15 +53,15 @@ class BackendPool:
             return []
         return [self.backends[name] for name in by_preference(each.load for each in self.backends.values())]
 
-    async def others(self, avoid: list[str]) -> list[Catalog]:
+    async def others(self, avoid: Sequence[str]) -> dict[str, Catalog]:
         """Return what the live backends offer, of whichever worker, except those to avoid."""
         digests = {
-            str(beat.state["catalog"])
+            beat.name: str(beat.state["catalog"])
             for beat in await self._registry.backends()
             if beat.live and beat.name not in avoid and beat.state.get("healthy") and beat.state.get("catalog")
         }
-        found = [await self._registry.catalog(digest) for digest in digests]
-        return [catalog for catalog in found if catalog is not None]
+        found = {digest: await self._registry.catalog(digest) for digest in set(digests.values())}
+        return {name: catalog for name, digest in digests.items() if (catalog := found[digest]) is not None}
 
     async def others_well(self, name: str) -> int:
         """Return how many other backends are well, of whichever worker; raises `QueueUnavailable`."""

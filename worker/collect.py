@@ -1,35 +1,66 @@
-"""From a prompt's outputs to durable files: received, checked, stored, with thumbnails."""
+"""From a prompt's outputs to durable files: received, checked, stored."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from app.domain.errors import BackendLost, OutputInvalid
+from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
 from app.domain.job import Job, Output
+from app.domain.text import clean
 from app.storage.files import output_path
 from worker.downloads import Downloads
-from worker.media import inspect
+from worker.media import Media, inspect
 
 if TYPE_CHECKING:
     from app.storage.files import FileStore, Received
     from worker.comfyui import ComfyUI
-    from worker.comfyui_answers import OutputFile
     from worker.ownership import Run
+    from worker.ui_answers import OutputFile
 
 log = logging.getLogger(__name__)
 
 SHARED_TRIES: Final = 5
 """A saver with a name of its own may also be one that goes on writing when its run has ended: 6 s at most."""
 AT_ONCE: Final = 2
-"""Decoding pictures is processor work; more threads than this would take the loop's share."""
+"""Looking through files and storing them takes a processor; more threads than this would take the loop's share."""
 
 
 SAVING_LIMIT_S: Final = 3600.0
 """Within this time all outputs of a run must have come: a file may come slowly, and a run may leave many."""
+_MOST_LOST_TOLD: Final = 20
+"""Of outputs that could not be kept; of further ones only how many there are."""
+_FOUND_OUT: Final = " Sent again, such a graph has the backend to itself, and all of its files are kept."
+_DATA: Final = Media("data", "application/json", "json")
+_TEXT: Final = Media("text", "text/plain", "txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An output that cannot be kept, whatever else can be."""
+
+    index: int
+    file: OutputFile
+    failure: AttemptFailed
+
+    @property
+    def saver(self) -> str | None:
+        """The class of a node that saves outside the folder that it was given; None where that is not the reason."""
+        return self.failure.node_type if isinstance(self.failure, OutputNotOwn) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was kept of a run, all durable."""
+
+    outputs: list[Output]
+    notes: list[str]
+    """What is less than perfect."""
+    lost: list[Lost]
 
 
 class Collector:
@@ -47,40 +78,51 @@ class Collector:
         looking = self._looking.setdefault(comfyui, asyncio.Semaphore(AT_ONCE))
         return Downloads(comfyui, self._files, self._max_output_bytes, looking)
 
-    async def collect(
-        self, job: Job, downloads: Downloads, found: list[OutputFile], run: Run
-    ) -> tuple[list[Output], list[str]]:
-        """Return the outputs, all durable, and warnings about what is less than perfect.
+    async def collect(self, job: Job, downloads: Downloads, found: list[OutputFile], run: Run) -> Collected:
+        """Keep what the run left, as much of it as can be kept.
 
         Raises
         ------
-        OutputInvalid, OutputNotOwn, StorageFailed, BackendLost
-            Nothing of this attempt is left in the store then. A cancellation leaves what is there: another worker,
-            which took the attempt over, may be writing the very same files.
+        OutputInvalid, OutputNotOwn
+            None of it can be.
+        StorageFailed, BackendLost
+            It could have been. Nothing of this attempt is left in the store then. A cancellation leaves what is there:
+            another worker, which took the attempt over, may be writing the very same files.
         """
         kept: list[tuple[Output, str | None]] = []
+        lost: list[Lost] = []
         failures: list[Exception] = []
         turns = asyncio.Semaphore(AT_ONCE)
         limit = asyncio.get_running_loop().time() + self._limit_s
 
         async def keep(index: int, file: OutputFile) -> None:
-            async with turns:
-                if failures:
-                    return
-                downloads.expect(each for each in found[index:] if run.has_for_itself(each))
-                try:
-                    kept.append(await self._one(job, downloads, file, index, run, limit))
-                except Exception as failure:  # noqa: BLE001 - raised when the others have ended too
-                    failures.append(failure)
+            try:
+                kept.append(await self._one(job, downloads, file, index, run, limit))
+            except (OutputInvalid, OutputNotOwn) as failure:
+                log.warning("job %s: output %s cannot be kept: %s", job.job_id, index, failure)
+                lost.append(Lost(index, file, run.seen(file, failure)))
+                if file.instead is not None:
+                    await keep(index, file.instead)
+            except Exception as failure:  # noqa: BLE001 - raised when the others have ended too
+                failures.append(failure)
 
-        await asyncio.gather(*(keep(index, file) for index, file in enumerate(found)))
-        kept.sort(key=lambda each: each[0].index)
+        async def in_turn(index: int, file: OutputFile) -> None:
+            async with turns:
+                if not failures:
+                    downloads.expect(each for each in found[index:] if run.has_for_itself(each))
+                    await keep(index, file)
+
+        await asyncio.gather(*(in_turn(index, file) for index, file in enumerate(found)))
         if failures:
             # A thread cannot be stopped: only now is nothing more written.
-            paths = [path for output, _ in kept for path in (output.path, output.thumbnail_path) if path]
-            await self._files.delete(paths)
+            await self._files.delete([output.path for output, _ in kept])
             raise failures[0]
-        return [output for output, _ in kept], [note for _, note in kept if note]
+        lost.sort(key=lambda each: each.index)
+        if lost and not kept:
+            raise _worst(lost)
+        kept.sort(key=lambda each: each[0].index)
+        outputs = [replace(output, index=number) for number, (output, _) in enumerate(kept)]
+        return Collected(outputs, [note for _, note in kept if note] + _told(lost), lost)
 
     def close(self) -> None:
         """End the threads."""
@@ -123,20 +165,14 @@ class Collector:
             raise
 
     def _keep(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
-        """Look into what was received and store it with its thumbnail: all that blocks, in one step of a thread."""
+        """Look into what was received and store it: all that blocks, in one step of a thread."""
         try:
-            with received.open() as opened:
-                media = inspect(opened, file.filename)
+            media = _look(received, file)
         except BaseException:
             received.discard()
             raise
         path = output_path(job.created_at, job.job_id, job.attempt, index, media.extension)
-        beside = output_path(job.created_at, job.job_id, job.attempt, index, "thumb.webp")
-        stored = self._files.keep_now(received, path, media.thumbnail, beside.rpartition("/")[2])
-        note = media.warning
-        if stored.thumbnail_failed is not None:
-            # It costs a note, and not the picture.
-            note = f"The thumbnail of output {index} could not be stored: {stored.thumbnail_failed}"
+        stored = self._files.keep_now(received, path)
         output = Output(
             index=index,
             node_id=file.node_id,
@@ -147,6 +183,33 @@ class Collector:
             height=media.height,
             sha256=stored.sha256,
             path=path,
-            thumbnail_path=beside if media.thumbnail is not None and stored.thumbnail_failed is None else None,
+            thumbnail_path=None,
+            thumbnail_due=media.thumbnail_due,
+            source=file.source,
+            preview=file.preview,
         )
-        return output, note
+        return output, media.warning
+
+
+def _look(received: Received, file: OutputFile) -> Media:
+    """Return what it is that was received; raises `OutputInvalid` for what is not what it claims to be."""
+    if file.text is not None:
+        return _DATA if file.is_data else _TEXT
+    with received.open() as opened:
+        return inspect(opened, file.filename)
+
+
+def _worst(lost: list[Lost]) -> AttemptFailed:
+    """Return the failure of a run of which nothing can be kept: if there is one, that which another run may mend."""
+    return next((each.failure for each in lost if isinstance(each.failure, OutputNotOwn)), lost[0].failure)
+
+
+def _told(lost: list[Lost]) -> list[str]:
+    """Return what is said of outputs that are missing."""
+    told = [
+        f"An output of node {clean(each.file.node_id, 100)} could not be kept, {clean(each.file.filename, 100)}: "
+        f"{each.failure}{_FOUND_OUT if each.saver is not None else ''}"
+        for each in lost[:_MOST_LOST_TOLD]
+    ]
+    more = len(lost) - len(told)
+    return [*told, f"And {more:,} more outputs could not be kept."] if more else told

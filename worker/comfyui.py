@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
 
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession, ClientWebSocketResponse
 
     from app.domain.workflow import Graph
-    from worker.comfyui_answers import OutputFile, Stats
+    from worker.comfyui_answers import Stats
     from worker.ownership import Stamp
+    from worker.ui_answers import OutputFile
 
 DOWNLOADS_AT_ONCE: Final = 16
 """Files that come from a backend at the same time: one that sends none is not to take a connection for each of them."""
@@ -43,6 +45,18 @@ MARK: Final = "genonaut"
 """Key in a prompt's `extra_data` by which we know our own: of which attempt it is, and as what it was sent."""
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
+_MOST_REFUSAL_BYTES: Final = 2048
+_NOT_OF_THE_FILE: Final = frozenset(
+    {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
+)
+"""Answers that say something of the server, or of what stands before it, and nothing of the file asked for; so does
+all above 500."""
 _JSON: Final = {"Content-Type": "application/json"}
 _REFUSALS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
@@ -62,6 +76,10 @@ class SubmissionFailed(UnclearSubmission):
     def __init__(self, status: int) -> None:
         super().__init__(f"The backend answered the submission with status {status}.")
         self.status = status
+
+
+class Unreadable(OutputInvalid):
+    """The server stumbles over the file itself; it may do so once, or each time."""
 
 
 class Accepted(NamedTuple):
@@ -104,16 +122,34 @@ class ComfyUI:
     async def object_info(self) -> Offer:
         """Return what the server offers, as far as it can be used."""
         raw = await self._ok("GET", "/object_info")
-        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
-        try:
-            offer = await asyncio.to_thread(read_offer, raw)
-        except ValueError as error:
-            raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
+        offer = await _read_offer(raw, await self.node_replacements())
         if not offer.catalog.nodes:
             raise BackendLost("The backend describes no nodes.")
         if offer.left_out:
             log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
         return offer
+
+    async def node_class(self, name: str) -> Offer:
+        """Return what the server says of one node class: nothing if it has none of this name.
+
+        What it costs a server does not depend on how much it has, unlike everything: that holds up its event loop.
+        """
+        try:
+            path = f"/object_info/{quote(name, safe='')}"
+        except UnicodeEncodeError:
+            path = ""
+        # A name of dots would be another path; nobody calls a class so.
+        asked = bool(path.rpartition("/")[2].strip("."))
+        status, raw = await self._request("GET", path) if asked else (HTTPStatus.NOT_FOUND, b"")
+        if status == HTTPStatus.NOT_FOUND:
+            return await _read_offer(b"{}", {})
+        _expect_ok("/object_info", status)
+        return await _read_offer(raw, {}, name)
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """Return which node classes the server takes for others; nothing of one that knows no such thing."""
+        status, raw = await self._request("GET", "/node_replacements")
+        return read_object(raw) if status == HTTPStatus.OK else {}
 
     async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> Accepted:
         """Queue a prompt and return the id under which the server has it: an old one gives it another.
@@ -218,13 +254,13 @@ class ComfyUI:
         """Have the server unload its models and forget its results, as soon as nothing runs (section 1)."""
         await self._ok("POST", "/free", {"unload_models": True, "free_memory": True})
 
-    async def download(self, file: OutputFile) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of an output.
+    async def download(self, file: OutputFile, most_bytes: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of an output; None of one that is said to have more than `most_bytes`.
 
         Raises
         ------
         OutputInvalid
-            The server has no such file.
+            The server has no such file, cannot read it, or it is too large.
         BackendLost
             It is away, broke off in the middle, or sends so slowly that the end is not to be waited for.
         """
@@ -233,7 +269,10 @@ class ComfyUI:
             return
         try:
             async with self._downloading, await self._view("GET", file) as response:
-                _expect_file(file, response.status)
+                await self._expect_file(file, response)
+                if most_bytes is not None and (response.content_length or 0) > most_bytes:
+                    name = clean(file.filename, 100)
+                    raise OutputInvalid(f"The file {name} is larger than {most_bytes} bytes (MAX_OUTPUT_BYTES).")
                 pace = Pace(response.content, self._timeout.total or 0)
                 while chunk := await pace.read():
                     yield chunk
@@ -242,7 +281,9 @@ class ComfyUI:
 
     async def _view(self, method: str, file: OutputFile) -> ClientResponse:
         """Ask for a file, and return as soon as it begins to come."""
-        query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.folder}
+        # Of a name with folders the server would take the last part, and look for it elsewhere.
+        folder, _, name = file.filename.rpartition("/")
+        query = {"filename": name, "subfolder": "/".join(filter(None, (file.subfolder, folder))), "type": file.folder}
         async with asyncio.timeout(self._timeout.total):
             return await self._session.request(
                 method,
@@ -258,11 +299,27 @@ class ComfyUI:
         """Return what tells this content of a file from another; raises `OutputInvalid`, `BackendLost`."""
         try:
             async with await self._view("HEAD", file) as response:
-                _expect_file(file, response.status)
+                await self._expect_file(file, response)
                 headers = response.headers
                 return stamp_of(headers.get("ETag"), headers.get("Last-Modified"), headers.get("Content-Length"))
         except ON_THE_WIRE as error:
             raise away(error) from error
+
+    async def _expect_file(self, file: OutputFile, response: ClientResponse) -> None:
+        """Raise unless the file is about to come: of what the server says instead of it, the beginning is told."""
+        status = response.status
+        of_the_file = HTTPStatus.BAD_REQUEST <= status <= HTTPStatus.INTERNAL_SERVER_ERROR
+        if not of_the_file or status in _NOT_OF_THE_FILE:
+            _expect_ok("/view", status)
+            return
+        async with asyncio.timeout(self._timeout.total):
+            said = clean((await response.content.read(_MOST_REFUSAL_BYTES)).decode("utf-8", "replace"), 200)
+        answered = clean(f"{status} {response.reason or ''}", 100)
+        refusal = Unreadable if status == HTTPStatus.INTERNAL_SERVER_ERROR else OutputInvalid
+        raise refusal(
+            f"The backend named the file {clean(file.filename, 100)} and answered {answered} when asked for it"
+            + (f": {' '.join(said.split())}" if said else ".")
+        )
 
     async def ran_last(self, prompt_id: str) -> bool:
         """Whether nothing has been executed since this prompt, and nothing is."""
@@ -362,14 +419,16 @@ def _runs(prompts: list[list[Any]]) -> dict[str, str]:
     return found
 
 
+async def _read_offer(raw: bytes, replacing: Mapping[str, Any], only: str | None = None) -> Offer:
+    try:
+        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
+        return await asyncio.to_thread(read_offer, raw, replacing, only)
+    except ValueError as error:
+        raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
+
+
 def _expect_ok(path: str, status: int) -> None:
     if is_redirect(status):
         raise BackendLost(redirected(path, status))
     if status != HTTPStatus.OK:
         raise BackendLost(f"The backend answered {path} with status {status}.")
-
-
-def _expect_file(file: OutputFile, status: int) -> None:
-    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN, HTTPStatus.BAD_REQUEST):
-        raise OutputInvalid(f"The backend named the file {clean(file.filename, 100)} and does not have it.")
-    _expect_ok("/view", status)

@@ -15,25 +15,22 @@ from aiohttp import WSMsgType
 from app.domain.errors import (
     AttemptFailed,
     Interrupted,
-    NoOutput,
-    OutputInvalid,
 )
 from app.domain.progress import node_name
 from app.domain.text import clean, traceback_of, word
 from worker.node_failures import failure_of
+from worker.ui_answers import class_of, read_node, read_shown, saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from worker.ui_answers import OutputFile
 
 _HEAD: Final = struct.Struct(">II")
 """Of a binary frame: what it is, and a number whose meaning depends on that."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
 _PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-MOST_OUTPUTS: Final = 2_000
-"""Files and texts that a run may leave: a film of as many pictures, each with its row and its thumbnail."""
-MOST_NAME_CHARS: Final = 1_024
-"""Of a file's name, and of its folder's: file systems take a quarter of that for a name."""
 _MOST_MARKS: Final = 1_000_000
 """Of commas and opening brackets in an answer: each can stand for a value, which takes up to a hundred bytes."""
 _FEW_BYTES: Final = 2**16
@@ -41,25 +38,9 @@ _MOST_FRAME_BYTES: Final = 4 * 2**20
 """Of a frame of text. A longer one is not looked at: how a run ended stands in the history too."""
 _MOST_FRAME_MARKS: Final = 200_000
 _MOST_METADATA_BYTES: Final = 2**16
-SENT: Final = "websocket"
-"""Instead of a folder of ComfyUI's: the picture came through the event socket, and is nowhere else."""
 _MOST_MEMORY_BYTES: Final = 2**50
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """A file as ComfyUI's history names it, or a text that stands in the history itself."""
-
-    node_id: str
-    filename: str
-    subfolder: str = ""
-    folder: str = "output"
-    text: str | None = None
-
-    @property
-    def content(self) -> tuple[str | None, ...]:
-        """What it holds, whichever node names it."""
-        return self.folder, self.subfolder, self.filename, self.text
+_MOST_SILENT: Final = 5
+"""So many nodes are named of a run that left nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +52,12 @@ class Ending:
     began_ms: float | None = None
     """When it began by the server's clock, milliseconds since 1970, and below when it had ended; None: not said."""
     ended_ms: float | None = None
+    cached: frozenset[str] = frozenset()
+    """Nodes that did not run: what they show is of an earlier run."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of outputs that are left out."""
+    silence: str = ""
+    """What is to be said where there are no outputs at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +142,14 @@ def _memory(value: Any) -> int | None:
 
 def read_saved(data: Mapping[str, Any]) -> list[OutputFile]:
     """Return the files that a node has saved, as the frame `executed` tells of them while the run goes on."""
-    return _saved(_shown(data.get("node"), data.get("output")))
+    return saved(read_node(word(data.get("node")), data.get("output")))
 
 
-def read_ending(entry: Mapping[str, Any]) -> Ending:
-    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10)."""
+def read_ending(entry: Mapping[str, Any], folder_id: str = "") -> Ending:
+    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10).
+
+    `folder_id` is that by which the run's own folder is named.
+    """
     status = entry.get("status")
     status = status if isinstance(status, dict) else {}
     messages = [each for each in listed(status.get("messages")) if len(each) == 2]
@@ -171,15 +161,33 @@ def read_ending(entry: Mapping[str, Any]) -> Ending:
         )
     if status.get("status_str") != "success" or kind == "execution_error":
         return Ending(failure=_node_failure(data))
-    outputs = _outputs(entry.get("outputs"))
-    if not outputs:
-        # "success" is also said of a run whose output a node blocked (section 3).
-        return Ending(failure=NoOutput("The workflow ended without leaving an output."))
-    if len(outputs) > MOST_OUTPUTS:
-        return Ending(failure=OutputInvalid(f"The run left more than {MOST_OUTPUTS:,} outputs."))
+    prompt = entry.get("prompt")
+    _, _, graph, _, wanted = [*(prompt if isinstance(prompt, list) else ()), *[None] * 5][:5]
+    outputs, notes = read_shown(entry.get("outputs"), graph, folder_id)
     return Ending(
-        outputs, began_ms=_moment(messages, "execution_start"), ended_ms=_moment(messages, "execution_success")
+        outputs,
+        began_ms=_moment(messages, "execution_start"),
+        ended_ms=_moment(messages, "execution_success"),
+        cached=_cached(messages),
+        notes=tuple(notes),
+        silence=_silence(graph, wanted),
     )
+
+
+def _silence(graph: Any, wanted: Any) -> str:
+    """Return what is to be said of a run that left nothing: its nodes save without saying so, or were blocked."""
+    nodes = [word(node_id) for node_id in wanted] if isinstance(wanted, list) else []
+    shown = ", ".join(f"{node} ({class_of(graph, node) or 'unknown'})" for node in nodes[:_MOST_SILENT])
+    whose = f": {'nodes' if len(nodes) > 1 else 'node'} {shown}{', …' if len(nodes) > _MOST_SILENT else ''}"
+    return (
+        f"The run ended well and left nothing that could be kept{whose if nodes else ''}. A node may save a file and"
+        " not name it, which is at the backend then, or be blocked by another one."
+    )
+
+
+def _cached(messages: list[list[Any]]) -> frozenset[str]:
+    told = [data.get("nodes") for kind, data in messages if kind == "execution_cached" and isinstance(data, dict)]
+    return frozenset(word(node_id) for nodes in told if isinstance(nodes, list) for node_id in nodes)
 
 
 def _moment(messages: list[list[Any]], kind: str) -> float | None:
@@ -211,46 +219,6 @@ def _marks(raw: bytes | bytearray | str) -> int:
     if isinstance(raw, str):
         return raw.count(",") + raw.count("[") + raw.count("{")
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-
-
-def _outputs(found: Any) -> list[OutputFile]:
-    """Return the files and texts of all nodes, each file once of a node; previews only when nothing was saved."""
-    nodes = found.items() if isinstance(found, dict) else ()
-    shown = [each for node_id, node in nodes for each in _shown(node_id, node)]
-    files = list(dict.fromkeys(each for each in shown if each.text is None))
-    return (_saved(files) or files) + [each for each in shown if each.text is not None]
-
-
-def _shown(node_id: Any, shown: Any) -> list[OutputFile]:
-    """Return the files and texts that one node shows."""
-    found, of = [], word(node_id)
-    for key, items in shown.items() if isinstance(shown, dict) else ():
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, dict):
-                file = _file(of, item)
-                if file is not None:
-                    found.append(file)
-            elif key in ("text", "string") and isinstance(item, str):
-                found.append(OutputFile(of, "text.txt", text=item))
-    return found
-
-
-def _file(node_id: str, item: dict[str, Any]) -> OutputFile | None:
-    """Return the file that a record names; None for one that names none, or none that there can be."""
-    name, *where = item.get("filename"), item.get("subfolder") or "", item.get("type") or "output"
-    parts = [part for part in (name, *where) if isinstance(part, str) and _can_be_asked_for(part)]
-    return OutputFile(node_id, *parts) if name and len(parts) == 1 + len(where) else None
-
-
-def _can_be_asked_for(part: str) -> bool:
-    try:
-        return len(part) <= MOST_NAME_CHARS and "\0" not in part and bool(part.encode() or True)
-    except UnicodeEncodeError:
-        return False
-
-
-def _saved(files: list[OutputFile]) -> list[OutputFile]:
-    return [file for file in files if file.folder == "output" and file.text is None]
 
 
 def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:

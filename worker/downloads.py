@@ -8,18 +8,19 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from app.cancellation import end_tasks
-from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn, StorageFailed
+from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
 from app.domain.text import clean
 from app.storage.files import Received
-from worker.comfyui_answers import SENT
+from worker.comfyui import Unreadable
+from worker.ui_answers import SENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
 
     from app.storage.files import FileStore
     from worker.comfyui import ComfyUI
-    from worker.comfyui_answers import OutputFile
     from worker.ownership import Run, Stamp
+    from worker.ui_answers import OutputFile
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Downloads:
         for number in range(1, TRIES):
             try:
                 return await self._receive(file)
-            except BackendLost as error:
+            except (BackendLost, Unreadable) as error:
                 log.warning("download %s of %s failed, trying again: %s", number, clean(file.filename, 100), error)
                 await asyncio.sleep(0.2 * 2**number)
         return await self._receive(file)
@@ -141,7 +142,7 @@ class Downloads:
         """Yield the bytes of a file, as long as there are not too many of all files together."""
         size = 0
         try:
-            async with contextlib.aclosing(self._comfyui.download(file)) as chunks:
+            async with contextlib.aclosing(self._comfyui.download(file, self._max_output_bytes)) as chunks:
                 async for chunk in chunks:
                     size += len(chunk)
                     self._size += len(chunk)
@@ -169,4 +170,4 @@ class Downloads:
     def _require_room(self) -> None:
         most = TIMES_AS_MUCH * self._max_output_bytes
         if self._size > most:
-            raise StorageFailed(f"The outputs are larger than {most} bytes together.")
+            raise OutputInvalid(f"The outputs are larger than {most} bytes together.")

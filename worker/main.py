@@ -26,8 +26,10 @@ from app.messaging.connection import AWAY, Line, close, make_listener, make_redi
 from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.previews import Previews
+from app.messaging.questions import Questions
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.services.afresh import Afresh
 from app.storage.attempts import AttemptStore
 from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
@@ -35,17 +37,21 @@ from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics_recorder import StatisticsRecorder
+from app.storage.thumbnails import ThumbnailStore
 from worker.aftermath import Aftermath
+from worker.answering import Answering
 from worker.backend import Backend
 from worker.backends import BackendPool
 from worker.collect import Collector
 from worker.comfyui import ComfyUI
+from worker.elsewhere import Elsewhere
 from worker.measures import Measures
 from worker.pictures import Pictures
 from worker.reconcile import Reconciler
 from worker.runner import Runner
 from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
 from worker.telling import Telling
+from worker.thumbnails import Thumbnails
 from worker.turns import TurnWorker
 from worker.wishes import Wishes
 
@@ -71,6 +77,7 @@ class WorkerProcess:
         self._stopping = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._learn_now = asyncio.Event()
+        self._answer_now = asyncio.Event()
         self._freeing: asyncio.Task[None] | None = None
         self._redis = make_redis(settings, patient=True)
         self._quick_redis = make_redis(settings, patient=False)
@@ -88,11 +95,24 @@ class WorkerProcess:
         self._pool = BackendPool(backends, self._registry, self.worker_id, settings.lease_seconds)
         store, files = AttemptStore(database), FileStore(settings.storage_path)
         self._collector = Collector(files, settings.max_output_bytes)
+        self.thumbnails = Thumbnails(files, ThumbnailStore(database))
         self._measures, self._figures = Measures(), Figures(self._quick_redis, self._names)
         pictures = Pictures(Previews(self._quick_redis, self._names))
-        aftermath = Aftermath(settings, store, views, queue, self._pool, self._measures)
+        questions = Questions(self._quick_redis, self._names)
+        self._afresh = Afresh(questions)
+        elsewhere = Elsewhere(self._pool, self._afresh)
+        aftermath = Aftermath(settings, store, views, queue, self._pool, self._measures, elsewhere)
         self._runner = Runner(
-            self.worker_id, settings, store, events, self._pool, aftermath, self._collector, self._measures, pictures
+            self.worker_id,
+            settings,
+            store,
+            events,
+            self._pool,
+            aftermath,
+            self._collector,
+            self.thumbnails,
+            self._measures,
+            pictures,
         )
         self._turns = TurnWorker(
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
@@ -108,6 +128,7 @@ class WorkerProcess:
         states = BackendStates(database)
         self._wishes = Wishes(self.worker_id, self._commands, states, self._pool, self._beat_now.set)
         self._telling = Telling(self.worker_id, self._registry, events, self._pool, self._runner, self._wishes)
+        self._answering = Answering(questions, self._pool, self._registry, self._telling.beat)
         clockwork = periodic_tasks(settings.reconcile_seconds)
         maintenance = {
             "worker_id": self.worker_id,
@@ -121,6 +142,7 @@ class WorkerProcess:
                 events,
                 self._registry,
                 files,
+                self.thumbnails,
                 lease_s=settings.lease_seconds,
                 orphan_s=settings.orphan_seconds,
             ),
@@ -160,6 +182,7 @@ class WorkerProcess:
             "presence": self._presence_for_ever,
             "drains": self._learn_for_ever,
             "news": self._news_for_ever,
+            "answers": self._answer_for_ever,
             "backends": self._pool.run,
             "listener": self._listen_for_ever,
             "turns": partial(self._arq_for_ever, self._turns),
@@ -208,9 +231,13 @@ class WorkerProcess:
         await self._runner.drain(self._settings.shutdown_grace_seconds)
         await self._events.all_told()
         await end_tasks([*tasks, *([self._freeing] if self._freeing else [])])
+        await self._answering.close()
         for worker in (self._turns, self._maintenance):
             # Cancelled turns go back into the queue, where other workers find them.
             await end_tasks(worker.tasks.values())
+        await self._afresh.close()
+        # Of a turn that was just being taken, more may have been told since.
+        await self._events.all_told()
         with contextlib.suppress(QueueUnavailable, TimeoutError, *AWAY, RedisError):
             async with asyncio.timeout(_FORCED_END_S):
                 await self._turns.settle()
@@ -285,6 +312,13 @@ class WorkerProcess:
             await self._survive(self._telling.run)
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
+    async def _answer_for_ever(self) -> None:
+        """Every `HEARTBEAT_SECONDS`, and when it is asked: whether a backend offers what somebody misses in it."""
+        while True:
+            self._answer_now.clear()
+            await self._survive(self._answering.look)
+            await self._heartbeat(self._answer_now)
+
     async def _heartbeat(self, at_once: asyncio.Event) -> None:
         """Return when it is time for the next heartbeat, or for an extra one."""
         with contextlib.suppress(TimeoutError):
@@ -317,19 +351,23 @@ class WorkerProcess:
         while True:
             try:
                 async with self._listener.pubsub() as pubsub:
-                    await pubsub.subscribe(self._names.wake, self._names.cancels, self._names.commands)
+                    names = self._names
+                    await pubsub.subscribe(names.wake, names.cancels, names.commands, names.questions_asked)
                     delay_s = 0.1
                     # Something may have been said while nobody listened.
                     self._turns.wake()
                     self._look()
+                    self._answer_now.set()
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
                         if message is None:
                             await pubsub.check_health()
-                        elif message["channel"].decode() == self._names.wake:
+                        elif (channel := message["channel"].decode()) == names.wake:
                             self._turns.wake(int(message["data"]))
-                        elif message["channel"].decode() == self._names.commands:
+                        elif channel == names.commands:
                             self._look()
+                        elif channel == names.questions_asked:
+                            self._answer_now.set()
                         else:
                             self._runner.request_cancel(int(message["data"]))
             except (*AWAY, RedisError) as error:

@@ -1,4 +1,4 @@
-"""What a file really is, whatever its name says, and a thumbnail of it. Blocking: run in threads."""
+"""What a file really is, whatever its name says, and small pictures of large ones. Blocking: run in threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import io
 import os
-import re
+import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -26,7 +26,10 @@ from PIL import (
 
 from app.domain.errors import OutputInvalid
 from app.domain.text import clean
-from worker.picture_heads import MOST_PIXELS_SCALED, Excerpt, read_head, read_orientation, require_sound_png
+from worker.containers.forms import MEDIA_ENDINGS, read_form
+from worker.containers.source import Damaged, Form, Source
+from worker.containers.texts import require_json
+from worker.picture_heads import Excerpt, read_head, read_orientation
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -42,16 +45,16 @@ MOST_PREVIEW_PIXELS: Final = 2**23
 """A larger picture is no preview; one of a film's size is a quarter of that."""
 THUMBNAIL_PX: Final = 512
 """The longer side of a thumbnail."""
-_IMAGE_TYPES: Final = {
-    PngImagePlugin.PngImageFile.format: ("image/png", "png"),
-    JpegImagePlugin.JpegImageFile.format: ("image/jpeg", "jpg"),
-    WebPImagePlugin.WebPImageFile.format: ("image/webp", "webp"),
-    GifImagePlugin.GifImageFile.format: ("image/gif", "gif"),
-    TiffImagePlugin.TiffImageFile.format: ("image/tiff", "tiff"),
-    BmpImagePlugin.BmpImageFile.format: ("image/bmp", "bmp"),
-    AvifImagePlugin.AvifImageFile.format: ("image/avif", "avif"),
+_FORMS: Final = {
+    "image/png": PngImagePlugin.PngImageFile.format,
+    "image/jpeg": JpegImagePlugin.JpegImageFile.format,
+    "image/webp": WebPImagePlugin.WebPImageFile.format,
+    "image/gif": GifImagePlugin.GifImageFile.format,
+    "image/tiff": TiffImagePlugin.TiffImageFile.format,
+    "image/bmp": BmpImagePlugin.BmpImageFile.format,
+    "image/avif": AvifImagePlugin.AvifImageFile.format,
 }
-"""The formats that are read. Pillow would import all it knows for the first picture, which then came 0.2 s later."""
+"""The formats that are decoded. Pillow would import all it knows for the first picture, which then came 0.2 s later."""
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -63,11 +66,12 @@ _TURNS: Final = {
 }
 """EXIF's orientation → what sets the picture upright."""
 _ONE_AVIF: Final = threading.Lock()
-_MEDIA_ENDINGS: Final = frozenset(
-    ("png jpg jpeg webp gif tif tiff bmp avif apng mp4 webm mkv mov avi m4v wav flac mp3 ogg opus m4a aac").split()
-)
-"""A file of such a name that is nothing of the kind is broken."""
 _TEXT_ENDINGS: Final = frozenset("txt json csv md srt vtt log yaml yml xml".split())
+_GUESSED: Final = frozenset("midi amr wmv mpg flv 3gp".split())
+"""Films and sounds of which no more is known than how they begin."""
+_WRITTEN: Final = ("svg", "glb")
+"""Of these there are some, or some relatives, that are texts."""
+_HEAD_BYTES: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +83,59 @@ class Media:
     extension: str
     width: int | None = None
     height: int | None = None
-    thumbnail: bytes | None = None
-    """WebP; None where there is nothing to be seen."""
+    thumbnail_due: bool = False
+    """Whether there is something of which a thumbnail can be made, as far as its head tells."""
     warning: str | None = None
 
 
 def inspect(file: BinaryIO, filename: str) -> Media:
-    """Look into a file, open for reading, decode it if it is a picture, and make its thumbnail.
+    """Look into a file, open for reading, and through its structure, without decoding it.
 
     Raises
     ------
     OutputInvalid
-        It is empty, cut off, or not what its name claims.
+        It is empty, of a form that is known here and not all there, or an error message or nothing under the name of
+        a picture, film or sound.
     """
     shown = clean(filename, 100)
-    if file.seek(0, os.SEEK_END) == 0:
-        raise OutputInvalid(f"The output {shown} is empty.")
-    picture = _picture(file, shown)
-    if picture is not None:
-        return picture
     ending = filename.rpartition(".")[2].lower()
-    film_or_sound = _film_or_sound(file)
-    if film_or_sound is not None:
-        return film_or_sound
-    if ending in _MEDIA_ENDINGS:
-        raise OutputInvalid(f"The output {shown} is not the picture, video or sound that its name claims.")
-    if ending in _TEXT_ENDINGS and _is_text(file):
-        return Media("text", "text/plain", ending)
+    if file.seek(0, os.SEEK_END) == 0:
+        if ending in _TEXT_ENDINGS:
+            return Media("text", "text/plain", ending)
+        raise OutputInvalid(f"The output {shown} is empty.")
+    try:
+        if ending in _TEXT_ENDINGS and _is_text(file, ending):
+            return Media("text", "text/plain", ending)
+        form = read_form(file, ending)
+    except Damaged as error:
+        raise OutputInvalid(f"The output {shown} is damaged: {error}.") from error
+    if form is not None and form.content_type in _FORMS:
+        return _picture(file, form, shown)
+    form = form or _guessed(file)
+    if form is not None:
+        return Media(form.kind, form.content_type, form.extension, form.width, form.height)
     safe = ending if ending.isascii() and ending.isalnum() and len(ending) <= 16 else "bin"
-    return Media("file", "application/octet-stream", safe)
+    warning = None
+    if ending in MEDIA_ENDINGS:
+        if ending not in _WRITTEN and _says_nothing(file):
+            raise OutputInvalid(f"The output {shown} is not the picture, video or sound that its name claims.")
+        warning = f"The output {shown} is of no form that is known here, and is kept as it is."
+    return Media("file", "application/octet-stream", safe, warning=warning)
+
+
+def thumbnail_of(file: BinaryIO) -> bytes | None:
+    """Return a small picture of a picture file, open for reading, as WebP; None where none can be made."""
+    try:
+        head = read_head(file)
+        if head is None or head.hindrance is not None:
+            return None
+        with _decoding(head), _opened(file, head) as image:
+            if head.scaled:
+                image.draft(None, (THUMBNAIL_PX, THUMBNAIL_PX))
+            image.load()
+            return _thumbnail(image, head)
+    except Exception:  # noqa: BLE001 - decoders of broken files raise whatever they stumble over
+        return None
 
 
 def small_picture(image: memoryview) -> bytes | None:
@@ -133,35 +161,18 @@ def small_picture(image: memoryview) -> bytes | None:
     return buffer.getvalue()
 
 
-def _picture(file: BinaryIO, shown: str) -> Media | None:
+def _picture(file: BinaryIO, form: Form, shown: str) -> Media:
+    """Return what is known of a picture, and whether a decoder may see it."""
+    hindrance = None
     try:
         head = read_head(file)
-        if head is None or head.pixels > MOST_PIXELS_SCALED:
-            thumbnail = warning = None
-        elif head.hindrance is not None:
-            thumbnail, warning = None, f"The output {shown} has no thumbnail: {head.hindrance}."
-            if head.form == PngImagePlugin.PngImageFile.format:
-                require_sound_png(file, head)
-        else:
-            thumbnail, warning = _decoded(file, head)
-    except Exception as error:
-        # Decoders of broken files raise whatever they stumble over.
-        raise OutputInvalid(f"The output {shown} is a damaged picture.") from error
-    if head is None:
-        return None
-    if head.pixels > MOST_PIXELS_SCALED:
-        raise OutputInvalid(f"The output {shown} has too many pixels.")
-    content_type, extension = _IMAGE_TYPES[head.form]
-    return Media("image", content_type, extension, head.width, head.height, thumbnail, warning)
-
-
-def _decoded(file: BinaryIO, head: Head) -> tuple[bytes | None, str | None]:
-    """Decode a picture, which raises what Pillow does if it is damaged; return its thumbnail, or why it has none."""
-    with _decoding(head), _opened(file, head) as image:
-        if head.scaled:
-            image.draft(None, (THUMBNAIL_PX, THUMBNAIL_PX))
-        image.load()
-        return _thumbnail(image, head)
+        due = head is not None and head.form == _FORMS[form.content_type] and head.hindrance is None
+        hindrance = head.hindrance if head is not None else None
+    except (ValueError, struct.error):
+        # Of a kind that decoders are spared, and sound all the same.
+        due = False
+    warning = f"The output {shown} has no thumbnail: {hindrance}." if hindrance is not None else None
+    return Media("image", form.content_type, form.extension, form.width, form.height, due, warning)
 
 
 def _opened(file: BinaryIO, head: Head) -> Image.Image:
@@ -183,37 +194,31 @@ def _decoding(head: Head) -> AbstractContextManager[Any]:
     return _ONE_AVIF if head.form == AvifImagePlugin.AvifImageFile.format else contextlib.nullcontext()
 
 
-def _film_or_sound(file: BinaryIO) -> Media | None:
+def _guessed(file: BinaryIO) -> Form | None:
+    """Return what a film or sound is that is known by how it begins, and by nothing else."""
     file.seek(0)
-    head = file.read(8192)
-    # The library knows only one of the ways in which EBML may write the length of a document's type.
-    if match := re.match(rb"\x1a\x45\xdf\xa3.{0,64}?\x42\x82.{1,8}?(webm|matroska)", head, re.DOTALL):
-        is_webm = match[1] == b"webm"
-        return Media("video", "video/webm" if is_webm else "video/x-matroska", "webm" if is_webm else "mkv")
-    guessed = filetype.guess(head)
-    kind = guessed.mime.partition("/")[0] if guessed is not None else ""
-    return Media(kind, str(guessed.mime), str(guessed.extension)) if kind in ("video", "audio") else None
+    guessed = filetype.guess(file.read(_HEAD_BYTES))
+    if guessed is None or guessed.extension not in _GUESSED:
+        return None
+    return Form(guessed.mime.partition("/")[0], str(guessed.mime), str(guessed.extension))
 
 
-def _thumbnail(small: Image.Image, head: Head) -> tuple[bytes | None, str | None]:
-    """Return a thumbnail, or why there is none. The picture itself becomes it: a copy took as long as all else."""
-    try:
-        # Blocks of pixels are averaged as far as that goes. 40 dB from LANCZOS alone, in a fifth of the time.
-        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS, reducing_gap=1.0)
-        if small.mode.startswith("I;16"):
-            # Converted as they are, all but the darkest of its greys would be white.
-            small = small.convert("I").point(lambda value: value / 257).convert("L")
-        if small.mode not in ("RGB", "RGBA"):
-            small = small.convert("RGBA" if "transparency" in small.info or small.mode in ("LA", "PA") else "RGB")
-        turn = _TURNS.get(head.orientation if head.orientation != 1 else _told_orientation(small))
-        if turn is not None:
-            small = small.transpose(turn)
-        file = io.BytesIO()
-        # The methods above 2 take more than twice as long for a twentieth less.
-        small.save(file, "WEBP", quality=80, method=2)
-    except Exception as error:  # noqa: BLE001 - the picture itself is sound, whatever its metadata do to Pillow
-        return None, f"A thumbnail could not be made: {clean(error, 100)}."
-    return file.getvalue(), None
+def _thumbnail(small: Image.Image, head: Head) -> bytes:
+    """Return a thumbnail. The picture itself becomes it: a copy took as long as all else."""
+    # Blocks of pixels are averaged as far as that goes. 40 dB from LANCZOS alone, in a fifth of the time.
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS, reducing_gap=1.0)
+    if small.mode.startswith("I;16"):
+        # Converted as they are, all but the darkest of its greys would be white.
+        small = small.convert("I").point(lambda value: value / 257).convert("L")
+    if small.mode not in ("RGB", "RGBA"):
+        small = small.convert("RGBA" if "transparency" in small.info or small.mode in ("LA", "PA") else "RGB")
+    turn = _TURNS.get(head.orientation if head.orientation != 1 else _told_orientation(small))
+    if turn is not None:
+        small = small.transpose(turn)
+    file = io.BytesIO()
+    # The methods above 2 take more than twice as long for a twentieth less.
+    small.save(file, "WEBP", quality=80, method=2)
+    return file.getvalue()
 
 
 def _told_orientation(image: Image.Image) -> int:
@@ -222,7 +227,21 @@ def _told_orientation(image: Image.Image) -> int:
     return read_orientation(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else 1
 
 
-def _is_text(file: BinaryIO) -> bool:
+def _says_nothing(file: BinaryIO) -> bool:
+    """Whether what should be a picture, film or sound is a text or a hole: an answer in its place, or never written."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return not head.strip(b"\0") or all(char >= " " or char.isspace() for char in text)
+
+
+def _is_text(file: BinaryIO, ending: str) -> bool:
+    """Whether a file is UTF-8; raises `Damaged` for JSON that is cut off."""
+    if ending == "json":
+        require_json(Source(file))
     file.seek(0)
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from app.domain.errors import OutputNotOwn
-from app.domain.own_outputs import PREVIEWS
+from app.domain.errors import OutputInvalid, OutputNotOwn
+from app.domain.own_outputs import PREVIEWS, SHOWN_ON_THE_WAY, random_file
 from app.domain.text import clean
-from worker.comfyui_answers import SENT
+from worker.ui_answers import SENT
 
 if TYPE_CHECKING:
+    from app.domain.errors import AttemptFailed
     from app.domain.workflow import Graph
-    from worker.comfyui_answers import OutputFile
+    from worker.ui_answers import OutputFile
 
 _ETAG: Final = re.compile(r'^"([0-9a-f]{15,17})-[0-9a-f]+"$')
 """As aiohttp makes it, whose server ComfyUI is: the time of the last change in nanoseconds, and the size."""
+_NAMED_ONCE: Final = PREVIEWS | SHOWN_ON_THE_WAY
+"""Classes that give each of their temporary files a name of its own."""
 _TICK_S: Final = 0.02
 """A file's time is that of the kernel's last tick, up to 10 ms before it was written."""
 
@@ -62,13 +65,17 @@ class Run:
     began_ms: float | None
     """By the server's clock, milliseconds since 1970; below, when it had ended."""
     ended_ms: float | None
+    cached: frozenset[str] = frozenset()
+    """Nodes that did not run: they name files of an earlier run."""
 
     def has_for_itself(self, file: OutputFile) -> bool:
         """Whether no other run can have written the file."""
         if file.text is not None or file.folder == SENT or is_in_own_folder(file, self.folder_id):
             return True
         node = self.graph.get(file.node_id)
-        return file.folder == "temp" and node is not None and node["class_type"] in PREVIEWS
+        if node is None or node["class_type"] not in _NAMED_ONCE:
+            return False
+        return file.folder == "temp" or random_file(file.filename) is not None
 
     def require_alone(self, file: OutputFile) -> None:
         """Raise `OutputNotOwn` if another run of ours may have written the file."""
@@ -86,6 +93,12 @@ class Run:
             raise OutputNotOwn(
                 f"The run names the file {clean(file.filename, 100)}, which is older than the run itself."
             )
+
+    def seen(self, file: OutputFile, failure: AttemptFailed) -> AttemptFailed:
+        """Return why a file cannot be kept: one that a node names which did not run is of an earlier run."""
+        if isinstance(failure, OutputInvalid) and file.node_id in self.cached:
+            return OutputNotOwn(f"It is of an earlier run, whose answer was repeated. {failure}")
+        return failure
 
     def outlasted_by(self, stamp: Stamp) -> bool:
         """Whether the file was changed when the run had ended."""

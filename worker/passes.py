@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.errors import BackendLost, NoOutput
+from app.domain.errors import BackendLost
 from app.domain.text import word
 from worker.comfyui_answers import read_ending
 
@@ -64,7 +64,7 @@ class Passes:
         if not others:
             return False
         before = await history()
-        if not isinstance(read_ending(before).failure, NoOutput | None) or len(self._known) >= MOST:
+        if read_ending(before).failure is not None or len(self._known) >= MOST:
             await self.stop_others()
             return False
         self._ended.append(before)

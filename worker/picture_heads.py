@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 MOST_PIXELS: Final = 2**25
 """So large a picture is decoded, which takes four bytes of memory for each: 7680 x 4320 is a little smaller."""
 MOST_PIXELS_SCALED: Final = 178_956_970
-"""The limit of Pillow, and of what is kept at all; a JPEG of this size can be decoded to an eighth of it at once."""
+"""The limit of Pillow; a JPEG of this size can be decoded to an eighth of it at once."""
 _MOST_PIXELS_IN_MEMORY: Final = 2**24
 """The same for decoders that hold the file and several copies of the picture."""
 _MOST_PIXELS_SLOWLY: Final = 2**20
@@ -37,10 +36,6 @@ _MOST_TAG_BYTES: Final = 2**20
 _STEP_BYTES: Final = 2**20
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT: Final = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""PNG's kinds of colour → samples of a pixel."""
-_PASSES: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""PNG's interlacing: the first column and row of each pass, and the steps from there."""
 _TAG_BYTES: Final = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)
 _NESTED_TAGS: Final = frozenset((330, 34665, 34853, 40965))
 _ORIENTATION: Final = 0x0112
@@ -114,32 +109,6 @@ def read_head(file: BinaryIO) -> Head | None:
     return None
 
 
-def require_sound_png(file: BinaryIO, head: Head) -> None:
-    """Look through a PNG without decoding it: all its checksums, and that its pixels are all there.
-
-    Takes a few bytes of memory and some seconds. Raises `ValueError` for one that is damaged.
-    """
-    size = file.seek(0, os.SEEK_END)
-    inflating, left, row = zlib.decompressobj(), 0, b""
-    for kind, offset, length in _png_chunks(file, size):
-        found = zlib.crc32(kind)
-        file.seek(offset)
-        for step in _steps(file, length):
-            found = zlib.crc32(step, found)
-            if kind == b"IHDR":
-                row = step
-                left = _png_bytes(row)
-            while kind == b"IDAT" and step and not inflating.eof:
-                left -= len(inflating.decompress(step, _STEP_BYTES))
-                step = inflating.unconsumed_tail
-                if left < 0:
-                    raise ValueError("it holds more than its size")
-        if file.read(4) != found.to_bytes(4, "big"):
-            raise ValueError("a checksum is wrong")
-    if head.form != "PNG" or left or not inflating.eof:
-        raise ValueError("it is not all there")
-
-
 def _png(file: BinaryIO, size: int, start: bytes) -> Head:
     del start
     kept: list[tuple[int, int]] = [(0, len(_PNG))]
@@ -173,18 +142,6 @@ def _png_chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
         if kind == b"IEND" or at > size:
             return
-
-
-def _png_bytes(header: bytes) -> int:
-    """Return how many bytes the pixels of a PNG are, a byte for each row before them included."""
-    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header[:13])
-    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
-    total = 0
-    for column, row, across, down in passes:
-        columns, rows = -(-(width - column) // across), -(-(height - row) // down)
-        if columns > 0 and rows > 0:
-            total += rows * (1 + -(-columns * bits * _CHANNELS.get(colour, 1) // 8))
-    return total
 
 
 def _jpeg(file: BinaryIO, size: int, start: bytes) -> Head:
@@ -355,16 +312,6 @@ def _add(parts: list[tuple[int, int]], offset: int, length: int) -> None:
 def _clipped(parts: list[tuple[int, int]], size: int) -> tuple[tuple[int, int], ...]:
     """Return the parts as far as the file goes."""
     return tuple((offset, min(length, size - offset)) for offset, length in parts if offset < size)
-
-
-def _steps(file: BinaryIO, length: int) -> Iterator[bytes]:
-    """Yield the next bytes of a file, piece by piece; raises `ValueError` where it ends before."""
-    while length:
-        step = file.read(min(length, _STEP_BYTES))
-        if not step:
-            raise ValueError("it is cut off")
-        length -= len(step)
-        yield step
 
 
 def _count(file: BinaryIO, at: int, mark: bytes) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from app.storage.database import Database
     from app.storage.files import FileStore
     from app.storage.job_views import JobViews
+    from worker.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Reconciler:
         events: Events,
         registry: Registry,
         files: FileStore,
+        thumbnails: Thumbnails | None = None,
         *,
         lease_s: float,
         orphan_s: float,
@@ -58,6 +60,7 @@ class Reconciler:
         self._events = events
         self._registry = registry
         self._files = files
+        self._thumbnails = thumbnails
         self._lease_s = lease_s
         self._orphan_s = orphan_s
 
@@ -71,6 +74,8 @@ class Reconciler:
         # Guarded by the fence of each job, so that it needs no lock.
         moved = await self._move_abandoned()
         done = [f"moved {moved} jobs off lost backends"] if moved else []
+        late = await self._thumbnails.take_up() if self._thumbnails is not None else 0
+        done += [f"took up {late} thumbnails that were due"] if late else []
         async with self._database.transaction() as session:
             # Held until the end of this transaction; whoever comes meanwhile has nothing to do.
             if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _LOCK}):

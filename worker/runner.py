@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from worker.comfyui_answers import Ending
     from worker.measures import Measures
     from worker.pictures import Pictures
+    from worker.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Runner:
         pool: BackendPool,
         aftermath: Aftermath,
         collector: Collector,
+        thumbnails: Thumbnails,
         measures: Measures,
         pictures: Pictures,
     ) -> None:
@@ -68,6 +70,7 @@ class Runner:
         self._pool = pool
         self._aftermath = aftermath
         self._collector = collector
+        self._thumbnails = thumbnails
         self._measures = measures
         self._pictures = pictures
         self._running: dict[int, Attempt] = {}
@@ -226,6 +229,7 @@ class Runner:
             await end_tasks(pending)
         await self._pictures.close()
         self._collector.close()
+        await self._thumbnails.close()
 
     async def _wait_s(self, job_id: int) -> float | None:
         """Return in how many seconds a turn that found nothing may be tried again; None when nobody needs it.
@@ -314,8 +318,8 @@ class Runner:
             ending = await attempt.ending()
             if ending.failure is None:
                 attempt.backend.device_succeeded()
-            if ending.outputs and ending.failure is None:
-                await self._save(attempt, ending)
+                with self._thumbnails.giving_way():
+                    await self._save(attempt, ending)
                 self.done += 1
             else:
                 await self._aftermath.end(attempt, ending.failure)
@@ -348,8 +352,13 @@ class Runner:
             await asyncio.wait({collecting}, timeout=SAVING_S)
             if not collecting.done() and attempt.job.phase is not Phase.SAVING:
                 await attempt.ledger.mark_saving()
-            outputs, notes = await collecting
+            collected = await collecting
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.ledger.complete(outputs, [*filter(None, [attempt.left_out]), *notes])
+        attempt.backend.careless.update(each.saver for each in collected.lost if each.saver is not None)
+        silence = ending.silence if not ending.outputs else None
+        notes = filter(None, [attempt.left_out, *ending.notes, *collected.notes, silence])
+        await attempt.ledger.complete(collected.outputs, list(notes))
+        if attempt.job.content_id is not None:
+            self._thumbnails.want(attempt.job.content_id, collected.outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.own_outputs import SENDERS
-from worker.comfyui_answers import SENT, OutputFile
+from worker.ui_answers import SENT, OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

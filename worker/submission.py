@@ -5,34 +5,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from app.domain.doubts import classes_in_doubt
 from app.domain.errors import (
     AttemptTimeout,
     BackendLacksModel,
+    BackendLost,
     DatabaseUnavailable,
     OutputNotOwn,
     WorkflowRefused,
     WorkflowUnread,
 )
-from app.domain.fitting import check_against, check_without_offers, lacks_model_or_node
-from app.domain.own_outputs import Separated, separated
+from app.domain.fitting import check_without_offers, lacks_model_or_node
+from app.domain.own_outputs import Separated, own_folder, separated
+from app.domain.replacements import check_as_executed, replaced, with_titles
 from app.domain.structure import check_structure
 from app.encoding import Written, as_sent
-from app.services.submit import graph_of
+from app.services.submit import CHECKPOINTS, graph_of
 from worker.comfyui import MARK, Place, SubmissionFailed, UnclearSubmission
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app.domain.job import Job
     from app.domain.workflow import Graph
     from app.storage.attempts import AttemptStore, Claim
     from worker.backend import Backend
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
 TRIES: Final = 3
 MOST_UNREAD: Final = 2
 """So often a backend may stumble over a submission: the first time something else may have been the matter."""
+ROUNDS: Final = 3
+"""A node class that was not there before may want a file that was not there either."""
 FEW_NODES: Final = 300
 """Looking through so many takes a few milliseconds."""
 FRESH_S: Final = 1.0
@@ -40,14 +50,23 @@ FRESH_S: Final = 1.0
 
 
 async def prepared(job: Job, backend: Backend, prompt_id: str) -> Separated:
-    """Return what `prepare` does, which of a long graph takes a while: others have the loop meanwhile."""
-    if job.workflow is not None and len(job.workflow) > FEW_NODES:
-        return await asyncio.to_thread(prepare, job, backend, prompt_id)
-    return prepare(job, backend, prompt_id)
+    """Return what `prepare` does, which of a long graph takes a while: others have the loop meanwhile.
+
+    A file or node class that the backend did not have when it was last asked is looked for again; should the backend
+    not say, the graph is sent: its own refusal is the last word, and costs no more than ours.
+    """
+    long = job.workflow is not None and len(job.workflow) > FEW_NODES
+    try:
+        return await _in_turn(long, prepare, job, backend, prompt_id)
+    except BackendLacksModel:
+        sure = await _look_again(job, backend, long)
+    return await _in_turn(long, prepare, job, backend, prompt_id, sure)
 
 
-def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
+def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Separated:
     """Return the graph to be sent, checked as COMFYUI section 9 demands, with a folder of this attempt's own.
+
+    Not `sure`: what the backend lacks by its list it may have.
 
     Raises
     ------
@@ -59,12 +78,16 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
         raise BackendLacksModel("The backend offers no checkpoint at all.")
     faults = check_structure(graph)
     if not faults:
-        faults = check_against(graph, offered).faults if offered.nodes else check_without_offers(graph)
+        faults = check_as_executed(graph, offered).faults if offered.nodes else check_without_offers(graph)
+    if not sure and lacks_model_or_node(faults):
+        # Nothing else was looked at in a graph with a class that is not known.
+        faults = check_without_offers(graph)
     if faults:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
         raise refused(f"The backend cannot run this workflow. {said}")
-    return separated(graph, offered, f"genonaut/{job.job_id}/{prompt_id}", prompt_id, backend.careless)
+    executed = with_titles(replaced(graph, offered), offered)
+    return separated(executed, offered, own_folder(job.job_id, prompt_id), prompt_id, backend.careless)
 
 
 async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) -> None:
@@ -75,6 +98,31 @@ async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) ->
         await backend.comfyui.forget_results()
     elif code == AttemptTimeout.code and where == backend.name:
         raise AttemptTimeout("The run took its whole time here before, and no other backend took it since.")
+
+
+async def _look_again(job: Job, backend: Backend, long: bool) -> bool:
+    """Read again the node classes that the graph misses something in; whether what is known of them is sure now."""
+    for _ in range(ROUNDS):
+        classes = await _in_turn(long, _in_doubt, job, backend)
+        if not classes:
+            return True
+        try:
+            if not await backend.offering.look_again(classes):
+                return False
+        except BackendLost:
+            return False
+    return True
+
+
+def _in_doubt(job: Job, backend: Backend) -> frozenset[str]:
+    graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
+    if graph is None:
+        return frozenset({CHECKPOINTS})
+    return classes_in_doubt(graph, backend.catalog, check_as_executed(graph, backend.catalog).faults)
+
+
+async def _in_turn(long: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    return await asyncio.to_thread(function, *args, **kwargs) if long else function(*args, **kwargs)
 
 
 class Submission:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from app.domain.workflow import Graph
-    from worker.comfyui_answers import OutputFile, Picture
+    from worker.comfyui_answers import Picture
     from worker.measures import Measures
+    from worker.ui_answers import OutputFile
 
 
 class Watch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.growing import MOST, Growth, Options, Slot
@@ -11,6 +11,8 @@ from app.domain.node_classes import InputSpec, NodeClass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from app.domain.replacements import Replacement
 
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "animated_image_upload", "remote")
 """Marks of inputs whose choices change while the server runs."""
@@ -29,6 +31,8 @@ class Catalog:
     nodes: Mapping[str, NodeClass]
     newer: bool = False
     """Whether it is known to be as new as ComfyUI 0.33.0, which checks what 0.3.64 let pass."""
+    replacements: Mapping[str, Replacement] = field(default_factory=dict)
+    """Class that the backend has not → what it takes in its place."""
 
     def choices(self, node_class: str, input_name: str) -> tuple[str, ...]:
         """Return what that input of that class can be set to; nothing when the class or the input is not there."""

@@ -174,6 +174,13 @@ class ContentNotFound(NotFound):
     code = "content_not_found"
 
 
+class ThumbnailDue(NotFound):
+    """The thumbnail is being made, and the output itself is nothing that a browser could show meanwhile."""
+
+    code = "thumbnail_due"
+    retry_after_s: ClassVar[int] = 2
+
+
 class InvalidTransition(GenonautError):
     """The job is in a phase in which the event cannot happen to it."""
 
@@ -331,13 +338,6 @@ class DeviceFailed(NodeFailed):
 
     code = "device_error"
     error_class = ErrorClass.DEVICE
-
-
-class NoOutput(AttemptFailed):
-    """The workflow ended well for ComfyUI, but left nothing behind."""
-
-    code = "no_output"
-    error_class = ErrorClass.EXECUTION
 
 
 class Interrupted(AttemptFailed):

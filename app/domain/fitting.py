@@ -15,7 +15,7 @@ from app.domain.values import CONVERTED, Link, link_of, unwrap
 from app.domain.workflow import MAX_FAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from app.domain.catalog import Catalog
     from app.domain.input_checks import Finding
@@ -103,6 +103,7 @@ class _Check:
         self._hints = hints
         self._inputs = InputChecks(graph, catalog, hints)
         self._nodes: dict[str, _Node] = {}
+        self._expanded: dict[str, Mapping[str, InputSpec]] = {}
         self._failing: set[str] = set()
         self._warnings: list[str] = []
 
@@ -131,9 +132,10 @@ class _Check:
 
     def _look(self, key: str) -> _Node:
         node_class, given = self._class(key), self._graph[key]["inputs"]
+        inputs = self._expanded[key] = node_class.inputs_for(given)
         found: tuple[list[tuple[str, Fault]], list[tuple[str, Fault, str]]] = [], []
         checked: dict[str, None] = {}
-        for name, spec in node_class.inputs_for(given).items():
+        for name, spec in inputs.items():
             if name in given:
                 findings = list(self._inputs.given(node_class, spec, given[name]))
                 target = given[name][0] if isinstance(given[name], list) and len(given[name]) == 2 else None
@@ -210,7 +212,7 @@ class _Check:
     def _followed(self, key: str) -> Iterator[tuple[str, Link, bool]]:
         """Yield the links that ComfyUI follows when it runs a node, and whether it has looked where they lead."""
         given = self._graph[key]["inputs"]
-        inputs = self._class(key).inputs_for(given)
+        inputs = self._expanded[key] if key in self._expanded else self._class(key).inputs_for(given)
         # One that failed may be run all the same, if another way leads to it.
         sound = key in self._nodes and key not in self._failing
         for name, value in given.items():

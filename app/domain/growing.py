@@ -5,7 +5,6 @@ ComfyUI makes the whole list anew for each node, from what is given to it. The r
 
 from __future__ import annotations
 
-from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,7 +45,7 @@ def expanded(inputs: Mapping[str, InputSpec], given: Mapping[str, Any]) -> Mappi
     for spec in _expanded(inputs, given):
         (required if spec.required else optional)[spec.name] = spec
     # One that is both is required.
-    return ChainMap(required, optional)
+    return optional | required
 
 
 def _expanded(inputs: Mapping[str, InputSpec], given: Mapping[str, Any]) -> Iterable[InputSpec]:

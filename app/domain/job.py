@@ -294,6 +294,10 @@ class Attempt:
     """Equal for runs that cost about the same."""
 
 
+SHOWN_BY_BROWSERS: Final = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp"})
+"""Pictures that stand in for their own thumbnails while those are being made."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """A file of a job as we keep it. `path` and `thumbnail_path` are relative to the store."""
@@ -311,6 +315,8 @@ class Output:
     thumbnail_due: bool = False
     """Its thumbnail is still being made."""
     source: Mapping[str, str] | None = None
-    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of its node's `ui`."""
+    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of the node's `ui` under which it stood.
+
+    A text and data have no more than the key; None of outputs that were kept before this was."""
     preview: bool = False
     """A temporary file that ComfyUI made to be looked at, beside what was saved or instead of it."""

@@ -20,19 +20,37 @@ PREFIX: Final = "filename_prefix"
 RUN: Final = "genonaut_run"
 """An input that no class has: ComfyUI does not hand it to the node, but takes another value for another graph, so that
 the node runs and its answer does not come from the cache."""
+FOLDER: Final = "genonaut"
+"""Below it, in ComfyUI's output folder, each run has its own."""
 PREVIEWS: Final = frozenset(
     {
+        "CreateBoundingBoxes",
         "ImageCompare",
+        "ImageCompositor",
         "MaskPreview",
         "Preview3D",
+        "Preview3DAdvanced",
         "Preview3DAnimation",
         "PreviewAny",
         "PreviewAudio",
+        "PreviewGaussianSplat",
         "PreviewImage",
+        "PreviewPointCloud",
+        "SAM3_TrackPreview",
         "SaveImageWebsocket",
     }
 )
 """Output nodes of ComfyUI itself that save nothing, or below a random name among its temporary files."""
+SHOWN_ON_THE_WAY: Final = frozenset({"CurveEditor", "GLSLShader", "ImageCropV2", "Painter"})
+"""Nodes of ComfyUI itself that are no output nodes and show a temporary file all the same (`has_intermediate_output`).
+
+Its name is given once while the server lives, it holds nothing of the graph, and an answer from the cache names that of
+a run with the same inputs."""
+_RANDOM_NAME: Final = re.compile(
+    r"(?:(preview3d)|(?:temp/)?(?:bg|preview3d_advanced|preview_splat|preview_pointcloud))_[0-9a-f]{32}\.\w{1,8}",
+    re.ASCII,
+)
+"""Files of which Preview3D and its kind tell no more than this; the first one lies in the output folder."""
 SENDERS: Final = frozenset({"ETN_SendImageWebSocket", "SaveImageWebsocket"})
 """Output nodes that send their pictures through the event socket, and keep none: ComfyUI's own, and the one by which
 Krita's plugin gets its pictures."""
@@ -74,6 +92,27 @@ def separated(
         if own:
             changed[key] = node | {"inputs": inputs | own}
     return Separated(changed, alone)
+
+
+def own_folder(job_id: int, prompt_id: str) -> str:
+    """Return the folder of a run, which no other has."""
+    return f"{FOLDER}/{job_id}/{prompt_id}"
+
+
+def own_path(path: str, prompt_id: str) -> str | None:
+    """Return a path below ComfyUI's output folder; None unless it is that of a file in the run's own folder."""
+    if not prompt_id or prompt_id not in path:
+        return None
+    match = re.fullmatch(rf"(?:.*/)?({FOLDER}/\d+/{re.escape(prompt_id)}/\S*\.\w{{1,8}})", path.replace("\\", "/"))
+    return match[1] if match and ".." not in match[1] else None
+
+
+def random_file(path: str) -> tuple[str, str] | None:
+    """Return folder and name of a file that got a random name from ComfyUI itself; None for any other path."""
+    match = _RANDOM_NAME.fullmatch(path)
+    if match is None:
+        return None
+    return ("output", path) if match[1] else ("temp", path.removeprefix("temp/"))
 
 
 def _takes_prefix(known: NodeClass) -> bool:

@@ -94,3 +94,21 @@ class Names:
     def asked_to_run(self, task: str) -> str:
         """Key: a periodic task was asked to run now; the last run that was known then."""
         return f"{self.namespace}:asked-to-run:{task}"
+
+    @property
+    def questions(self) -> str:
+        """Key: the number of the last question about what a backend offers."""
+        return f"{self.namespace}:questions"
+
+    @property
+    def questions_asked(self) -> str:
+        """Channel: there is such a question, which those who drive backends look at; the content says nothing."""
+        return f"{self.namespace}:questions-asked"
+
+    def asked_to_read(self, backend: str) -> str:
+        """Key: a hash, node class of a backend that is to be read again → number of the question."""
+        return f"{self.namespace}:asked-to-read:{backend}"
+
+    def read(self, backend: str, node_class: str) -> str:
+        """Key: the number of the last question about a class that was answered."""
+        return f"{self.namespace}:read:{backend}:{node_class}"

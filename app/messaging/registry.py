@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from app.domain.errors import QueueUnavailable
-from app.domain.offers import MOST_BYTES, Offer, read_offer
+from app.domain.offers import MOST_BYTES, MOST_REPLACING_BYTES, Offer, changed_by, read_kept
 from app.messaging.connection import AWAY
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ _MOST_WEIGHT: Final = 2 * MOST_BYTES
 """Of what the catalogs in memory were read from, together."""
 _REPLACED_BEATS: Final = 10
 """What a backend offered before is kept for so many times the age at which a heartbeat means nothing any more."""
+_MOST_KEPT_BYTES: Final = MOST_BYTES + MOST_REPLACING_BYTES + 1
+CHANGED_BY: Final = "+"
+"""Stands in the digest of what a backend offers between that of what was read whole, and that of what was read since:
+the classes that somebody missed something in. That is little, and the whole may be 30 MB."""
 _MOST_BEAT_BYTES: Final = 2**20
 _MOST_BEAT_CHARS: Final = 2_000
 _MOST_BEAT_DEPTH: Final = 3
@@ -94,8 +98,8 @@ class Registry:
                         continue
                     pipe.set(self._names.backend(name), written, ex=KEPT_S)
                     pipe.zadd(self._names.backends, {name: now})
-                    if state.get("catalog"):
-                        pipe.expire(self._names.catalog(state["catalog"]), KEPT_S)
+                    for part in _parts(state.get("catalog")):
+                        pipe.expire(self._names.catalog(part), KEPT_S)
                 for index in (self._names.workers, self._names.backends):
                     pipe.zremrangebyscore(index, "-inf", now - KEPT_S)
                 await pipe.execute()
@@ -148,9 +152,10 @@ class Registry:
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.set(self._names.catalog(digest), packed, ex=KEPT_S)
-                if instead_of not in (None, digest):
-                    # Another backend that still offers this says so with its next heartbeat.
-                    pipe.expire(self._names.catalog(str(instead_of)), int(self.stale_s * _REPLACED_BEATS) + 1)
+                for part in _parts(instead_of):
+                    if part != digest:
+                        # Another backend that still offers this says so with its next heartbeat.
+                        pipe.expire(self._names.catalog(part), int(self.stale_s * _REPLACED_BEATS) + 1)
                 await pipe.execute()
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("What a backend offers could not be kept.") from error
@@ -158,6 +163,15 @@ class Registry:
 
     async def catalog(self, digest: str) -> Catalog | None:
         """Return what the backends with this digest offer; None when it is not known."""
+        whole, changed, since = digest.partition(CHANGED_BY)
+        found = await self._part(whole)
+        later = await self._part(since) if changed and found is not None else None
+        if found is None or later is None:
+            # With what was read since lost, what was read whole is better than nothing.
+            return found
+        return changed_by(found, later)
+
+    async def _part(self, digest: str) -> Catalog | None:
         if digest not in self._catalogs:
             try:
                 raw = await self._redis.get(self._names.catalog(digest))
@@ -196,6 +210,11 @@ class Registry:
                 age_s = max(0.0, KEPT_S - left_ms / 1000)
                 beats.append(Beat(name, age_s, _state(raw), age_s < self.stale_s))
         return sorted(beats, key=lambda beat: beat.name)
+
+
+def _parts(digest: Any) -> list[str]:
+    """Return the digests of what is kept of an offer."""
+    return digest.split(CHANGED_BY) if isinstance(digest, str) and digest else []
 
 
 def _state(raw: bytes) -> dict[str, Any]:
@@ -240,8 +259,8 @@ def _unpacked(packed: bytes) -> Offer | None:
     """Return what was kept of a backend's offer; None for what is none, or larger than any can be."""
     try:
         inflating = zlib.decompressobj()
-        described = inflating.decompress(packed, MOST_BYTES + 1)
-        return read_offer(described) if inflating.eof else None
+        described = inflating.decompress(packed, _MOST_KEPT_BYTES + 1)
+        return read_kept(described) if inflating.eof else None
     except (ValueError, zlib.error) as error:
         log.warning("what a backend offers cannot be read: %s", error)
         return None

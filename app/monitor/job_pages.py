@@ -52,7 +52,7 @@ _ASKED: Final = [
 """Fields that a client sends with a job, as one could send them again."""
 _EXCERPT_BYTES: Final = 4096
 _EXCERPTS: Final = 4
-"""So many outputs of text are shown on a job's page; the others are linked."""
+"""So many outputs of text or data are shown on a job's page; the others are linked."""
 EVENTS_SHOWN: Final = 300
 _SHOWN_PARAMS: Final = 100_000
 _SHOWN_CHARACTERS: Final = 60_000
@@ -220,7 +220,7 @@ async def _excerpts(files: FileStore, answer: JobAnswer) -> dict[int, str]:
             return file.read(_EXCERPT_BYTES).decode("utf-8", "replace")
 
     found = {}
-    texts = [output for output in answer.outputs if output.kind == "text"]
+    texts = [output for output in answer.outputs if output.kind in ("text", "data")]
     for output in texts[:_EXCERPTS]:
         try:
             found[output.index] = await asyncio.to_thread(read, answer.output_paths[output.index])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from app.domain.job import Phase
+from app.domain.job import SHOWN_BY_BROWSERS, Phase
 from app.monitor.words import WORDS, Allowed, allowed
 from app.web.answers import job_answer
 from app.web.payloads import JobAnswer
@@ -56,7 +56,9 @@ class ShownJob:
     """Which attempt this is, of how many it may have; empty for the first one."""
     allowed: Allowed
     picture: OutputAnswer | None
-    """The first output that has a thumbnail."""
+    """The first output that has a thumbnail, or a picture in its place; a preview only if there is no other."""
+    unseen: frozenset[int]
+    """Outputs whose thumbnails are being made, and of which nothing can be shown meanwhile."""
     waited: Span
     """As `Job.waited_s` has it; nothing of a job whose time has not come."""
     ran: Span
@@ -68,7 +70,11 @@ class ShownJob:
 def show(view: JobView, snapshot: Snapshot, nodes: int | None = None) -> ShownJob:
     """Return the job for the templates; `snapshot` brings the last progress, `nodes` is the size of its graph."""
     answer, now = JobAnswer.model_validate(job_answer(view, snapshot)), datetime.now(UTC)
-    picture = next((output for output in answer.outputs if output.thumbnail_url), None)
+    unseen = frozenset(
+        output.index for output in view.outputs if output.thumbnail_due and output.content_type not in SHOWN_BY_BROWSERS
+    )
+    seen = [output for output in answer.outputs if output.thumbnail_url and output.index not in unseen]
+    picture = next((output for output in seen if not output.preview), seen[0] if seen else None)
     return ShownJob(
         answer,
         _title(answer, nodes),
@@ -77,6 +83,7 @@ def show(view: JobView, snapshot: Snapshot, nodes: int | None = None) -> ShownJo
         f"{view.job.attempt}/{view.job.attempt_limit}" if view.job.attempt > 1 else "",
         allowed(answer.phase),
         picture,
+        unseen,
         _waited(view.job, now),
         _ran(view.job, now),
         step_of(snapshot),

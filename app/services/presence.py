@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import QueueUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from app.messaging.registry import Beat, Registry
 
@@ -46,7 +46,7 @@ class Presence:
         # The time between two heartbeats.
         self._recent_s = registry.stale_s / 3
         self._lock = asyncio.Lock()
-        self._read_at = float("-inf")
+        self._began_at = self._read_at = float("-inf")
         self._present = Present((), ())
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -64,13 +64,22 @@ class Presence:
 
     async def now(self) -> Present:
         """Return who is there."""
-        if time.monotonic() - self._read_at > FRESH_S:
+        return await self._read(lambda: time.monotonic() - self._read_at > FRESH_S)
+
+    async def afresh(self) -> Present:
+        """Return who is there by heartbeats read after this was called, for whoever knows of newer ones."""
+        called_at = time.monotonic()
+        return await self._read(lambda: self._began_at < called_at)
+
+    async def _read(self, due: Callable[[], bool]) -> Present:
+        if due():
             async with self._lock:
                 # Whoever held the lock before has read them.
-                if time.monotonic() - self._read_at > FRESH_S:
+                if due():
+                    began_at = time.monotonic()
                     backends, workers = await asyncio.gather(self._registry.backends(), self._registry.workers())
                     self._present = Present(backends, workers)
-                    self._read_at = time.monotonic()
+                    self._began_at, self._read_at = began_at, time.monotonic()
         return self._present
 
     async def settle(self) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.batching import Batcher
+from app.domain.doubts import classes_in_doubt
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable
-from app.domain.fitting import check_against
+from app.domain.fitting import Checked
 from app.domain.hints import nearest
 from app.domain.job import NewJob
+from app.domain.replacements import check_as_executed
 from app.domain.structure import check_structure
 from app.domain.workflow import build_graph, with_overrides
 from app.encoding import kept_bytes, size_bytes
 from app.messaging.events import news
+from app.services.afresh import WAIT_S
 from app.services.presence import Presence
 from app.services.readiness import no_backend, why_idle
 from app.sideline import SMALL_BYTES
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
+    from app.services.afresh import Afresh
     from app.services.presence import Present
     from app.services.seeds import Seeds
     from app.sideline import Sideline
@@ -41,6 +47,9 @@ MOST_AT_ONCE: Final = 64
 """Jobs that one transaction accepts: with more the first of them would wait noticeably for the last."""
 FLIGHTS: Final = 2
 """Transactions under way at once: while PostgreSQL commits one, the next is read, and Redis told of the last."""
+
+CHECKPOINTS: Final = "CheckpointLoaderSimple"
+"""The node class whose choices are the checkpoints."""
 
 _FIELD: Final = {
     r"^/workflow/checkpoint/inputs/ckpt_name$": "/checkpoint_model",
@@ -59,6 +68,31 @@ class Replayed:
     answer: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """What one or several backends offer."""
+
+    catalog: Catalog | None
+    """None when it cannot be told at the moment."""
+    able: bool
+    """Whether one of them can take work."""
+    drivers: list[str]
+    """Those of them that a worker drives."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the check says of a job."""
+
+    job: NewJob
+    """With its checkpoint settled."""
+    able: bool
+    """Whether a backend that would run it can take work at the moment."""
+    refusal: InvalidGraph | None = None
+    doubts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Backend → node classes to be read again before the refusal is believed."""
+
+
 class Submitting:
     """The use case "submit a job"."""
 
@@ -68,6 +102,7 @@ class Submitting:
         queue: JobQueue,
         registry: Registry,
         seeds: Seeds,
+        afresh: Afresh,
         sideline: Sideline,
         default_checkpoint: str,
         max_workflow_bytes: int,
@@ -76,6 +111,7 @@ class Submitting:
         self._queue = queue
         self._registry = registry
         self._seeds = seeds
+        self._afresh = afresh
         self._sideline = sideline
         self._max_workflow_bytes = max_workflow_bytes
         self._presence = Presence(registry)
@@ -140,9 +176,10 @@ class Submitting:
         return await self.submit(asked, {}, once), reseeded
 
     async def settle(self) -> None:
-        """Return when no job is being accepted."""
+        """Wait for no more answers about what backends offer, and return when no job is being accepted."""
         await self._accepting.settle()
         await self._presence.settle()
+        await self._afresh.close()
 
     async def _check(self, job: NewJob, weight: int) -> NewJob:
         """Return the job as it is accepted; what was true a moment ago is good enough for that, and not for a no.
@@ -151,15 +188,42 @@ class Submitting:
         """
         present = await self._presence.recently()
         try:
-            checked, able = await self._check_offers(job, present, weight)
-        except (InvalidGraph, InvalidRequest):
-            able = False
-        if not able:
+            verdict = await self._judge(job, present, weight)
+        except InvalidRequest:
+            verdict = None
+        if verdict is None or not verdict.able:
             present = await self._presence.now()
-            checked, able = await self._check_offers(job, present, weight)
-        if able:
-            return checked
-        return replace(checked, warnings=[*checked.warnings, _why_it_waits(checked, present)])
+            verdict = await self._judge(job, present, weight)
+        if verdict.refusal is not None:
+            present, verdict = await self._judge_afresh(job, present, verdict, weight)
+        if verdict.refusal is not None:
+            raise verdict.refusal
+        if verdict.able:
+            return verdict.job
+        return replace(verdict.job, warnings=[*verdict.job.warnings, _why_it_waits(verdict.job, present)])
+
+    async def _judge_afresh(
+        self, job: NewJob, present: Present, verdict: _Verdict, weight: int
+    ) -> tuple[Present, _Verdict]:
+        """Have read again what may be there by now, and judge the job by that, as soon as one backend has it.
+
+        Again and again, because a new node class may want a new file; what is not answered in time stays as it was.
+        """
+        until, asked = time.monotonic() + WAIT_S, dict[str, frozenset[str]]()
+        while verdict.refusal is not None and time.monotonic() < until:
+            wanted = {
+                name: new for name, classes in verdict.doubts.items() if (new := classes - asked.get(name, frozenset()))
+            }
+            if not wanted:
+                break
+            asked |= {name: asked.get(name, frozenset()) | classes for name, classes in wanted.items()}
+            async with aclosing(self._afresh.read(wanted, until)) as answered:
+                async for _ in answered:
+                    present = await self._presence.afresh()
+                    verdict = await self._judge(job, present, weight)
+                    if verdict.refusal is None:
+                        break
+        return present, verdict
 
     async def _accept(self, jobs: Sequence[NewJob]) -> list[Job | QueueUnavailable]:
         """Commit the rows of jobs that came at the same time, and give them their turns: one round trip for each."""
@@ -186,42 +250,43 @@ class Submitting:
             raise QueueUnavailable("The queue cannot be reached at the moment.")
         return Replayed(answer)
 
-    async def _check_offers(self, job: NewJob, present: Present, weight: int) -> tuple[NewJob, bool]:
-        """Check the graph against every backend that may take it.
-
-        Return the job with its checkpoint settled, and whether one that would run it can take work at the moment.
-        """
+    async def _judge(self, job: NewJob, present: Present, weight: int) -> _Verdict:
+        """Check the graph against every backend that may take it."""
         _check_backend_name(job, present.backends)
         offers = await self._offers(job, present)
         if job.workflow is None and job.checkpoint_model is None:
-            offered = next((catalog.checkpoints[0] for catalog, _ in offers if catalog.checkpoints), None)
+            known = (offer.catalog.checkpoints for offer in offers if offer.catalog is not None)
+            offered = next((names[0] for names in known if names), None)
             job = replace(job, checkpoint_model=self._default_checkpoint or offered)
-        verdicts, taken = [], []
-        for catalog, able in offers:
-            graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
-            if graph is None:
-                fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
-                verdicts.append([fault])
+        verdicts: list[list[Fault]] = []
+        taken: list[tuple[bool, list[str]]] = []
+        doubts: dict[str, frozenset[str]] = {}
+        for offer in offers:
+            if offer.catalog is None:
                 continue
-            found = await self._sideline.do(weight, check_against, graph, catalog)
+            found, classes = await self._sideline.do(weight, _held_against, job, offer.catalog)
             if found.faults:
                 verdicts.append(found.faults)
+                doubts |= dict.fromkeys(offer.drivers, classes)
                 continue
-            taken.append((able, found.warnings))
-            if able and not found.warnings:
+            taken.append((offer.able, found.warnings))
+            if offer.able and not found.warnings:
                 break
         if taken:
             able, warnings = min(taken, key=lambda each: (not each[0], bool(each[1])))
-            return replace(job, warnings=[*job.warnings, *warnings]), able
-        if verdicts:
-            faults = min(verdicts, key=len)
-            if job.workflow is None:
-                faults = [replace(fault, pointer=_field(fault.pointer)) for fault in faults]
-            raise InvalidGraph("No backend that may take this job would run it.", faults)
-        return job, False
+            return _Verdict(replace(job, warnings=[*job.warnings, *warnings]), able)
+        unknown = [offer for offer in offers if offer.catalog is None and offer.drivers]
+        if not verdicts or unknown:
+            # What one of them offers nobody can tell at the moment: it may run it.
+            return _Verdict(job, any(offer.able for offer in unknown))
+        faults = min(verdicts, key=len)
+        if job.workflow is None:
+            faults = [replace(fault, pointer=_field(fault.pointer)) for fault in faults]
+        refusal = InvalidGraph("No backend that may take this job would run it.", faults)
+        return _Verdict(job, able=False, refusal=refusal, doubts=doubts)
 
-    async def _offers(self, job: NewJob, present: Present) -> list[tuple[Catalog, bool]]:
-        """Return what the eligible backends offer, and whether one of them can take work; those that can come first.
+    async def _offers(self, job: NewJob, present: Present) -> list[_Offered]:
+        """Return what the eligible backends offer; what is offered by one that can take work comes first.
 
         Of the live ones, or, with none alive, as last seen.
         """
@@ -230,8 +295,14 @@ class Submitting:
         reasons = why_idle(live, present.workers)
         able = dict.fromkeys(str(beat.state["catalog"]) for beat in live if reasons[beat.name] is None)
         digests = able | dict.fromkeys(str(beat.state["catalog"]) for beat in live)
-        found = [(await self._registry.catalog(digest), digest in able) for digest in digests]
-        return [(catalog, can) for catalog, can in found if catalog is not None]
+        return [
+            _Offered(
+                await self._registry.catalog(digest),
+                digest in able,
+                [each.name for each in live if each.state["catalog"] == digest and _is_driven(each)],
+            )
+            for digest in digests
+        ]
 
 
 def checked_workflow(workflow: Any, overrides: Mapping[str, Any], max_bytes: int) -> Graph:
@@ -263,12 +334,27 @@ def graph_of(job: Asked, catalog: Catalog) -> Graph | None:
     )
 
 
+def _held_against(job: NewJob, catalog: Catalog) -> tuple[Checked, frozenset[str]]:
+    """Return what is wrong with the job for such a backend, and what is to be read again before that is believed."""
+    graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
+    if graph is None:
+        fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
+        return Checked([fault]), frozenset({CHECKPOINTS})
+    found = check_as_executed(graph, catalog)
+    return found, classes_in_doubt(graph, catalog, found.faults)
+
+
 def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:
     size = kept_bytes(workflow)
     if size <= max_bytes:
         return []
     detail = f"The workflow takes {size} bytes as JSON; at most {max_bytes} are taken (MAX_WORKFLOW_BYTES)."
     return [Fault("/workflow", "too_large", detail)]
+
+
+def _is_driven(beat: Beat) -> bool:
+    """Whether a worker would answer for it."""
+    return beat.live and beat.state.get("driver") is not None
 
 
 def _eligible(job: NewJob, present: Present) -> list[Beat]:
@@ -292,10 +378,10 @@ def _check_backend_name(job: NewJob, backends: Sequence[Beat]) -> None:
 
 
 def _field(pointer: str) -> str:
-    for pattern, field in _FIELD.items():
+    for pattern, place in _FIELD.items():
         if match := re.match(pattern, pointer):
             parts = list(match.groups())
             if "lora" in pattern:
                 parts[0] = str(int(parts[0]) - 1)
-            return field.format(*parts)
+            return place.format(*parts)
     return pointer

@@ -115,13 +115,11 @@ class AttemptStore(JobStore):
         *,
         noted: Noted = NOTHING,
     ) -> Standing:
-        """All files are in the store: commit content, outputs and `completed` together.
+        """All files are in the store: commit content, outputs and `completed` together. A run may leave none.
 
         When it is told when the run ended, a job whose `saving` was not noted goes through that phase in the same
         statement.
         """
-        if not outputs:
-            raise ValueError("a job is completed by an output at least")
         values = dumps([asdict(output) for output in outputs]), list(warnings)
         return await self._step(JobEvent.COMPLETED, _COMPLETE, claim, noted, *values)
 

@@ -13,15 +13,15 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 from uuid import uuid4
 
-from app.domain.errors import StorageFailed
+from app.domain.errors import OutputInvalid, StorageFailed
 from app.storage.folders import make_folder, make_folders, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
 _T = TypeVar("_T")
@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 _TEMPORARY: Final = ".tmp"
 HELD_BYTES: Final = 2**20
 """A smaller file is held in memory until the thread that looks into it writes it: it costs one such step."""
+THUMBNAIL: Final = ".thumb.webp"
+"""Ends the name of a thumbnail, in place of its picture's own ending."""
 FILE_MODE: Final = 0o640
 """For us and our group, a proxy's say, and for nobody else: whatever the umask."""
 _TRIES: Final = 10
@@ -42,8 +44,6 @@ class Stored:
     path: str
     size_bytes: int
     sha256: str
-    thumbnail_failed: str | None = None
-    """Why its thumbnail could not be stored, if there was one."""
 
 
 class Received:
@@ -68,8 +68,8 @@ class Received:
         self.size_bytes = len(data)
         self._digest.update(data)
 
-    def append(self, chunks: Sequence[bytes], *, last: bool) -> None:
-        """Write on in the temporary file, made if need be; after the last chunks it is durable. Raises `OSError`."""
+    def append(self, chunks: Sequence[bytes]) -> None:
+        """Write on in the temporary file, made if need be. Raises `OSError`."""
         with self._lock:
             if self._discarded:
                 return
@@ -80,8 +80,6 @@ class Received:
                 self.draft.write(chunk)
                 self._digest.update(chunk)
                 self.size_bytes += len(chunk)
-            if last:
-                self.draft.settle()
 
     def open(self) -> BinaryIO:
         """Return it to be read; the caller closes it."""
@@ -118,11 +116,13 @@ class FileStore:
         Raises
         ------
         StorageFailed
-            The disk is full or cannot be written, or there are more than `max_bytes`.
+            The disk is full or cannot be written.
+        OutputInvalid
+            There are more than `max_bytes`.
         """
         received = Received(os.path.join(self.root, _TEMPORARY, uuid4().hex))
         size, held, held_bytes = 0, list[bytes](), 0
-        spilled = False
+        writing: asyncio.Future[None] | None = None
         try:
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
@@ -131,18 +131,21 @@ class FileStore:
                     held.append(chunk)
                     held_bytes += len(chunk)
                     if held_bytes >= HELD_BYTES:
-                        spilled = True
-                        await asyncio.to_thread(received.append, held, last=False)
+                        if writing is not None:
+                            await writing
+                        # The next bytes come while these are written.
+                        writing = _in_thread(received.append, held)
                         held, held_bytes = [], 0
-            if spilled:
-                await asyncio.to_thread(received.append, held, last=True)
-            else:
+            if writing is None:
                 received.hold(b"".join(held))
+            else:
+                await writing
+                await asyncio.to_thread(received.append, held)
         except OSError as error:
             await self.discard(received)
             raise _failed(error) from error
         except BaseException:
-            if spilled:
+            if writing is not None:
                 await self.discard(received)
             raise
         return received
@@ -157,15 +160,34 @@ class FileStore:
         received.hold(data)
         return await self.keep(received, path)
 
-    def keep_now(self, received: Received, path: str, thumbnail: bytes | None = None, name: str = "") -> Stored:
-        """Do what `keep` does, in a thread of the caller's, with a thumbnail of this name in the same folder.
-
-        A thumbnail that cannot be stored does not keep the file itself from being stored. Raises `StorageFailed`.
-        """
+    def keep_now(self, received: Received, path: str) -> Stored:
+        """Do what `keep` does, in a thread of the caller's. Raises `StorageFailed`."""
         try:
-            return self._kept(received, path, thumbnail, name)
+            return self._kept(received, path)
         except BaseException as error:
             received.discard()
+            if isinstance(error, OSError):
+                raise _failed(error) from error
+            raise
+
+    def write_now(self, files: Mapping[str, bytes]) -> None:
+        """Store small files of one folder, in a thread of the caller's: all of them or none. Raises `StorageFailed`."""
+        targets = {self._inside(path): data for path, data in files.items()}
+        drafts: list[_Draft] = []
+        try:
+            for target, data in targets.items():
+                drafts.append(self._drafted(os.path.dirname(target), data))
+                self._place(drafts[-1], target)
+            for draft in drafts:
+                draft.settle()
+            for folder in {os.path.dirname(target) for target in targets}:
+                self._sync(folder)
+        except BaseException as error:
+            for draft in drafts:
+                draft.discard()
+                draft.displace()
+            for folder in {os.path.dirname(target) for target in targets}:
+                self._prune(folder)
             if isinstance(error, OSError):
                 raise _failed(error) from error
             raise
@@ -210,40 +232,24 @@ class FileStore:
                         found.append(file.relative_to(self.root).as_posix())
         return found
 
-    def _kept(self, received: Received, path: str, thumbnail: bytes | None, name: str) -> Stored:
+    def _kept(self, received: Received, path: str) -> Stored:
         target = self._inside(path)
         folder = os.path.dirname(target)
-        small, failed = None, None
         draft = received.draft if received.data is None else self._drafted(folder, received.data)
         assert draft is not None  # noqa: S101 - it is in memory or on the disk
         try:
-            # Both are written and named before the first fsync: a file system with a journal commits all of it at once.
-            # Nobody looks at a name before its row is committed, which is after the last fsync.
+            # Named before the first fsync: a file system with a journal commits both at once. Nobody looks at a name
+            # before its row is committed, which is after the last fsync.
             self._place(draft, target)
-            if thumbnail is not None:
-                try:
-                    small = self._drafted(folder, thumbnail)
-                    self._place(small, os.path.join(folder, name))
-                except OSError as error:
-                    failed = str(_failed(error))
             draft.settle()
-            if small is not None and failed is None:
-                try:
-                    small.settle()
-                except OSError as error:
-                    failed = str(_failed(error))
-            if small is not None and failed is not None:
-                small.discard()
-                small.displace()
             # A name is durable only when its folder is.
             self._sync(folder)
         except BaseException:
-            for each in filter(None, (draft, small)):
-                each.discard()
-                each.displace()
+            draft.discard()
+            draft.displace()
             self._prune(folder)
             raise
-        return Stored(path, received.size_bytes, received.sha256(), failed)
+        return Stored(path, received.size_bytes, received.sha256())
 
     def _inside(self, path: str) -> str:
         found = os.path.realpath(os.path.join(self._root, path))
@@ -357,9 +363,21 @@ def output_path(created_at: datetime, job_id: int, attempt: int, index: int, ext
     return f"{created_at:%Y/%m/%d}/{job_id}/{attempt}_{index}.{extension}"
 
 
+def thumbnail_path(path: str) -> str:
+    """Return where the thumbnail of an output is kept: beside it."""
+    return f"{path.removesuffix(PurePosixPath(path).suffix)}{THUMBNAIL}"
+
+
+def _in_thread(step: Callable[[list[bytes]], None], chunks: list[bytes]) -> asyncio.Future[None]:
+    """Begin a step in a thread. Whoever ends before it does not wait for how it went."""
+    future = asyncio.get_running_loop().run_in_executor(None, step, chunks)
+    future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
+    return future
+
+
 def _require_room(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        raise StorageFailed(f"An output is larger than {max_bytes} bytes (MAX_OUTPUT_BYTES).")
+        raise OutputInvalid(f"An output is larger than {max_bytes} bytes (MAX_OUTPUT_BYTES).")
 
 
 def _failed(error: OSError) -> StorageFailed:

@@ -14,6 +14,7 @@ from app.batching import Batcher
 from app.domain.errors import JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Standing, Turn
 from app.domain.message import Snapshot
+from app.storage.files import THUMBNAIL
 from app.storage.graphs import AskedGraph, ShownGraphs, read_asked, read_sent, read_shown, read_whole
 from app.storage.job_lists import COUNTED, PAGE_BYTES, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists
 from app.storage.schema import (
@@ -244,12 +245,18 @@ class JobViews(JobLists):
         return [Turn(*row) for row in await session.execute(statement)]
 
     async def known_paths(self, paths: Sequence[str]) -> set[str]:
-        """Return those of the store's paths that belong to an output."""
+        """Return those of the store's paths that belong to an output, or will in a moment."""
         statement = select(OutputRow.path, OutputRow.thumbnail_path).where(
             or_(OutputRow.path.in_(paths), OutputRow.thumbnail_path.in_(paths))
         )
+        # A thumbnail is stored before that is noted.
+        beside = func.regexp_replace(OutputRow.path, r"\.[^./]*$", "").concat(THUMBNAIL)
+        due = select(beside).where(OutputRow.thumbnail_due, beside.in_(paths))
         async with self._database.transaction() as session:
-            return {path for row in await session.execute(statement) for path in row if path}
+            known = {path for row in await session.execute(statement) for path in row if path}
+            if any(path.endswith(THUMBNAIL) for path in paths):
+                known |= set(await session.scalars(due))
+            return known
 
     async def output(self, content_id: int, index: int) -> Output | None:
         """Return one output, or None."""

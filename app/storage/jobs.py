@@ -14,6 +14,7 @@ from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJ
 from app.encoding import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.database import driver_of
+from app.storage.files import thumbnail_path
 from app.storage.schema import ContentRow, JobRow, OutputRow
 from app.storage.transitions import RELEASED, move, require
 
@@ -139,12 +140,19 @@ class JobStore:
         JobNotFound, JobNotFinished
         """
         async with self._database.transaction() as session:
-            paths = await session.execute(
-                select(OutputRow.path, OutputRow.thumbnail_path)
+            # The job first, as everywhere; then its outputs, so that no thumbnail gets a place after this.
+            await session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
+            outputs = await session.execute(
+                select(OutputRow.path, OutputRow.thumbnail_path, OutputRow.thumbnail_due)
                 .join(ContentRow, ContentRow.id == OutputRow.content_id)
                 .where(ContentRow.job_id == job_id)
+                .order_by(OutputRow.content_id, OutputRow.index)
+                .with_for_update(of=OutputRow)
             )
-            files = [path for row in paths for path in row if path]
+            files: list[str] = []
+            for path, thumbnail, is_due in outputs:
+                # One that is due may be there, of a worker that died before it could say so.
+                files += filter(None, (path, thumbnail_path(path) if is_due else thumbnail))
             statement = delete(JobRow).where(JobRow.id == job_id, JobRow.status.in_(FINISHED)).returning(JobRow.id)
             if (await session.scalars(statement)).one_or_none() is None:
                 job = await require(session, job_id)

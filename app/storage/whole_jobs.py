@@ -66,7 +66,8 @@ _JSON: Final = ("metadata", "params", "lora_models")
 _TEXTS: Final = ("prompt", "negative_prompt", "error_message", "cancel_reason")
 _AROUND: Final = f"""
     2000 + 500 * LEAST(attempt, {MOST_ATTEMPTS}) + CASE WHEN content_id IS NULL THEN 0
-        ELSE 600 * (SELECT count(*) FROM outputs WHERE outputs.content_id = jobs.content_id) END"""  # noqa: S608
+        ELSE (SELECT COALESCE(sum(700 + COALESCE(octet_length(source::text), 0)), 0)
+            FROM outputs WHERE outputs.content_id = jobs.content_id) END"""  # noqa: S608
 """About so many bytes of JSON a job has in an answer besides what can be long."""
 _BYTES: Final = f"""
     {_AROUND} + CASE WHEN attempt > 1 THEN COALESCE((

@@ -26,6 +26,7 @@ _SAME = [
     *("warnings", "job_id", "task_id"),
 ]
 """Fields that go out under the name that they have."""
+_SOURCE = ("filename", "subfolder", "type", "key")
 _TIMES = ["not_before", "created_at", "updated_at", "started_at", "completed_at"]
 
 
@@ -76,7 +77,9 @@ def output_answer(content_id: int, output: Output) -> dict[str, Any]:
         "height": output.height,
         "sha256": output.sha256,
         "url": url,
-        "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path else None,
+        "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path or output.thumbnail_due else None,
+        "preview": output.preview,
+        "source": {name: output.source.get(name) for name in _SOURCE} if output.source is not None else None,
     }
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from aiohttp import web
 
-from app.domain.errors import ContentNotFound
+from app.domain.errors import ContentNotFound, ThumbnailDue
+from app.domain.job import SHOWN_BY_BROWSERS
 from app.keys import FILES, VIEWS
 from app.web.answers import content_answer
 from app.web.bodies import number_of
@@ -20,8 +24,15 @@ if TYPE_CHECKING:
 routes: Final = web.RouteTableDef()
 
 ONE: Final = r"/api/v1/contents/{content_id:\d+}"
+LOOK_S: Final = 0.1
+LOOKS: Final = 10
+"""For so long, a second, a thumbnail that is due is waited for."""
 _IMMUTABLE: Final = "private, max-age=31536000, immutable"
 """An output never changes, and its id is never given again."""
+_HARMLESS: Final = re.compile(r"(?:image|video|audio)/(?!svg|.*xml)[\w.+-]+|text/plain|application/json", re.ASCII)
+"""What browsers show without running anything in it; all else is saved, and never shown under our own address."""
+_NAMELESS: Final = re.compile(r"[\x00-\x1f\x7f/\\]")
+_MOST_NAME_CHARS: Final = 200
 
 
 @routes.get(ONE)
@@ -38,25 +49,40 @@ async def get_content(request: web.Request) -> web.Response:
 async def get_output(request: web.Request) -> web.StreamResponse:
     """Send an output's bytes, or the range asked for."""
     output = await _output(request, number_of(request, "index"))
-    # Only what browsers show harmlessly is shown; anything else is saved.
-    shown = output.kind in ("image", "video", "audio", "text")
-    return _file(request, output.path, output.content_type, inline=shown)
+    shown = _HARMLESS.fullmatch(output.content_type) is not None
+    return _file(request, output.path, output.content_type, inline=shown, name=_called(output))
 
 
 @routes.get(ONE + r"/outputs/{index:\d+}/thumbnail")
 async def get_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send an output's thumbnail."""
+    """Send an output's thumbnail; when it is not made within a second, the picture itself for now."""
     return await _thumbnail(request, number_of(request, "index"))
 
 
 @routes.get(ONE + "/thumbnail")
 async def get_first_thumbnail(request: web.Request) -> web.StreamResponse:
-    """Send the thumbnail of the first output."""
-    return await _thumbnail(request, 0)
+    """Send the thumbnail of the first output that has one: of a preview only where nothing was saved that has."""
+    found = await request.app[VIEWS].content(number_of(request, "content_id"))
+    outputs = found[-1] if found is not None else []
+    seen = sorted(
+        (each for each in outputs if each.thumbnail_path or each.thumbnail_due),
+        key=lambda each: (each.preview, each.index),
+    )
+    return await _thumbnail(request, seen[0].index if seen else 0)
 
 
 async def _thumbnail(request: web.Request, index: int) -> web.StreamResponse:
     output = await _output(request, index)
+    for _ in range(LOOKS):
+        if not output.thumbnail_due:
+            break
+        # It is made in a moment, mostly, and far smaller than what stands in for it.
+        await asyncio.sleep(LOOK_S)
+        output = await _output(request, index)
+    if output.thumbnail_due:
+        if output.content_type not in SHOWN_BY_BROWSERS:
+            raise ThumbnailDue(f"The thumbnail of output {index} is being made.")
+        return _file(request, output.path, output.content_type, inline=True, for_now=True)
     if output.thumbnail_path is None:
         raise ContentNotFound(f"Output {index} has no thumbnail.")
     return _file(request, output.thumbnail_path, "image/webp", inline=True)
@@ -70,20 +96,57 @@ async def _output(request: web.Request, index: int) -> Output:
     return output
 
 
-def _file(request: web.Request, path: str, content_type: str, *, inline: bool) -> web.StreamResponse:
+def _called(output: Output) -> str | None:
+    """Return the name that ComfyUI gave the file, as one by which it can be saved; None where there is none."""
+    name = (output.source or {}).get("filename") or ""
+    plain = _NAMELESS.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(" .")
+    return plain[-_MOST_NAME_CHARS:] or None
+
+
+def _disposition(name: str, *, inline: bool) -> str:
+    """Return a header that tells a name in both ways of RFC 6266: for old readers in ASCII, then as it is."""
+    how = "inline" if inline else "attachment"
+    ascii_name = re.sub(r'[^ -~]|["\\%]', "_", name)
+    told = f'{how}; filename="{ascii_name}"'
+    return told if ascii_name == name else f"{told}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def _file(
+    request: web.Request,
+    path: str,
+    content_type: str,
+    *,
+    inline: bool,
+    name: str | None = None,
+    for_now: bool = False,
+) -> web.StreamResponse:
+    """Send a file of the store; `for_now` what stands in for another one, which is asked for again."""
     absolute = request.app[FILES].absolute(path)
     if not absolute.is_file():
         raise ContentNotFound("The file is no longer in the store.")
     _check_range(request, absolute.stat().st_size)
-    name = "-".join(PurePosixPath(path).parts[-2:])
+    name = name or "-".join(PurePosixPath(path).parts[-2:])
     headers = {
         "Content-Type": f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type,
-        "Cache-Control": _IMMUTABLE,
+        "Cache-Control": "no-cache" if for_now else _IMMUTABLE,
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        "Content-Disposition": f'{"inline" if inline else "attachment"}; filename="{name}"',
+        "Content-Disposition": _disposition(name, inline=inline),
     }
-    return web.FileResponse(absolute, status=HTTPStatus.OK, headers=headers)
+    answer = _StandIn if for_now else web.FileResponse
+    return answer(absolute, status=HTTPStatus.OK, headers=headers)
+
+
+class _StandIn(web.FileResponse):
+    """A file without a time: the one that it stands in for may be of the same second, and is told by its ETag."""
+
+    @property
+    def last_modified(self) -> None:
+        """Never told."""
+
+    @last_modified.setter
+    def last_modified(self, value: object) -> None:
+        del value
 
 
 def _check_range(request: web.Request, size_bytes: int) -> None:

@@ -39,6 +39,10 @@ class Operation:
 
 _ONE_JOB: Final = (404, 500, 503)
 _OF_ONE: Final = (404, 422, 500, 503)
+_THUMBNAIL: Final = "An output's thumbnail; the picture itself (no-cache) or 404 `thumbnail_due` until it is made"
+_FIRST_THUMBNAIL: Final = (
+    "The first output's thumbnail; the picture itself (no-cache) or 404 `thumbnail_due` until it is made"
+)
 _ONE_FILE: Final = (404, 416, 500, 503)
 _FILE: Final[dict[int, type[BaseModel] | str | None]] = {200: _BYTES, 206: _BYTES, 304: None}
 
@@ -111,8 +115,8 @@ OPERATIONS: Final = (
     ),
     Operation("get", _CONTENT, "What a job left", {200: payloads.ContentAnswer}, problems=_ONE_JOB),
     Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, problems=_ONE_FILE),
-    Operation("get", _CONTENT + "/outputs/{index}/thumbnail", "An output's thumbnail", _FILE, problems=_ONE_FILE),
-    Operation("get", _CONTENT + "/thumbnail", "The first output's thumbnail", _FILE, problems=_ONE_FILE),
+    Operation("get", _CONTENT + "/outputs/{index}/thumbnail", _THUMBNAIL, _FILE, problems=_ONE_FILE),
+    Operation("get", _CONTENT + "/thumbnail", _FIRST_THUMBNAIL, _FILE, problems=_ONE_FILE),
     Operation(
         "post",
         _BACKEND + "/drain",

@@ -17,12 +17,27 @@ from app.domain.message import timestamp
 Time = Annotated[datetime, PlainSerializer(timestamp, return_type=str, when_used="json")]
 
 
+class SourceAnswer(BaseModel):
+    """What ComfyUI called an output: as its history has it, folder of the run included."""
+
+    filename: str | None = Field(description="Null, as are `subfolder` and `type`, of a text and of data.")
+    subfolder: str | None
+    type: str | None = Field(description="output, temp or input")
+    key: str | None = Field(
+        description="The key of the node's `ui` under which it stood: `images`, `gifs`, `text`. Null of what came by "
+        "another way."
+    )
+
+
 class OutputAnswer(BaseModel):
-    """One file of a job."""
+    """One output of a job: a file, a text, or data. They stand in the order of nodes' ids, numbers as numbers."""
 
     index: int
     node_id: str
-    kind: str = Field(description="image, video, audio, text or file")
+    kind: str = Field(
+        description="image, video, audio, text, file, or data: as JSON what a node shows besides files and texts, "
+        "all of one key together."
+    )
     content_type: str
     size_bytes: int
     width: int | None
@@ -30,6 +45,8 @@ class OutputAnswer(BaseModel):
     sha256: str
     url: str
     thumbnail_url: str | None
+    preview: bool = Field(description="A temporary file that was made to be looked at, beside what was saved or alone.")
+    source: SourceAnswer | None = Field(description="Null of outputs that were kept before this was noted.")
 
 
 class AttemptAnswer(BaseModel):

@@ -60,6 +60,7 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "not_found": False,
     "job_not_found": False,
     "content_not_found": False,
+    "thumbnail_due": True,
     "backend_not_found": False,
     "worker_not_found": False,
     "task_not_found": False,
@@ -122,7 +123,7 @@ def of_error(request: web.Request, error: errors.GenonautError) -> web.Response:
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
     faults = error.faults if isinstance(error, errors.InvalidRequest) else ()
     response = problem(request, status, error.code, str(error), faults)
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Unavailable | errors.ThumbnailDue):
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
 

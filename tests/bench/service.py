@@ -64,6 +64,15 @@ class Service:
         async with Redis.from_url(self.redis_url) as redis:
             await redis.flushall()
 
+    async def until_thumbnails(self) -> None:
+        """Wait until no thumbnail is due any more."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            while await connection.fetchval("SELECT count(*) FROM outputs WHERE thumbnail_due"):
+                await asyncio.sleep(0.1)
+        finally:
+            await connection.close()
+
     async def redis_connections(self) -> int:
         """Return how many connections Redis has, this question's own among them."""
         async with Redis.from_url(self.redis_url) as redis:

@@ -63,7 +63,9 @@ async def until_at_rest(fleet: Fleet, logs: ExecutionLogs, seconds: float) -> li
 
 async def _unfinished(fleet: Fleet) -> list[str]:
     statement = "SELECT id, phase, worker_id FROM generation_jobs WHERE status IN ('pending', 'running') ORDER BY id"
-    return [f"job {row['id']} is {row['phase']} ({row['worker_id']})" for row in await fleet.query(statement)]
+    left = [f"job {row['id']} is {row['phase']} ({row['worker_id']})" for row in await fleet.query(statement)]
+    due = await fleet.query("SELECT count(*) AS count FROM outputs WHERE thumbnail_due")
+    return left + [f"{row['count']} thumbnails are due" for row in due if row["count"]]
 
 
 async def _keys(fleet: Fleet) -> list[str]:

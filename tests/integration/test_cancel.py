@@ -25,7 +25,7 @@ from app.services.snapshots import Snapshots
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews, snapshot_of
-from harness import eventually
+from harness import BOTH_AGES, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
         await close(redis)
 
 
+@BOTH_AGES
 async def test_two_clients_that_cancel_at_once_get_the_same_answer(service: Service) -> None:
     job = await service.submit(**running_for(30))
     await executing(service, job["job_id"])
@@ -120,6 +121,7 @@ async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(
     assert outcomes(service) == ["error"]
 
 
+@BOTH_AGES
 async def test_a_job_that_is_being_saved_is_past_cancelling_and_completes(service: Service) -> None:
     # Downloads that fail at first keep it in that phase for a while.
     await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how="error", times=2))
@@ -150,6 +152,7 @@ async def test_a_cancel_while_no_worker_lives_is_carried_out_by_the_next_one(
     assert outcomes(service) == ["interrupted"]
 
 
+@BOTH_AGES
 async def test_a_job_that_ended_before_the_interrupt_took_effect_stays_completed(service: Service) -> None:
     graph = running_for(0.5)
     graph["workflow"]["3"]["inputs"]["interruptible"] = False

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import ClientSession
 
-from app.domain.errors import BackendLost, OutputInvalid, StorageFailed
+from app.domain.errors import BackendLost, OutputInvalid
 from app.storage.files import HELD_BYTES, FileStore
 from worker.comfyui import ComfyUI, UnclearSubmission
-from worker.comfyui_answers import OutputFile
+from worker.ui_answers import OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -147,13 +147,34 @@ async def test_a_download_that_is_broken_off_or_too_large_leaves_nothing(
             await FileStore(tmp_path).receive(comfyui.download(PICTURE), 2**30)
     for answer in (ok(data), chunked(data, b"")):
         served.answers = [answer]
-        with pytest.raises(StorageFailed, match="MAX_OUTPUT_BYTES"):
+        with pytest.raises(OutputInvalid, match="MAX_OUTPUT_BYTES"):
             await FileStore(tmp_path).receive(comfyui.download(PICTURE), size - 1)
+    served.answers = [ok(b"x", length=2**40)]
+    with pytest.raises(OutputInvalid, match=f"larger than {size} bytes"):
+        # Not one byte of it is waited for.
+        await FileStore(tmp_path).receive(comfyui.download(PICTURE, size), 2**50)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 async def test_a_file_that_the_server_does_not_have_is_said_so(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:
     served, comfyui = wire
     served.answers = [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
-    with pytest.raises(OutputInvalid, match=r"a\.png"):
+    with pytest.raises(OutputInvalid, match=r"a\.png.*404 Not Found when asked for it\.$"):
         await FileStore(tmp_path).receive(comfyui.download(PICTURE), 10)
+
+
+async def test_a_refusal_says_what_the_server_said_and_no_more_than_its_beginning(wire: tuple[Wire, ComfyUI]) -> None:
+    served, comfyui = wire
+    body = b"no such\n file in /srv/comfy/output/x.png " + b"x" * 10_000
+    served.answers = [b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)]
+    with pytest.raises(OutputInvalid) as refused:
+        _ = [chunk async for chunk in comfyui.download(PICTURE)]
+    assert "answered 403 Forbidden when asked for it: no such file in …/x.png xxx" in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+async def test_a_folder_in_a_files_name_is_asked_for_as_one(wire: tuple[Wire, ComfyUI]) -> None:
+    served, comfyui = wire
+    served.answers = [ok(b"picture")]
+    assert [chunk async for chunk in comfyui.download(OutputFile("9", "sub/a.png", "genonaut/7"))] == [b"picture"]
+    assert served.requests == ["GET /view?filename=a.png&subfolder=genonaut/7/sub&type=output"]

@@ -14,13 +14,13 @@ import pytest
 from aiohttp import ClientSession, CookieJar, web
 from hostile import ID, PICTURE, ROUTES, ask, bomb, drip, says, serving, speaking
 
-from app.domain.errors import BackendLost
+from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
 from app.storage.files import FileStore
 from harness import eventually
 from worker.collect import Collector
 from worker.comfyui import DOWNLOADS_AT_ONCE, ComfyUI, UnclearSubmission
-from worker.comfyui_answers import OutputFile
 from worker.ownership import Run
+from worker.ui_answers import OutputFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,3 +205,33 @@ async def test_outputs_must_have_come_within_a_limit_of_time(tmp_path: Path) -> 
         await downloads.drop()
         collector.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("cached", "raised"), [(frozenset[str](), OutputInvalid), (frozenset({"9"}), OutputNotOwn)], ids=["ran", "cached"]
+)
+async def test_of_what_is_gone_only_the_answer_of_an_earlier_run_may_be_had_by_another_one(
+    tmp_path: Path, cached: frozenset[str], raised: type[AttemptFailed]
+) -> None:
+    async def gone(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=404)
+
+    async with speaking({"*": gone}) as comfyui:
+        collector = Collector(FileStore(tmp_path), 2**20)
+        job: Any = SimpleNamespace(job_id=1, attempt=1, created_at=datetime.now(UTC))
+        downloads = collector.downloads(comfyui)
+        found = [OutputFile("8", "a.png", ID), OutputFile("9", "b.png", ID)]
+        run = Run(
+            prompt_id=ID,
+            folder_id=ID,
+            graph={},
+            alone=False,
+            watched=True,
+            began_ms=None,
+            ended_ms=None,
+            cached=cached,
+        )
+        with pytest.raises(raised):
+            await collector.collect(job, downloads, found, run)
+        await downloads.drop()
+        collector.close()

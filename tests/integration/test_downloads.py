@@ -12,12 +12,13 @@ from integration.test_comfyui import BROKEN, PICTURE, Wire, ok, wire  # noqa: F4
 from integration.test_worker_faults import executing, slow_graph
 from PIL import Image
 
-from app.domain.errors import BackendLost, OutputInvalid, StorageFailed
+from app.domain.errors import BackendLost, OutputInvalid
 from app.storage.files import HELD_BYTES, FileStore
 from harness import eventually
-from worker.comfyui_answers import OutputFile, read_saved
+from worker.comfyui_answers import read_saved
 from worker.downloads import AHEAD, TIMES_AS_MUCH, TRIES, Downloads
 from worker.standin.faults import Fault, FaultKind, ViewFault
+from worker.ui_answers import OutputFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from worker.comfyui import ComfyUI
 
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+AWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
 ERROR = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -100,6 +102,10 @@ async def test_what_fails_when_it_is_asked_for_is_told(wire: tuple[Wire, ComfyUI
     with pytest.raises(OutputInvalid, match=r"a\.png"):
         await downloads.take(PICTURE)
     served.answers = [ERROR] * TRIES
+    with pytest.raises(OutputInvalid, match="500 Oh"):
+        await downloads.take(PICTURE)
+    assert not served.answers
+    served.answers = [AWAY] * TRIES
     with pytest.raises(BackendLost):
         await downloads.take(PICTURE)
     assert not served.answers
@@ -111,7 +117,7 @@ async def test_the_files_of_an_attempt_are_bounded_together(wire: tuple[Wire, Co
     served.answers = [ok(b"x" * 1000)] * (TIMES_AS_MUCH + 2)
     for number in range(TIMES_AS_MUCH):
         await downloads.take(OutputFile("9", f"{number}.png"))
-    with pytest.raises(StorageFailed, match="together"):
+    with pytest.raises(OutputInvalid, match="together"):
         await downloads.take(OutputFile("9", "last.png"))
 
 
@@ -148,11 +154,11 @@ async def test_what_nobody_takes_leaves_nothing(
 
 
 def test_only_what_a_node_saved_is_expected_of_it() -> None:
-    """What it shows is kept only if the run saves nothing, which is known in the end."""
+    """A preview may be written to by others, and a text is here already."""
     saved = {"filename": "a.png", "subfolder": "s", "type": "output"}
     shown = {"filename": "b.png", "subfolder": "", "type": "temp"}
     assert read_saved({"node": 9, "output": {"images": [shown, saved], "text": ["words"]}}) == [
-        OutputFile("9", "a.png", "s")
+        OutputFile("9", "a.png", "s", key="images")
     ]
     for data in ({}, {"node": "9", "output": None}, {"node": "9", "output": {"images": 3}}):
         assert read_saved(data) == []
@@ -214,28 +220,53 @@ def several(count: int) -> dict[str, Any]:
     return graph
 
 
-async def test_outputs_stand_in_the_order_of_the_history(service: Service) -> None:
-    """Several are kept at once, and the first, of the node that is run first, is done last."""
+async def test_outputs_stand_in_the_order_of_their_nodes(service: Service) -> None:
+    """Several are kept at once, the first is done last, and the history has them in another order."""
     graph = several(5)
-    graph["e4"]["inputs"] |= {"width": 3000, "height": 3000}
+    for number, node_id in enumerate(("2", "3", "10", "x", "12:4")):
+        graph[node_id] = graph.pop(f"s{number}")
+    graph["e0"]["inputs"] |= {"width": 3000, "height": 3000}
     job_id = (await service.submit(job_type="workflow", workflow=graph))["job_id"]
     async with asyncio.timeout(20), service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
         frames = [message.json() async for message in ws]
     job = await service.job(job_id)
     prompt_id = job["comfyui_prompt_id"]
     async with ClientSession() as session, session.get(f"{service.standin.url}/history/{prompt_id}") as answer:
-        nodes = (await answer.json())[prompt_id]["outputs"]
-    widths = [graph[f"e{node_id[1:]}"]["inputs"]["width"] for node_id in nodes]
-    assert [output["width"] for output in job["outputs"]] == widths
-    assert widths[0] == 3000
+        told = list((await answer.json())[prompt_id]["outputs"])
+    order = ["2", "3", "10", "12:4", "x"]
+    assert [output["node_id"] for output in job["outputs"]] == order != told
+    assert [output["width"] for output in job["outputs"]] == [3000, 72, 80, 96, 88]
+    assert [output["index"] for output in job["outputs"]] == [0, 1, 2, 3, 4]
     assert frames[-1]["output_paths"] == job["output_paths"]
     assert len(job["output_paths"]) == 5
 
 
 @pytest.mark.parametrize("whole", range(6))
-async def test_of_outputs_that_cannot_all_be_kept_none_is(service: Service, settings: Settings, whole: int) -> None:
+async def test_of_outputs_that_cannot_all_be_kept_the_good_ones_are(
+    service: Service, settings: Settings, whole: int
+) -> None:
     broken = Fault(kind=FaultKind.VIEW, how=ViewFault.NOT_AN_IMAGE, after=whole, times=None)
     await service.standin.state.apply(broken)
     job = await service.run(job_type="workflow", workflow=several(6), max_attempts=1)
-    assert (job["status"], job["error_code"], job["outputs"]) == ("failed", "output_invalid", [])
-    assert left_in(settings.storage_path) == []
+    if whole:
+        assert (job["status"], job["error_code"], job["attempt"]) == ("completed", None, 1)
+    else:
+        assert (job["status"], job["error_code"]) == ("failed", "output_invalid")
+    assert [output["index"] for output in job["outputs"]] == list(range(whole))
+    kept = {output["source"]["filename"] for output in job["outputs"]}
+    lost = {f"p{number}_00001_.png" for number in range(6)} - kept
+    assert len(job["warnings"]) == (len(lost) if whole else 0)
+    assert all(any(f", {name}: " in warning for name in lost) for warning in job["warnings"])
+    assert len(left_in(settings.storage_path)) == 2 * whole
+
+
+async def test_a_backend_that_is_lost_among_good_outputs_loses_none_of_them(
+    service: Service, settings: Settings
+) -> None:
+    """What may be had yet is waited for: nothing is kept of this attempt, and the next one has all."""
+    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=ViewFault.TRUNCATED, after=2, times=4 * TRIES))
+    job = await service.run(job_type="workflow", workflow=several(6))
+    assert (job["status"], len(job["outputs"]), job["warnings"]) == ("completed", 6, [])
+    assert [attempt["error_code"] for attempt in job["attempts"][:-1]] != []
+    assert {attempt["error_code"] for attempt in job["attempts"][:-1]} == {"backend_lost"}
+    assert len(left_in(settings.storage_path)) == 12

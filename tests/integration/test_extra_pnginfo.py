@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from harness import Service
 
 BASE = "/api/v1/generation-jobs"
-WIDGETS = [2**64 - 1, "ü", None, "\0", "half \ud83d"]
-EXTRA = {"workflow": {"nodes": [{"id": 1, "widgets_values": WIDGETS}]}, "seed": 10**30}
+EXTRA = {
+    "workflow": {"nodes": [{"id": 1, "widgets_values": [2**64 - 1, "ü", None, "\0", "half \ud83d"]}]},
+    "seed": 10**30,
+}
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "mine"}},

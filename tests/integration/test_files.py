@@ -7,6 +7,7 @@ import errno
 import hashlib
 import itertools
 import os
+import shutil
 import stat
 import subprocess
 import time
@@ -17,14 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.domain.errors import BackendLost, StorageFailed
-from app.storage.files import HELD_BYTES, FileStore, Received, output_path
+from app.domain.errors import BackendLost, OutputInvalid, StorageFailed
+from app.storage.files import HELD_BYTES, FileStore, Received, output_path, thumbnail_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
     from pathlib import Path
 
 PATH = "2026/11/23/17/1_0.png"
+THUMBNAIL = "2026/11/23/17/1_0.thumb.webp"
 LARGE = b"x" * (HELD_BYTES + 1)
 """Too large to be held in memory while it is received."""
 
@@ -71,7 +73,8 @@ async def test_what_is_stored_is_for_owner_and_group_alone(tmp_path: Path, data:
     temporary = [path for path in store.root.rglob("*") if path.is_file()]
     assert len(temporary) == (len(data) > HELD_BYTES)
     assert {stat.S_IMODE(path.stat().st_mode) for path in temporary} <= {0o640}
-    store.keep_now(received, PATH, b"thumbnail", "1_0.thumb.webp")
+    store.keep_now(received, PATH)
+    store.write_now({THUMBNAIL: b"thumbnail"})
     await store.write("2026/11/24/18/1_0.png", b"more")
     found = [tmp_path / "some", store.root, *store.root.rglob("*")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in found if path.is_file()} == {0o640}
@@ -140,7 +143,7 @@ async def test_a_reception_that_is_cancelled_while_a_thread_writes_leaves_nothin
 def test_a_thread_that_comes_after_the_discarding_writes_nothing(store: FileStore) -> None:
     received = Received(str(store.root / ".tmp" / "x"))
     received.discard()
-    received.append([LARGE], last=True)
+    received.append([LARGE])
     assert files(store) == []
 
 
@@ -158,7 +161,7 @@ async def test_what_could_not_be_made_durable_is_taken_away_again(
 
     monkeypatch.setattr(os, "fsync", only_files)
     with pytest.raises(StorageFailed, match="Input/output error"):
-        store.keep_now(received, PATH, b"small", "1_0.thumb.webp")
+        store.keep_now(received, PATH)
     assert files(store) == []
 
 
@@ -173,16 +176,16 @@ async def test_a_source_is_closed_at_once_when_its_bytes_are_refused(store: File
         finally:
             closed = True
 
-    with pytest.raises(StorageFailed):
+    with pytest.raises(OutputInvalid):
         await store.receive(endless(), 10)
     assert closed
 
 
 async def test_what_is_too_large_is_refused_at_the_byte_and_leaves_nothing(store: FileStore) -> None:
-    with pytest.raises(StorageFailed, match="10 bytes"):
+    with pytest.raises(OutputInvalid, match="10 bytes"):
         await store.receive(chunks(b"x" * 10, b"x"), 10)
     assert files(store) == []
-    with pytest.raises(StorageFailed, match=f"{len(LARGE)} bytes"):
+    with pytest.raises(OutputInvalid, match=f"{len(LARGE)} bytes"):
         await store.receive(chunks(LARGE, b"x"), len(LARGE))
     assert files(store) == []
     await store.discard(await store.receive(chunks(b"x" * 10), 10))
@@ -192,29 +195,32 @@ async def test_what_is_too_large_is_refused_at_the_byte_and_leaves_nothing(store
     assert files(store) == []
 
 
-def test_a_file_and_its_thumbnail_are_stored_together(store: FileStore) -> None:
-    for data in (b"picture", LARGE):
-        received = asyncio.run(store.receive(chunks(data), 2**30))
-        stored = store.keep_now(received, PATH, b"small", "1_0.thumb.webp")
-        assert (stored.thumbnail_failed, stored.size_bytes) == (None, len(data))
-        assert store.absolute("2026/11/23/17/1_0.thumb.webp").read_bytes() == b"small"
-        assert files(store) == [PATH, "2026/11/23/17/1_0.thumb.webp"]
-
-
-async def test_a_thumbnail_that_has_no_place_leaves_the_file_and_nothing_else(store: FileStore) -> None:
-    store.absolute("2026/11/23/17/1_0.thumb.webp/in the way").mkdir(parents=True)
-    stored = store.keep_now(await store.receive(chunks(b"x"), 10), PATH, b"small", "1_0.thumb.webp")
-    assert stored.thumbnail_failed is not None
-    assert "could not be stored" in stored.thumbnail_failed
-    assert files(store) == [PATH]
-
-
-async def test_a_file_that_has_no_place_leaves_no_thumbnail(store: FileStore) -> None:
+async def test_a_file_that_has_no_place_leaves_nothing(store: FileStore) -> None:
     store.absolute(f"{PATH}/in the way").mkdir(parents=True)
     for data in (b"x", LARGE):
         with pytest.raises(StorageFailed, match="could not be stored"):
-            store.keep_now(await store.receive(chunks(data), 2**30), PATH, b"small", "1_0.thumb.webp")
+            store.keep_now(await store.receive(chunks(data), 2**30), PATH)
         assert files(store) == []
+
+
+async def test_small_files_of_a_folder_are_stored_together_or_not_at_all(store: FileStore) -> None:
+    await store.write(PATH, b"picture")
+    others = {f"2026/11/23/17/1_{number}.thumb.webp": b"small" for number in range(3)}
+    store.absolute("2026/11/23/17/1_2.thumb.webp/in the way").mkdir(parents=True)
+    with pytest.raises(StorageFailed, match="could not be stored"):
+        store.write_now(others)
+    assert files(store) == [PATH]
+    shutil.rmtree(store.absolute("2026/11/23/17/1_2.thumb.webp"))
+    store.write_now(others)
+    assert files(store) == [PATH, *others]
+
+
+@pytest.mark.parametrize(
+    ("path", "beside"),
+    [(PATH, THUMBNAIL), ("a.b/1_0.noending", "a.b/1_0.thumb.webp"), ("a.b/1_0", "a.b/1_0.thumb.webp")],
+)
+def test_a_thumbnail_is_kept_beside_its_picture(path: str, beside: str) -> None:
+    assert thumbnail_path(path) == beside
 
 
 async def test_what_is_discarded_after_it_was_kept_stays(store: FileStore) -> None:

@@ -107,6 +107,19 @@ async def test_a_saver_that_ignores_its_prefix_is_found_out_once_and_runs_alone(
     assert (await colors(service, again), again["attempt"]) == ([10], 1)
 
 
+async def test_such_a_saver_beside_a_good_one_costs_no_run_and_is_found_out_all_the_same(service: Service) -> None:
+    graph = picture(9, "PrefixIgnoringSaver")
+    graph["4"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "good"}}
+    job = await service.finished(await submitted(service, graph))
+    assert (await colors(service, job), job["attempt"]) == ([9], 1)
+    assert [output["node_id"] for output in job["outputs"]] == ["4"]
+    (warning,) = job["warnings"]
+    assert "node 2" in warning
+    assert "Sent again" in warning
+    again = await service.finished(await submitted(service, graph))
+    assert (await colors(service, again), again["attempt"], again["warnings"]) == ([9, 9], 1, [])
+
+
 async def test_a_file_that_somebody_else_overwrites_is_not_kept_as_the_runs_own(service: Service) -> None:
     """Somebody else's prompt waits in ComfyUI's queue, and saves under the same name before our file is fetched."""
     job_id = await submitted(service, picture(1, SlowProgress={"steps": 5, "seconds_per_step": 0.1}))

@@ -11,8 +11,10 @@ from samples import new_job
 from app.domain.errors import InvalidGraph, InvalidRequest, QueueUnavailable
 from app.messaging.channels import Names
 from app.messaging.connection import close, make_redis
+from app.messaging.questions import Questions
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.services.afresh import Afresh
 from app.services.presence import FRESH_S, Presence
 from app.services.seeds import Seeds
 from app.services.submit import NO_WORKER, NOT_OFFERED, Submitting
@@ -53,14 +55,10 @@ async def registry(settings: Settings) -> AsyncIterator[Counting]:
 @pytest.fixture
 async def submitting(registry: Counting, settings: Settings, database: Database) -> AsyncIterator[Submitting]:
     redis, sideline = make_redis(settings, patient=False), Sideline()
+    names = Names(settings.redis_namespace)
+    afresh = Afresh(Questions(redis, names))
     found = Submitting(
-        JobStore(database),
-        JobQueue(redis, Names(settings.redis_namespace)),
-        registry,
-        Seeds(registry),
-        sideline,
-        "",
-        2**21,
+        JobStore(database), JobQueue(redis, names), registry, Seeds(registry), afresh, sideline, "", 2**21
     )
     yield found
     await found.settle()

@@ -58,7 +58,7 @@ async def test_a_killed_server_is_lost_as_recorded(name: str, tmp_path: Path) ->
     client_id = running_job["client_id"]
     port = free_port()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-        async with process(port, "--directory", str(tmp_path)) as server:
+        async with process(port, "--directory", str(tmp_path), "--comfyui-version", "0.3.64") as server:
             ws = await session.ws_connect(f"/ws?clientId={client_id}")
             for body in (running_job, queued_job):
                 async with session.post("/prompt", json=body) as response:
@@ -75,7 +75,7 @@ async def test_a_killed_server_is_lost_as_recorded(name: str, tmp_path: Path) ->
             assert code == (-signal.SIGKILL if name == "sigkill" else 0)
             with pytest.raises(aiohttp.ClientConnectorError):
                 await session.get("/queue")
-        async with process(port, "--directory", str(tmp_path)):
+        async with process(port, "--directory", str(tmp_path), "--comfyui-version", "0.3.64"):
             ws = await session.ws_connect(f"/ws?clientId={client_id}")
             async with session.get("/queue") as response:
                 assert await response.json() == {"queue_running": [], "queue_pending": []}

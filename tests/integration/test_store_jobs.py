@@ -319,13 +319,19 @@ async def test_if_an_output_cannot_be_kept_nothing_is(store: AttemptStore, datab
     assert (await store.complete(claim, [output(0)])).phase is Phase.COMPLETED
 
 
-async def test_nothing_is_completed_without_an_output(store: AttemptStore, database: Database) -> None:
+async def test_a_job_may_be_completed_by_nothing_and_has_a_content_of_nothing(
+    store: AttemptStore, views: JobViews
+) -> None:
     _, claim = await claimed(store)
     await store.saving(claim)
-    before = await everything(database)
-    with pytest.raises(ValueError, match="output"):
-        await store.complete(claim, [])
-    assert await everything(database) == before
+    done = await store.complete(claim, [], ["It left nothing."])
+    assert done.phase is Phase.COMPLETED
+    assert done.content_id is not None
+    found = await views.content(done.content_id)
+    assert found is not None
+    assert found[-1] == []
+    view = await views.view(claim.job_id)
+    assert (view.outputs, view.job.warnings) == ([], ["It left nothing."])
 
 
 async def test_nothing_is_completed_that_is_not_being_saved(store: AttemptStore, database: Database) -> None:

@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 
 from app.domain import breaker
 from app.storage import claims
-from harness import eventually
+from harness import BOTH_AGES, eventually
 from worker import backend as backend_module
 from worker import stopping, vital_signs
 from worker.death_signs import LogSays
@@ -100,6 +100,7 @@ async def pair(service: Service, start_standin: StartStandin, start_worker: Star
 # A backend that executes nothing any more.
 
 
+@BOTH_AGES
 async def test_a_job_that_kills_its_backend_for_certain_is_poisonous_and_the_other_backend_lives(
     service: Service, pair: StandinServer
 ) -> None:
@@ -194,6 +195,7 @@ async def test_a_retry_by_hand_begins_anew(service: Service, pair: StandinServer
     assert (again["status"], again["backend_name"]) == ("completed", "a")
 
 
+@BOTH_AGES
 async def test_jobs_behind_somebody_elses_deadly_prompt_move_on_when_the_log_tells(
     service: Service, pair: StandinServer
 ) -> None:
@@ -261,6 +263,7 @@ async def test_an_execution_that_ended_within_a_node_is_noticed_when_its_time_is
     assert (await service.job(job["job_id"]))["attempts"][0]["error_code"] == "backend_stalled"
 
 
+@BOTH_AGES
 @pytest.mark.usefixtures("quick")
 async def test_a_silence_between_two_nodes_is_a_standstill_though_no_log_tells(
     service: Service, pair: StandinServer

@@ -252,19 +252,21 @@ async def test_a_full_disk_fails_the_job_clearly_and_heals(
     assert small["status"] == "completed"
 
 
-async def test_a_thumbnail_that_cannot_be_stored_costs_a_note_and_not_the_picture(
+async def test_a_thumbnail_that_cannot_be_stored_costs_nothing_but_itself(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]], settings: Settings
 ) -> None:
     service.worker.stop()
-    await start_worker(f"standin={service.standin.url}")
+    worker = await start_worker(f"standin={service.standin.url}")
     job = await service.submit(not_before=(datetime.now(UTC) + timedelta(seconds=1)).isoformat())
     folder = settings.storage_path / f"{datetime.fromisoformat(job['created_at']):%Y/%m/%d}" / str(job["job_id"])
     # A folder where the thumbnail is to be: it cannot be written, whoever one is.
     (folder / "1_0.thumb.webp" / "in-the-way").mkdir(parents=True)
     done = await service.finished(job["job_id"])
-    assert (done["status"], done["outputs"][0]["thumbnail_url"]) == ("completed", None)
-    assert "thumbnail of output 0 could not be stored" in done["warnings"][-1]
-    assert (await service.client.get(done["outputs"][0]["url"])).status == 200
+    await worker.thumbnails.done()
+    assert (done["status"], done["warnings"]) == ("completed", [])
+    for url in (done["outputs"][0]["url"], done["outputs"][0]["thumbnail_url"]):
+        answer = await service.client.get(url)
+        assert (answer.status, answer.content_type) == (200, "image/png")
 
 
 async def test_a_cancel_while_the_backend_is_away_is_confirmed_when_it_is_back(service: Service) -> None:

@@ -12,12 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import text_to_image
 
-from app.domain.errors import AttemptFailed, OutputInvalid
+from app.domain.errors import AttemptFailed
 from app.domain.spans import MOST
 from worker.comfyui_answers import (
-    MOST_NAME_CHARS,
-    MOST_OUTPUTS,
-    OutputFile,
     prompt_id_of,
     read_ending,
     read_frame,
@@ -27,6 +24,7 @@ from worker.comfyui_answers import (
 )
 from worker.measures import Measures
 from worker.refusals import read_refusal
+from worker.ui_answers import MOST_NAME_CHARS, MOST_OUTPUTS, OutputFile
 from worker.watch import Watch
 
 
@@ -73,6 +71,11 @@ def test_a_history_entry_may_say_anything(entry: dict[str, Any]) -> None:
         as_row(file.node_id)
         assert len(file.filename) <= MOST_NAME_CHARS
         file.filename.encode()
+        as_row(file.key)
+        if file.is_data:
+            json.loads(file.text or "", parse_constant=pytest.fail)
+    for note in (*ending.notes, ending.silence):
+        as_row(note)
     if ending.failure is not None:
         for text in (str(ending.failure), ending.failure.node_id, ending.failure.node_type):
             as_row(text)
@@ -161,31 +164,40 @@ def test_what_can_be_no_prompt_has_no_id(value: Any) -> None:
     assert prompt_id_of("0b1e7f6e-5a6b-4d0e-9a51-2f5d6f0f3c11") == "0b1e7f6e-5a6b-4d0e-9a51-2f5d6f0f3c11"
 
 
+RECORD = [{"filename": "a.png", "subfolder": "", "type": "output"}]
+
+
 def entry(*names: Any, **outputs: Any) -> dict[str, Any]:
     files = [{"filename": name, "subfolder": "", "type": "output"} for name in names]
     return {"status": {"status_str": "success"}, "outputs": {"9": {"images": files}} | outputs}
 
 
-def test_a_run_that_leaves_too_many_files_fails() -> None:
-    assert len(read_ending(entry(*(f"{number}.png" for number in range(MOST_OUTPUTS)))).outputs) == MOST_OUTPUTS
-    failed = read_ending(entry(*(f"{number}.png" for number in range(MOST_OUTPUTS + 1))))
-    assert isinstance(failed.failure, OutputInvalid)
-    assert failed.outputs == []
+def test_of_too_many_files_the_first_ones_are_kept_and_previews_last() -> None:
+    whole = read_ending(entry(*(f"{number}.png" for number in range(MOST_OUTPUTS))))
+    assert (len(whole.outputs), whole.notes) == (MOST_OUTPUTS, ())
+    shown = {"images": [{"filename": "shown.png", "type": "temp"}]}
+    ending = read_ending(entry(*(f"{number}.png" for number in range(MOST_OUTPUTS + 1)), **{"3": shown}))
+    assert ending.failure is None
+    assert [file.filename for file in ending.outputs] == [f"{number}.png" for number in range(MOST_OUTPUTS)]
+    assert ending.notes == ("The run left 2,002 outputs; 2,000 of them are kept.",)
 
 
 def test_a_file_that_a_node_names_again_and_again_is_one_file() -> None:
-    ending = read_ending(entry(*["a.png"] * 10_000))
-    assert ending.outputs == [OutputFile("9", "a.png")]
+    ending = read_ending(entry(*["a.png"] * 10_000, **{"9": {"images": [{"filename": "a.png"}] * 9, "gifs": RECORD}}))
+    assert ending.outputs == [OutputFile("9", "a.png", key="images")]
     texts = read_ending(entry(**{"3": {"text": ["same", "same"]}}))
     assert [each.text for each in texts.outputs] == ["same", "same"]
 
 
 @pytest.mark.parametrize("name", ["x" * (MOST_NAME_CHARS + 1), "a\0.png", "\ud800.png", 7, None, ["a.png"], DEEP, ""])
-def test_a_name_that_no_file_can_have_is_passed_over(name: Any) -> None:
-    assert read_ending(entry(name, "b.png")).outputs == [OutputFile("9", "b.png")]
+def test_a_record_whose_name_no_file_can_have_is_data_and_asked_for_nowhere(name: Any) -> None:
+    seen = [(file.filename, file.is_data) for file in read_ending(entry(name, "b.png")).outputs]
+    assert seen == [("data.json", True), ("b.png", False)]
     for part in ("subfolder", "type"):
         record = {"filename": "a.png", part: name or 7}
-        assert read_ending(entry("b.png", **{"3": {"images": [record]}})).outputs == [OutputFile("9", "b.png")]
+        found = read_ending(entry("b.png", **{"3": {"images": [record]}})).outputs
+        assert [(file.node_id, file.is_data) for file in found] == [("3", True), ("9", False)]
+        json.loads(found[0].text or "")
 
 
 def test_nodes_that_come_again_and_again_take_no_memory() -> None:

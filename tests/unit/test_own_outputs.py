@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.catalog import Catalog, read_catalog
-from app.domain.own_outputs import RUN, separated
+from app.domain.own_outputs import RUN, own_folder, own_path, random_file, separated
 
 FOLDER = "genonaut/17/0b1e"
 
@@ -130,3 +130,46 @@ def test_what_nobody_knows_runs_alone_and_gets_the_folder_where_it_has_a_prefix(
     )
     assert alone
     assert found == {"9": {"filename_prefix": f"{FOLDER}/y"}, "8": {"a": 1}}
+
+
+ID = "0b1e7f6e-5a6b-4d0e-9a51-2f5d6f0f3c11"
+OWN = own_folder(7, ID)
+HEX = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        (f"{OWN}/a.glb", f"{OWN}/a.glb"),
+        (f"/srv/My ComfyUI/output/{OWN}/deep/a.glb", f"{OWN}/deep/a.glb"),
+        (f"C:\\out\\{OWN}\\a.glb".replace("/", "\\"), f"{OWN}/a.glb"),
+        (OWN, None),
+        (f"{OWN}/", None),
+        (f"{OWN}/no_ending", None),
+        (f"{OWN}/../../a.glb", None),
+        (f"I saved {OWN}/a.glb", None),
+        (f"{OWN}/a.glb\nand more", None),
+        (f"other/7/{ID}/a.glb", None),
+        (f"genonaut/7/another/{ID}/a.glb", None),
+        ("", None),
+    ],
+)
+def test_a_path_is_the_runs_own_if_it_is_all_of_the_text_and_in_its_folder(path: str, own: str | None) -> None:
+    assert own_path(path, ID) == own
+    assert own_path(path, "") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        (f"preview3d_{HEX}.glb", ("output", f"preview3d_{HEX}.glb")),
+        (f"preview3d_advanced_{HEX}.glb", ("temp", f"preview3d_advanced_{HEX}.glb")),
+        (f"temp/bg_{HEX}.png", ("temp", f"bg_{HEX}.png")),
+        (f"temp/preview3d_{HEX}.glb", None),
+        (f"../preview3d_{HEX}.glb", None),
+        (f"preview3d_{HEX[1:]}.glb", None),
+        (f"preview3d_{HEX}", None),
+    ],
+)
+def test_files_of_random_names_are_known_by_them(path: str, place: tuple[str, str] | None) -> None:
+    assert random_file(path) == place

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.domain.errors import OutputNotOwn
-from worker.comfyui_answers import OutputFile
+from app.domain.errors import OutputInvalid, OutputNotOwn
 from worker.ownership import Run, stamp_of
+from worker.ui_answers import OutputFile
 
 ID = "0b1e7f6e-5a6b-4d0e-9a51-2f5d6f0f3c11"
 BEGAN_S = 1_795_431_261.0
@@ -16,7 +16,12 @@ LAST_MODIFIED = "Mon, 23 Nov 2026 10:54:21 GMT"  # BEGAN_S
 
 
 def run(**changes: Any) -> Run:
-    graph = {"2": {"class_type": "Saver"}, "3": {"class_type": "PreviewImage"}}
+    graph = {
+        "2": {"class_type": "Saver"},
+        "3": {"class_type": "PreviewImage"},
+        "4": {"class_type": "ImageCropV2"},
+        "5": {"class_type": "Preview3D"},
+    }
     usual = {
         "prompt_id": ID,
         "folder_id": ID,
@@ -45,6 +50,11 @@ def etag(seconds_after: float) -> str:
         (OutputFile("9", "fixed.png", folder="temp"), False),
         (OutputFile("2", "fixed.png"), False),
         (OutputFile("2", "image_00001_.png", "genonaut/7/another"), False),
+        (OutputFile("4", "ComfyUI_temp_bgpsf_00001_.png", folder="temp"), True),
+        (OutputFile("4", "ComfyUI_temp_bgpsf_00001_.png"), False),
+        (OutputFile("5", f"preview3d_{'0a' * 16}.glb"), True),
+        (OutputFile("2", f"preview3d_{'0a' * 16}.glb"), False),
+        (OutputFile("5", "mesh.glb"), False),
     ],
 )
 def test_a_file_is_the_runs_own_by_its_folder_or_because_its_name_is_random(file: OutputFile, own: bool) -> None:
@@ -53,6 +63,14 @@ def test_a_file_is_the_runs_own_by_its_folder_or_because_its_name_is_random(file
 
 def test_without_a_prompt_id_no_folder_is_ones_own() -> None:
     assert not run(prompt_id="").has_for_itself(OutputFile("2", "fixed.png"))
+
+
+def test_a_file_that_a_cached_node_names_may_be_had_by_another_run() -> None:
+    file, gone = OutputFile("2", "fixed.png"), OutputInvalid("It is not there.")
+    assert run().seen(file, gone) is gone
+    old = run(cached=frozenset({"2"})).seen(file, gone)
+    assert isinstance(old, OutputNotOwn)
+    assert "It is not there." in str(old)
 
 
 def test_what_others_may_write_to_is_kept_of_a_run_alone_only() -> None:

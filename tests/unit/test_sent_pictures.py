@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.catalog import Catalog, NodeClass
-from app.domain.errors import OutputInvalid, StorageFailed
+from app.domain.errors import OutputInvalid
 from app.storage.files import FileStore
-from worker.comfyui_answers import OutputFile, Picture
+from worker.comfyui_answers import Picture
 from worker.downloads import MOST_UNWRITTEN_BYTES, Downloads
 from worker.sent_pictures import SentPictures
+from worker.ui_answers import OutputFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +104,7 @@ async def test_pictures_are_bounded_in_number_and_bytes(downloads: Downloads) ->
     assert len(sent.told_in({})["outputs"]["a"]["images"]) == 1_000
     large = memoryview(PNG + bytes(2**20))
     downloads.sent(OutputFile("b", "large", "b", "websocket"), large)
-    with pytest.raises(StorageFailed, match="larger than"):
+    with pytest.raises(OutputInvalid, match="larger than"):
         await downloads.take(OutputFile("b", "large", "b", "websocket"))
     await downloads.drop()
 

@@ -28,7 +28,10 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="added to every HTTP answer")
     parser.add_argument("--step-seconds", type=float, default=defaults.step_seconds, metavar="SECONDS")
     parser.add_argument("--model-load-seconds", type=float, default=defaults.model_load_seconds, metavar="SECONDS")
-    parser.add_argument("--comfyui-version", default=defaults.version, metavar="VERSION")
+    parser.add_argument(
+        "--comfyui-version", default=defaults.version, metavar="VERSION", help="whose behaviour is shown"
+    )
+    parser.add_argument("--enable-assets", action="store_true", help="files have ids, from 0.33 on")
     parser.add_argument("--checkpoint", action="append", metavar="NAME", help="may be repeated; replaces the defaults")
     parser.add_argument("--lora", action="append", metavar="NAME", help="may be repeated; replaces the defaults")
     parser.add_argument("--cache", default=defaults.cache, help="classic, none or how many results are kept")
@@ -53,6 +56,7 @@ def _options(arguments: argparse.Namespace) -> StandinOptions:
         previews=not arguments.no_previews,
         metadata=not arguments.disable_metadata,
         cache=arguments.cache,
+        assets=arguments.enable_assets,
         faults=tuple(parse_fault(fault) for fault in arguments.fault),
     )
 

@@ -31,7 +31,7 @@ _HUGE: Final = 6 * 1024 * 1024
 """Characters of a huge message: more than the 4 MiB that a WebSocket client takes by default."""
 
 
-async def _slow_progress(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+async def slow_progress(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     steps, seconds = inputs["steps"], inputs["seconds_per_step"] / run.options.speed
     if not inputs.get("interruptible", True):
         await asyncio.sleep(steps * seconds)
@@ -46,7 +46,7 @@ async def _slow_progress(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((inputs["image"],))
 
 
-async def _raise_error(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+async def raise_error(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     await run.take_time(inputs.get("after_seconds", 0.0))
     message = inputs["message"]
     match inputs.get("kind", "RuntimeError"):
@@ -83,7 +83,7 @@ async def _silent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((inputs["image"],))
 
 
-async def _pass_on(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+async def pass_on(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     """Return the picture and nothing else, whatever outputs were promised."""
     return Result((inputs["image"],))
 
@@ -100,7 +100,7 @@ def acceptance_node_types() -> list[NodeType]:
     return [
         _node_type(
             "SlowProgress",
-            _slow_progress,
+            slow_progress,
             {"steps": integer(5, 0, 10_000), "seconds_per_step": decimal(0.2, 0.0, 600.0, step=0.01)},
             {
                 "preview": Input("BOOLEAN", {"default": False}),
@@ -110,7 +110,7 @@ def acceptance_node_types() -> list[NodeType]:
         ),
         _node_type(
             "RaiseError",
-            _raise_error,
+            raise_error,
             {"message": Input("STRING", {"default": "boom"})},
             {
                 "kind": choice(list(KINDS), default="RuntimeError"),
@@ -124,12 +124,12 @@ def acceptance_node_types() -> list[NodeType]:
         _node_type("SilentNode", _silent, {"seconds": seconds}),
         _node_type("SilentSleep", _silent, {"seconds": seconds}),
         replace(
-            _node_type("SlowChanged", _pass_on, {"seconds": seconds}),
+            _node_type("SlowChanged", pass_on, {"seconds": seconds}),
             fingerprint_seconds=lambda inputs: float(inputs["seconds"]),
         ),
-        replace(_node_type("ShortOutput", _pass_on, {}), outputs=("IMAGE", "MASK")),
-        _node_type("OptionalMask", _pass_on, {}, {"mask": Input("MASK")}),
-        replace(_node_type("AnyInputs", _pass_on, {}), takes_any=True),
+        replace(_node_type("ShortOutput", pass_on, {}), outputs=("IMAGE", "MASK")),
+        _node_type("OptionalMask", pass_on, {}, {"mask": Input("MASK")}),
+        replace(_node_type("AnyInputs", pass_on, {}), takes_any=True),
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor as Threads
 from typing import Any
 
+from worker.standin.assets import Assets
 from worker.standin.caching import ResultCache
 from worker.standin.console import Console
 from worker.standin.execution_log import Execution, ExecutionLog, Outcome
@@ -55,6 +56,7 @@ class Executor:
         self.cache = ResultCache(options.cache)
         self.threads = threads
         self.console = console
+        self.assets = Assets(folders, enabled=options.assets)
         self.afterwards: set[asyncio.Task[None]] = set()
         """What nodes have left to be done after them."""
         self.objects: dict[str, Any] = {}
@@ -115,6 +117,7 @@ class Executor:
         began = time.perf_counter()
         self.interrupted = False
         run = PromptRun(self, item, client_id, self._execution)
+        self._tell_assets("paused")
         outcome = await run.execute()
         late = self.faults.take(FaultKind.HISTORY_LATE, prompt_id=prompt_id)
         await asyncio.sleep(self.options.history_delay_seconds + (late.seconds if late else 0))
@@ -126,3 +129,9 @@ class Executor:
             frame = text_frame("executing", {"node": None, "prompt_id": prompt_id})
             self.sockets.send(frame, client_id, "executing")
         self.console.say_executed(time.perf_counter() - began)
+        self._tell_assets("resumed")
+
+    def _tell_assets(self, what: str) -> None:
+        """Tell everybody that the search for files waits or goes on, if there is one."""
+        if self.options.assets:
+            self.sockets.send(text_frame(f"assets.seed.{what}", {}))

@@ -28,6 +28,8 @@ class ExecutionOrder:
         self._cached = cached
         self._tells_readers = tells_readers
         self._waits_for: dict[str, set[str]] = {}
+        self._lazy: dict[str, dict[str, tuple[str, float]]] = {}
+        """Links that are followed only if the node asks for them: node → input → where it leads."""
         self._readers: dict[str, list[tuple[str, float]]] = {}
 
     def add(self, target: str) -> None:
@@ -48,12 +50,25 @@ class ExecutionOrder:
                 error = f"comfy_execution.graph.NodeNotFoundError: Node {node_id} not found"
                 raise ThreadDiedError("a link leads to no node", Place.ADD_NODE, error)
             self._waits_for[node_id] = set()
-            for source, slot in links_of(self._graph[node_id]):
+            for name, (source, slot) in links_of(self._graph[node_id]).items():
+                if self._is_lazy(node_id, name):
+                    self._lazy.setdefault(node_id, {})[name] = source, slot
+                    continue
                 if source not in self._cached:
                     stack.append(source)
                 links.append((source, slot, node_id))
         for source, slot, reader in links:
             self._note(source, slot, reader)
+
+    def need(self, node_id: str, names: set[str]) -> bool:
+        """Let a node wait for these of its lazy inputs; tell whether there are any."""
+        links = self._lazy.get(node_id, {})
+        wanted = [links.pop(name) for name in names if name in links]
+        for source, slot in wanted:
+            if source not in self._cached:
+                self.add(source)
+            self._note(source, slot, node_id)
+        return bool(wanted)
 
     @property
     def left(self) -> list[str]:
@@ -95,6 +110,12 @@ class ExecutionOrder:
                 text = f"{type(error).__name__}: {error}"
                 raise ThreadDiedError("a kept result has no such output", Place.CACHE_LINK, text) from error
 
+    def _is_lazy(self, node_id: str, name: str) -> bool:
+        """Tell whether an input is followed only when its node asks for it."""
+        node_type = self._types[self._graph[node_id]["class_type"]]
+        one = node_type.required.get(name) or node_type.optional.get(name)
+        return node_type.lazy is not None and one is not None and bool((one.config or {}).get("lazy"))
+
     def _distance(self, node_id: str) -> int:
         """Return how many nodes lie between this one and an output, as far as it matters."""
         if self._is_output(node_id):
@@ -112,6 +133,6 @@ class ExecutionOrder:
         return self._types[self._graph[node_id]["class_type"]].output_node
 
 
-def links_of(node: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return where a node's inputs lead, also those that its type has not."""
-    return [(value[0], value[1]) for value in node["inputs"].values() if is_link(value)]
+def links_of(node: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+    """Return input → where it leads, also of those that the node's type has not."""
+    return {name: (value[0], value[1]) for name, value in node["inputs"].items() if is_link(value)}

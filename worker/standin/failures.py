@@ -7,7 +7,8 @@ from typing import Any, Final
 from PIL import Image
 
 from worker.standin.console import Console
-from worker.standin.nodes import NodeError, NodeOutOfMemoryError, NodeType
+from worker.standin.nodes import NodeError, NodeOutOfMemoryError, NodeType, Several
+from worker.standin.versions import LINKS_NOTED, Version
 
 log = logging.getLogger(__name__)
 
@@ -16,12 +17,9 @@ _MEMORY_HINT: Final = (
     "accidentally set the batch_size to a large number."
 )
 
-_TRACEBACK: Final = (
-    '  File "/comfyui/execution.py", line 496, in execute\n',
-    '  File "/comfyui/execution.py", line 315, in get_output_data\n',
-    '  File "/comfyui/execution.py", line 289, in _async_map_node_over_list\n',
-    '  File "/comfyui/execution.py", line 277, in process_inputs\n',
-)
+_STEPS: Final = ("execute", "get_output_data", "_async_map_node_over_list", "process_inputs")
+_OLD_LINES: Final = (496, 315, 289, 277)
+_NEW_LINES: Final = (545, 344, 318, 306)
 _LAST_STEP: Final = '  File "/comfyui/nodes.py", line 80, in run\n'
 
 
@@ -29,13 +27,13 @@ class InterruptedPromptError(Exception):
     """The prompt was interrupted."""
 
 
-def describe_failure(error: Exception, inputs: Mapping[str, Any], nodes: list[str]) -> dict[str, Any]:
+def describe_failure(error: Exception, inputs: Mapping[str, Any], nodes: list[str], version: Version) -> dict[str, Any]:
     """Return the fields of `execution_error` that tell what went wrong."""
     out_of_memory = isinstance(error, NodeOutOfMemoryError)
     return {
         "exception_message": str(error) + (_MEMORY_HINT if out_of_memory else "\n"),
         "exception_type": _type_of(error),
-        "traceback": [*_TRACEBACK, _LAST_STEP],
+        "traceback": _traceback(newer=version >= LINKS_NOTED),
         "current_inputs": describe_inputs(inputs),
         "current_outputs": nodes,
     }
@@ -55,7 +53,7 @@ def cycle_failure(nodes: list[str]) -> dict[str, Any]:
 def tell_failure(console: Console, error: Exception) -> None:
     """Write into the log what ComfyUI writes when a node fails: the whole traceback is one piece."""
     console.say(f"!!! Exception during processing !!! {error}", "ERROR")
-    steps = "".join((*_TRACEBACK, _LAST_STEP))
+    steps = "".join(_traceback(newer=console.newer))
     console.say(f"Traceback (most recent call last):\n{steps}{_type_of(error)}: {error}\n", "ERROR")
     if isinstance(error, NodeOutOfMemoryError):
         if console.newer:
@@ -86,7 +84,15 @@ def complain_of_inputs(node_type: NodeType, inputs: Mapping[str, Any]) -> None:
 
 def describe_inputs(inputs: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the inputs as a failure shows them: plain values as they are, the rest printed."""
-    return {name: [_described(value)] for name, value in inputs.items()}
+    values = {name: value.values if isinstance(value, Several) else (value,) for name, value in inputs.items()}
+    return {name: [_described(member) for member in members] for name, members in values.items()}
+
+
+def _traceback(*, newer: bool) -> list[str]:
+    """Return the steps that lead to a node's function."""
+    lines = _NEW_LINES if newer else _OLD_LINES
+    steps = zip(lines, _STEPS, strict=True)
+    return [*(f'  File "/comfyui/execution.py", line {line}, in {step}\n' for line, step in steps), _LAST_STEP]
 
 
 def _type_of(error: Exception) -> str:

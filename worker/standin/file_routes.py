@@ -4,7 +4,7 @@ import asyncio
 import io
 import mimetypes
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from PIL import Image
@@ -12,6 +12,7 @@ from PIL import Image
 from worker.standin.faults import FaultKind, ViewFault
 from worker.standin.files import FOLDERS, OutsideFolderError
 from worker.standin.server import STANDIN, Standin
+from worker.standin.versions import GROWING_INPUTS
 
 _TYPES: Final = {
     ".png": "image/png",
@@ -19,11 +20,21 @@ _TYPES: Final = {
     ".webm": "video/webm",
     ".flac": "audio/x-flac",
     ".mp4": "video/mp4",
+    ".svg": "image/svg+xml",
+    ".md": "text/markdown",
 }
 """Where the machine's own table of types may be poor."""
 
 _UNSAFE_TYPES: Final = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
 """Never served as such: they would run in the browser."""
+
+_UNSAFER_TYPES: Final = _UNSAFE_TYPES | {
+    "application/javascript",
+    "application/x-javascript",
+    "application/ecmascript",
+    "message/rfc822",
+}
+"""The same from 0.33 on, where XML of any kind is one too, and they are to be downloaded, not shown."""
 
 
 async def view_file(request: web.Request) -> web.StreamResponse:
@@ -53,7 +64,21 @@ async def view_file(request: web.Request) -> web.StreamResponse:
     if request.query.get("channel", "rgba") in ("rgb", "a"):
         body = await asyncio.to_thread(_channel, path, request.query["channel"])
         return web.Response(body=body, content_type="image/png", headers=disposition)
-    return web.FileResponse(path, headers=disposition | {"Content-Type": _content_type(path)})
+    if standin.version < GROWING_INPUTS:
+        return web.FileResponse(path, headers=disposition | {"Content-Type": _content_type(path)})
+    return web.FileResponse(path, headers=_newer_headers(path, request.headers.get("Sec-Fetch-Dest")))
+
+
+def _newer_headers(path: Path, destination: str | None) -> dict[str, str]:
+    """Return how a file is described from 0.33 on."""
+    content_type = _guessed_type(path)
+    headers = {"X-Content-Type-Options": "nosniff"}
+    disposition = f'filename="{path.name}"'
+    if content_type in _UNSAFER_TYPES or content_type.endswith(("+xml", "/xml")):
+        headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
+        if not (destination == "image" and content_type == "image/svg+xml"):
+            content_type, disposition = "application/octet-stream", f"attachment; {disposition}"
+    return headers | {"Content-Disposition": disposition, "Content-Type": content_type}
 
 
 def _annotated(name: str) -> tuple[str, str | None]:
@@ -65,9 +90,14 @@ def _annotated(name: str) -> tuple[str, str | None]:
 
 
 def _content_type(path: Path) -> str:
-    """Return the type that a file's name stands for."""
-    guessed = _TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    """Return the type that a file's name stands for, if it is harmless."""
+    guessed = _guessed_type(path)
     return "application/octet-stream" if guessed in _UNSAFE_TYPES else guessed
+
+
+def _guessed_type(path: Path) -> str:
+    """Return the type that a file's name stands for."""
+    return _TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
 def _preview(path: Path, wanted: str) -> tuple[str, bytes]:
@@ -142,7 +172,11 @@ async def upload_image(request: web.Request) -> web.StreamResponse:
         )
     except OutsideFolderError:
         return web.Response(status=400)
-    return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
+    told: dict[str, Any] = {"name": name, "subfolder": subfolder, "type": kind}
+    if standin.options.assets:
+        path = standin.folders.inside(kind, subfolder) / name
+        told["asset"] = standin.executor.assets.uploaded(name, subfolder, kind, path)
+    return web.json_response(told)
 
 
 def _store_upload(standin: Standin, kind: str, subfolder: str, name: str, data: bytes, overwrite: bool) -> str:

@@ -8,6 +8,7 @@ import shutil
 import string
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 FOLDERS = ("output", "input", "temp")
 
@@ -25,10 +26,11 @@ class Target:
     name: str
     counter: int
 
-    def path(self, offset: int, suffix: str) -> Path:
-        """Return the path of the file `offset` places after the first."""
+    def path(self, offset: int, suffix: str, *, newer: bool = False) -> Path:
+        """Return the path of the file `offset` places after the first; newer savers put nothing behind the number."""
         name = self.name.replace("%batch_num%", str(offset))
-        return self.folder / f"{name}_{self.counter + offset:05}_{suffix}"
+        end = "" if newer else "_"
+        return self.folder / f"{name}_{self.counter + offset:05}{end}{suffix}"
 
 
 class Folders:
@@ -68,6 +70,20 @@ class Folders:
         """Return the names of the files that LoadImage offers."""
         return sorted(path.name for path in (self._base / "input").iterdir() if path.is_file())
 
+    def input_path(self, name: Any) -> Path:
+        """Return the path of a file that a loader names; the folder may stand behind the name, in brackets.
+
+        Raises
+        ------
+        OutsideFolderError, ValueError
+            If it is outside, or cannot be a path.
+        """
+        text, kind = str(name), "input"
+        for folder in FOLDERS:
+            if text.endswith(f" [{folder}]"):
+                text, kind = text.removesuffix(f" [{folder}]"), folder
+        return self.inside(kind, text)
+
     def target(self, prefix: str, kind: str, size: tuple[int, int]) -> Target:
         """Return where the next files with this prefix go, and make the folder.
 
@@ -91,9 +107,9 @@ class Folders:
         folder.mkdir(parents=True, exist_ok=True)
         return Target(folder, subfolder, name, _next_number(folder, name))
 
-    def temporary_prefix(self) -> str:
+    def temporary_prefix(self, name: str = "ComfyUI") -> str:
         """Return a prefix for a preview, with five letters that no other start of the server has."""
-        return "ComfyUI_temp_" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(5))
+        return f"{name}_temp_" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(5))
 
 
 def _next_number(folder: Path, name: str) -> int:

@@ -3,15 +3,18 @@
 import hashlib
 import io
 import json
+import struct
+import threading
 import uuid
+import weakref
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
-from worker.standin.files import Folders
+from worker.standin.files import Folders, OutsideFolderError
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import (
     Input,
@@ -28,6 +31,10 @@ from worker.standin.versions import LINKS_NOTED, parse_version
 MOST_PIXELS: Final = 256 * 1024 * 1024
 """Larger batches are answered with "out of memory", as on a real card."""
 
+_HEAD_BYTES: Final = 33
+"""Of a PNG: its mark and its header."""
+_PACKED: Final[dict[int, bytes]] = {}
+_PACKING: Final = threading.Lock()
 SAVE_HIDDEN: Final = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 _PREFIX_HELP: Final = (
@@ -71,11 +78,16 @@ async def _preview_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 async def _save(run: NodeRun, images: Images, prefix: str, kind: str) -> Result:
     """Write a batch as PNG files and name them."""
+    named = await save_pictures(run, images, prefix, kind)
+    return Result((images,) if hands_on(run.options) else (), {"images": named})
+
+
+async def save_pictures(run: NodeRun, images: Images, prefix: str, kind: str) -> list[dict[str, str]]:
+    """Write a batch as PNG files and return how they are named to clients."""
     subfolder, names = await run.in_thread(_write_batch, run.folders, images, prefix, kind, run.text_chunks())
     for name in names:
         run.saved(subfolder, name)
-    ui = {"images": [{"filename": name, "subfolder": subfolder, "type": kind} for name in names]}
-    return Result((images,) if hands_on(run.options) else (), ui)
+    return [{"filename": name, "subfolder": subfolder, "type": kind} for name in names]
 
 
 def _write_batch(
@@ -90,11 +102,29 @@ def _write_batch(
 
 
 def _write_png(picture: Image.Image, path: Path, chunks: Mapping[str, Any]) -> None:
-    """Write a PNG with its text chunks."""
-    info = PngInfo()
-    for key, value in chunks.items():
-        info.add_text(key, json.dumps(value))
-    picture.save(path, pnginfo=info, compress_level=4)
+    """Write a PNG with its text chunks, which come behind its header."""
+    packed = _packed(picture)
+    with path.open("wb") as file:
+        file.write(packed[:_HEAD_BYTES])
+        for key, value in chunks.items():
+            _write_chunk(file, b"tEXt", key.encode() + b"\0" + json.dumps(value).encode())
+        file.write(packed[_HEAD_BYTES:])
+
+
+def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+def _packed(picture: Image.Image) -> bytes:
+    """Return a PNG without text chunks, packed once however often a picture is saved, as long as a node has it."""
+    number = id(picture)
+    with _PACKING:
+        if number not in _PACKED:
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG", compress_level=4)
+            _PACKED[number] = buffer.getvalue()
+            weakref.finalize(picture, _PACKED.pop, number, None).atexit = False
+        return _PACKED[number]
 
 
 async def _save_image_websocket(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -112,49 +142,68 @@ def png_bytes(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _load_image(folders: Folders) -> NodeType:
-    """Return LoadImage, which offers the files of the input folder."""
+async def _load_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    picture, mask = await run.in_thread(_read_picture, run.folders.input_path(inputs["image"]))
+    return Result(((picture,), (mask,)))
 
-    def path_of(name: Any) -> Path:
-        text, kind = str(name), "input"
-        for folder in ("output", "input", "temp"):
-            if text.endswith(f" [{folder}]"):
-                text, kind = text.removesuffix(f" [{folder}]"), folder
-        return folders.inside(kind, text)
+
+async def _load_mask(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    picture, mask = await run.in_thread(_read_picture, run.folders.input_path(inputs["image"]))
+    channel = inputs["channel"]
+    return Result(((mask if channel == "alpha" else picture.getchannel(channel[0].upper()),),))
+
+
+def _read_picture(path: Path) -> tuple[Image.Image, Image.Image]:
+    """Return a picture the right way up, and the mask of what is seen through."""
+    with Image.open(path) as opened:
+        upright = ImageOps.exif_transpose(opened)
+    mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", upright.size)
+    return upright.convert("RGB"), mask
+
+
+def picture_loaders(folders: Folders) -> list[NodeType]:
+    """Return the node types that read a picture from the input folder."""
+    files = choice(folders.input_files, image_upload=True)
+    checks: dict[str, Any] = input_checks(folders, "image", "image")
+    return [
+        NodeType(
+            name="LoadImage",
+            display_name="Load Image",
+            run=_load_image,
+            required={"image": files},
+            outputs=("IMAGE", "MASK"),
+            **checks,
+        ),
+        NodeType(
+            name="LoadImageMask",
+            display_name="Load Image (as Mask)",
+            run=_load_mask,
+            required={"image": files, "channel": choice(["alpha", "red", "green", "blue"])},
+            outputs=("MASK",),
+            **checks,
+        ),
+    ]
+
+
+def input_checks(folders: Folders, name: str, what: str) -> dict[str, Any]:
+    """Return what a node type needs that checks by itself whether its input file is there, and notices new bytes."""
 
     def check(inputs: Mapping[str, Any]) -> Mapping[str, str]:
+        if name not in inputs:
+            return {}
+        fault = f"Invalid {what} file: {inputs[name]}"
         try:
-            present = path_of(inputs["image"]).is_file()
+            return {} if folders.input_path(inputs[name]).is_file() else {name: fault}
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the name, it names no file
-            return {"image": f"Invalid image file: {inputs['image']} ({error})"}
-        return {} if present else {"image": f"Invalid image file: {inputs['image']}"}
+            return {name: f"{fault} ({error})"}
 
     def fingerprint(inputs: Mapping[str, Any]) -> object:
         try:
-            return hashlib.sha256(path_of(inputs["image"]).read_bytes()).hexdigest()
-        except OSError:
+            return hashlib.sha256(folders.input_path(inputs[name]).read_bytes()).hexdigest()
+        except (OSError, OutsideFolderError):
             return None
 
-    def load(path: Path) -> tuple[Image.Image, Image.Image]:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-        mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", upright.size)
-        return upright.convert("RGB"), mask
-
-    async def run_it(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-        picture, mask = await run.in_thread(load, path_of(inputs["image"]))
-        return Result(((picture,), (mask,)))
-
-    return NodeType(
-        name="LoadImage",
-        display_name="Load Image",
-        run=run_it,
-        required={"image": choice(folders.input_files, image_upload=True)},
-        outputs=("IMAGE", "MASK"),
-        fingerprint=fingerprint,
-        check=check,
-        checked=frozenset({"image"}),
-    )
+    return {"check": check, "fingerprint": fingerprint, "checked": frozenset({name})}
 
 
 def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType]:
@@ -206,5 +255,5 @@ def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType
             output_node=True,
             fingerprint=lambda _: uuid.uuid4().hex,
         ),
-        _load_image(folders),
+        *picture_loaders(folders),
     ]

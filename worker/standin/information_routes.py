@@ -3,11 +3,18 @@
 import os
 import platform
 import sys
+from typing import Final
 
 from aiohttp import web
 
 from worker.standin.server import STANDIN
-from worker.standin.sockets import FEATURES
+from worker.standin.sockets import features
+from worker.standin.versions import GROWING_INPUTS
+
+_PACKAGES: Final = [
+    {"name": "comfyui-frontend-package", "installed": "1.49.6", "required": "1.49.6"},
+    {"name": "comfyui-workflow-templates", "installed": None, "required": "0.11.44"},
+]
 
 
 async def show_front_page(request: web.Request) -> web.StreamResponse:
@@ -21,17 +28,20 @@ async def show_system(request: web.Request) -> web.StreamResponse:
     standin = request.app[STANDIN]
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    newer = standin.version >= GROWING_INPUTS
     system = {
-        "os": os.name,
+        "os": sys.platform if newer else os.name,
         "ram_total": total,
         "ram_free": free,
         "comfyui_version": standin.options.version,
-        "required_frontend_version": "1.27.10",
+        "required_frontend_version": "1.49.6" if newer else "1.27.10",
         "installed_templates_version": None,
-        "required_templates_version": "0.1.95",
+        "required_templates_version": "0.11.44" if newer else "0.1.95",
+        **({"comfy_package_versions": _PACKAGES} if newer else {}),
         "python_version": f"{platform.python_version()} ({platform.python_implementation()})",
         "pytorch_version": "none (stand-in)",
         "embedded_python": False,
+        **({"deploy_environment": "local-git"} if newer else {}),
         "argv": ["standin", *sys.argv[1:]],
     }
     device = {
@@ -48,19 +58,21 @@ async def show_system(request: web.Request) -> web.StreamResponse:
 
 async def show_features(request: web.Request) -> web.StreamResponse:
     """Answer what the server can do."""
-    return web.json_response(FEATURES)
+    standin = request.app[STANDIN]
+    return web.json_response(features(standin.version, assets=standin.options.assets))
 
 
 async def show_node_types(request: web.Request) -> web.StreamResponse:
     """Answer every node type."""
-    types = request.app[STANDIN].types
-    return web.json_response({name: one.described() for name, one in types.items()})
+    standin = request.app[STANDIN]
+    return web.json_response({name: one.described(standin.version) for name, one in standin.types.items()})
 
 
 async def show_node_type(request: web.Request) -> web.StreamResponse:
     """Answer one node type; an unknown one is an empty object."""
-    name, types = request.match_info["name"], request.app[STANDIN].types
-    return web.json_response({name: types[name].described()} if name in types else {})
+    name, standin = request.match_info["name"], request.app[STANDIN]
+    known = name in standin.types
+    return web.json_response({name: standin.types[name].described(standin.version)} if known else {})
 
 
 async def show_model_folders(request: web.Request) -> web.StreamResponse:

@@ -4,18 +4,29 @@ from typing import Any
 
 from aiohttp import web
 
-from worker.standin.prompt_queue import PromptQueue, QueueItem
+from worker.standin.jobs import STATES, all_jobs, in_order, one_job
+from worker.standin.prompt_ids import is_canonical
 from worker.standin.server import STANDIN, Standin
 
 
+class _RefusedError(Exception):
+    """A parameter is wrong; the text says how."""
+
+
 async def list_jobs(request: web.Request) -> web.StreamResponse:
-    """Answer the jobs of some statuses."""
-    jobs = _jobs(request.app[STANDIN].queue)
-    if "status" in request.query:
-        wanted = request.query["status"].split(",")
-        jobs = [job for job in jobs if job["status"] in wanted]
-    offset = int(request.query.get("offset", "0"))
-    limit = int(request.query["limit"]) if "limit" in request.query else None
+    """Answer the jobs of some states, the newest first unless told otherwise."""
+    try:
+        wanted = _states(request.query.get("status", ""))
+        by = _one_of(request, "sort_by", ("created_at", "execution_duration"), "created_at")
+        order = _one_of(request, "sort_order", ("asc", "desc"), "desc")
+        limit = _limit(request.query.get("limit"))
+        offset = _offset(request.query.get("offset", "0"))
+    except _RefusedError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    jobs = [job for job in all_jobs(request.app[STANDIN].queue) if job["status"] in wanted]
+    if workflow := request.query.get("workflow_id"):
+        jobs = [job for job in jobs if job.get("workflow_id") == workflow]
+    jobs = in_order(jobs, by, descending=order == "desc")
     page = jobs[offset:] if limit is None else jobs[offset : offset + limit]
     more = offset + len(page) < len(jobs)
     pagination = {"offset": offset, "limit": limit, "total": len(jobs), "has_more": more}
@@ -24,10 +35,10 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
 
 async def show_job(request: web.Request) -> web.StreamResponse:
     """Answer one job; unlike in the history an unknown id is a 404."""
-    for job in _jobs(request.app[STANDIN].queue):
-        if job["id"] == request.match_info["job_id"]:
-            return web.json_response(job)
-    return web.json_response({"error": "Job not found"}, status=404)
+    job = one_job(request.app[STANDIN].queue, request.match_info["job_id"])
+    if job is None:
+        return web.json_response({"error": "Job not found"}, status=404)
+    return web.json_response(job)
 
 
 async def cancel_job(request: web.Request) -> web.StreamResponse:
@@ -36,41 +47,65 @@ async def cancel_job(request: web.Request) -> web.StreamResponse:
 
 
 async def cancel_jobs(request: web.Request) -> web.StreamResponse:
-    """Cancel several jobs."""
-    body = await request.json()
-    cancelled = [_cancel(request.app[STANDIN], job_id) for job_id in body["job_ids"]]
+    """Cancel several jobs; ids that are none are refused before anything is done."""
+    try:
+        body = await request.json()
+    except ValueError:
+        return web.json_response({"error": "Request body must be valid JSON"}, status=400)
+    job_ids = body.get("job_ids") if isinstance(body, dict) else None
+    if not isinstance(job_ids, list):
+        return web.json_response({"error": "job_ids must be a list"}, status=400)
+    if wrong := [job_id if isinstance(job_id, str) else repr(job_id) for job_id in job_ids if not is_canonical(job_id)]:
+        return web.json_response({"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}, status=400)
+    cancelled = [_cancel(request.app[STANDIN], job_id) for job_id in job_ids]
     return web.json_response({"cancelled": any(cancelled)})
 
 
 def _cancel(standin: Standin, job_id: str) -> bool:
-    """Cancel one job; tell whether there was one."""
-    if standin.queue.delete(job_id):
-        return True
+    """Cancel one job; tell whether there was one. Nothing else can begin to run in between."""
     if standin.queue.running is not None and standin.queue.running[1] == job_id:
         standin.console.say(f"Cancelling running prompt {job_id}")
         standin.executor.interrupt()
         return True
+    if any(item[1] == job_id for item in standin.queue.pending):
+        standin.console.say(f"Cancelling pending prompt {job_id}")
+        return standin.queue.delete(job_id)
     return False
 
 
-def _jobs(queue: PromptQueue) -> list[dict[str, Any]]:
-    """Return all jobs, newest first."""
-    jobs = [_job(item, "pending") for item in sorted(queue.pending, key=lambda item: item[:2], reverse=True)]
-    if queue.running is not None:
-        jobs.append(_job(queue.running, "in_progress"))
-    for entry in reversed(queue.history.values()):
-        job = _job(tuple(entry["prompt"]), _ended(entry["status"]))
-        jobs.append(job | {"outputs": entry["outputs"], "execution_status": entry["status"]})
-    return jobs
+def _states(text: str) -> tuple[str, ...]:
+    """Return the states that are asked for; all, if none is."""
+    wanted = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if wrong := [state for state in wanted if state not in STATES]:
+        raise _RefusedError(f"Invalid status value(s): {', '.join(wrong)}. Valid values: {', '.join(STATES)}")
+    return wanted or STATES
 
 
-def _job(item: QueueItem, status: str) -> dict[str, Any]:
-    created = item[3].get("create_time") if isinstance(item[3], dict) else None
-    return {"id": item[1], "status": status, "priority": item[0], "create_time": created}
+def _one_of(request: web.Request, name: str, values: tuple[str, str], default: str) -> str:
+    """Return a parameter that takes one of two values."""
+    value = request.query.get(name, default).lower()
+    if value not in values:
+        raise _RefusedError(f"{name} must be '{values[0]}' or '{values[1]}'")
+    return value
 
 
-def _ended(status: dict[str, Any]) -> str:
-    """Return the word for how a job ended."""
-    if status["completed"]:
-        return "completed"
-    return "cancelled" if status["messages"][-1][0] == "execution_interrupted" else "failed"
+def _limit(text: str | None) -> int | None:
+    """Return how many jobs are wanted at most."""
+    if text is None:
+        return None
+    number = _number("limit", text)
+    if number <= 0:
+        raise _RefusedError("limit must be a positive integer")
+    return number
+
+
+def _offset(text: str) -> int:
+    """Return how many jobs are left out first."""
+    return max(0, _number("offset", text))
+
+
+def _number(name: str, text: Any) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _RefusedError(f"{name} must be an integer") from None

@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from worker.standin import (
+    account_routes,
     control_routes,
     file_routes,
     information_routes,
@@ -22,7 +23,7 @@ from worker.standin import (
 from worker.standin.options import StandinOptions
 from worker.standin.server import STANDIN, Standin
 from worker.standin.sockets import MAX_UPLOAD_BYTES
-from worker.standin.versions import STRICT, Version, parse_version
+from worker.standin.versions import GROWING_INPUTS, STRICT, Version, parse_version
 
 __all__ = ["STANDIN", "Standin", "StandinOptions", "create_app"]
 
@@ -46,6 +47,13 @@ _GET: Final[dict[str, Handler]] = {
     "/experiment/models": information_routes.show_experimental_models,
 }
 
+_NEWER_GET: Final[dict[str, Handler]] = {
+    "/node_replacements": account_routes.show_replacements,
+    "/global_subgraphs": account_routes.show_subgraphs,
+    "/users": account_routes.show_users,
+    "/settings": account_routes.show_settings,
+}
+
 _POST: Final[dict[str, Handler]] = {
     "/prompt": prompt_routes.submit_prompt,
     "/queue": prompt_routes.change_queue,
@@ -53,6 +61,7 @@ _POST: Final[dict[str, Handler]] = {
     "/interrupt": prompt_routes.interrupt,
     "/free": prompt_routes.free_memory,
     "/upload/image": file_routes.upload_image,
+    "/upload/mask": file_routes.upload_image,
 }
 
 
@@ -109,8 +118,15 @@ def _routes(version: Version) -> list[web.RouteDef]:
             web.post("/api/jobs/cancel", job_routes.cancel_jobs),
             web.post("/api/jobs/{job_id}/cancel", job_routes.cancel_job),
         ]
+    shown = _GET
+    if version >= GROWING_INPUTS:
+        shown = _GET | _NEWER_GET
+        routes += [
+            web.get("/api/assets", account_routes.list_assets),
+            web.get("/internal/files/{kind}", account_routes.list_files),
+        ]
     for prefix in ("", "/api"):
-        routes += [web.get(prefix + path, handler) for path, handler in _GET.items()]
+        routes += [web.get(prefix + path, handler) for path, handler in shown.items()]
         routes += [web.post(prefix + path, handler) for path, handler in _POST.items()]
     return [*routes, web.get("/{path:.*}", _unknown)]
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,56 @@ def write_animated_webp(path: Path, images: Images, fps: float, lossless: bool, 
 def write_gif(path: Path, images: Images, fps: float) -> None:
     """Write the pictures as one animation."""
     images[0].save(path, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0)
+
+
+def write_deep_png(path: Path, picture: Image.Image) -> None:
+    """Write a PNG of 16 bits a channel."""
+    wide, high = picture.size
+    data = picture.convert("RGB").tobytes()
+    rows = (data[start : start + 3 * wide] for start in range(0, 3 * wide * high, 3 * wide))
+    deep = b"".join(b"\0" + bytes(value for byte in row for value in (byte, byte)) for row in rows)
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", wide, high, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(deep)),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def write_exr(path: Path, picture: Image.Image) -> None:
+    """Write an OpenEXR of floats, a scan line a block, without compression.
+
+    https://openexr.com/en/latest/OpenEXRFileLayout.html
+    """
+    wide, high = picture.size
+    window = struct.pack("<4i", 0, 0, wide - 1, high - 1)
+    channels = b"".join(name + struct.pack("<BiB3xii", 0, 2, 0, 1, 1) for name in (b"B", b"G", b"R")) + b"\0"
+    attributes = (
+        (b"channels", b"chlist", channels),
+        (b"compression", b"compression", b"\0"),
+        (b"dataWindow", b"box2i", window),
+        (b"displayWindow", b"box2i", window),
+        (b"lineOrder", b"lineOrder", b"\0"),
+        (b"pixelAspectRatio", b"float", struct.pack("<f", 1)),
+        (b"screenWindowCenter", b"v2f", struct.pack("<2f", 0, 0)),
+        (b"screenWindowWidth", b"float", struct.pack("<f", 1)),
+    )
+    header = struct.pack("<II", 20000630, 2)
+    header += b"".join(
+        b"%s\0%s\0%s%s" % (name, kind, struct.pack("<i", len(body)), body) for name, kind, body in attributes
+    )
+    header += b"\0"
+    planes = [channel.tobytes() for channel in reversed(picture.convert("RGB").split())]
+    lines = []
+    for row in range(high):
+        values = [byte / 255 for plane in planes for byte in plane[row * wide : (row + 1) * wide]]
+        lines.append(struct.pack("<ii", row, 12 * wide) + struct.pack(f"<{len(values)}f", *values))
+    first = len(header) + 8 * high
+    offsets = (first + row * len(lines[0]) for row in range(high))
+    path.write_bytes(header + struct.pack(f"<{high}Q", *offsets) + b"".join(lines))
 
 
 def write_webm(path: Path, images: Images, fps: float) -> None:

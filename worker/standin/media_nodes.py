@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.standin import media
+from worker.standin.growing_inputs import Groups, choosing
 from worker.standin.image_nodes import SAVE_HIDDEN, prefix_input
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer, modern_choice
+from worker.standin.versions import GROWING_INPUTS
 
 if TYPE_CHECKING:
     from worker.standin.values import Images, Sound
@@ -44,11 +46,42 @@ async def _create_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 async def _save_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     """Write WebM, for want of an H.264 encoder; ComfyUI writes MP4."""
+    if (codec := inputs.get("codec", "auto")) not in _OLD_CODECS:
+        raise ValueError(f"'{codec}' is not a valid VideoCodec")
     images, fps = inputs["video"]
     target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
     path = target.path(0, ".webm")
     await run.in_thread(media.write_webm, path, images, fps)
     return _one_file(run, path, target.subfolder, "images", {"animated": [True]})
+
+
+_OLD_CODECS: Final = ("auto", "h264")
+
+
+def _formats() -> Input:
+    """Return how a newer saver of videos is told container, codec and quality, each of which brings the next."""
+    color_space = modern_choice(["auto", "sRGB", "HDR", "HDR PQ"], default="auto")
+    again: Groups = {"required": {"crf": decimal(23.0, 0.0, 51.0, step=1.0), "color_space": color_space}}
+    encoding: Groups = {"optional": {"encoding": choosing({"auto": {}, "re-encode": again})}}
+    codecs: Groups = {"required": {"codec": choosing({"auto": {}, "h264": encoding, "av1": encoding})}}
+    return choosing({"auto": codecs, "mp4": codecs, "mkv": codecs, "webm": codecs})
+
+
+def _video_saver(how: Mapping[str, Input], **ages: Any) -> NodeType:
+    """Return a saver of videos that is told so how to write them."""
+    return NodeType(
+        name="SaveVideo",
+        display_name="Save Video",
+        category="image/video",
+        python_module="comfy_extras.nodes_video",
+        modern=True,
+        function="execute",
+        run=_save_video,
+        required={"video": Input("VIDEO"), "filename_prefix": prefix_input("video/ComfyUI"), **how},
+        hidden=SAVE_HIDDEN,
+        output_node=True,
+        **ages,
+    )
 
 
 def _one_file(run: NodeRun, path: Path, subfolder: str, key: str, more: Mapping[str, Any]) -> Result:
@@ -69,10 +102,6 @@ def _printed(value: Any) -> str:
         return json.dumps(value)
     except (TypeError, ValueError):
         return repr(value)
-
-
-async def _primitive(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((inputs["value"],))
 
 
 def media_node_types() -> list[NodeType]:
@@ -122,22 +151,14 @@ def media_node_types() -> list[NodeType]:
             optional={"audio": Input("AUDIO")},
             outputs=("VIDEO",),
         ),
-        NodeType(
-            name="SaveVideo",
-            display_name="Save Video",
-            category="image/video",
-            python_module="comfy_extras.nodes_video",
-            modern=True,
-            run=_save_video,
-            required={
-                "video": Input("VIDEO"),
-                "filename_prefix": prefix_input("video/ComfyUI"),
+        _video_saver(
+            {
                 "format": modern_choice(["auto", "mp4"], default="auto"),
-                "codec": modern_choice(["auto", "h264"], default="auto"),
+                "codec": modern_choice(list(_OLD_CODECS), default="auto"),
             },
-            hidden=SAVE_HIDDEN,
-            output_node=True,
+            gone=GROWING_INPUTS,
         ),
+        _video_saver({"format": _formats()}, since=GROWING_INPUTS),
         NodeType(
             name="SaveAudio",
             python_module="comfy_extras.nodes_audio",
@@ -156,15 +177,5 @@ def media_node_types() -> list[NodeType]:
             run=_preview_any,
             required={"source": Input("*", {})},
             output_node=True,
-        ),
-        NodeType(
-            name="PrimitiveStringMultiline",
-            display_name="String (Multiline)",
-            category="utils/primitive",
-            python_module="comfy_extras.nodes_primitive",
-            modern=True,
-            run=_primitive,
-            required={"value": Input("STRING", {"multiline": True})},
-            outputs=("STRING",),
         ),
     ]

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 from worker.standin.control_routes import is_local
 from worker.standin.faults import FaultKind
 from worker.standin.server import STANDIN
+from worker.standin.versions import GROWING_INPUTS
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ async def disturb(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse a page of another site that talks to a server on this machine."""
+    newer = request.app[STANDIN].version >= GROWING_INPUTS
+    if newer and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        return web.Response(status=403)
     if "Origin" in request.headers and "Host" in request.headers:
         host = urlsplit(f"//{request.headers['Host'].lower()}")
         origin = urlsplit(request.headers["Origin"].lower())

@@ -12,6 +12,7 @@ from worker.standin.faults import FaultKind, Faults
 from worker.standin.files import Folders
 from worker.standin.options import StandinOptions
 from worker.standin.sockets import progress_text_frame
+from worker.standin.versions import GROWING_INPUTS, parse_version
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from worker.standin.prompt_queue import PromptQueue
 
 T = TypeVar("T")
+
+_PREVIEW_METHODS = ("none", "auto", "latent2rgb", "taesd")
+"""What a prompt may say; anything else leaves it as the server has it."""
 
 PREVIEW_SIDE = 512
 """Previews fit a square of this side."""
@@ -114,6 +118,14 @@ class NodeRun:
         task = asyncio.create_task(call(), name="stand-in node afterwards")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @property
+    def previews(self) -> bool:
+        """Whether samplers send previews: from 0.33 on a prompt may say so itself."""
+        method = self.extra_data.get("preview_method") if isinstance(self.extra_data, dict) else None
+        if parse_version(self.options.version) < GROWING_INPUTS or method not in _PREVIEW_METHODS:
+            return self.options.previews
+        return bool(method != "none")
 
     @property
     def occasion(self) -> dict[str, str]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.standin.tracebacks import Place
+from worker.standin.versions import GROWING_INPUTS, Version
 
 if TYPE_CHECKING:
     from worker.standin.node_run import NodeRun
 
-Choices = Callable[[], list[str]]
+Choices = Callable[[], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,30 @@ class Input:
     config: Mapping[str, Any] | None = None
 
     def described(self) -> list[Any]:
-        """Return the input as `/object_info` and error bodies show it."""
-        kind = self.kind if isinstance(self.kind, str) else self.kind()
-        return [kind] if self.config is None else [kind, dict(self.config)]
+        """Return the input as `/object_info` shows it."""
+        return [self.shown_kind] if self.config is None else [self.shown_kind, _plain(self.config)]
+
+    def told(self) -> list[Any]:
+        """Return the input as error bodies show it, where there always is a config."""
+        return [self.shown_kind, _plain(self.config or {})]
+
+    @property
+    def shown_kind(self) -> str | list[Any]:
+        """The type's name, or the choices."""
+        return self.kind if isinstance(self.kind, str) else self.kind()
+
+
+def _plain(value: Any) -> Any:
+    """Return a config as JSON has it: one of a growing or choosing input holds other inputs."""
+    match value:
+        case Input():
+            return value.described()
+        case Mapping():
+            return {key: _plain(member) for key, member in value.items()}
+        case list() | tuple():
+            return [_plain(member) for member in value]
+        case _:
+            return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +60,15 @@ class Result:
 
     outputs: tuple[Any, ...] = ()
     ui: dict[str, Any] | None = None
+    raw: bool = False
+    """Whether the history shows `ui` as it is, which no ComfyUI does that was measured: it puts lists together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Values of an output that is a list: whatever reads it runs once for each."""
+
+    values: tuple[Any, ...]
 
 
 class NodeError(Exception):
@@ -79,9 +110,18 @@ class NodeType:
     required: Mapping[str, Input] = field(default_factory=dict)
     optional: Mapping[str, Input] = field(default_factory=dict)
     hidden: Mapping[str, str] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[Any, ...] = ()
+    """Types; a list of choices is one too."""
+    output_lists: tuple[bool, ...] = ()
+    """Which outputs are lists, whose members go on one by one; none, if it is empty."""
     output_names: tuple[str, ...] = ()
     output_node: bool = False
+    intermediate: bool = False
+    """Whether it shows something though it is no output, as some do from 0.33 on."""
+    since: Version = ()
+    """The first version that has it."""
+    gone: Version | None = None
+    """The first version that has it no more, or in another form."""
     display_name: str = ""
     description: str = ""
     category: str = "image"
@@ -93,7 +133,10 @@ class NodeType:
     takes_any: bool = False
     """Whether its function takes inputs of any name."""
     modern: bool = False
-    """Whether it is described in the newer form, which has more keys and puts the choices elsewhere."""
+    """Whether it is described in the newer form, which has more keys and puts the choices elsewhere; only there do
+    inputs grow and choose."""
+    lazy: Callable[[Mapping[str, Any]], list[str]] | None = None
+    """Returns which of its inputs marked `lazy` it needs now, from what it has; one that it has not is None."""
     fingerprint: Callable[[Mapping[str, Any]], object] | None = None
     """What else than its inputs decides whether the node must run again."""
     fingerprint_seconds: Callable[[Mapping[str, Any]], float] | None = None
@@ -102,8 +145,12 @@ class NodeType:
     """Returns input → fault, in place of the usual check of those inputs."""
     checked: frozenset[str] = frozenset()
     """The inputs that `check` looks at."""
+    checks_all: bool = False
+    """Whether it looks at every input, so that none of them is checked as usual."""
+    checks_types: bool = False
+    """Whether it looks at the types of what is linked, so that these are not checked as usual."""
 
-    def described(self) -> dict[str, Any]:
+    def described(self, version: Version) -> dict[str, Any]:
         """Return the node type as `/object_info` shows it."""
         groups = {"required": self.required, "optional": self.optional}
         inputs: dict[str, Any] = {
@@ -113,12 +160,13 @@ class NodeType:
         }
         if self.hidden:
             inputs["hidden"] = {name: [kind] if self.modern else kind for name, kind in self.hidden.items()}
-        modern = {"output_tooltips": [None] * len(self.outputs), "deprecated": False, "experimental": False}
+        newer = version >= GROWING_INPUTS
         return {
             "input": inputs,
             "input_order": {group: list(members) for group, members in inputs.items()},
+            **({"is_input_list": False} if newer else {}),
             "output": list(self.outputs),
-            "output_is_list": [False] * len(self.outputs),
+            "output_is_list": list(self.output_lists or [False] * len(self.outputs)),
             "output_name": list(self.output_names or self.outputs),
             "name": self.name,
             "display_name": self.display_name or (None if self.modern else self.name),
@@ -126,8 +174,25 @@ class NodeType:
             "python_module": self.python_module,
             "category": self.category,
             "output_node": self.output_node,
-            **(modern | {"api_node": False} if self.modern else {}),
+            **(self._described_more() if self.modern else {}),
+            **({"has_intermediate_output": self.intermediate, "search_aliases": []} if newer else {}),
+            **(_NEWEST_KEYS if newer and self.modern else {}),
         }
+
+    def _described_more(self) -> dict[str, Any]:
+        """Return the keys that only the newer form has."""
+        tooltips = [None] * len(self.outputs)
+        return {"output_tooltips": tooltips, "deprecated": False, "experimental": False, "api_node": False}
+
+
+_NEWEST_KEYS: Final = {
+    "search_aliases": None,
+    "output_matchtypes": None,
+    "dev_only": False,
+    "price_badge": None,
+    "essentials_category": None,
+}
+"""What 0.33 says more of a node type in the newer form."""
 
 
 def integer(default: int, least: int, most: int, **more: Any) -> Input:
@@ -145,6 +210,6 @@ def modern_choice(choices: list[str], **config: Any) -> Input:
     return Input("COMBO", {**config, "multiselect": False, "options": choices})
 
 
-def choice(choices: list[str] | Choices, **config: Any) -> Input:
+def choice(choices: list[Any] | Choices, **config: Any) -> Input:
     """Return an input that takes one of some values."""
     return Input(choices if callable(choices) else lambda: list(choices), config or None)

@@ -10,7 +10,7 @@ from worker.standin.faults import Fault
 class StandinOptions:
     """Options of one stand-in. Tests set the durations to 0."""
 
-    version: str = "0.3.64"
+    version: str = "0.33.0"
     """What `/system_stats` says, and whose behaviour is shown: see `versions.py`."""
     directory: Path | None = None
     """Holds `output`, `input` and `temp`; None means a temporary directory that goes with the server."""
@@ -50,6 +50,8 @@ class StandinOptions:
     """Whether PNG files carry the graph; off with `--disable-metadata`."""
     cache: str = "classic"
     """`classic` keeps the results of the preceding prompt, `none` keeps nothing, a number keeps that many results."""
+    assets: bool = False
+    """Whether files that are told of have ids, as with `--enable-assets` from 0.33 on."""
     max_history: int = 10_001
 
     faults: tuple[Fault, ...] = ()

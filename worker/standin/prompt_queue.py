@@ -81,11 +81,13 @@ class PromptQueue:
         self._changed()
 
     def delete(self, prompt_id: object) -> bool:
-        """Remove one waiting prompt of this id; tell whether there was one."""
+        """Remove one waiting prompt of this id; tell whether there was one. Of the last one everybody is told twice."""
         for item in self.pending:
             if item[1] == prompt_id:
                 self.pending.remove(item)
                 heapq.heapify(self.pending)
+                if not self.pending:
+                    self._changed()
                 self._changed()
                 return True
         return False

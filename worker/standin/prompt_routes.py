@@ -1,6 +1,5 @@
 """Handlers of prompts, queue and history."""
 
-import re
 import time
 import uuid
 from typing import Any, Final
@@ -8,7 +7,9 @@ from typing import Any, Final
 from aiohttp import web
 
 from worker.standin.faults import FaultKind
+from worker.standin.prompt_ids import is_canonical
 from worker.standin.prompt_queue import without_secrets
+from worker.standin.replacements import replace_nodes
 from worker.standin.server import STANDIN, Standin
 from worker.standin.validation import make_error, validate_prompt
 from worker.standin.versions import (
@@ -21,7 +22,9 @@ from worker.standin.versions import (
     TARGETED_INTERRUPT,
 )
 
-_CANONICAL: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ID_FORM: Final = (
+    "prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one"
+)
 
 
 async def submit_prompt(request: web.Request) -> web.StreamResponse:
@@ -43,13 +46,16 @@ async def submit_prompt(request: web.Request) -> web.StreamResponse:
         return refusal
     targets = body.get("partial_execution_targets") if standin.version >= PARTIAL_TARGETS else None
     strict = standin.version >= STRICT
-    if newer := standin.version >= LINKS_NOTED:
+    if standin.version >= LINKS_NOTED:
         _refuse_strange(body)
-    verdict = validate_prompt(body["prompt"], standin.types, targets, strict=strict, names_missing=newer)
+        replace_nodes(body["prompt"], standin.types)
+    verdict = validate_prompt(body["prompt"], standin.types, standin.version, targets)
     extra = body.get("extra_data", {})
     if "client_id" in body:
         extra["client_id"] = body["client_id"]
     if strict and isinstance(extra, dict):
+        if source := request.headers.get("Comfy-Usage-Source"):
+            extra.setdefault("comfy_usage_source", source)
         extra["create_time"] = int(time.time() * 1000)
     if verdict.error is not None:
         standin.console.say(f"invalid prompt: {verdict.error}", "WARNING")
@@ -88,9 +94,8 @@ def _prompt_id(standin: Standin, body: dict[str, Any]) -> tuple[str, web.Respons
     given = body.get("prompt_id")
     if given is None:
         return made, None
-    if not isinstance(given, str) or not _CANONICAL.fullmatch(given):
-        message = "prompt_id must be a canonical lowercase UUID"
-        error = make_error("invalid_prompt_id", message, str(given))
+    if not is_canonical(given):
+        error = make_error("invalid_prompt_id", "prompt_id must be a valid UUID", _ID_FORM)
         return made, web.json_response({"error": error, "node_errors": {}}, status=400)
     if standin.version >= NO_DUPLICATES and standin.queue.knows(given):
         return made, web.json_response({"error": "prompt_id already exists"}, status=409)

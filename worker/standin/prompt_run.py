@@ -4,20 +4,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from worker.standin.caching import CachedResult, is_link, output_at, signatures_of
+from worker.standin.caching import CachedResult, signatures_of
 from worker.standin.execution_log import Execution, Outcome
 from worker.standin.execution_order import ExecutionOrder
 from worker.standin.failures import (
     InterruptedPromptError,
-    complain_of_inputs,
     cycle_failure,
     describe_failure,
     tell_failure,
 )
 from worker.standin.faults import FaultKind, death_of
 from worker.standin.gpu_faults import broken
+from worker.standin.growing_inputs import PresentInputs, present_inputs
+from worker.standin.node_call import call_node, gather_inputs
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import (
     Blocked,
@@ -30,7 +32,7 @@ from worker.standin.nodes import (
 from worker.standin.prompt_queue import QueueItem
 from worker.standin.sockets import described_preview_frame, preview_frame, text_frame
 from worker.standin.tracebacks import Place
-from worker.standin.versions import LINKS_NOTED, PROGRESS_STATE
+from worker.standin.versions import GROWING_INPUTS, LINKS_NOTED, PROGRESS_STATE
 
 if TYPE_CHECKING:
     from worker.standin.execution import Executor
@@ -88,8 +90,11 @@ class PromptRun:
                     self._show_cached(node_id, kept, order)
                 else:
                     result = await self._run_node(node_id, order)
+                    if result is None:
+                        continue
                     self._executor.cache.store(signatures[node_id], result)
                 order.finish(node_id)
+            self._show_intermediate(signatures)
         except InterruptedPromptError:
             self._executor.console.say("Processing interrupted")
             self._message("execution_interrupted", self._failed_node(node_id), everybody=True)
@@ -101,7 +106,7 @@ class PromptRun:
             if isinstance(error, NodeOutOfMemoryError):
                 self._executor.models.unload()
             tell_failure(self._executor.console, error)
-            failure = describe_failure(error, self._current_inputs, list(self._graph))
+            failure = describe_failure(error, self._current_inputs, list(self._graph), self._executor.version)
             self._message("execution_error", self._failed_node(node_id) | failure)
             return Outcome.ERROR
         self._message("execution_success")
@@ -198,26 +203,41 @@ class PromptRun:
             text = f"{type(error).__name__}: {error}"
             raise ThreadDiedError("a kept result has no such output", Place.CACHE_UPDATE, text) from error
 
-    async def _run_node(self, node_id: str, order: ExecutionOrder) -> CachedResult:
-        """Run one node with its frames."""
+    def _show_intermediate(self, signatures: Mapping[str, str]) -> None:
+        """Show again what nodes have shown that are no outputs and need not run."""
+        if self._executor.version < GROWING_INPUTS:
+            return
+        for node_id in self._graph:
+            if self._type_of(node_id).intermediate and node_id not in self._outputs:
+                kept = self._executor.cache.get(signatures[node_id])
+                if kept is not None and kept.ui is not None:
+                    self._outputs[node_id] = kept.ui
+                    self._send_executed(node_id, kept.ui)
+
+    async def _run_node(self, node_id: str, order: ExecutionOrder) -> CachedResult | None:
+        """Run one node with its frames; None if it found that it needs one of its lazy inputs first."""
         state = {"value": 0.0, "max": 1.0, "state": "running"}
         self._states[node_id] = state | self._identity(node_id)
         self._send_states()
-        self._current_inputs = {}
-        inputs = self._current_inputs = self._inputs(node_id)
+        node_type, given = self._type_of(node_id), self._graph[node_id]["inputs"]
+        present = present_inputs(node_type, given)
+        inputs = self._current_inputs = {}
+        missing = gather_inputs(given, present, self._results, inputs)
         self._executor.current_node = node_id
         self._to_owner("executing", {"node": node_id, "display_node": node_id, "prompt_id": self._prompt_id})
-        node_type = self._type_of(node_id)
+        if node_type.lazy is not None and order.need(node_id, missing.intersection(node_type.lazy(inputs))):
+            return None
         blocker = next((value for value in inputs.values() if isinstance(value, Blocked)), None)
         if blocker is None:
             self.stop_if_interrupted()
-            result = await self._call(node_id, node_type, inputs)
+            result = await self._call(node_id, node_type, inputs, present)
         else:
             result = Result(tuple(Blocked(None) for _ in node_type.outputs))
             if blocker.message is not None:
                 self._send_blocked(node_id, blocker.message)
         self._execution.nodes.append(node_id)
-        if result.ui is not None:
+        if result.ui:
+            result = replace(result, ui=self._executor.assets.registered(result.ui, self._prompt_id))
             self._outputs[node_id] = result.ui
             self._send_executed(node_id, result.ui)
         kept = self._results[node_id] = CachedResult(result.outputs, result.ui)
@@ -227,7 +247,7 @@ class PromptRun:
         self._send_states()
         return kept
 
-    async def _call(self, node_id: str, node_type: NodeType, inputs: dict[str, Any]) -> Result:
+    async def _call(self, node_id: str, node_type: NodeType, inputs: dict[str, Any], present: PresentInputs) -> Result:
         """Call the node's coroutine, after the faults that wait for it."""
         executor = self._executor
         run = NodeRun(
@@ -257,31 +277,10 @@ class PromptRun:
             raise NodeOutOfMemoryError(fault.message or "CUDA out of memory. Tried to allocate 2.00 GiB")
         if fault := executor.faults.take(FaultKind.BROKEN_GPU, **occasion):
             raise broken(fault.gpu)
-        complain_of_inputs(node_type, inputs)
-        return await node_type.run(run, inputs)
+        return await call_node(node_type, run, inputs, present)
 
     def _type_of(self, node_id: str) -> NodeType:
         return self._executor.types[self._graph[node_id]["class_type"]]
-
-    def _inputs(self, node_id: str) -> dict[str, Any]:
-        """Return the values for a node's inputs: those that its type has, and whatever comes by a link.
-
-        Raises
-        ------
-        TypeError
-            If the output that a link asks for is no whole number.
-        """
-        node_type = self._type_of(node_id)
-        inputs: dict[str, Any] = {}
-        for name, value in self._graph[node_id]["inputs"].items():
-            if is_link(value):
-                source, slot = value
-                result = self._results.get(source)
-                there = result is not None and slot < len(result.outputs)
-                inputs[name] = output_at(result.outputs, slot) if result is not None and there else None
-            elif name in node_type.required or name in node_type.optional:
-                inputs[name] = value
-        return inputs
 
     def _failed_node(self, node_id: str) -> dict[str, Any]:
         """Return what the frames of a failure and of an interrupt share."""

@@ -1,18 +1,34 @@
 """All node types of a stand-in, and the folders of models that it claims to have."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from worker.standin.acceptance_nodes import acceptance_node_types
 from worker.standin.batch_nodes import batch_node_types
+from worker.standin.custom_sampling_nodes import custom_sampling_node_types
+from worker.standin.file_nodes import file_node_types
 from worker.standin.files import Folders
 from worker.standin.image_nodes import image_node_types
 from worker.standin.loader_nodes import loader_node_types
+from worker.standin.mask_nodes import mask_node_types
 from worker.standin.media_nodes import media_node_types
+from worker.standin.newer_nodes import newer_node_types
 from worker.standin.nodes import NodeType
 from worker.standin.options import StandinOptions
+from worker.standin.own_nodes import own_node_types
+from worker.standin.primitive_nodes import primitive_node_types
 from worker.standin.sampling_nodes import sampling_node_types
 from worker.standin.saver_nodes import saver_node_types
 from worker.standin.scaling_nodes import scaling_node_types
+from worker.standin.versions import GROWING_INPUTS, parse_version
+
+_NEWEST_FOLDERS: Final = (
+    "background_removal",
+    "frame_interpolation",
+    "geometry_estimation",
+    "optical_flow",
+    "detection",
+)
 
 
 def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]:
@@ -26,12 +42,21 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
         *acceptance_node_types(),
         *saver_node_types(),
         *batch_node_types(),
+        *primitive_node_types(),
+        *mask_node_types(),
+        *custom_sampling_node_types(),
+        *file_node_types(folders),
+        *newer_node_types(),
+        *own_node_types(),
     ]
-    return {one.name: one for one in types}
+    version = parse_version(options.version)
+    there = [one for one in types if version >= one.since and (one.gone is None or version < one.gone)]
+    return {one.name: one for one in there}
 
 
 def model_folders(options: StandinOptions) -> Mapping[str, tuple[str, ...]]:
     """Return folder → names of the model files in it."""
+    newer = parse_version(options.version) >= GROWING_INPUTS
     return {
         "checkpoints": options.checkpoints,
         "configs": (),
@@ -47,10 +72,13 @@ def model_folders(options: StandinOptions) -> Mapping[str, tuple[str, ...]]:
         "controlnet": (),
         "gligen": (),
         "upscale_models": options.upscale_models,
+        **({"latent_upscale_models": ()} if newer else {}),
         "custom_nodes": (),
+        **({"datasets": ()} if newer else {}),
         "hypernetworks": (),
         "photomaker": (),
         "classifiers": (),
         "model_patches": (),
         "audio_encoders": (),
+        **(dict.fromkeys(_NEWEST_FOLDERS, ()) if newer else {}),
     }

@@ -52,7 +52,7 @@ async def _upscale_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((Latent(width, height, latent.batch_size, latent.recipe, latent.source, latent.seconds),))
 
 
-async def _sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+async def sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     latent: Latent = inputs["latent_image"]
     model: Model = inputs["model"]
     recipe = Recipe(
@@ -70,7 +70,7 @@ async def _sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     steps = inputs["steps"]
     megapixels = latent.width * latent.height * latent.batch_size / 1_000_000
     step_seconds = run.options.step_seconds * megapixels / run.options.speed
-    show = run.options.previews and not latent.seconds
+    show = run.previews and not latent.seconds
     if show:
         first = await run.in_thread(_decoded, sampled, 0)
         sampled = replace(sampled, first=first)
@@ -189,7 +189,7 @@ def sampling_node_types() -> list[NodeType]:
             name="KSampler",
             category="sampling",
             description="Uses the provided model, positive and negative conditioning to denoise the latent image.",
-            run=_sample,
+            run=sample,
             required={
                 "model": model,
                 "seed": integer(

@@ -66,10 +66,6 @@ async def _save_and_delete(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result(ui={"images": [named]})
 
 
-async def _text(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((inputs["value"],))
-
-
 async def _save_as(run: NodeRun, images: Images, name: str) -> Result:
     """Write the first picture under this name, over whatever is there."""
     path, named = _place(run, name)
@@ -95,7 +91,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def saver_node_types() -> list[NodeType]:
-    """Return the node types of this module, and the text node that can give a prefix by a link."""
+    """Return the node types of this module."""
     return [
         _saver("FixedNameSaver", _save_by_name, {"name": _text_input("fixed")}),
         _saver("NoNameSaver", _save_without_name, {}),
@@ -109,17 +105,6 @@ def saver_node_types() -> list[NodeType]:
             {"name": _text_input("late"), "seconds": decimal(2.0, 0.0, 3600.0, step=0.01)},
         ),
         _saver("VanishingSaver", _save_and_delete, {"name": _text_input("gone")}),
-        NodeType(
-            name="PrimitiveString",
-            display_name="String",
-            category="utils/primitive",
-            python_module="comfy_extras.nodes_primitive",
-            modern=True,
-            function="execute",
-            run=_text,
-            required={"value": Input("STRING", {"multiline": False})},
-            outputs=("STRING",),
-        ),
     ]
 
 

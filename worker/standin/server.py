@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 from concurrent.futures import Executor as Threads
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -65,6 +67,13 @@ class Standin:
         self._renew()
         self.start()
         self.down = False
+
+    def install(self, **changes: Any) -> None:
+        """Have other files from now on, as when somebody copies them into the folders of a running server."""
+        self.options = replace(self.options, **changes)
+        self.models = model_folders(self.options)
+        described = node_types(self.options, self.folders)
+        self.types.update((name, described[name]) for name in self.types.keys() & described.keys())
 
     async def apply(self, fault: Fault) -> None:
         """Carry out a fault that happens at once, or arm one that waits."""

@@ -8,14 +8,26 @@ from typing import Any, Final
 from aiohttp import web
 
 from worker.standin.faults import FaultKind, Faults
+from worker.standin.versions import GROWING_INPUTS, Version
 
 MAX_UPLOAD_BYTES: Final = 100 * 1024 * 1024
 
-FEATURES: Final = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_BYTES}
-"""What `/features` and the answer to a client's `feature_flags` say."""
+_OLD_FEATURES: Final = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_BYTES}
+_NEW_FEATURES: Final = {
+    "supports_preview_metadata": True,
+    "supports_model_type_tags": True,
+    "max_upload_size": MAX_UPLOAD_BYTES,
+    "extension": {"manager": {"supports_v4": True}},
+    "node_replacements": True,
+}
 
 _PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 _IMAGE_KINDS: Final = {"JPEG": 1, "PNG": 2}
+
+
+def features(version: Version, *, assets: bool) -> dict[str, Any]:
+    """Return what `/features` and the answer to a client's `feature_flags` say."""
+    return {**_NEW_FEATURES, "assets": assets} if version >= GROWING_INPUTS else dict(_OLD_FEATURES)
 
 
 def text_frame(kind: str, data: Any) -> str:

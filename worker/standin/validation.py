@@ -1,10 +1,13 @@
-"""What `POST /prompt` checks, with the errors that ComfyUI 0.3.64 answers."""
+"""What `POST /prompt` checks, with the errors that ComfyUI answers, each age its own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from worker.standin.caching import is_link
+from worker.standin.growing_inputs import MATCHES, PresentInputs, present_inputs
 from worker.standin.nodes import Input, NodeType
+from worker.standin.versions import GROWING_INPUTS, LINKS_NOTED, Version
 
 Graph = dict[str, Any]
 Reasons = list[dict[str, Any]]
@@ -13,6 +16,8 @@ _LONGEST_LIST: Final = 20
 """Longer lists of choices are not repeated in an error."""
 
 _CONVERTERS: Final[Mapping[str, type]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+_CHOICE: Final = "COMBO"
+_ANY: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +35,9 @@ def make_error(kind: str, message: str, details: str = "") -> dict[str, Any]:
 
 
 def validate_prompt(
-    graph: Graph,
-    types: Mapping[str, NodeType],
-    targets: list[str] | None = None,
-    *,
-    strict: bool = False,
-    names_missing: bool = False,
+    graph: Graph, types: Mapping[str, NodeType], version: Version, targets: list[str] | None = None
 ) -> Verdict:
     """Check a prompt, coerce the values of its nodes in place and unwrap what is wrapped in `__value__`.
-
-    Later versions of ComfyUI name a cycle as such (`strict`), and a node type that is not there (`names_missing`).
 
     Raises
     ------
@@ -48,16 +46,13 @@ def validate_prompt(
     """
     for node_id in graph:
         if (name := graph[node_id].get("class_type")) is None or name not in types:
-            return Verdict(_missing_type(node_id, graph[node_id], names_missing=names_missing))
+            return Verdict(_missing_type(node_id, graph[node_id], names_missing=version >= LINKS_NOTED))
     wanted = [node_id for node_id in graph if types[graph[node_id]["class_type"]].output_node]
     if targets is not None:
         wanted = [node_id for node_id in wanted if node_id in targets]
     if not wanted:
         return Verdict(make_error("prompt_no_outputs", "Prompt has no outputs"))
-    if _has_cycle(graph, types, wanted):
-        kind = "dependency_cycle" if strict else "prompt_outputs_failed_validation"
-        return Verdict(make_error(kind, "Prompt outputs failed validation"))
-    return _Validation(graph, types).outputs(wanted)
+    return _Validation(graph, types, version).outputs(wanted)
 
 
 def _missing_type(node_id: str, node: Mapping[str, Any], *, names_missing: bool) -> dict[str, Any]:
@@ -80,10 +75,13 @@ def _missing_type(node_id: str, node: Mapping[str, Any], *, names_missing: bool)
 class _Validation:
     """The check of one prompt; each node is looked at once."""
 
-    def __init__(self, graph: Graph, types: Mapping[str, NodeType]) -> None:
+    def __init__(self, graph: Graph, types: Mapping[str, NodeType], version: Version) -> None:
         self._graph = graph
         self._types = types
+        self._newer = version >= GROWING_INPUTS
         self._done: dict[str, tuple[bool, Reasons]] = {}
+        self._path: dict[str, None] = {}
+        """The nodes that are being looked at, each because the one before reads it."""
 
     def outputs(self, wanted: list[str]) -> Verdict:
         """Check the outputs and what they depend on."""
@@ -93,15 +91,18 @@ class _Validation:
         for output in wanted:
             try:
                 valid, reasons = self._node(output)
-            except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            except _OldCycleError:
+                valid, reasons = False, []
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
                 valid, reasons = False, [_exception_reason("exception_during_validation", error)]
                 self._done[output] = valid, reasons
+            self._path.clear()
             if valid:
                 good.append(output)
                 continue
             details += [f"{reason['message']}: {reason['details']}" for reason in reasons]
             for node_id, (_, faults) in self._done.items():
-                if faults and self._depends(output, node_id):
+                if faults:
                     entry = {"errors": faults, "dependent_outputs": [], "class_type": self._class_type(node_id)}
                     node_errors.setdefault(node_id, entry)["dependent_outputs"].append(output)
         if good:
@@ -114,72 +115,89 @@ class _Validation:
         """Return a node's type."""
         return str(self._graph[node_id]["class_type"])
 
-    def _depends(self, output: str, node_id: str) -> bool:
-        """Tell whether an output needs a node."""
-        seen: set[str] = set()
-        stack = [output]
-        while stack:
-            current = stack.pop()
-            if current == node_id:
-                return True
-            if current not in seen and current in self._graph:
-                seen.add(current)
-                stack += _linked(self._graph[current])
-        return False
-
     def _node(self, node_id: str) -> tuple[bool, Reasons]:
         """Check one node and those above it; return whether all are valid, and its own faults."""
         if node_id in self._done:
             return self._done[node_id]
+        if node_id in self._path:
+            return self._cycle(node_id)
         node_type = self._types[self._graph[node_id]["class_type"]]
         values = self._graph[node_id]["inputs"]
+        present = present_inputs(node_type, values)
         valid, reasons = True, Reasons()
-        for name, one in {**node_type.required, **node_type.optional}.items():
+        self._path[node_id] = None
+        for name, one in present.all.items():
             if name not in values:
-                if name in node_type.required:
-                    message = "Required input is missing"
-                    reasons.append(_reason("required_input_missing", message, name, input_name=name))
+                if name in present.required:
+                    reasons.append(_missing_input(name, present))
             elif isinstance(values[name], list):
-                valid = self._link(name, one, values[name], reasons) and valid
+                valid = self._link(name, one, node_type, values[name], reasons) and valid
             else:
                 self._value(name, one, node_type, values, reasons)
-        if node_type.check is not None and not reasons:
-            for name, fault in node_type.check(values).items():
-                message, details = "Custom validation failed for node", f"{name} - {fault}"
-                reasons.append(_reason("custom_validation_failed", message, details, input_name=name))
-        self._done[node_id] = valid and not reasons, reasons
+        self._path.pop(node_id, None)
+        reasons += _custom_reasons(node_type, present, values)
+        before = self._done.get(node_id, (True, Reasons()))
+        self._done[node_id] = before[0] and valid and not reasons, before[1] + reasons
         return self._done[node_id]
 
-    def _link(self, name: str, one: Input, link: list[Any], reasons: Reasons) -> bool:
+    def _cycle(self, node_id: str) -> tuple[bool, Reasons]:
+        """Blame the nodes of a cycle, of which this one was met again.
+
+        Raises
+        ------
+        _OldCycleError
+            In versions that go round until Python stops them, and blame nobody.
+        """
+        if not self._newer:
+            raise _OldCycleError
+        path = list(self._path)
+        nodes = path[path.index(node_id) :]
+        way = " -> ".join(f"{one} ({self._class_type(one)})" for one in [*nodes, node_id])
+        for one in nodes:
+            reason = _reason("dependency_cycle", "Dependency cycle detected", way, node_id=one, cycle_nodes=nodes)
+            self._done[one] = False, [reason]
+        return self._done[node_id]
+
+    def _link(self, name: str, one: Input, node_type: NodeType, link: list[Any], reasons: Reasons) -> bool:
         """Check a link and the node it leads to; return whether that node is valid."""
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             reasons.append(_input_reason("bad_linked_input", message, name, name, one, link))
             return True
-        source = self._graph[link[0]]
-        received = self._types[source["class_type"]].outputs[link[1]]
-        kind = one.kind if isinstance(one.kind, str) else "COMBO"
-        if received != kind and "*" not in (received, kind):
+        received = self._types[self._graph[link[0]]["class_type"]].outputs[link[1]]
+        if not node_type.checks_types and not self._fits(received, one.shown_kind):
             reasons.append(
                 _reason(
                     "return_type_mismatch", "Return type mismatch between linked nodes",
-                    f"{name}, received_type({received}) mismatch input_type({kind})",
-                    input_name=name, input_config=one.described(), received_type=received, linked_node=link,
+                    f"{name}, received_type({received}) mismatch input_type({one.shown_kind})",
+                    input_name=name, input_config=one.told(), received_type=received, linked_node=link,
                 )
             )  # fmt: skip
             return True
         try:
             return self._node(link[0])[0]
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             reason = _exception_reason("exception_during_inner_validation", error)
             reason["extra_info"] |= {
                 "input_name": name,
-                "input_config": one.described(),
+                "input_config": one.told(),
                 "exception_message": str(error),
                 "linked_node": link,
             }
+            self._path.pop(link[0], None)
             self._done[link[0]] = False, [reason]
             return False
+
+    def _fits(self, received: Any, wanted: Any) -> bool:
+        """Tell whether an output may go into an input: types may be alternatives, with commas between them."""
+        if received == wanted or _ANY in (received, wanted):
+            return True
+        if self._newer and (MATCHES in (received, wanted) or (isinstance(received, list) and wanted == _CHOICE)):
+            return True
+        if not isinstance(received, str) or not isinstance(wanted, str):
+            return False
+        given, taken = ({part.strip() for part in one.split(",")} for one in (received, wanted))
+        return bool(given & taken) or (self._newer and _ANY in given | taken)
 
     def _value(self, name: str, one: Input, node_type: NodeType, values: dict[str, Any], reasons: Reasons) -> None:
         """Coerce a value and check it against limits and choices."""
@@ -195,7 +213,7 @@ class _Validation:
                 reason["extra_info"]["exception_message"] = str(error)
                 reasons.append(reason)
                 return
-        if name in node_type.checked:
+        if name in node_type.checked or node_type.checks_all:
             return
         config = one.config or {}
         if "min" in config and value < config["min"]:
@@ -204,14 +222,53 @@ class _Validation:
         elif "max" in config and value > config["max"]:
             message = f"Value {value} bigger than max of {config['max']}"
             reasons.append(_input_reason("value_bigger_than_max", message, name, name, one, value))
-        elif not isinstance(one.kind, str) and value not in (choices := one.kind()):
-            long = len(choices) > _LONGEST_LIST
-            listed = f"(list of length {len(choices)})" if long else str(choices)
-            details = f"{name}: '{value}' not in {listed}"
-            reason = _input_reason("value_not_in_list", "Value not in list", details, name, one, value)
-            if long:
-                reason["extra_info"]["input_config"] = None
-            reasons.append(reason)
+        else:
+            self._choice(name, one, value, reasons)
+
+    def _choice(self, name: str, one: Input, value: Any, reasons: Reasons) -> None:
+        """Check a value against the choices, if there are any; several may be chosen where the newer form says so."""
+        if isinstance(one.kind, str):
+            if one.kind != _CHOICE or not self._newer:
+                return
+            choices = list((one.config or {}).get("options", []))
+        else:
+            choices = one.kind()
+        many = self._newer and isinstance(value, list) and bool((one.config or {}).get("multiselect"))
+        wrong = [member for member in (value if many else [value]) if member not in choices]
+        if not wrong:
+            return
+        long = len(choices) > _LONGEST_LIST
+        listed = f"(list of length {len(choices)})" if long else str(choices)
+        shown = ", ".join(map(repr, wrong)) if self._newer else f"'{value}'"
+        details = f"{name}: {shown} not in {listed}"
+        reason = _input_reason("value_not_in_list", "Value not in list", details, name, one, value)
+        if long:
+            reason["extra_info"]["input_config"] = None
+        reasons.append(reason)
+
+
+class _OldCycleError(Exception):
+    """A node depends on itself, and the version does not name it."""
+
+
+def _custom_reasons(node_type: NodeType, present: PresentInputs, values: Mapping[str, Any]) -> Reasons:
+    """Return what a node that checks its own inputs finds: of what is linked it sees nothing yet."""
+    if node_type.check is None:
+        return []
+    declared = {name: value for name, value in values.items() if name in present.all or is_link(value)}
+    seen = {name: None if is_link(value) else value for name, value in declared.items()}
+    message = "Custom validation failed for node"
+    faults = node_type.check(seen)
+    return [
+        _reason("custom_validation_failed", message, f"{name} - {fault}" if fault else name, input_name=name)
+        for name, fault in faults.items()
+    ]
+
+
+def _missing_input(name: str, present: PresentInputs) -> dict[str, Any]:
+    """Return the reason of an input that is not there; of one with dots its last part is told."""
+    shown = name.rpartition(".")[2] if present.paths else name
+    return _reason("required_input_missing", "Required input is missing", shown, input_name=name)
 
 
 def _reason(kind: str, message: str, details: str, **extra_info: Any) -> dict[str, Any]:
@@ -221,7 +278,7 @@ def _reason(kind: str, message: str, details: str, **extra_info: Any) -> dict[st
 
 def _input_reason(kind: str, message: str, details: str, name: str, one: Input, value: Any) -> dict[str, Any]:
     """Return an entry that describes the input and shows what was received."""
-    return _reason(kind, message, details, input_name=name, input_config=one.described(), received_value=value)
+    return _reason(kind, message, details, input_name=name, input_config=one.told(), received_value=value)
 
 
 def _exception_reason(kind: str, error: Exception) -> dict[str, Any]:
@@ -232,37 +289,3 @@ def _exception_reason(kind: str, error: Exception) -> dict[str, Any]:
     exception_type = type(error).__name__
     message = f"Exception when validating {inner}node"
     return _reason(kind, message, str(error), exception_type=exception_type, traceback=traceback)
-
-
-def _linked(node: Mapping[str, Any]) -> list[str]:
-    """Return the ids that a node's inputs link to."""
-    inputs = node.get("inputs")
-    values = inputs.values() if isinstance(inputs, dict) else ()
-    return [value[0] for value in values if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)]
-
-
-def _has_cycle(graph: Graph, types: Mapping[str, NodeType], wanted: list[str]) -> bool:
-    """Tell whether an output depends on a node that depends on itself, by inputs that the nodes' types have."""
-
-    def linked(node_id: str) -> list[str]:
-        inputs, node_type = graph[node_id].get("inputs"), types[graph[node_id]["class_type"]]
-        names = {**node_type.required, **node_type.optional}
-        known = {name: value for name, value in inputs.items() if name in names} if isinstance(inputs, dict) else {}
-        return _linked({"inputs": known})
-
-    finished: set[str] = set()
-    for start in wanted:
-        path: list[tuple[str, list[str]]] = [(start, linked(start))]
-        on_path = {start}
-        while path:
-            node_id, above = path[-1]
-            if not above:
-                path.pop()
-                on_path.discard(node_id)
-                finished.add(node_id)
-            elif (following := above.pop()) in on_path:
-                return True
-            elif following not in finished and following in graph:
-                path.append((following, linked(following)))
-                on_path.add(following)
-    return False

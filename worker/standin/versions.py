@@ -22,6 +22,10 @@ LINKS_NOTED: Final[Version] = (0, 33)
 """Who reads an output is noted, which can end the execution thread; the log is coloured, and more of what is no object
 is refused with 500."""
 
+GROWING_INPUTS: Final[Version] = (0, 33)
+"""Inputs that grow and choose; choices in the newer form are checked, a cycle and a missing node type are named, node
+types that are gone are replaced; a node that is no output can show something. Some of it came between 0.4 and 0.33."""
+
 NO_DUPLICATES: Final[Version] = (0, 34)
 """409 for an id that is known; 0.33 still takes it."""
 

@@ -6,8 +6,8 @@ import uuid
 from aiohttp import WSMsgType, web
 
 from worker.standin.faults import FaultKind
-from worker.standin.server import STANDIN
-from worker.standin.sockets import FEATURES, Connection, text_frame
+from worker.standin.server import STANDIN, Standin
+from worker.standin.sockets import Connection, features, text_frame
 
 
 async def open_websocket(request: web.Request) -> web.StreamResponse:
@@ -29,13 +29,13 @@ async def open_websocket(request: web.Request) -> web.StreamResponse:
         async for message in ws:
             if message.type is WSMsgType.TEXT and first:
                 first = False
-                await _take_features(connection, message.data)
+                await _take_features(standin, connection, message.data)
     finally:
         sockets.leave(connection)
     return ws
 
 
-async def _take_features(connection: Connection, text: str) -> None:
+async def _take_features(standin: Standin, connection: Connection, text: str) -> None:
     """Read what the client can do, which only its first message may tell; anything else is ignored."""
     try:
         message = json.loads(text)
@@ -44,4 +44,4 @@ async def _take_features(connection: Connection, text: str) -> None:
         return
     if isinstance(offered, dict):
         connection.describes_previews = offered.get("supports_preview_metadata") is True
-        await connection.write(text_frame("feature_flags", FEATURES))
+        await connection.write(text_frame("feature_flags", features(standin.version, assets=standin.options.assets)))

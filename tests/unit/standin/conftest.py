@@ -13,7 +13,8 @@ def running_standin() -> StartStandin:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    """A client of a fast stand-in."""
-    async with serve_standin() as client:
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """A client of a fast stand-in, of the version that the test asks for."""
+    version = getattr(request, "param", None)
+    async with serve_standin(**({} if version is None else {"version": version})) as client:
         yield client

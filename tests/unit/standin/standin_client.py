@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp.test_utils import TestServer
 
 from worker.standin.main import STANDIN, Standin, StandinOptions, create_app
@@ -83,6 +84,11 @@ async def frames_until(ws: aiohttp.ClientWebSocketResponse, kind: str, **data: A
                 if last["type"] == kind and all(last["data"].get(key) == value for key, value in data.items()):
                     return frames
 
+
+OLD = pytest.mark.parametrize("client", ["0.3.64"], indirect=True, ids=["0.3.64"])
+"""For tests of what only the older age does."""
+
+BOTH = pytest.mark.parametrize("client", ["0.3.64", "0.33.0"], indirect=True)
 
 StartStandin = Callable[..., AbstractAsyncContextManager[Client]]
 """Starts a stand-in with these options besides the fast ones."""

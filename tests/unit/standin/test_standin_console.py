@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from unit.standin.standin_client import Client, StartStandin, frames_until, graph_through, image_graph
+from unit.standin.standin_client import OLD, Client, StartStandin, frames_until, graph_through, image_graph
 
 from worker.standin.faults import Fault, FaultKind, death_of
 from worker.standin.tracebacks import Place, pieces
@@ -24,6 +24,7 @@ async def die(client: Client, graph: dict[str, Any]) -> None:
         await client.get("/queue")
 
 
+@OLD
 async def test_a_run_is_told_with_its_time(client: Client) -> None:
     await client.run(image_graph())
     told = await log_of(client)
@@ -43,6 +44,7 @@ async def test_the_log_as_one_text_has_the_time_before_each_piece(client: Client
     assert (await client.get("/api/internal/logs/raw"))[0] == 404
 
 
+@OLD
 async def test_the_traceback_of_a_failed_node_is_one_piece_and_the_run_has_an_end(client: Client) -> None:
     await client.run(graph_through("RaiseError", message="boom"))
     _, raw = await client.get("/internal/logs/raw")
@@ -71,6 +73,7 @@ async def test_of_a_death_deep_in_a_node_the_thread_is_not_named_any_more(client
     assert len(client.standin.console.entries) == 300
 
 
+@OLD
 async def test_of_a_death_by_exit_nothing_is_told(client: Client) -> None:
     await die(client, graph_through("RaiseError", message="bye", kind="system_exit"))
     assert await log_of(client) == "Starting server\n\ngot prompt\n"
@@ -90,6 +93,7 @@ async def test_a_death_on_demand_is_told_or_not(client: Client, kind: str, logge
     await ws.close()
 
 
+@OLD
 async def test_a_restart_begins_a_new_log(client: Client) -> None:
     await die(client, graph_through("RaiseError", message="quiet", kind="keyboard_interrupt"))
     await client.standin.restart()

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 from unit.standin.standin_client import (
+    OLD,
     Client,
     StartStandin,
     frames_until,
@@ -166,6 +167,7 @@ async def test_a_connection_can_be_cut_before_anything_happens(client: Client) -
     assert client.standin.log.accepted == []
 
 
+@OLD
 async def test_an_answer_can_be_lost_after_the_prompt_was_queued(client: Client) -> None:
     await arm(client, "lose_answer")
     with pytest.raises(aiohttp.ClientConnectionError):
