@@ -21,6 +21,11 @@ class Written:
 
 _EXPONENT: Final = re.compile(rb"\d[eE]([+-]?\d{1,3})(?!\d)")
 """In a text it may stand too, which then counts for longer than it is."""
+_MARK: Final = "\U0010ffff"
+"""A code point that is no character, and never will be."""
+_MARKED: Final = re.compile(f"{_MARK}([0-9a-f]{{4}})")
+_UNKEPT: Final = re.compile(f"[\0\ud800-\udfff{_MARK}]")
+_HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _ANY_DIGIT: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
 """What a number of so many digits is when each is taken for a zero: a regular expression looks thirty times as long."""
@@ -37,7 +42,12 @@ def dump_bytes(value: Any) -> bytes:
         return orjson.dumps(value, default=_as_it_is)
     except TypeError:
         # An integer of more than 64 bits: clients' graphs may hold any.
-        return json.dumps(value, ensure_ascii=False, default=_plain).encode()
+        text = json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half a character, which has no form in UTF-8.
+        return json.dumps(value, default=_plain).encode()
 
 
 def _as_it_is(value: Any) -> orjson.Fragment:
@@ -68,4 +78,48 @@ def kept_bytes(value: Any) -> int:
 def loads(text: str) -> Any:
     """Return what the JSON text says. Integers of any size stay exact: orjson makes floats of those above 64 bits."""
     may_be_long = _LONG_NUMBER in text.encode("utf-8", "surrogatepass").translate(_ANY_DIGIT)
-    return json.loads(text) if may_be_long else orjson.loads(text)
+    try:
+        return json.loads(text) if may_be_long else orjson.loads(text)
+    except orjson.JSONDecodeError:
+        # Half a character, which orjson refuses; what is no JSON is refused here as well.
+        return json.loads(text)
+
+
+def dump_kept(value: Any) -> str:
+    """Return the value as JSON that PostgreSQL can keep as JSONB, whatever texts are in it: see `as_sent`."""
+    text = dumps(value)
+    # A surrogate, when it had to be written in ASCII, and NUL always stand there as an escape.
+    if _MARK not in text and r"\u0000" not in text and not _HALF.search(text):
+        return text
+    return dumps(_marked(value))
+
+
+def as_sent(text: str) -> str:
+    """Return as JSON text what `dump_kept` made a JSON text that PostgreSQL has kept.
+
+    JSONB holds neither NUL nor half a character. They stand there as a mark and four hexadecimal digits, which no text
+    has by chance: the mark itself is written so too.
+    """
+    return _MARKED.sub(_unmarked, text) if _MARK in text else text
+
+
+def name_of(text: str) -> str:
+    """Return a text out of what `dump_kept` wrote as it can be shown."""
+    return _MARKED.sub("?", text)
+
+
+def load_kept(text: str) -> Any:
+    """Return the value that `dump_kept` wrote."""
+    return loads(as_sent(text))
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNKEPT.sub(lambda found: f"{_MARK}{min(ord(found[0]), 0xFFFF):04x}", value)
+    if isinstance(value, dict):
+        return {_marked(key): _marked(each) for key, each in value.items()}
+    return [_marked(each) for each in value] if isinstance(value, list) else value
+
+
+def _unmarked(found: re.Match[str]) -> str:
+    return _MARK if found[1] == "ffff" else rf"\u{found[1]}"

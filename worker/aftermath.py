@@ -168,7 +168,7 @@ class Aftermath:
             return []
         for other in others:
             graph = job.workflow if job.workflow is not None else graph_of(job, other)
-            if graph is not None and not check_against(graph, other):
+            if graph is not None and not check_against(graph, other).faults:
                 return avoid
         return []
 

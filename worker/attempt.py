@@ -14,6 +14,7 @@ from app.domain.errors import (
     BackendForgot,
     BackendLost,
     BackendStalled,
+    NoOutput,
     OutputInvalid,
     OutputNotOwn,
 )
@@ -22,6 +23,8 @@ from worker.comfyui import Place
 from worker.comfyui_answers import Ending, read_ending
 from worker.ledger import Ledger
 from worker.ownership import Run, is_in_own_folder
+from worker.passes import Passes
+from worker.sent_pictures import SentPictures
 from worker.stopping import stop_prompt
 from worker.submission import Submission, prepared
 from worker.watch import Watch
@@ -71,15 +74,23 @@ class Attempt:
         self._stall_s = stall_s
         self._measures = measures
         self._graph: Graph = {}
+        self._folder_id = job.prompt_id or ""
+        self._deadline: float | None = None
+        """Once it has begun: of all its prompts together."""
         self._alone = False
+        self.left_out: str | None = None
+        """What the backend would not run of the graph, and why."""
         self._from_the_start = False
         """Whether this worker has had it ever since it was claimed."""
         self._watch = Watch(backend.name, measures)
         self._watch.cancelling = job.phase is Phase.CANCELLING
         self.ledger = Ledger(job, claim, backend.name, store, events, measures, self._watch)
+        self._passes = Passes(backend, self._watch, self._folder_id)
         self._feed = pictures.of(job.job_id, job.attempt)
         self._watch.on_picture = self._feed.show
         self.downloads = downloads
+        self._sent = SentPictures(downloads)
+        self._watch.on_sent = self._sent.take
         self._watch.on_saved = self._expect
         self._entry: dict[str, Any] | None = None
 
@@ -121,6 +132,8 @@ class Attempt:
         self._alone = sent.alone or self.job.repeated
         self._from_the_start = claimed_at is not None
         self._watch.follow(self._graph)
+        self._sent.follow(self._graph, self.backend.catalog)
+        self._passes.follow(self._graph)
         # What was told of this attempt by whoever had it before: it never falls.
         self._watch.fold.percent = self.job.progress
         if claimed_at is not None:
@@ -138,7 +151,7 @@ class Attempt:
     async def _run(self, claimed_at: float | None) -> bool:
         with ExitStack() as following:
             following.callback(self._feed.end)
-            following.enter_context(self.backend.following(self.ledger.prompt_id, self._watch))
+            self._listen(following)
             found = claimed_at is None and await self._found_again()
             await self.backend.sole_use.enter(self._watch, alone=self._alone, at_once=found)
             if not found:
@@ -150,10 +163,19 @@ class Attempt:
                 accepted = await self._submit(claimed_at if claimed_at is not None else _NEVER)
                 if accepted != self.ledger.prompt_id:
                     self.ledger.prompt_id = accepted
-                    following.enter_context(self.backend.following(accepted, self._watch))
-            if self._entry is None:
-                return await self._follow()
-        return True
+                    self._passes.rename(accepted)
+                    self._listen(following)
+            ended = self._entry is not None or await self._follow()
+            while ended and await self._passes.go_on(self._told):
+                self._watch.again()
+                self._listen(following)
+                # One that has ended already is not heard of any more.
+                self._entry = await self.backend.comfyui.history(self._passes.prompt_id)
+                ended = self._entry is not None or await self._follow()
+        return ended
+
+    def _listen(self, following: ExitStack) -> None:
+        following.enter_context(self.backend.following(self._passes.prompt_id, self._watch))
 
     def leave(self) -> None:
         """Nothing more is wanted of the backend."""
@@ -163,14 +185,17 @@ class Attempt:
         """Return how it ended, as the history proves; the backend's slot is free by then. Raises `BackendLost`."""
         if self._watch.ended_at is None:
             self._watch.ended_at = time.monotonic()
-        if self._entry is None:
-            self._entry = await self._history()
-        return read_ending(self._entry)
+        self._entry = await self._told()
+        ending = read_ending(self._sent.told_in(self._passes.together(self._entry)))
+        if isinstance(ending.failure, NoOutput | None) and self._sent.are_wanted and self._watch.ever_missed:
+            raise BackendLost("Pictures that it sends through the event socket were lost with the connection.")
+        return ending
 
     def made(self, ending: Ending) -> Run:
         """Return what is known of the run that left these outputs."""
         return Run(
-            prompt_id=self.ledger.prompt_id,
+            prompt_id=self._passes.prompt_id,
+            folder_id=self._folder_id,
             graph=self._graph,
             alone=self._alone,
             watched=self._from_the_start,
@@ -180,7 +205,7 @@ class Attempt:
 
     def _expect(self, files: list[OutputFile]) -> None:
         """Files were saved while the run goes on; those of its own folder nobody else will touch."""
-        self.downloads.expect(file for file in files if is_in_own_folder(file, self.ledger.prompt_id))
+        self.downloads.expect(file for file in files if is_in_own_folder(file, self._folder_id))
 
     async def _found_again(self) -> bool:
         """Whether the backend knows the prompt of an attempt that was taken over; raises `BackendForgot` if it did."""
@@ -198,8 +223,10 @@ class Attempt:
         if self.job.repeated and await self._store.last_error(self.claim) in _OF_OLD_FILES:
             await self.backend.comfyui.forget_results()
         sent_at = time.monotonic()
+        self._watch.ever_missed = not self.backend.healthy
         self.backend.will_load(self.ledger.prompt_id, self._graph)
         accepted = await submission.send(self._graph, self.ledger.prompt_id)
+        self.left_out = submission.left_out
         if not submission.noted:
             self.ledger.sent = self._graph, sent_at
         return accepted
@@ -208,10 +235,10 @@ class Attempt:
         """Return once the prompt has ended; False when it was stopped and left nothing to be read."""
         watch, now = self._watch, time.monotonic()
         # Time in ComfyUI's own queue does not count, unless it lasts as long again.
-        deadline = now + 2 * self.job.timeout_seconds + 60
+        deadline = self._deadline or now + 2 * self.job.timeout_seconds + 60
         looked_at = now
         telling: asyncio.Task[None] | None = None
-        began = False
+        began = self._deadline is not None
         try:
             while not watch.ended.is_set():
                 watch.seen()
@@ -222,6 +249,7 @@ class Attempt:
                     await self._leave_standstill()
                 if watch.began_at is not None and not began:
                     began, deadline = True, time.monotonic() + self.job.timeout_seconds
+                    self._deadline = deadline
                 if began and telling is None:
                     if await watch.news_within(SHORT_S):
                         continue
@@ -255,7 +283,7 @@ class Attempt:
         patience = 3
         while True:
             try:
-                place, entry = await self.backend.comfyui.locate(self.ledger.prompt_id)
+                place, entry = await self.backend.comfyui.locate(self._passes.prompt_id)
             except BackendLost:
                 patience -= 1
                 if not patience:
@@ -267,7 +295,7 @@ class Attempt:
             if place is Place.RUNNING:
                 self._watch.begin()
                 if time.monotonic() - self._watch.heard_at > self._stall_s:
-                    self.backend.stand_still(self.ledger.prompt_id)
+                    self.backend.stand_still(self._passes.prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
                     self.backend.saw_running((await self.backend.comfyui.at_hand())[0], self._stall_s)
@@ -277,17 +305,19 @@ class Attempt:
         """Leave a backend that stands still; what waits in its queue is taken out, for the day on which it goes on."""
         still = self.backend.standstill
         with contextlib.suppress(BackendLost):
-            await self.backend.comfyui.stop(self.ledger.prompt_id)
+            await self.backend.comfyui.stop(self._passes.prompt_id)
         stalled = BackendStalled("The backend stopped making progress; the job moves on.")
-        if still is not None and still.prompt_id == self.ledger.prompt_id:
+        if still is not None and still.prompt_id == self._passes.prompt_id:
             stalled = BackendStalled("The backend stopped for good while it executed this job.")
             stalled.under_it, stalled.certain = True, still.certain
         raise stalled
 
-    async def _history(self) -> dict[str, Any]:
-        """Read the history, which is there when `executing null` has come."""
+    async def _told(self) -> dict[str, Any]:
+        """Return the history of the prompt that has ended, which is there when `executing null` has come."""
+        if self._entry is not None:
+            return self._entry
         for number in range(20):
-            entry = await self.backend.comfyui.history(self.ledger.prompt_id)
+            entry = await self.backend.comfyui.history(self._passes.prompt_id)
             if entry is not None:
                 return entry
             await asyncio.sleep(0.02 * (number + 1))
@@ -308,4 +338,6 @@ class Attempt:
             raise AttemptTimeout(f"{took}, and was stopped.")
 
     async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:
-        return await stop_prompt(self.backend, self.ledger.prompt_id, self._watch, self._stall_s, late=late)
+        entry = await stop_prompt(self.backend, self._passes.prompt_id, self._watch, self._stall_s, late=late)
+        await self._passes.stop_others()
+        return entry

@@ -98,6 +98,8 @@ class Backend:
         self.sole_use = SoleUse(self._tell_slot)
         self.stopping: set[str] = set()
         """Prompts that are to end and do not: it is given no more before it obeys."""
+        self.stranger_at = 0.0
+        """When it last said something of a prompt that nobody here follows, by the monotonic clock."""
         self.stale: frozenset[str] = frozenset()
         """Prompts of ours in its queue that nobody waits for any more, and that did not end when they were told to."""
         self.models: list[str] = []
@@ -381,6 +383,8 @@ class Backend:
         follower = self._followers.get(prompt_id)
         if follower is not None:
             follower.feed(kind, data)
+        else:
+            self.stranger_at = time.monotonic()
 
     def _show(self, picture: Picture) -> None:
         """Hand a picture to who follows its prompt, and to nobody if that cannot be known."""

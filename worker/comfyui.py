@@ -9,7 +9,7 @@ import logging
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from aiohttp import ClientError, ClientTimeout, ClientWSTimeout
@@ -37,6 +37,10 @@ FORGET_S: Final = 0.5
 """An idle server has noticed within this time that it is to forget."""
 _CLOSE_S: Final = 2.0
 _MOST_MARKED: Final = 10_000
+_LAST: Final = (8, 64, 1_000)
+"""So many of the prompts that ended last are looked through, as far as that is needed: each comes with its graph."""
+MARK: Final = "genonaut"
+"""Key in a prompt's `extra_data` by which we know our own: of which attempt it is, and as what it was sent."""
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
 """Older servers take every interrupt for a global one (COMFYUI, section 11)."""
 _JSON: Final = {"Content-Type": "application/json"}
@@ -49,6 +53,14 @@ class UnclearSubmission(BackendLost):
     """The POST got no proper answer: the prompt may be queued all the same. Look it up before sending it again."""
 
     code = "backend_unclear"
+
+
+class Accepted(NamedTuple):
+    """What became of a submission that the server took."""
+
+    prompt_id: str
+    left_out: str | None
+    """What it will not run of it, and why; None when it runs all."""
 
 
 class Place(StrEnum):
@@ -70,11 +82,14 @@ class ComfyUI:
         self._max_message_bytes = max_message_bytes
         self._downloading = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
         self.version = ""
+        self._cancels = True
+        """Whether it may have `POST /api/jobs/{id}/cancel`."""
 
     async def system_stats(self) -> Stats:
         """Return the server's memory and version, and note the version."""
         stats = read_stats(await self._get_object("/system_stats"))
-        self.version = stats.version
+        if stats.version != self.version:
+            self.version, self._cancels = stats.version, True
         return stats
 
     async def object_info(self) -> Offer:
@@ -91,13 +106,13 @@ class ComfyUI:
             log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
         return offer
 
-    async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> str:
+    async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> Accepted:
         """Queue a prompt and return the id under which the server has it: an old one gives it another.
 
         Raises
         ------
         WorkflowRefused, BackendLacksModel
-            The server will not run the graph; one that it accepted in part is taken back.
+            The server will not run the graph, not even a part of it.
         UnclearSubmission
             It may be queued or not.
         """
@@ -114,11 +129,9 @@ class ComfyUI:
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
-        if answer.get("node_errors"):
-            # 200 all the same: outputs that do not validate are dropped, the rest would run (section 0, point 6).
-            await self.stop(accepted)
-            raise read_refusal(answer)
-        return accepted
+        # Outputs that do not validate are dropped, and the rest runs (section 0, point 6).
+        refused = read_refusal(answer) if answer.get("node_errors") else None
+        return Accepted(accepted, f"A part of the workflow did not run. {refused}" if refused else None)
 
     async def locate(self, prompt_id: str) -> tuple[Place, dict[str, Any] | None]:
         """Return where the prompt is, and its history entry if it has finished.
@@ -145,12 +158,24 @@ class ComfyUI:
         entries = read_object(raw).get("entries") if status == HTTPStatus.OK else None
         return read_log(entries) if isinstance(entries, list) else LogSays.UNREADABLE
 
-    async def marked_prompts(self, mark: str) -> list[str]:
-        """Return the ids of queued and running prompts that carry this key in their `extra_data`."""
+    async def marked_prompts(self) -> dict[str, str]:
+        """Return our queued and running prompts: id → the id under which the run was sent; a node may queue it anew.
+
+        Running ones come first.
+        """
         queue = await self._get_object("/queue")
-        items = [*listed(queue.get("queue_running")), *listed(queue.get("queue_pending"))]
-        whole = [item for item in items if len(item) > 3 and isinstance(item[3], dict) and mark in item[3]]
-        return list(filter(None, (prompt_id_of(item[1]) for item in whole[:_MOST_MARKED])))
+        return _runs([*listed(queue.get("queue_running")), *listed(queue.get("queue_pending"))][:_MOST_MARKED])
+
+    async def marked_since(self, prompt_id: str) -> dict[str, str]:
+        """Return the same of the prompts that have ended since this one had, the oldest first."""
+        ended: dict[str, Any] = {}
+        for most in _LAST:
+            ended = await self._get_object(f"/history?max_items={most}")
+            if prompt_id in ended or len(ended) < most:
+                break
+        since = list(ended)[list(ended).index(prompt_id) + 1 :] if prompt_id in ended else list(ended)
+        prompts = [ended[each].get("prompt") for each in since if isinstance(ended[each], dict)]
+        return _runs(listed(prompts))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """Return the history entry of a prompt that has ended, else None."""
@@ -158,11 +183,23 @@ class ComfyUI:
         return found if isinstance(found, dict) else None
 
     async def stop(self, prompt_id: str) -> None:
-        """Delete the prompt from the queue, then interrupt it where it runs; each alone can miss (point 9)."""
+        """Take the prompt out of the queue, or interrupt it where it runs: sent, and not confirmed yet.
+
+        Newer servers do both in one step, which cannot hit the prompt that runs next. With older ones it takes two, of
+        which each alone can miss (point 9).
+        """
+        if self._cancels and await self._cancel(prompt_id):
+            return
         await self._ok("POST", "/queue", {"delete": [prompt_id]})
         if not self._interrupts_targeted() and (await self.locate(prompt_id))[0] is not Place.RUNNING:
             return
         await self._ok("POST", "/interrupt", {"prompt_id": prompt_id})
+
+    async def _cancel(self, prompt_id: str) -> bool:
+        """Whether the server has the route by which newer ones cancel a prompt; it is not asked again if it has not."""
+        status, raw = await self._request("POST", f"/api/jobs/{prompt_id}/cancel", {})
+        self._cancels = status == HTTPStatus.OK and isinstance(read_object(raw).get("cancelled"), bool)
+        return self._cancels
 
     async def free_memory(self) -> None:
         """Have the server unload its models and forget its results, as soon as nothing runs (section 1)."""
@@ -300,6 +337,16 @@ class ComfyUI:
                     return response.status, await read_whole(response, path)
         except ON_THE_WIRE as error:
             raise away(error) from error
+
+
+def _runs(prompts: list[list[Any]]) -> dict[str, str]:
+    found = {}
+    for prompt in prompts:
+        prompt_id, extra = (prompt_id_of(prompt[1]), prompt[3]) if len(prompt) > 3 else (None, None)
+        if prompt_id is not None and isinstance(extra, dict) and MARK in extra:
+            mark = extra[MARK]
+            found[prompt_id] = prompt_id_of(mark.get("prompt_id") if isinstance(mark, dict) else None) or prompt_id
+    return found
 
 
 def _json(value: Any) -> bytes:

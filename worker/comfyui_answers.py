@@ -23,6 +23,7 @@ from app.domain.errors import (
     OutputInvalid,
     WorkflowRefused,
 )
+from app.domain.progress import node_name
 from app.domain.text import clean, traceback_of, word
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ _MOST_FRAME_BYTES: Final = 4 * 2**20
 """Of a frame of text. A longer one is not looked at: how a run ended stands in the history too."""
 _MOST_FRAME_MARKS: Final = 200_000
 _MOST_METADATA_BYTES: Final = 2**16
-MOST_PICTURE_BYTES: Final = 16 * 2**20
-"""Of a picture that is shown while it comes into being."""
+SENT: Final = "websocket"
+"""Instead of a folder of ComfyUI's: the picture came through the event socket, and is nowhere else."""
 _MOST_MEMORY_BYTES: Final = 2**50
 _MOST_REASONS: Final = 5
 
@@ -97,7 +98,8 @@ class Picture:
 
     image: memoryview
     prompt_id: str | None
-    """None in the old form, which does not say whose it is."""
+    """None in the old form, which does not say whose it is, and of what node."""
+    node_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +133,13 @@ def _picture(frame: memoryview) -> Picture | None:
         return None
     kind, number = _HEAD.unpack_from(frame)
     if kind == _PREVIEW:
-        return _small(Picture(frame[_HEAD.size :], None))
+        return Picture(frame[_HEAD.size :], None)
     end = _HEAD.size + number
     if kind != _PREVIEW_WITH_METADATA or end >= len(frame) or number > _MOST_METADATA_BYTES:
         return None
-    prompt_id = prompt_id_of(read_object(bytes(frame[_HEAD.size : end])).get("prompt_id"))
-    return _small(Picture(frame[end:], prompt_id)) if prompt_id is not None else None
-
-
-def _small(picture: Picture) -> Picture | None:
-    """Return the picture; None when it is so large that nobody would look at it, and it is not to be held for that."""
-    return picture if len(picture.image) <= MOST_PICTURE_BYTES else None
+    said = read_object(bytes(frame[_HEAD.size : end]))
+    prompt_id = prompt_id_of(said.get("prompt_id"))
+    return Picture(frame[end:], prompt_id, node_name(said.get("node_id"))) if prompt_id is not None else None
 
 
 def prompt_id_of(value: Any) -> str | None:

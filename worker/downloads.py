@@ -11,6 +11,7 @@ from app.cancellation import end_tasks
 from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn, StorageFailed
 from app.domain.text import clean
 from app.storage.files import Received
+from worker.comfyui_answers import SENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -26,6 +27,9 @@ AHEAD: Final = 4
 """So many files are received before they are asked for; each is held in memory if it is small."""
 TIMES_AS_MUCH: Final = 4
 """All outputs of an attempt may have together so many times the bytes that one of them may have."""
+MOST_UNWRITTEN_BYTES: Final = 256 * 2**20
+"""Of pictures that have come through the event socket and are still in memory."""
+_PIECE_BYTES: Final = 2**18
 TRIES: Final = 4
 """Downloads of a file before the attempt is given up: the picture is there, only the way to it is disturbed."""
 
@@ -43,14 +47,21 @@ class Downloads:
         self._comfyui = comfyui
         self._files = files
         self._max_output_bytes = max_output_bytes
+        self._unwritten = 0
+        self._sent: dict[tuple[str | None, ...], asyncio.Task[Received]] = {}
         self._coming: dict[tuple[str | None, ...], asyncio.Task[Received]] = {}
+
+    def sent(self, file: OutputFile, image: memoryview) -> None:
+        """Receive a file that has come by itself, through the event socket; waits for nothing."""
+        receiving = self._files.receive(self._written(image), self._max_output_bytes)
+        self._sent[file.content] = asyncio.create_task(receiving, name="sent-picture")
 
     def expect(self, files: Iterable[OutputFile]) -> None:
         """Begin with the first of these files, which are likely to be asked for; waits for nothing."""
         for file in files:
             if len(self._coming) >= AHEAD:
                 return
-            if file.content not in self._coming:
+            if file.content not in self._coming and file.folder != SENT:
                 receiving = self._receive(file)
                 self._coming[file.content] = asyncio.create_task(receiving, name="download")
 
@@ -61,6 +72,8 @@ class Downloads:
         ------
         OutputInvalid, StorageFailed, BackendLost
         """
+        if file.folder == SENT:
+            return await self._take_sent(file)
         if (coming := self._coming.pop(file.content, None)) is not None:
             # What failed before it was asked for is nobody's failure yet.
             with contextlib.suppress(AttemptFailed):
@@ -73,6 +86,12 @@ class Downloads:
                 log.warning("download %s of %s failed, trying again: %s", number, clean(file.filename, 100), error)
                 await asyncio.sleep(0.2 * 2**number)
         return await self._receive(file)
+
+    async def _take_sent(self, file: OutputFile) -> Received:
+        sent = self._sent.pop(file.content, None)
+        if sent is None:
+            raise OutputInvalid(f"The backend named the picture {clean(file.filename, 100)} and has not sent it.")
+        return await sent
 
     async def take_shared(self, file: OutputFile, run: Run, number: int) -> Received:
         """Return what a file holds that other runs may write to as well, if it can be shown to be of this run.
@@ -109,8 +128,9 @@ class Downloads:
 
     async def drop(self) -> None:
         """End what nobody took, and delete it."""
-        dropped, self._coming = self._coming, {}
-        for received in await end_tasks(dropped.values()) if dropped else ():
+        dropped = [*self._coming.values(), *self._sent.values()]
+        self._coming, self._sent = {}, {}
+        for received in await end_tasks(dropped) if dropped else ():
             if isinstance(received, Received):
                 await self._files.discard(received)
 
@@ -131,6 +151,20 @@ class Downloads:
             # It comes again, or is not kept.
             self._size -= size
             raise
+
+    async def _written(self, image: memoryview) -> AsyncGenerator[bytes, None]:
+        """Yield a picture that has come, while those that are not written yet leave room for it."""
+        size = len(image)
+        self._unwritten += size
+        try:
+            if self._unwritten > MOST_UNWRITTEN_BYTES:
+                raise OutputInvalid("The backend sent more pictures at once than can be held.")
+            self._size += size
+            self._require_room()
+            for start in range(0, size, _PIECE_BYTES):
+                yield bytes(image[start : start + _PIECE_BYTES])
+        finally:
+            self._unwritten -= size
 
     def _require_room(self) -> None:
         most = TIMES_AS_MUCH * self._max_output_bytes

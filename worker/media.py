@@ -26,7 +26,6 @@ from PIL import (
 
 from app.domain.errors import OutputInvalid
 from app.domain.text import clean
-from worker.comfyui_answers import MOST_PICTURE_BYTES
 from worker.picture_heads import MOST_PIXELS_SCALED, Excerpt, read_head, read_orientation, require_sound_png
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
     from worker.picture_heads import Head
 
+MOST_PREVIEW_BYTES: Final = 16 * 2**20
+"""Of a picture that is shown while it comes into being."""
 PREVIEW_PX: Final = 320
 """The longer side of a picture that is coming into being."""
 MOST_PREVIEW_PIXELS: Final = 2**23
@@ -111,7 +112,7 @@ def inspect(file: BinaryIO, filename: str) -> Media:
 
 def small_picture(image: memoryview) -> bytes | None:
     """Return a picture that ComfyUI sends while it works as a small WebP; None for what is none, or too large."""
-    if len(image) > MOST_PICTURE_BYTES:
+    if len(image) > MOST_PREVIEW_BYTES:
         return None
     file = io.BytesIO(image)
     try:

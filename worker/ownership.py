@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import OutputNotOwn
 from app.domain.own_outputs import PREVIEWS
 from app.domain.text import clean
+from worker.comfyui_answers import SENT
 
 if TYPE_CHECKING:
     from app.domain.workflow import Graph
@@ -50,6 +51,9 @@ class Run:
     """A run that has ended."""
 
     prompt_id: str
+    """The last one of the run, if a node has queued it again."""
+    folder_id: str
+    """By which the folder of its files is named, and the run was sent."""
     graph: Graph
     alone: bool
     """Whether no prompt of ours was to be sent behind it before its files are here."""
@@ -61,7 +65,7 @@ class Run:
 
     def has_for_itself(self, file: OutputFile) -> bool:
         """Whether no other run can have written the file."""
-        if file.text is not None or is_in_own_folder(file, self.prompt_id):
+        if file.text is not None or file.folder == SENT or is_in_own_folder(file, self.folder_id):
             return True
         node = self.graph.get(file.node_id)
         return file.folder == "temp" and node is not None and node["class_type"] in PREVIEWS
@@ -90,6 +94,6 @@ class Run:
         return stamp.earliest > self.ended_ms / 1000 + _TICK_S
 
 
-def is_in_own_folder(file: OutputFile, prompt_id: str) -> bool:
-    """Whether its name or folder is one that only this prompt's files have."""
-    return bool(prompt_id) and prompt_id in f"{file.subfolder}/{file.filename}"
+def is_in_own_folder(file: OutputFile, folder_id: str) -> bool:
+    """Whether its name or folder is one that only this run's files have."""
+    return bool(folder_id) and folder_id in f"{file.subfolder}/{file.filename}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.cancellation import end_tasks
 from app.domain.errors import QueueUnavailable
-from worker.media import small_picture
+from worker.media import MOST_PREVIEW_BYTES, small_picture
 
 if TYPE_CHECKING:
     from app.messaging.previews import Previews
@@ -65,7 +65,8 @@ class Feed:
 
     def show(self, picture: Picture) -> None:
         """Take a picture, in place of one that nobody has looked at yet."""
-        if self._ended.is_set():
+        if self._ended.is_set() or len(picture.image) > MOST_PREVIEW_BYTES:
+            # Such a large one nobody would look at, and it is not to be held for that.
             return
         self._newest = picture.image
         self._woken.set()

@@ -25,7 +25,6 @@ from app.domain.job import Job, JobStatus, Phase
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
 from worker.attempt import SAVING_S, Attempt
-from worker.submission import MARK
 
 if TYPE_CHECKING:
     from app.messaging.events import Events
@@ -155,9 +154,12 @@ class Runner:
             if backend.standstill is not None or not (backend.healthy and (backend.load.foreign or backend.stale)):
                 continue
             with contextlib.suppress(BackendLost):
-                held = {attempt.job.prompt_id for attempt in self._running.values()}
-                marked = [each for each in await backend.comfyui.marked_prompts(MARK) if each not in held]
-                stale = frozenset(await self._store.stale_prompts(marked) if marked else ())
+                held = {attempt.ledger.prompt_id for attempt in self._running.values()}
+                marked = await backend.comfyui.marked_prompts()
+                # One that an old server renamed is in PostgreSQL under that name, one that a node queued as its run.
+                runs = {prompt_id: {prompt_id, run} for prompt_id, run in marked.items() if not {prompt_id, run} & held}
+                ended = set(await self._store.stale_prompts(list(set().union(*runs.values()))) if runs else ())
+                stale = frozenset(prompt_id for prompt_id, known_as in runs.items() if known_as & ended)
                 for prompt_id in stale - backend.stale:
                     log.warning("backend %s: prompt %s is nobody's any more: stopping it", backend.name, prompt_id)
                 for prompt_id in stale:
@@ -350,4 +352,4 @@ class Runner:
         finally:
             if not collecting.done():
                 await end_tasks([collecting])
-        await attempt.ledger.complete(outputs, notes)
+        await attempt.ledger.complete(outputs, [*filter(None, [attempt.left_out]), *notes])

@@ -12,7 +12,7 @@ from app.domain.fitting import check_against, check_without_offers, lacks_model_
 from app.domain.own_outputs import Separated, separated
 from app.domain.structure import check_structure
 from app.services.submit import graph_of
-from worker.comfyui import Place, UnclearSubmission
+from worker.comfyui import MARK, Place, UnclearSubmission
 
 if TYPE_CHECKING:
     from app.domain.job import Job
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MARK: Final = "genonaut"
-"""Key in a prompt's `extra_data` by which we know our own."""
 TRIES: Final = 3
 FEW_NODES: Final = 300
 """Looking through so many takes a few milliseconds."""
@@ -51,7 +49,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str) -> Separated:
         raise BackendLacksModel("The backend offers no checkpoint at all.")
     faults = check_structure(graph)
     if not faults:
-        faults = check_against(graph, offered) if offered.nodes else check_without_offers(graph)
+        faults = check_against(graph, offered).faults if offered.nodes else check_without_offers(graph)
     if faults:
         said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
@@ -68,6 +66,8 @@ class Submission:
         self._backend = backend
         self._store = store
         self._fenced_at = fenced_at
+        self.left_out: str | None = None
+        """What the backend will not run of the graph, and why."""
         self.noted = False
         """Whether the graph stands in PostgreSQL already."""
 
@@ -85,7 +85,7 @@ class Submission:
             It may be queued all the same.
         """
         comfyui = self._backend.comfyui
-        extra = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt}}
+        extra = {MARK: {"job_id": self._job.job_id, "attempt": self._job.attempt, "prompt_id": prompt_id}}
         for number in range(1, TRIES + 1):
             if time.monotonic() - self._fenced_at > FRESH_S:
                 await self._pass_fence(graph, prompt_id)
@@ -103,10 +103,11 @@ class Submission:
                 if number == TRIES:
                     raise
             else:
-                if accepted != prompt_id:
+                self.left_out = accepted.left_out
+                if accepted.prompt_id != prompt_id:
                     # A server older than 0.3.45 gives an id of its own.
-                    await self._pass_fence(graph, accepted)
-                return accepted
+                    await self._pass_fence(graph, accepted.prompt_id)
+                return accepted.prompt_id
         raise AssertionError("unreachable")
 
     async def _pass_fence(self, graph: Graph, prompt_id: str) -> None:

@@ -38,6 +38,12 @@ class Watch:
         self._works = False
         self._missed = False
         """Frames were lost, and none has come since that says what is at work."""
+        self.node_id = ""
+        """The node at work, as the last frame has it that names one."""
+        self.ever_missed = False
+        """Frames were lost at some time."""
+        self.on_sent: Callable[[Picture, str], None] | None = None
+        """Called with each picture of the prompt and its node; must not wait."""
         self.on_picture: Callable[[Picture], None] | None = None
         """Called with each picture of the prompt; must not wait."""
         self.on_saved: Callable[[list[OutputFile]], None] | None = None
@@ -93,6 +99,7 @@ class Watch:
             case "executing":
                 self._at_work(True)
                 node_id, shown = node_name(data["node"]), node_name(data.get("display_node"), data["node"])
+                self.node_id = node_id
                 self.spans.began(node_id, shown, now)
                 self.fold.began(shown)
                 rose = True
@@ -115,6 +122,8 @@ class Watch:
 
     def show(self, picture: Picture) -> None:
         """Take a picture of this prompt."""
+        if self.on_sent is not None:
+            self.on_sent(picture, picture.node_id or self.node_id)
         if self.on_picture is not None:
             self.on_picture(picture)
 
@@ -125,13 +134,20 @@ class Watch:
             self._measures.began(self._backend, self.due_at, self.began_at)
             self._news.set()
 
+    def again(self) -> None:
+        """A node has queued the prompt again, and what is heard from now on is of that one."""
+        self.ended.clear()
+        self.ended_at = None
+        self.heard_at = time.monotonic()
+        self._missed = True
+
     def look(self) -> None:
         """Something has happened that the follower is to look into."""
         self._news.set()
 
     def miss(self) -> None:
         """Frames may have been lost."""
-        self._missed = True
+        self._missed = self.ever_missed = True
         self._news.set()
 
     def _at_work(self, works: bool) -> None:  # what it says of itself

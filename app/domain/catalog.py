@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.growing import MOST, Growth, Options, Slot
+from app.domain.node_classes import InputSpec, NodeClass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "animated_image_upload", "remote")
-"""Marks of inputs whose choices change while the server runs, so that a list read earlier proves nothing."""
-_SELF_DESCRIBING: Final = "COMFY_"
-"""Begins the types of newer inputs, which say by themselves what else there is, and what fits."""
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One input of a node class."""
-
-    name: str
-    type: str
-    required: bool
-    choices: tuple[Any, ...] | None = None
-    """The values it takes, where they are a fixed list."""
-    minimum: float | None = None
-    maximum: float | None = None
-    lazy: bool = False
-    """Whether the node asks for it only when it needs it, in the middle of its own run."""
-    choice_texts: frozenset[str] = field(init=False, repr=False, compare=False)
-    """The choices as texts, made once: a graph may choose among thousands of files in each of its nodes."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "choice_texts", frozenset(map(str, self.choices or ())))
-
-    def accepts_type(self, given: str) -> bool:
-        """Whether an output of type `given` may be linked here. `*` fits everything; a comma separates alternatives."""
-        if self.choices is not None:
-            return True
-        ours, theirs = set(self.type.split(",")), set(given.split(","))
-        return bool(ours & theirs) or any(_fits_all(each) for each in ours | theirs)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeClass:
-    """A node class: its inputs by name, the types of its outputs, and whether it leaves something behind."""
-
-    name: str
-    inputs: Mapping[str, InputSpec]
-    outputs: tuple[str, ...] | None
-    """None when it does not say."""
-    is_output: bool
-
-    def may_grow(self, name: str) -> bool:
-        """Whether an input that is not listed may be one all the same: `images.image0`, of `images` that grows."""
-        parent = self.inputs.get(name.partition(".")[0])
-        return parent is not None and parent.type.startswith(_SELF_DESCRIBING)
+"""Marks of inputs whose choices change while the server runs."""
+_CORE: Final = ("comfy_extras.", "comfy_api_nodes.")
+"""Begin the modules of ComfyUI's own classes, besides `nodes`."""
+_NEWER: Final = "has_intermediate_output"
+"""A key of each class in ComfyUI 0.33.0, and not yet in 0.3.64."""
+_EXPANDED: Final = "output_matchtypes"
+"""A key of each class whose growing inputs ComfyUI expands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +27,8 @@ class Catalog:
     """All node classes of one backend."""
 
     nodes: Mapping[str, NodeClass]
+    newer: bool = False
+    """Whether it is known to be as new as ComfyUI 0.33.0, which checks what 0.3.64 let pass."""
 
     def choices(self, node_class: str, input_name: str) -> tuple[str, ...]:
         """Return what that input of that class can be set to; nothing when the class or the input is not there."""
@@ -93,47 +59,98 @@ class Catalog:
 
 def read_catalog(object_info: Mapping[str, Any]) -> Catalog:
     """Read the answer of `GET /object_info`. What a custom node describes wrongly is taken as "anything goes"."""
-    return Catalog({name: _node(name, raw) for name, raw in object_info.items() if isinstance(raw, dict)})
+    described = {name: raw for name, raw in object_info.items() if isinstance(raw, dict)}
+    newer = any(_NEWER in raw for raw in described.values())
+    return Catalog({name: _node(name, raw) for name, raw in described.items()}, newer)
 
 
 def _node(name: str, raw: Mapping[str, Any]) -> NodeClass:
-    sections = raw.get("input")
-    sections = sections if isinstance(sections, dict) else {}
+    outputs, module = raw.get("output"), raw.get("python_module")
+    return NodeClass(
+        name=name,
+        inputs=_inputs(raw.get("input")),
+        outputs=tuple(map(_type, outputs)) if isinstance(outputs, list) else None,
+        is_output=bool(raw.get("output_node")),
+        is_core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
+        expands=_EXPANDED in raw,
+    )
+
+
+def _type(output: Any) -> str | tuple[Any, ...]:
+    """Return the type of an output, which may itself be a list of choices."""
+    return tuple(output) if isinstance(output, list) else output if isinstance(output, str) else "*"
+
+
+def _inputs(sections: Any, above: str = "") -> dict[str, InputSpec]:
+    """Return the inputs of a class, or of one that others come of: those have its name before their own."""
     inputs = {}
     for section in ("optional", "required"):
-        described = sections.get(section)
+        described = sections.get(section) if isinstance(sections, dict) else None
         for key, spec in described.items() if isinstance(described, dict) else ():
-            inputs[key] = _input(key, spec, required=section == "required")
-    outputs = raw.get("output")
-    # An output's type may itself be a list of choices.
-    types = tuple(each if isinstance(each, str) else "COMBO" for each in outputs) if isinstance(outputs, list) else None
-    return NodeClass(name, inputs, types, bool(raw.get("output_node")))
-
-
-def _fits_all(kind: str) -> bool:
-    # Which type a COMFY_… stands for (COMFY_MATCHTYPE_V3) is settled by the other links of its node.
-    return kind in ("*", "COMBO") or kind.startswith(_SELF_DESCRIBING)
+            read = _input(f"{above}{key}", spec, required=section == "required")
+            # Those with dots are not looked up again when the graph runs: none of them is lazy then.
+            inputs[read.name] = replace(read, lazy=False) if above and read.lazy else read
+    return inputs
 
 
 def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
     kind: Any = spec[0] if isinstance(spec, list) and spec else "*"
     config = spec[1] if isinstance(spec, list) and len(spec) > 1 and isinstance(spec[1], dict) else {}
-    choices = kind if isinstance(kind, list) else config.get("options") if kind == "COMBO" else None
-    if any(config.get(mark) for mark in _UPLOADS):
-        choices = None
+    listed = isinstance(kind, list)
+    choices = kind if listed else config.get("options", []) if kind == "COMBO" else None
+    bounds = [config[key] for key in ("min", "max") if key in config]
     return InputSpec(
         name=name,
-        type=kind if isinstance(kind, str) else "COMBO",
-        # Newer, self-describing inputs (COMFY_…) expand into others; whether they are there is not ours to say.
-        required=required and not (isinstance(kind, str) and kind.startswith(_SELF_DESCRIBING)),
-        choices=tuple(choices) if isinstance(choices, list) and choices and not config.get("multiselect") else None,
+        type="COMBO" if listed else kind if isinstance(kind, str) else "*",
+        required=required,
+        choices=tuple(choices) if isinstance(choices, list) else None,
         minimum=_number(config.get("min")),
         maximum=_number(config.get("max")),
         lazy=bool(config.get("lazy")),
+        listed=listed,
+        multiselect=bool(config.get("multiselect")),
+        uploads=any(config.get(mark) for mark in _UPLOADS),
+        odd_bounds=any(not isinstance(bound, int | float) for bound in bounds),
+        grows=_growing(name, kind, config, required=required),
     )
+
+
+def _growing(name: str, kind: Any, config: Mapping[str, Any], *, required: bool) -> Growth | Options | Slot | None:
+    """Return how other inputs come of one of this type; None when none do."""
+    match kind:
+        case "COMFY_AUTOGROW_V3":
+            return Growth(_grown(name, config.get("template")))
+        case "COMFY_DYNAMICCOMBO_V3":
+            options = config.get("options")
+            listed = [each for each in options if isinstance(each, dict)] if isinstance(options, list) else []
+            return Options(tuple((each.get("key"), _inputs(each.get("inputs"), f"{name}.")) for each in listed))
+        case "COMFY_DYNAMICSLOT_V3":
+            return Slot(_inputs(config.get("inputs"), f"{name}."))
+    return None
+
+
+def _grown(name: str, template: Any) -> dict[str, InputSpec]:
+    template = template if isinstance(template, dict) else {}
+    names, prefix, least, most = (template.get(key) for key in ("names", "prefix", "min", "max"))
+    if not isinstance(names, list) and isinstance(prefix, str) and isinstance(most, int):
+        names = [f"{prefix}{number}" for number in range(min(most, MOST))]
+    sections = template.get("input")
+    # ComfyUI takes the first that is described, and demands it only if it is described as required.
+    first = next(((section, each) for section, each in _described(sections)), None)
+    if first is None or not isinstance(names, list):
+        return {}
+    demanded = least if first[0] == "required" and isinstance(least, int) else 0
+    spec = replace(_input(name, first[1], required=False), lazy=False)
+    wholes = [f"{name}.{each}" for each in names[:MOST] if isinstance(each, str)]
+    return {whole: replace(spec, name=whole, required=at < demanded) for at, whole in enumerate(wholes)}
+
+
+def _described(sections: Any) -> list[tuple[str, Any]]:
+    listed = sections.items() if isinstance(sections, dict) else ()
+    return [(section, spec) for section, inside in listed if isinstance(inside, dict) for spec in inside.values()]
 
 
 def _number(value: Any) -> float | None:
     # An int stays an int: the greatest seed, 2**64 - 1, is not exact as a float.
-    fit = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    fit = isinstance(value, int | float) and not (isinstance(value, float) and not math.isfinite(value))
     return value if fit else None

@@ -2,73 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from app.domain.dependencies import dependency_fault
+from app.domain.dependencies import cycle_in, cycle_words, knots, size_fault
 from app.domain.errors import Fault
-from app.domain.hints import Hints, pointer_to, shown
+from app.domain.hints import Hints, pointer_to, shown, token
+from app.domain.input_checks import InputChecks, slot_finding
 from app.domain.structure import dangling
 from app.domain.values import CONVERTED, Link, link_of, unwrap
 from app.domain.workflow import MAX_FAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from app.domain.catalog import Catalog, InputSpec, NodeClass
+    from app.domain.catalog import Catalog
+    from app.domain.input_checks import Finding
+    from app.domain.node_classes import InputSpec, NodeClass
     from app.domain.workflow import Graph
 
-_SHOWN: Final = 20
-"""As many allowed values stand in a fault; the nearest one is named besides."""
+MAX_WARNINGS: Final = 10
+"""So many are told; one more says how many there are besides."""
+_MAX_DOUBTS: Final = 1_000
+"""So many are counted."""
 
 
-class _Seen(NamedTuple):
-    """A link as ComfyUI sees it when it runs the graph."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check says: why a graph is refused, or what is to be known of one that is taken."""
 
-    link: Link
-    checked: bool
-    """ComfyUI itself looks where it leads before it runs: it is not wrapped, and the class has the input."""
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
-def check_against(graph: Graph, catalog: Catalog, pointer: str = "/workflow") -> list[Fault]:
+class _Node(NamedTuple):
+    """A node as ComfyUI sees it when it checks it."""
+
+    certain: list[tuple[str, Fault]]
+    """Input and what is wrong with it, to which ComfyUI is sure to object."""
+    doubtful: list[tuple[str, Fault, str]]
+    """The same, and why it may not object."""
+    checked: tuple[str, ...]
+    """The nodes behind its links that are checked because of it."""
+
+
+def check_against(graph: Graph, catalog: Catalog, pointer: str = "/workflow") -> Checked:
     """Return what one backend would refuse or die of. The graph has passed `check_structure`.
 
     As ComfyUI itself does it: every node's class must exist, but only the inputs of nodes that an output depends on
-    are checked. Unlike ComfyUI, which follows but does not check them, what links in other inputs and in wrappers lead
-    to is checked too: a missing node or output there ends its execution thread.
+    are checked; an output that fails is left out, and the graph is refused when none is left. Unlike ComfyUI, which
+    follows but does not check them, what links in other inputs and in wrappers lead to is looked at too: a missing
+    node or output there ends its execution thread. Where `/object_info` does not tell, the graph is taken.
     """
     hints = Hints()
-    faults: list[Fault] = []
     unknown = ((key, node["class_type"]) for key, node in graph.items() if node["class_type"] not in catalog.nodes)
-    for key, name in islice(unknown, MAX_FAULTS):
-        where = pointer_to(pointer, key, "class_type")
-        detail = f"No backend that may take this job offers a node of class {shown(name)!r}."
-        faults.append(Fault(where, "unknown_node_class", detail, suggestion=hints.nearest(name, catalog.nodes)))
+    faults = [_unknown_class(key, name, catalog, pointer, hints) for key, name in islice(unknown, MAX_FAULTS)]
     if faults:
-        return faults
+        return Checked(faults)
     ends = [key for key, node in graph.items() if catalog.nodes[node["class_type"]].is_output]
     if not ends:
-        return [Fault(pointer, "no_output", "The workflow has no output node, such as SaveImage.")]
-    needed = _needed(graph, catalog, ends)
-    found = (_check_node(graph, catalog, key, needed[key], pointer, hints) for key in graph if key in needed)
-    faults = list(islice(chain.from_iterable(found), MAX_FAULTS))
-    hidden = any(not seen.checked for links in needed.values() for seen in links.values())
-    if not faults and hidden:
-        targets = {
-            key: list(dict.fromkeys(seen.link.node_id for seen in needed[key].values()))
-            for key in graph
-            if key in needed
-        }
-        if (wrong := dependency_fault(targets, pointer)) is not None:
-            faults.append(wrong)
-    return faults
+        return Checked([Fault(pointer, "no_output", "The workflow has no output node, such as SaveImage.")])
+    return _Check(graph, catalog, pointer, hints).of(ends)
 
 
 def check_without_offers(graph: Graph, pointer: str = "/workflow") -> list[Fault]:
     """Return what may be deadly to a backend that does not tell what it offers. The graph has passed `check_structure`.
 
-    In an input of what class whatever is wrapped cannot be known, so that each link there is one that is followed.
+    In an input of what class whatever is wrapped cannot be known, so that each link there is one that is followed; and
+    any node may be one that an output needs.
     """
     hints, faults = Hints(), []
     for key, node in graph.items():
@@ -85,102 +87,193 @@ def lacks_model_or_node(faults: Sequence[Fault]) -> bool:
     return bool(faults) and all(fault.code in ("unknown_node_class", "value_not_in_list") for fault in faults)
 
 
-def _needed(graph: Graph, catalog: Catalog, ends: Sequence[str]) -> dict[str, dict[str, _Seen]]:
-    """Return the nodes that some output depends on, with their links by input."""
-    needed: dict[str, dict[str, _Seen]] = {}
-    todo = list(ends)
-    while todo:
-        key = todo.pop()
-        if key in needed:
-            continue
-        node = graph[key]
-        needed[key] = dict(_links_seen(catalog.nodes[node["class_type"]], node["inputs"]))
-        todo += [seen.link.node_id for seen in needed[key].values() if seen.link.node_id in graph]
-    return needed
+def _unknown_class(key: str, name: str, catalog: Catalog, pointer: str, hints: Hints) -> Fault:
+    detail = f"No backend that may take this job offers a node of class {shown(name)!r}."
+    suggestion = hints.nearest(name, catalog.nodes)
+    return Fault(pointer_to(pointer, key, "class_type"), "unknown_node_class", detail, suggestion=suggestion)
 
 
-def _links_seen(node_class: NodeClass, inputs: Mapping[str, Any]) -> Iterator[tuple[str, _Seen]]:
-    for name, value in inputs.items():
-        spec = node_class.inputs.get(name)
-        if (link := link_of(value)) is not None:
-            yield name, _Seen(link, checked=spec is not None)
-        elif (link := link_of(unwrap(value))) is not None and _becomes_link(node_class, name):
-            yield name, _Seen(link, checked=False)
+class _Check:
+    """The check of one graph whose classes are all known."""
+
+    def __init__(self, graph: Graph, catalog: Catalog, pointer: str, hints: Hints) -> None:
+        self._graph = graph
+        self._catalog = catalog
+        self._pointer = pointer
+        self._hints = hints
+        self._inputs = InputChecks(graph, catalog, hints)
+        self._nodes: dict[str, _Node] = {}
+        self._failing: set[str] = set()
+        self._warnings: list[str] = []
+
+    def of(self, ends: Sequence[str]) -> Checked:
+        """Return what is found in a graph that has these output nodes."""
+        self._look_at(ends)
+        self._failing = self._find_failing()
+        good = [end for end in ends if end not in self._failing]
+        if not good:
+            return Checked(self._refusal())
+        self._doubt_of(ends)
+        faults = self._deadly(good)
+        return Checked(faults) if faults else Checked([], _first(self._warnings))
+
+    def _class(self, key: str) -> NodeClass:
+        return self._catalog.nodes[self._graph[key]["class_type"]]
+
+    def _look_at(self, ends: Sequence[str]) -> None:
+        """Check the nodes that some output depends on."""
+        todo = list(reversed(ends))
+        while todo:
+            key = todo.pop()
+            if key not in self._nodes:
+                self._nodes[key] = self._look(key)
+                todo += self._nodes[key].checked
+
+    def _look(self, key: str) -> _Node:
+        node_class, given = self._class(key), self._graph[key]["inputs"]
+        found: tuple[list[tuple[str, Fault]], list[tuple[str, Fault, str]]] = [], []
+        checked: dict[str, None] = {}
+        for name, spec in node_class.inputs_for(given).items():
+            if name in given:
+                findings = list(self._inputs.given(node_class, spec, given[name]))
+                target = given[name][0] if isinstance(given[name], list) and len(given[name]) == 2 else None
+                if isinstance(target, str) and target in self._graph and all(each.doubt for each in findings):
+                    checked[target] = None
+            elif spec.required:
+                findings = [self._inputs.missing(node_class, spec)]
+            else:
+                continue
+            _sort(name, findings, *found)
+        return _Node(*found, tuple(checked))
+
+    def _find_failing(self) -> set[str]:
+        """Return the nodes that ComfyUI is sure to find wrong, for what they are or what they depend on."""
+        failing: set[str] = set()
+        targets = {key: node.checked for key, node in self._nodes.items()}
+        for knot in knots(targets):
+            tied = len(knot) > 1 or knot[0] in targets[knot[0]]
+            if tied or any(self._nodes[key].certain or failing.intersection(targets[key]) for key in knot):
+                failing.update(knot)
+        return failing
+
+    def _refusal(self) -> list[Fault]:
+        """Return all faults to which ComfyUI is sure to object, in the order of the graph."""
+        inside = ((key, *each) for key in self._graph if key in self._nodes for each in self._nodes[key].certain)
+        faults = [self._placed(key, name, fault) for key, name, fault in islice(inside, MAX_FAULTS)]
+        cycle = cycle_in({key: self._nodes[key].checked for key in self._graph if key in self._nodes})
+        if cycle and len(faults) < MAX_FAULTS:
+            faults.append(Fault(f"{self._pointer}/{token(cycle[0])}", "cycle", cycle_words(cycle)))
+        return faults
+
+    def _doubt_of(self, ends: Sequence[str]) -> None:
+        """Note what ComfyUI leaves out of a graph that it takes, and what it may object to."""
+        for end in ends:
+            if end in self._failing:
+                self._warn(f"{self._named(end)} is left out, as ComfyUI will not run it. {self._why(end)}")
+        for key in self._graph:
+            for name, fault, doubt in self._nodes[key].doubtful if key in self._nodes else ():
+                self._warn(f"{self._named(key)}, input {shown(name, 60)!r}: {fault.detail} {doubt}")
+
+    def _why(self, end: str) -> str:
+        """Return the first thing that is wrong with an output or with what it depends on."""
+        seen, todo = {end}, [end]
+        while todo:
+            key = todo.pop()
+            for name, fault in self._nodes[key].certain:
+                return f"{self._named(key)}, input {shown(name, 60)!r}: {fault.detail}"
+            below = [each for each in self._nodes[key].checked if each in self._failing and each not in seen]
+            seen.update(below)
+            todo += below
+        return cycle_words(cycle_in({key: self._nodes[key].checked for key in seen}))
+
+    def _deadly(self, good: Sequence[str]) -> list[Fault]:
+        """Return what ends the execution thread of a ComfyUI that runs these outputs, and note what only fails."""
+        found: dict[str, list[Fault]] = {}
+        followed: dict[str, list[str]] = {}
+        todo = list(good)
+        while todo:
+            key = todo.pop()
+            if key in followed:
+                continue
+            links = list(self._followed(key))
+            unchecked = ((name, self._ending(key, name, link)) for name, link, checked in links if not checked)
+            found[key] = [self._placed(key, name, fault) for name, fault in unchecked if fault is not None]
+            followed[key] = list(dict.fromkeys(link.node_id for _, link, _ in links if link.node_id in self._graph))
+            todo += followed[key]
+        in_order = [key for key in self._graph if key in followed]
+        if faults := [fault for key in in_order for fault in found[key]][:MAX_FAULTS]:
+            return faults
+        if cycle := cycle_in({key: followed[key] for key in in_order}):
+            self._warn(f"{cycle_words(cycle)} ComfyUI takes them, and the run fails there.")
+        return [] if (wrong := size_fault(self._all_links(), self._pointer)) is None else [wrong]
+
+    def _followed(self, key: str) -> Iterator[tuple[str, Link, bool]]:
+        """Yield the links that ComfyUI follows when it runs a node, and whether it has looked where they lead."""
+        given = self._graph[key]["inputs"]
+        inputs = self._class(key).inputs_for(given)
+        # One that failed may be run all the same, if another way leads to it.
+        sound = key in self._nodes and key not in self._failing
+        for name, value in given.items():
+            spec = inputs.get(name)
+            # What is not needed before the node asks for it fails the job only.
+            if spec is not None and spec.lazy:
+                continue
+            if (link := link_of(value)) is not None:
+                yield name, link, sound and spec is not None
+            # Only where something was checked it was unwrapped.
+            elif key in self._nodes and self._is_unwrapped(key, name, spec) and (link := link_of(unwrap(value))):
+                yield name, link, False
+
+    def _is_unwrapped(self, key: str, name: str, spec: InputSpec | None) -> bool:
+        """Whether ComfyUI unwraps what is in this input of a node that it checks, and then takes a list for a link."""
+        if spec is None:
+            return self._inputs.may_expand(self._class(key)) and self._class(key).may_grow(name)
+        # What could not be converted is left as it was unwrapped.
+        return spec.type not in CONVERTED or (spec.type in ("INT", "FLOAT") and key in self._failing)
+
+    def _ending(self, key: str, name: str, link: Link) -> Fault | None:
+        """Return why a link that was followed and not checked ends the execution thread; what only may is told."""
+        if (source := self._inputs.target(link.node_id)) is None:
+            return dangling(self._graph, link.node_id, self._hints)
+        found = slot_finding(source, *link)
+        if found is not None and found.doubt is not None:
+            self._warn(f"{self._named(key)}, input {shown(name, 60)!r}: {found.fault.detail} {found.doubt}")
+            return None
+        return found.fault if found is not None else None
+
+    def _all_links(self) -> dict[str, list[str]]:
+        """Return who depends on whom, of nodes that nothing needs as well: ComfyUI walks along all of it."""
+        targets = {}
+        for key, node in self._graph.items():
+            raw = (link.node_id for value in node["inputs"].values() if (link := link_of(value)) is not None)
+            hidden = (link.node_id for _, link, _ in self._followed(key)) if key in self._nodes else ()
+            targets[key] = list(dict.fromkeys([*raw, *hidden]))
+        return targets
+
+    def _placed(self, key: str, name: str, fault: Fault) -> Fault:
+        return replace(fault, pointer=pointer_to(self._pointer, key, "inputs", name))
+
+    def _named(self, key: str) -> str:
+        return f"Node {shown(key, 60)!r} ({shown(self._class(key).name, 60)})"
+
+    def _warn(self, text: str) -> None:
+        if len(self._warnings) < _MAX_DOUBTS:
+            self._warnings.append(text)
 
 
-def _becomes_link(node_class: NodeClass, name: str) -> bool:
-    """Whether ComfyUI unwraps a link in this input, and follows it on its own account.
-
-    It does not in an input that the class has not; where the node itself asks for it, a wrong one fails the job only.
-    """
-    spec = node_class.inputs.get(name)
-    if spec is None:
-        return node_class.may_grow(name)
-    return spec.type not in CONVERTED and not spec.lazy
-
-
-def _check_node(
-    graph: Graph, catalog: Catalog, key: str, links: Mapping[str, _Seen], pointer: str, hints: Hints
-) -> Iterator[Fault]:
-    node_class, inputs = catalog.nodes[graph[key]["class_type"]], graph[key]["inputs"]
-    for name, spec in node_class.inputs.items():
-        if name in links:
-            found = _link_faults(graph, catalog, links[name], spec, hints)
-        elif name in inputs:
-            found = _value_faults(unwrap(inputs[name]), spec, hints)
-        elif spec.required:
-            found = iter([Fault("", "required_input_missing", f"{node_class.name} needs the input {name!r}.")])
+def _sort(
+    name: str,
+    findings: Iterable[Finding],
+    certain: list[tuple[str, Fault]],
+    doubtful: list[tuple[str, Fault, str]],
+) -> None:
+    for fault, doubt in findings:
+        if doubt is None:
+            certain.append((name, fault))
         else:
-            continue
-        for fault in found:
-            yield replace(fault, pointer=pointer_to(pointer, key, "inputs", name))
-    for name, seen in links.items():
-        if name not in node_class.inputs:
-            for fault in _link_faults(graph, catalog, seen, None, hints):
-                yield replace(fault, pointer=pointer_to(pointer, key, "inputs", name))
+            doubtful.append((name, fault, doubt))
 
 
-def _link_faults(graph: Graph, catalog: Catalog, seen: _Seen, spec: InputSpec | None, hints: Hints) -> Iterator[Fault]:
-    """Yield what is wrong with a link; where it stands is for the caller to say."""
-    (node_id, slot), checked = seen
-    if node_id not in graph:
-        yield dangling(graph, node_id, hints)
-        return
-    if not isinstance(slot, int):
-        yield Fault("", "bad_link", "A link is [node id, output index], the index an integer.")
-        return
-    outputs = catalog.nodes[graph[node_id]["class_type"]].outputs
-    if outputs is None:
-        return
-    if not -len(outputs) <= slot < len(outputs):
-        detail = f"Node {shown(node_id)!r} has {len(outputs)} outputs; there is none with index {shown(slot)}."
-        yield Fault("", "bad_link", detail)
-    elif checked and spec is not None and not spec.accepts_type(outputs[slot]):
-        detail = f"{spec.name!r} takes {shown(spec.type)}, and the link brings {shown(outputs[slot])}."
-        yield Fault("", "return_type_mismatch", detail)
-
-
-def _value_faults(value: Any, spec: InputSpec, hints: Hints) -> Iterator[Fault]:
-    """Yield what is wrong with a value, unwrapped, that is no link; where it stands is for the caller to say."""
-    if spec.choices is not None:
-        # Compared as text: a choice written as a number, or the other way round, is the same choice to a person.
-        if not isinstance(value, list | dict) and (text := str(value)) not in spec.choice_texts:
-            some = tuple(shown(str(choice)) for choice in spec.choices[:_SHOWN])
-            detail = f"{shown(text)!r} is not among the {len(spec.choices)} values that {spec.name!r} takes."
-            yield Fault("", "value_not_in_list", detail, some, hints.nearest(text, spec.choices))
-    elif spec.type in ("INT", "FLOAT"):
-        yield from _number_faults(spec, value)
-
-
-def _number_faults(spec: InputSpec, value: Any) -> Iterator[Fault]:
-    try:
-        number = int(value) if spec.type == "INT" else float(value)
-    except (TypeError, ValueError, OverflowError):
-        yield Fault("", "invalid_input_type", f"{spec.name!r} takes a number ({spec.type}).")
-        return
-    if spec.minimum is not None and number < spec.minimum:
-        detail = f"{spec.name!r} is {shown(number)}; the least is {spec.minimum}."
-        yield Fault("", "value_smaller_than_min", detail)
-    elif spec.maximum is not None and number > spec.maximum:
-        detail = f"{spec.name!r} is {shown(number)}; the greatest is {spec.maximum}."
-        yield Fault("", "value_bigger_than_max", detail)
+def _first(warnings: Sequence[str]) -> list[str]:
+    more = len(warnings) - MAX_WARNINGS
+    return [*warnings[:MAX_WARNINGS], *([f"There are {more} more of this kind."] if more > 0 else [])]

@@ -8,6 +8,8 @@ from itertools import islice
 from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
+from app.domain.text import is_plain, printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -25,9 +27,10 @@ _ALIKE: Final = 0.6
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:
-    """Return a client's value as it may stand in a fault."""
+    """Return a client's value as it may stand in a fault, or be kept."""
     text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= limit else f"{text[:limit]}…"
+    text = text if len(text) <= limit else f"{text[:limit]}…"
+    return text if is_plain(text) else printable(text).replace("\0", "?")
 
 
 def token(key: str) -> str:

@@ -306,6 +306,6 @@ class Output:
     thumbnail_due: bool = False
     """Its thumbnail is still being made."""
     source: Mapping[str, str] | None = None
-    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of the node's `ui` under which it stood."""
+    """What ComfyUI called it: `filename`, `subfolder`, `type`, and the `key` of its node's `ui`."""
     preview: bool = False
     """A temporary file that ComfyUI made to be looked at, beside what was saved or instead of it."""

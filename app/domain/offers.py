@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.catalog import Catalog, read_catalog
+from app.domain.text import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ def read_offer(raw: bytes) -> Offer:
     parts: list[str] = []
     size = left_out = 0
     for name, description in _classes(raw.decode("utf-8", "replace")):
-        found = _Pruned().of(description) if len(name) <= _MOST_NAME and _is_plain(name) else _NOTHING
+        found = _Pruned().of(description) if len(name) <= _MOST_NAME and is_plain(name) else _NOTHING
         if not isinstance(found, dict):
             left_out += 1
             continue
@@ -67,7 +68,7 @@ def read_offer(raw: bytes) -> Offer:
 
 def _classes(text: str) -> Iterator[tuple[str, Any]]:
     """Yield the members of the object that the text is."""
-    decoder = json.JSONDecoder(parse_constant=lambda _: None)
+    decoder = json.JSONDecoder()
 
     def after_space(at: int) -> int:
         found = _SPACE.match(text, at)
@@ -107,7 +108,7 @@ class _Pruned:
         if self._left < 0 or depth > _MOST_DEPTH:
             return _NOTHING
         if isinstance(value, str):
-            return value if len(value) <= _MOST_TEXT and _is_plain(value) else _NOTHING
+            return value if len(value) <= _MOST_TEXT and is_plain(value) else _NOTHING
         if isinstance(value, list):
             found = [each for each in (self.of(item, depth + 1) for item in value) if each is not _NOTHING]
             return found if self._left >= 0 else _NOTHING
@@ -120,21 +121,12 @@ class _Pruned:
     def _object(self, value: dict[str, Any], depth: int) -> Any:
         found = {}
         for name, item in value.items():
-            if len(name) <= _MOST_NAME and name not in _NOT_KEPT and _is_plain(name):
+            # An input may have the name as well.
+            prose = name in _NOT_KEPT and isinstance(item, str)
+            if len(name) <= _MOST_NAME and not prose and is_plain(name):
                 each = self.of(item, depth + 1)
                 if each is not _NOTHING:
                     found[name] = each
             if self._left < 0:
                 return _NOTHING
         return found
-
-
-def _is_plain(text: str) -> bool:
-    """Whether a text can be kept: without NUL and lone surrogates."""
-    if text.isascii():
-        return "\0" not in text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text

@@ -11,7 +11,8 @@ from app.domain.values import unwrap
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from app.domain.catalog import Catalog, NodeClass
+    from app.domain.catalog import Catalog
+    from app.domain.node_classes import NodeClass
     from app.domain.workflow import Graph
 
 PREFIX: Final = "filename_prefix"
@@ -32,6 +33,9 @@ PREVIEWS: Final = frozenset(
     }
 )
 """Output nodes of ComfyUI itself that save nothing, or below a random name among its temporary files."""
+SENDERS: Final = frozenset({"ETN_SendImageWebSocket", "SaveImageWebsocket"})
+"""Output nodes that send their pictures through the event socket, and keep none: ComfyUI's own, and the one by which
+Krita's plugin gets its pictures."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,17 @@ def clean(text: object, limit: int = MAX_CHARS) -> str:
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text can be kept as it is: without NUL and lone surrogates."""
+    if text.isascii():
+        return "\0" not in text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def printable(text: str) -> str:
     """Return the text with each lone surrogate, as which a byte that is no UTF-8 comes out of a header, as a mark."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -40,19 +40,8 @@ def link_of(value: Any) -> Link | None:
     return None
 
 
-def is_link(value: Any) -> bool:
-    """Whether an input's value is a proper link to another node's output, not wrapped."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-        and not isinstance(value[1], bool)
-    )
-
-
-def links(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """Yield (input, node id, output index) of each input that is a proper link, not wrapped."""
+def links(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str, int | float]]:
+    """Yield (input, node id, output index) of each input that is a link, not wrapped."""
     for name, value in inputs.items():
-        if is_link(value):
-            yield name, value[0], value[1]
+        if (link := link_of(value)) is not None:
+            yield name, link.node_id, link.slot

@@ -7,7 +7,7 @@ import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.values import is_link
+from app.domain.values import link_of
 
 if TYPE_CHECKING:
     from app.domain.workflow import Graph
@@ -37,7 +37,7 @@ def workflow_key(graph: Graph) -> str:
 
 
 def _costly_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if is_link(value) else _costly(name, value) for name, value in inputs.items()}
+    return {name: value if link_of(value) is not None else _costly(name, value) for name, value in inputs.items()}
 
 
 def _costly(name: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, JobEvent, Phase
 from app.domain.message import timestamp
+from app.domain.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,7 +95,7 @@ def plain(value: Any) -> str:
 
 def pretty(value: Any) -> str:
     """Return JSON over several lines."""
-    return json.dumps(value, ensure_ascii=False, indent=2)
+    return printable(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 FILTERS: Final[dict[str, Callable[..., str]]] = {

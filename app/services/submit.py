@@ -186,17 +186,23 @@ class Submitting:
         if job.workflow is None and job.checkpoint_model is None:
             offered = next((catalog.checkpoints[0] for catalog, _ in offers if catalog.checkpoints), None)
             job = replace(job, checkpoint_model=self._default_checkpoint or offered)
-        verdicts = []
+        verdicts, taken = [], []
         for catalog, able in offers:
             graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
             if graph is None:
                 fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
                 verdicts.append([fault])
                 continue
-            faults = await self._sideline.do(weight, check_against, graph, catalog)
-            if not faults:
-                return job, able
-            verdicts.append(faults)
+            found = await self._sideline.do(weight, check_against, graph, catalog)
+            if found.faults:
+                verdicts.append(found.faults)
+                continue
+            taken.append((able, found.warnings))
+            if able and not found.warnings:
+                break
+        if taken:
+            able, warnings = min(taken, key=lambda each: (not each[0], bool(each[1])))
+            return replace(job, warnings=[*job.warnings, *warnings]), able
         if verdicts:
             faults = min(verdicts, key=len)
             if job.workflow is None:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
 from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair, Standing
 from app.domain.workflow_key import workflow_key
-from app.encoding import dumps
+from app.encoding import dump_kept, dumps
 from app.storage import claims
 from app.storage.columns import STANDING, STANDING_COLUMNS, job_of, standing_of
 from app.storage.graphs import read_whole
@@ -262,7 +262,7 @@ async def written(graph: Graph) -> tuple[str, str]:
 
 
 def _written(graph: Graph) -> tuple[str, str]:
-    return dumps(graph), workflow_key(graph)
+    return dump_kept(graph), workflow_key(graph)
 
 
 def _fence(claim: Claim) -> list[ColumnElement[bool]]:

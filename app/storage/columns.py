@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from app.domain.job import Asked, Job, ListedJob, Phase, Standing
+from app.encoding import load_kept
 from app.storage.schema import JobRow
 
 _STANDING: Final = tuple(name for name in Standing.__dataclass_fields__ if name not in ("job_id", "phase"))
@@ -16,7 +17,7 @@ _ASKED: Final = tuple(Asked.__dataclass_fields__)
 
 STANDING: Final = ", ".join(("id", "phase", *_STANDING))
 LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow"))
-WHOLE: Final = f"{LISTED}, workflow"
+WHOLE: Final = f"{LISTED}, workflow::text AS workflow"
 STANDING_COLUMNS: Final = (JobRow.id, JobRow.phase, *(getattr(JobRow, name) for name in _STANDING))
 """The same for a statement of SQLAlchemy's."""
 
@@ -33,7 +34,8 @@ def listed_of(record: Any) -> ListedJob:
 
 def job_of(record: Any) -> Job:
     """Return the job of a row with its graph."""
-    return Job(workflow=record["workflow"], **_listed(record))
+    graph = record["workflow"]
+    return Job(workflow=load_kept(graph) if graph is not None else None, **_listed(record))
 
 
 def _listed(record: Any) -> dict[str, Any]:

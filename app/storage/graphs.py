@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import JobNotFound
-from app.encoding import loads
+from app.encoding import as_sent, load_kept, name_of
 from app.storage.columns import WHOLE, job_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ async def read_whole(connection: Any, job_id: int) -> Job:
 
 async def read_asked(connection: Any, job_id: int) -> str | None:
     """Return the graph that the client sent, as JSON text; None if it sent none."""
-    found: str | None = await connection.fetchval(_ASKED, job_id)
-    return found
+    return _sent(await connection.fetchval(_ASKED, job_id))
 
 
 async def read_sent(connection: Any, job_id: int) -> str | None:
@@ -77,8 +76,7 @@ async def read_sent(connection: Any, job_id: int) -> str | None:
     row = await connection.fetchrow(_SENT, job_id)
     if not row["found"]:
         raise JobNotFound([job_id])
-    sent: str | None = row["graph"]
-    return sent
+    return _sent(row["graph"])
 
 
 async def read_shown(connection: Any, job_id: int, most_characters: int, node: str | None) -> ShownGraphs:
@@ -86,10 +84,14 @@ async def read_shown(connection: Any, job_id: int, most_characters: int, node: s
     row = await connection.fetchrow(_SHOWN, job_id, most_characters, node)
     if row is None:
         raise JobNotFound([job_id])
-    title = row["title"] if row["title"] != row["class_type"] else None
+    title = name_of(row["title"]) if row["title"] and row["title"] != row["class_type"] else None
     return ShownGraphs(_read(row["asked"]), row["asked_nodes"], _read(row["sent"]), row["was_sent"], title or None)
 
 
 def _read(graph: str | None) -> Graph | None:
-    found: Graph | None = loads(graph) if graph is not None else None
+    found: Graph | None = load_kept(graph) if graph is not None else None
     return found
+
+
+def _sent(graph: str | None) -> str | None:
+    return as_sent(graph) if graph is not None else None

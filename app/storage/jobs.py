@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
 from app.domain.workflow import with_seed
-from app.encoding import dumps, loads
+from app.encoding import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.database import driver_of
 from app.storage.schema import ContentRow, JobRow, OutputRow
@@ -174,7 +174,7 @@ async def _reseeded(session: AsyncSession, job_id: int, seed: int) -> dict[str, 
 
 
 def _graph_with_seed(graph: str, seed: int) -> str:
-    return dumps(with_seed(loads(graph), seed)[0])
+    return dump_kept(with_seed(load_kept(graph), seed)[0])
 
 
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
@@ -199,8 +199,13 @@ _INSERT: Final = f"""
 """One statement and one round trip, however many jobs. Ids are given in the order of the rows: the sort comes first."""
 
 
+def _written(job: NewJob) -> dict[str, Any]:
+    graph = {"workflow": Written(dump_kept(job.workflow))} if job.workflow is not None else {}
+    return {name: getattr(job, name) for name in NewJob.__dataclass_fields__} | graph
+
+
 async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
-    asked = dumps([{name: getattr(job, name) for name in NewJob.__dataclass_fields__} for job in jobs])
+    asked = dumps([_written(job) for job in jobs])
     rows = await connection.fetch(_INSERT, asked)
     return [
         Job(

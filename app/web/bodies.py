@@ -39,6 +39,8 @@ MAX_ID: Final = 2**63 - 1
 MAX_KEY: Final = 255
 _JSON_TYPES: Final = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 """aiohttp says octet-stream when a client names no type; curl's -d says form unless told otherwise."""
+_GRAPHS: Final = ("workflow", "overrides")
+"""Members of a body that become a graph."""
 MAX_VALUES: Final = 500_000
 """Commas, colons and opening brackets of a body: each value takes up to a hundred bytes when it is read."""
 MANY_VALUES: Final = 100_000
@@ -84,7 +86,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     value = decoded(raw, patient=values > MANY_VALUES)
     if not isinstance(value, dict):
         raise MalformedJson("The body is to be a JSON object.")
-    if faults := check_texts(value):
+    if faults := check_texts(value, _GRAPHS):
         raise InvalidRequest("The body holds characters that cannot be kept.", faults)
     return value
 

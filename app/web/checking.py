@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,9 @@ from pydantic import (
 
 from app.domain.errors import Fault, InvalidRequest, MalformedJson
 from app.domain.hints import Hints, token
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 MAX_JSON_DEPTH: Final = 64
 MAX_FAULTS: Final = 100
@@ -38,53 +41,57 @@ def check(model: type[T], data: Any, *, pointer: str = "/") -> T:
         raise InvalidRequest(f"The request is not valid. {listed}{more}", faults) from error
 
 
-def check_texts(value: Any) -> list[Fault]:
-    """Return where a value holds what neither PostgreSQL nor ComfyUI can take: NUL and lone surrogates in texts.
+def check_texts(value: Any, free: Collection[str] = ()) -> list[Fault]:
+    """Return where a value holds what PostgreSQL cannot take: NUL and lone surrogates in texts.
 
-    Numbers without a JSON form are found too, for those who parse JSON loosely.
+    Numbers without a JSON form are found too, for those who parse JSON loosely. `free` are members of the value, an
+    object, whose texts may hold anything, though their names may not: graphs are kept in a form of their own.
 
     Raises
     ------
     MalformedJson
         It is nested too deep.
     """
-    if _is_sound(value, 0):
+    kept = {name: each for name, each in value.items() if name not in free} if free else value
+    graphs = {name: value[name] for name in free if name in value}
+    if _is_sound(kept, 0) and _is_sound(graphs, 0, texts=False):
         return []
     faults: list[Fault] = []
-    _look_into(value, "", 0, faults)
+    _look_into(kept, "", 0, faults)
+    _look_into(graphs, "", 0, faults, texts=False)
     return faults
 
 
-def _is_sound(value: Any, depth: int) -> bool:
+def _is_sound(value: Any, depth: int, *, texts: bool = True) -> bool:
     """Whether there is nothing to be named, which is quickly found out: pointers are made only when there is."""
     if isinstance(value, str):
-        return "\0" not in value and (value.isascii() or not _SURROGATE.search(value))
+        return not texts or ("\0" not in value and (value.isascii() or not _SURROGATE.search(value)))
     if isinstance(value, dict):
         return depth < MAX_JSON_DEPTH and all(
-            _is_sound(key, depth) and _is_sound(each, depth + 1) for key, each in value.items()
+            _is_sound(key, depth) and _is_sound(each, depth + 1, texts=texts) for key, each in value.items()
         )
     if isinstance(value, list):
-        return depth < MAX_JSON_DEPTH and all(_is_sound(each, depth + 1) for each in value)
+        return depth < MAX_JSON_DEPTH and all(_is_sound(each, depth + 1, texts=texts) for each in value)
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _look_into(value: Any, pointer: str, depth: int, faults: list[Fault]) -> None:
+def _look_into(value: Any, pointer: str, depth: int, faults: list[Fault], *, texts: bool = True) -> None:
     if depth > MAX_JSON_DEPTH:
         raise MalformedJson(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")
     if len(faults) >= MAX_FAULTS:
         return
     if isinstance(value, str):
-        faults += _text_faults(value, pointer)
+        faults += _text_faults(value, pointer) if texts else []
     elif isinstance(value, float) and not math.isfinite(value):
         faults.append(Fault(pointer, "not_finite", "NaN and infinite numbers are no JSON."))
     elif isinstance(value, dict):
         for key, each in value.items():
             below = f"{pointer}/{token(key)}"
             faults += _text_faults(key, below)
-            _look_into(each, below, depth + 1, faults)
+            _look_into(each, below, depth + 1, faults, texts=texts)
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            _look_into(each, f"{pointer}/{index}", depth + 1, faults)
+            _look_into(each, f"{pointer}/{index}", depth + 1, faults, texts=texts)
 
 
 def _text_faults(text: str, pointer: str) -> list[Fault]:

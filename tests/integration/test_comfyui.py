@@ -101,7 +101,7 @@ async def test_connections_are_kept_from_call_to_call(wire: tuple[Wire, ComfyUI]
     served, comfyui = wire
     error = b"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\nNo."
     served.answers = [ok(b'{"prompt_id": "17"}'), ok(b"{}"), ok(b"bytes"), error, ok(b"{}")]
-    assert await comfyui.submit({}, prompt_id="17", client_id="c", extra={}) == "17"
+    assert await comfyui.submit({}, prompt_id="17", client_id="c", extra={}) == ("17", None)
     assert await comfyui.history("17") is None
     await FileStore(tmp_path).receive(comfyui.download(PICTURE), 5)
     with pytest.raises(BackendLost, match="/history/17 with status 500"):
@@ -122,6 +122,17 @@ async def test_a_graph_reaches_the_server_exactly(wire: tuple[Wire, ComfyUI]) ->
             "client_id": "c",
             "extra_data": {"mark": {"job_id": 1}},
         }
+
+
+async def test_what_comfyui_leaves_out_of_a_workflow_is_told_and_the_rest_runs(wire: tuple[Wire, ComfyUI]) -> None:
+    served, comfyui = wire
+    error = {"type": "return_type_mismatch", "message": "Return type mismatch", "details": "text, IMAGE"}
+    answer = {"prompt_id": "17", "node_errors": {"3": {"errors": [error], "class_type": "Show"}}}
+    served.answers = [ok(json.dumps(answer).encode())]
+    prompt_id, left_out = await comfyui.submit({}, prompt_id="17", client_id="c", extra={})
+    assert (prompt_id, served.requests) == ("17", ["POST /prompt"])
+    assert left_out is not None
+    assert "Show (node 3): Return type mismatch: text, IMAGE" in left_out
 
 
 @pytest.mark.parametrize("size", [10, 3 * HELD_BYTES])

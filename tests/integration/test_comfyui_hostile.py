@@ -126,7 +126,7 @@ async def test_a_queue_that_is_none_is_empty(items: Any) -> None:
     answers = {"/queue": says({"queue_running": items, "queue_pending": items}), f"/history/{ID}": says({ID: items})}
     async with speaking(answers) as comfyui:
         assert (await comfyui.at_hand())[0] is None
-        assert await comfyui.marked_prompts("genonaut") == []
+        assert await comfyui.marked_prompts() == {}
         place, entry = await comfyui.locate(ID)
         assert entry is None or (place == "finished" and entry == items)
 
@@ -199,7 +199,7 @@ async def test_outputs_must_have_come_within_a_limit_of_time(tmp_path: Path) -> 
         job: Any = SimpleNamespace(job_id=1, attempt=1, created_at=datetime.now(UTC))
         downloads = collector.downloads(comfyui)
         found = [OutputFile("9", f"{number}.txt", ID) for number in range(100)]
-        run = Run(prompt_id=ID, graph={}, alone=False, watched=True, began_ms=None, ended_ms=None)
+        run = Run(prompt_id=ID, folder_id=ID, graph={}, alone=False, watched=True, began_ms=None, ended_ms=None)
         with pytest.raises(BackendLost, match="did not come within"):
             await collector.collect(job, downloads, found, run)
         await downloads.drop()

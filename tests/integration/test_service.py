@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -36,3 +36,47 @@ async def test_ten_jobs_each_run_exactly_once(service: Service) -> None:
     done = await asyncio.gather(*(service.finished(job["job_id"]) for job in jobs))
     assert {job["status"] for job in done} == {"completed"}
     assert len({job["outputs"][0]["sha256"] for job in done}) == 10
+
+
+def _drawn_twice(**changes: Any) -> dict[str, Any]:
+    """Return a graph of two outputs; `changes` are inputs of what the second one saves."""
+    empty = {"width": 64, "height": 64, "batch_size": 1, "color": 0}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": empty},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "good"}},
+        "3": {"class_type": "EmptyImage", "inputs": empty | changes},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "other"}},
+    }
+
+
+async def test_an_output_that_comfyui_leaves_out_is_told_and_the_others_are_kept(service: Service) -> None:
+    await service.backend_online()
+    done = await service.run(job_type="workflow", prompt=None, workflow=_drawn_twice(width=-1))
+    assert (done["status"], [each["node_id"] for each in done["outputs"]]) == ("completed", ["2"])
+    assert any("Node '4' (SaveImage) is left out" in each and "'width' is -1" in each for each in done["warnings"])
+
+
+async def test_what_no_output_needs_may_lead_nowhere_and_in_circles(service: Service) -> None:
+    await service.backend_online()
+    loose = {
+        "7": {"class_type": "ImageInvert", "inputs": {"image": ["8", 0]}},
+        "8": {"class_type": "ImageInvert", "inputs": {"image": ["7", 0], "tags": ["a", "b"]}},
+        "9": {"class_type": "ImageInvert", "inputs": {"image": ["99", 0]}},
+    }
+    done = await service.run(job_type="workflow", prompt=None, workflow=_drawn_twice(color=7) | loose)
+    assert (done["status"], len(done["outputs"]), done["warnings"]) == ("completed", 2, [])
+
+
+async def test_texts_that_postgresql_cannot_hold_reach_comfyui_and_come_back_to_the_letter(service: Service) -> None:
+    await service.backend_online()
+    graph = _drawn_twice(color=9)
+    for number, text in enumerate(("a\0b", "half \ud83d of it", "\U0010ffff", "\\u0000")):
+        graph["1"]["_meta"] = {"title": text}
+        graph["2"]["inputs"]["note"] = text
+        graph["1"]["inputs"]["color"] = number
+        done = await service.run(job_type="workflow", prompt=None, workflow=graph)
+        assert (done["status"], done["workflow"]) == ("completed", graph)
+        sent = await (await service.client.get(f"/api/v1/generation-jobs/{done['job_id']}/workflow")).json()
+        assert (sent["1"]["_meta"]["title"], sent["2"]["inputs"]["note"]) == (text, text)
+        page = await service.client.get(f"/monitor/jobs/{done['job_id']}")
+        assert page.status == 200

@@ -15,14 +15,15 @@ from app.domain.hints import nearest
 
 
 def catalog(spec: Any, *, section: str = "required", **more: Any) -> Catalog:
-    """Return a catalog of one output node `X` with one input `a`."""
-    return read_catalog({"X": {"input": {section: {"a": spec}}, "output": [], "output_node": True} | more})
+    """Return a catalog of one output node `X`, of ComfyUI 0.33.0 itself, with one input `a`."""
+    usual = {"output": [], "output_node": True, "python_module": "nodes", "has_intermediate_output": False}
+    return read_catalog({"X": {"input": {section: {"a": spec}}} | usual | more})
 
 
 def codes(spec: Any, value: Any) -> list[str]:
     """Return what is wrong with `X` whose input `a` has this value."""
     graph = {"1": {"class_type": "X", "inputs": {"a": value}}}
-    return [fault.code for fault in check_against(graph, catalog(spec))]
+    return [fault.code for fault in check_against(graph, catalog(spec)).faults]
 
 
 def test_a_real_backend_is_read_whole() -> None:
@@ -55,9 +56,6 @@ def test_choices_are_read_in_the_old_form_and_the_new(spec: Any) -> None:
         [["a"], {"image_upload": True}],
         ["COMBO", {"options": ["a"], "video_upload": True}],
         ["COMBO", {"options": [], "remote": {"route": "/x"}}],
-        ["COMBO", {"options": ["a"], "multiselect": True}],
-        ["COMBO", {}],
-        [[]],
         ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "a", "inputs": {}}]}],
         ["STRING", {"multiline": True}],
         ["BOOLEAN"],
@@ -73,17 +71,48 @@ def test_where_the_list_proves_nothing_every_value_is_taken(spec: Any) -> None:
     assert codes(spec, "c") == []
 
 
-def test_a_choice_written_as_a_number_is_the_same_choice() -> None:
-    assert codes([[1, 2, 0.5]], "2") == []
-    assert codes([["1", "2"]], 2) == []
-    assert codes([[1, 2]], 3) == ["value_not_in_list"]
+@pytest.mark.parametrize("form", ["old", "new"])
+@pytest.mark.parametrize(
+    ("choices", "value", "taken"),
+    [
+        ([1, 2, 0.5], 1.0, True),
+        ([1, 2, 0.5], True, True),
+        ([1, 2, 0.5], "1", False),
+        ([1.0, 2.0], 1, True),
+        ([True, False], 0, True),
+        ([True, False], "True", False),
+        (["1", "2"], 1, False),
+        ([None, "a"], None, True),
+        (["None"], None, False),
+        ([[1, "a"], {"b": 2}], {"__value__": [True, "a"]}, True),
+        ([[1, "a"], {"b": 2}], {"__value__": [2, "a"]}, False),
+        ([[1, "a"], {"b": 2}], {"b": 2.0}, True),
+        ([[1, "a"], {"b": 2}], "a", False),
+        ([], "a", False),
+        ([], None, False),
+        (["a"], {"__value__": "a"}, True),
+        (["a"], {"__value__": "b"}, False),
+    ],
+)
+def test_choices_are_compared_as_python_does(form: str, choices: list[Any], value: Any, taken: bool) -> None:
+    spec = [choices] if form == "old" else ["COMBO", {"options": choices}]
+    assert codes(spec, value) == ([] if taken else ["value_not_in_list"])
 
 
-def test_required_counts_over_optional_and_dynamic_inputs_are_never_demanded() -> None:
+def test_of_several_choices_each_is_looked_up() -> None:
+    spec = ["COMBO", {"options": ["a", "b"], "multiselect": True}]
+    assert codes(spec, {"__value__": ["a", "b"]}) == []
+    assert codes(spec, {"__value__": []}) == []
+    assert codes(spec, {"__value__": ["a", "c"]}) == ["value_not_in_list"]
+    assert codes(spec, "b") == []
+    assert codes(spec, "c") == ["value_not_in_list"]
+    assert codes(spec, ["a", "b", "a"]) == ["bad_linked_input"]
+
+
+def test_required_counts_over_optional() -> None:
     both = read_catalog({"X": {"input": {"optional": {"a": ["INT"]}, "required": {"a": ["INT"]}}}})
     assert both.nodes["X"].inputs["a"].required
     assert not catalog(["INT"], section="optional").nodes["X"].inputs["a"].required
-    assert not catalog(["COMFY_AUTOGROW_V3", {}]).nodes["X"].inputs["a"].required
 
 
 @pytest.mark.parametrize(
@@ -96,8 +125,12 @@ def test_required_counts_over_optional_and_dynamic_inputs_are_never_demanded() -
         ("IMAGE,MASK", "MASK", True),
         ("IMAGE,MASK", "LATENT", False),
         ("IMAGE", "MASK,IMAGE", True),
-        ("COMBO", "STRING", True),
-        ("STRING", "COMBO", True),
+        ("IMAGE, MASK", "MASK", True),
+        ("IMAGE", "LATENT , IMAGE", True),
+        ("A,*", "MASK", True),
+        ("COMBO", "COMBO", True),
+        ("COMBO", "STRING", False),
+        ("STRING", "COMBO", False),
         ("COMFY_MATCHTYPE_V3", "IMAGE", True),
         ("IMAGE", "COMFY_MATCHTYPE_V3", True),
     ],
@@ -106,8 +139,14 @@ def test_types_fit_as_comfyui_has_it(ours: str, given_type: str, fits: bool) -> 
     assert InputSpec("a", ours, required=True).accepts_type(given_type) is fits
 
 
-def test_a_link_into_a_list_of_choices_is_taken() -> None:
-    assert InputSpec("a", "COMBO", required=True, choices=("x",)).accepts_type("INT")
+def test_a_list_of_choices_is_a_type_that_fits_itself() -> None:
+    listed = InputSpec("a", "COMBO", required=True, choices=("x", "y"), listed=True)
+    assert listed.accepts_type(("x", "y"))
+    assert not listed.accepts_type(("y", "x"))
+    assert not listed.accepts_type("STRING")
+    assert not listed.accepts_type("COMBO")
+    assert listed.accepts_type("*")
+    assert not InputSpec("a", "STRING", required=True).accepts_type(("x",))
 
 
 def test_a_class_that_does_not_say_what_it_gives_may_give_anything() -> None:
@@ -121,12 +160,16 @@ def test_a_class_that_does_not_say_what_it_gives_may_give_anything() -> None:
         "1": {"class_type": "Odd", "inputs": {}},
         "2": {"class_type": "X", "inputs": {"a": ["1", 5]}},
     }
-    assert check_against(graph, offered) == []
+    assert check_against(graph, offered).faults == []
 
 
-def test_limits_that_are_no_numbers_do_not_count() -> None:
-    assert codes(["INT", {"min": "a", "max": None}], 10**30) == []
-    assert codes(["FLOAT", {"min": float("nan"), "max": True}], 5) == []
+def test_limits_that_are_no_numbers_can_be_compared_with_none() -> None:
+    spec = ["STRING", {"min": "a", "max": None}]
+    assert codes(spec, "b") == []
+    assert len(check_against({"1": {"class_type": "X", "inputs": {"a": "b"}}}, catalog(spec)).warnings) == 1
+    assert codes(["INT", {"max": None}], 1) == ["invalid_input_type"]
+    assert codes(["FLOAT", {"min": float("nan"), "max": float("inf")}], 5) == []
+    assert codes(["FLOAT", {"max": True}], 5) == ["value_bigger_than_max"]
 
 
 def test_limits_are_exact_for_the_greatest_seed() -> None:
@@ -136,7 +179,11 @@ def test_limits_are_exact_for_the_greatest_seed() -> None:
 
 @pytest.mark.parametrize("value", ["9" * 5000, float("inf"), "", "0x10", "1e400", [], {}])
 def test_numbers_that_are_none_are_a_fault_and_no_crash(value: Any) -> None:
-    assert codes(["INT", {"max": 10}], value) in (["invalid_input_type"], ["value_bigger_than_max"])
+    assert codes(["INT", {"max": 10}], value) in (
+        ["invalid_input_type"],
+        ["value_bigger_than_max"],
+        ["bad_linked_input"],
+    )
 
 
 @pytest.mark.parametrize(

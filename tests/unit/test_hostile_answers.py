@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +17,7 @@ from app.domain.spans import MOST
 from worker.comfyui_answers import (
     MOST_NAME_CHARS,
     MOST_OUTPUTS,
-    MOST_PICTURE_BYTES,
     OutputFile,
-    Picture,
     prompt_id_of,
     read_ending,
     read_frame,
@@ -156,14 +153,6 @@ def test_a_frame_of_a_million_nodes_is_not_taken_apart() -> None:
     frame = b'{"type": "progress_state", "data": {"nodes": {%b}}}' % nodes
     assert read_frame(SimpleNamespace(type=WSMsgType.TEXT, data=frame)) is None
     assert read_frame(SimpleNamespace(type=WSMsgType.TEXT, data=b" " * 5 * 2**20 + b'{"type":"a","data":{}}')) is None
-
-
-def test_a_picture_that_nobody_would_look_at_is_not_held() -> None:
-    metadata = b'{"prompt_id": "17"}'
-    for size, shown in ((MOST_PICTURE_BYTES, True), (MOST_PICTURE_BYTES + 1, False)):
-        for head in (struct.pack(">II", 1, 1), struct.pack(">II", 4, len(metadata)) + metadata):
-            found = read_frame(SimpleNamespace(type=WSMsgType.BINARY, data=head + bytes(size)))
-            assert isinstance(found, Picture) is shown
 
 
 @pytest.mark.parametrize("value", ["", "a" * 65, "../x", "a/b", "a\0", "a?b", "\ud800", 7, None, ["a"], DEEP])

@@ -19,6 +19,7 @@ def run(**changes: Any) -> Run:
     graph = {"2": {"class_type": "Saver"}, "3": {"class_type": "PreviewImage"}}
     usual = {
         "prompt_id": ID,
+        "folder_id": ID,
         "graph": graph,
         "alone": True,
         "watched": True,
