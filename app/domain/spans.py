@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.progress import node_name
+from app.domain.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,7 +113,7 @@ class Spans:
         meta = node.get("_meta")
         title = meta.get("title") if isinstance(meta, dict) else None
         if isinstance(title, str) and title not in ("", node["class_type"]):
-            named["title"] = title[:TITLE_CHARS]
+            named["title"] = plain(title[:TITLE_CHARS])
         return named
 
     def _end(self, node_id: str, at: float) -> None:
