@@ -26,6 +26,7 @@ async def test_the_founding_body_ends_in_an_image(service: Service) -> None:
     bytes_ = await (await service.client.get(done["outputs"][0]["url"])).read()
     with Image.open(io.BytesIO(bytes_)) as image:
         assert image.size == (832, 1216)
+    await service.worker.thumbnails.done()
     thumbnail = await service.client.get(done["outputs"][0]["thumbnail_url"])
     with Image.open(io.BytesIO(await thumbnail.read())) as image:
         assert max(image.size) == 512
