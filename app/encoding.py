@@ -86,7 +86,7 @@ def loads(text: str) -> Any:
 
 
 def dump_kept(value: Any) -> str:
-    """Return the value as JSON that PostgreSQL can keep as JSONB, whatever texts are in it: see `as_sent`."""
+    """Return the value as JSON that PostgreSQL can keep and look into, whatever texts are in it: see `as_sent`."""
     text = dumps(value)
     # A surrogate, when it had to be written in ASCII, and NUL always stand there as an escape.
     if _MARK not in text and r"\u0000" not in text and not _HALF.search(text):
@@ -97,8 +97,8 @@ def dump_kept(value: Any) -> str:
 def as_sent(text: str) -> str:
     """Return as JSON text what `dump_kept` made a JSON text that PostgreSQL has kept.
 
-    JSONB holds neither NUL nor half a character. They stand there as a mark and four hexadecimal digits, which no text
-    has by chance: the mark itself is written so too.
+    JSONB holds neither NUL nor half a character, and JSON that has them cannot be looked into. They stand there as a
+    mark and four hexadecimal digits, which no text has by chance: the mark itself is written so too.
     """
     return _MARKED.sub(_unmarked, text) if _MARK in text else text
 

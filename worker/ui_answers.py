@@ -80,11 +80,12 @@ class OutputFile:
 def read_shown(found: Any, graph: Any = None, folder_id: str = "") -> tuple[list[OutputFile], list[str]]:
     """Return what all nodes show, and notes about what is left out.
 
-    The order is that of the nodes' ids, numbers as numbers: in it ComfyUI's own page exports a graph, PostgreSQL keeps
-    no other, and each server tells them in an order of its own, that of its cache or that of running.
+    The order is that of the nodes in the graph: each server tells them in an order of its own, that of its cache or
+    that of running.
     """
     nodes = found.items() if isinstance(found, dict) else ()
-    placed = sorted(((word(node_id), shown) for node_id, shown in nodes), key=lambda node: _place(node[0]))
+    places = {word(key): place for place, key in enumerate(graph)} if isinstance(graph, dict) else {}
+    placed = sorted(((word(node_id), shown) for node_id, shown in nodes), key=lambda node: _place(places, node[0]))
     read = list(chain.from_iterable(read_node(of, shown, class_of(graph, of), folder_id) for of, shown in placed))
     if len(read) <= MOST_OUTPUTS:
         return read, []
@@ -210,11 +211,17 @@ def class_of(graph: Any, node_id: str) -> str:
     return word(node.get("class_type")) if isinstance(node, dict) else ""
 
 
-def _place(node_id: str) -> tuple[bool, list[tuple[bool, int, str]]]:
-    """Return what nodes are sorted by: numbers first, and a node that another one has put in behind that one."""
+def _place(places: Mapping[str, int], node_id: str) -> tuple[int, list[tuple[bool, int, str]]]:
+    """Return what nodes are sorted by: one that another one has put in (`3.0.0.1`) stands behind that one.
+
+    Of nodes that are not in the graph at all, which come last, numbers count as numbers.
+    """
+    of, dot = node_id, "."
+    while of not in places and dot:
+        of, dot, _ = of.rpartition(".")
     parts = [part for part in _NUMBER.split(node_id) if part]
     named = [(False, int(part), "") if _NUMBER.fullmatch(part) else (True, 0, part) for part in parts]
-    return not node_id[:1].isdigit() or ":" in node_id, named
+    return places.get(of, len(places)), [] if node_id in places else named
 
 
 def _json(value: Any) -> str:

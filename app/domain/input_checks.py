@@ -69,8 +69,11 @@ class InputChecks:
 
     def _link(self, node_class: NodeClass, spec: InputSpec, node_id: Any, slot: Any) -> Iterator[Finding]:
         source = self.target(node_id)
-        if source is None:
-            yield Finding(dangling(self._graph, str(node_id), self._hints))
+        if not isinstance(node_id, str):
+            detail = f"A link names its node by a text, and {shown(repr(node_id))} is none."
+            yield Finding(Fault("", "bad_link", detail))
+        elif source is None:
+            yield Finding(dangling(self._graph, node_id, self._hints))
         elif (found := slot_finding(source, node_id, slot)) is not None:
             yield found
         elif source.outputs is not None and -len(source.outputs) <= slot < len(source.outputs):

@@ -37,7 +37,8 @@ _SPEEDS: Final = text("""
     ) AS run
     JOIN contents ON contents.job_id = run.job_id
     CROSS JOIN LATERAL (
-        SELECT count(*) FROM outputs WHERE outputs.content_id = contents.id AND kind = 'image'
+        SELECT COALESCE(NULLIF(count(*) FILTER (WHERE NOT preview), 0), count(*)) AS count
+        FROM outputs WHERE outputs.content_id = contents.id AND kind = 'image'
     ) AS images
     WHERE images.count > 0 AND run.took IS NOT NULL GROUP BY run.backend_name
 """)

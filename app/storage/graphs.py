@@ -34,7 +34,7 @@ def _short(column: str) -> str:
 _SHOWN: Final = f"""
     SELECT {_short("asked.workflow")} AS asked, {_short("sent.graph")} AS sent, sent.graph IS NOT NULL AS was_sent,
         CASE WHEN asked.workflow IS NULL THEN 0
-            ELSE (SELECT count(*) FROM jsonb_object_keys(asked.workflow)) END AS asked_nodes,
+            ELSE (SELECT count(*) FROM json_object_keys(asked.workflow)) END AS asked_nodes,
         CASE WHEN $3::text IS NOT NULL THEN left(sent.graph #>> ARRAY[$3, '_meta', 'title'], {TITLE_CHARACTERS}) END
             AS title,
         CASE WHEN $3::text IS NOT NULL THEN left(sent.graph #>> ARRAY[$3, 'class_type'], {TITLE_CHARACTERS}) END

@@ -140,7 +140,7 @@ class JobStore:
         JobNotFound, JobNotFinished
         """
         async with self._database.transaction() as session:
-            # The job first, as everywhere; then its outputs, so that no thumbnail gets a place after this.
+            # The job first, as everywhere; then its outputs, in the order in which thumbnails are noted.
             await session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
             outputs = await session.execute(
                 select(OutputRow.path, OutputRow.thumbnail_path, OutputRow.thumbnail_due)
@@ -191,7 +191,7 @@ _NAMES: Final = ", ".join(column.name for column in _GIVEN)
 _TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
 _INSERT: Final = f"""
     WITH asked AS (
-        SELECT * FROM ROWS FROM (jsonb_to_recordset($1::jsonb) AS ({_TYPED})) WITH ORDINALITY
+        SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({_TYPED})) WITH ORDINALITY
     ), accepted AS (
         INSERT INTO generation_jobs
             ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,

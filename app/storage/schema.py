@@ -23,7 +23,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.domain.job import STATUS_OF, JobStatus, Phase
@@ -76,13 +76,14 @@ class JobRow(Base):
     batch_size: Mapped[int] = mapped_column(SmallInteger)
     # The seed reaches 2**64 - 1, too large for a bigint; JSONB keeps it digit for digit.
     sampler_params: Mapped[dict[str, Any]]
-    # Never with the row: app/storage/columns.py says who reads it.
+    # Never with the row: app/storage/columns.py says who reads it. JSON keeps the order of nodes and inputs, which
+    # ComfyUI follows; JSONB does not.
     workflow: Mapped[dict[str, Any] | None] = mapped_column(
-        JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
+        JSON(none_as_null=True), deferred=True, deferred_raiseload=True
     )
     # As large as that, and read by nobody but who sends the graph.
     extra_pnginfo: Mapped[dict[str, Any] | None] = mapped_column(
-        JSONB(none_as_null=True), deferred=True, deferred_raiseload=True
+        JSON(none_as_null=True), deferred=True, deferred_raiseload=True
     )
     backend: Mapped[str | None] = mapped_column(String(255))
     priority: Mapped[int] = mapped_column(SmallInteger)

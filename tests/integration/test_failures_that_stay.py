@@ -39,6 +39,11 @@ LACKS = refusal("value_not_in_list", "ckpt_name: 'a' not in ['b']")
 WRONG = refusal("return_type_mismatch", "model, received_type(CLIP) mismatch input_type(MODEL)")
 
 
+async def ended(service: Service, **changes: Any) -> dict[str, Any]:
+    """Submit a job, and return it when it has ended: between two attempts it may wait for a while."""
+    return await service.finished((await service.submit(**changes))["job_id"], 60)
+
+
 def asked(standin: StandinServer) -> int:
     """How often the stand-in was sent a prompt."""
     return standin.state.log.requests["POST /prompt"]
@@ -59,7 +64,7 @@ async def another(service: Service, start_standin: StartStandin, start_worker: S
 
 async def test_a_refusal_ends_the_job_at_once_in_comfyuis_words(service: Service) -> None:
     await service.standin.state.apply(WRONG)
-    job = await service.run()
+    job = await ended(service)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "invalid_workflow", 1)
     assert "KSampler (node sampler): Said by ComfyUI: model, received_type(CLIP) mismatch" in job["error_message"]
     (attempt,) = job["attempts"]
@@ -74,7 +79,7 @@ async def test_a_refusal_of_the_same_nodes_is_not_looked_for_on_another_backend(
     other = await another(service, start_standin, start_worker)
     for standin in (service.standin, other):
         await standin.state.apply(WRONG)
-    job = await service.run()
+    job = await ended(service)
     assert (job["status"], job["attempt"]) == ("failed", 1)
     assert asked(service.standin) + asked(other) == 1
 
@@ -92,9 +97,9 @@ async def test_what_a_backend_has_not_is_looked_for_elsewhere_and_uses_up_no_att
     async def refused() -> bool:
         return bool((await service.job(job_id))["attempt"] == 2)
 
-    await eventually(refused)
+    await eventually(refused, 30)
     await service.client.post("/api/v1/backends/other/resume")
-    job = await service.finished(job_id)
+    job = await service.finished(job_id, 60)
     assert (job["status"], job["backend_name"], job["attempt"]) == ("completed", "other", 2)
     assert [each["outcome"] for each in job["attempts"]] == ["retried", "completed"]
     assert job["attempts"][0]["error_code"] in ("not_offered_by_backend", "invalid_workflow")
@@ -110,7 +115,7 @@ async def test_what_no_backend_takes_fails_without_another_attempt(
     service: Service, fault: Fault, code: str, sent: int
 ) -> None:
     await service.standin.state.apply(fault)
-    job = await service.run()
+    job = await ended(service)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", code, 1)
     assert asked(service.standin) == sent
     assert await reason(service, "standin") is None
@@ -123,20 +128,20 @@ async def test_of_two_backends_that_both_refuse_each_is_asked_once(
     other = await another(service, start_standin, start_worker)
     for standin in (service.standin, other):
         await standin.state.apply(LACKS)
-    job = await service.run(max_attempts=1)
+    job = await ended(service, max_attempts=1)
     assert (job["status"], job["error_code"]) == ("failed", "not_offered_by_backend")
     assert (asked(service.standin), asked(other)) == (1, 1)
 
 
 async def test_a_refusal_that_is_not_comfyuis_own_word_is_told_as_such(service: Service) -> None:
     await service.standin.state.apply(Fault(kind=FaultKind.REFUSE_PROMPT, status=403, body="<h1>no</h1>", times=None))
-    alone = await service.run()
+    alone = await ended(service)
     assert (alone["status"], alone["attempt"]) == ("failed", 1)
     assert "403" in alone["error_message"]
 
 
 async def test_a_run_that_took_its_whole_time_is_not_made_again_there(service: Service) -> None:
-    job = await service.run(**running_for(30), timeout_seconds=1)
+    job = await ended(service, **running_for(30), timeout_seconds=1)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "timeout", 1)
     assert [str(each.outcome) for each in service.standin.state.log.executions] == ["interrupted"]
 
@@ -145,7 +150,7 @@ async def test_a_run_that_took_its_whole_time_is_made_once_more_where_it_may_be_
     service: Service, start_standin: StartStandin, start_worker: StartWorker
 ) -> None:
     other = await another(service, start_standin, start_worker)
-    job = await service.run(**running_for(30), timeout_seconds=1)
+    job = await ended(service, **running_for(30), timeout_seconds=1)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "timeout", 2)
     assert sorted(each["backend"] for each in job["attempts"]) == ["other", "standin"]
     log = [*service.standin.state.log.executions, *other.state.log.executions]
@@ -164,13 +169,13 @@ async def test_when_nobody_else_takes_it_a_run_that_took_its_whole_time_fails_wi
     async def waits() -> bool:
         return bool((await service.job(job_id))["attempt"] == 2)
 
-    await eventually(waits)
+    await eventually(waits, 30)
     assert (await service.job(job_id))["status"] == "pending"
     async with database.transaction() as session:
         moment = "UPDATE generation_jobs SET available_at = now() - interval '6 minutes' WHERE id = :id"
         await session.execute(text(moment), {"id": job_id})
     await service.submit()  # whose turn finds the other one
-    job = await service.finished(job_id)
+    job = await service.finished(job_id, 60)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "timeout", 2)
     assert len([each for each in service.standin.state.log.executions if str(each.outcome) == "interrupted"]) == 1
     aside.stop()
@@ -179,6 +184,6 @@ async def test_when_nobody_else_takes_it_a_run_that_took_its_whole_time_fails_wi
 @pytest.mark.parametrize("how", [ViewFault.MISSING, ViewFault.EMPTY, ViewFault.NOT_AN_IMAGE])
 async def test_a_file_that_is_not_there_or_damaged_costs_no_other_run(service: Service, how: ViewFault) -> None:
     await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=how, times=None))
-    job = await service.run()
+    job = await ended(service)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "output_invalid", 1)
     assert set(runs(service).values()) == {1}

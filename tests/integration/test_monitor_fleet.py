@@ -94,7 +94,9 @@ async def test_figures_of_the_hour_lead_to_exactly_the_jobs_that_they_count(clie
     assert hour.image_s.keys() == {"gpu-a", "gpu-b"}
 
 
-async def test_what_took_an_image_is_divided_by_their_number(client, life, database):
+@pytest.mark.parametrize(("previews", "seconds"), [([], 4.0), ([0], 8.0), ([0, 1], 4.0)])
+async def test_what_took_an_image_is_divided_by_their_number(client, life, database, previews, seconds):
+    """A preview counts where there is nothing else."""
     job = await life.complete(await life.execute(), "image", "image", "text")
     async with database.driver() as connection:
         await connection.execute(
@@ -102,8 +104,9 @@ async def test_what_took_an_image_is_divided_by_their_number(client, life, datab
             "WHERE job_id = $1",
             job.job_id,
         )
+        await connection.execute("UPDATE outputs SET preview = true WHERE index = ANY ($1::int[])", previews)
     hour = await client.app[keys.FLEET_FIGURES].last_hour()
-    assert hour.image_s == {"gpu-a": pytest.approx(4.0)}
+    assert hour.image_s == {"gpu-a": pytest.approx(seconds)}
 
 
 async def test_a_drain_is_only_asked_for_until_the_heartbeat_confirms_it(client, database):

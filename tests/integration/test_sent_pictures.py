@@ -45,7 +45,7 @@ async def run(service: Service, nodes: dict[str, Any]) -> dict[str, Any]:
 
 async def test_a_batch_that_is_only_sent_is_kept_whole_and_in_order(service: Service) -> None:
     job = await run(service, graph("5", "4", batch=3))
-    assert await pictures(service, job) == [(node, (72, 64), (0x33, 0x66, 0x99)) for node in "444555"]
+    assert await pictures(service, job) == [(node, (72, 64), (0x33, 0x66, 0x99)) for node in "555444"]
     assert job["attempt"] == 1
 
 

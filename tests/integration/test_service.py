@@ -80,3 +80,19 @@ async def test_texts_that_postgresql_cannot_hold_reach_comfyui_and_come_back_to_
         assert (sent["1"]["_meta"]["title"], sent["2"]["inputs"]["note"]) == (text, text)
         page = await service.client.get(f"/monitor/jobs/{done['job_id']}")
         assert page.status == 200
+
+
+async def test_what_cannot_be_known_of_a_custom_class_is_taken_with_a_warning_and_fails_at_once(
+    service: Service,
+) -> None:
+    await service.backend_online()
+    graph = _drawn_twice()
+    graph["5"] = {"class_type": "SlowProgress", "inputs": {"image": ["1", 0], "steps": -1, "seconds_per_step": 0}}
+    graph["2"]["inputs"]["images"] = graph["4"]["inputs"]["images"] = ["5", 0]
+    accepted = await service.submit(job_type="workflow", prompt=None, workflow=graph)
+    (warning,) = accepted["warnings"]
+    assert "'steps' is -1; the least is" in warning
+    assert "not ComfyUI's own" in warning
+    done = await service.finished(accepted["job_id"])
+    assert (done["status"], done["error_code"], done["attempt"]) == ("failed", "invalid_workflow", 1)
+    assert "SlowProgress (node 5)" in done["error_message"]

@@ -218,6 +218,11 @@ def test_an_svg_with_entities_of_its_own_is_a_mere_file_and_is_not_blown_up() ->
     assert (media.kind, media.content_type, media.extension) == ("file", "application/octet-stream", "svg")
 
 
+def test_an_svg_with_a_document_type_of_its_own_and_no_entities_is_a_picture() -> None:
+    begin = b'<!DOCTYPE svg [<!ATTLIST svg note CDATA "x">]>\n<svg xmlns="http://www.w3.org/2000/svg"'
+    assert look("a.svg", begin + b"/>").content_type == "image/svg+xml"
+
+
 def test_what_only_looks_like_an_svg_is_a_mere_file() -> None:
     assert look("a.svg", b"<svg><script>alert(1)</script></svg>").content_type == "application/octet-stream"
 

@@ -43,6 +43,17 @@ def test_the_order_is_the_same_whatever_the_servers_is() -> None:
     assert [file.node_id for file in read(nodes).outputs] == ["2", "3", "10", "11"]
 
 
+def test_the_order_is_that_of_the_graph() -> None:
+    """Nodes that others have put in stand behind those; what the graph has not comes last."""
+    graph = {key: {"class_type": "A", "inputs": {}} for key in ("12", "3", "3.1", "2:1", "b.c")}
+    nodes = {
+        key: {"text": ["x"]} for key in ("a", "2:1", "3", "10", "3.1.0.4", "12", "b.c.0", "3.1", "3.0.0.2", "3.0.0.10")
+    }
+    shown = [file.node_id for file in read(nodes, graph).outputs]
+    assert shown == ["12", "3", "3.0.0.2", "3.0.0.10", "3.1", "3.1.0.4", "2:1", "b.c.0", "10", "a"]
+    assert shown == [file.node_id for file in read(dict(reversed(nodes.items())), graph).outputs]
+
+
 def test_a_node_that_shows_its_texts_whole_never_spells_them() -> None:
     letters = {"1": {"text": ["1", "2", "3"]}}
     graph = {"1": {"class_type": "PreviewAny", "inputs": {}}}

@@ -198,11 +198,18 @@ def without(node_id: str, name: str) -> Graph:
         (changed("sampler", model=["checkpoint", 1]), "sampler/inputs/model", "return_type_mismatch"),
         (changed("sampler", model=["checkpoint", 3]), "sampler/inputs/model", "bad_link"),
         (changed("sampler", model=["checkpoint", -4]), "sampler/inputs/model", "bad_link"),
-        (changed("decode", samples=["save", 0]), "decode/inputs/samples", "bad_link"),
+        (changed("sampler", model=["checkpoint", 0.0]), "sampler/inputs/model", "bad_link"),
+        (changed("sampler", model=["checkpoint", "0"]), "sampler/inputs/model", "bad_link"),
+        (changed("sampler", model=["checkpoint", None]), "sampler/inputs/model", "bad_link"),
+        (changed("sampler", model=[1, 0]), "sampler/inputs/model", "bad_link"),
+        (changed("sampler", model=[["checkpoint"], 0]), "sampler/inputs/model", "bad_link"),
+        (changed("sampler", steps=[20]), "sampler/inputs/steps", "bad_linked_input"),
+        (changed("sampler", sampler_name=[]), "sampler/inputs/sampler_name", "bad_linked_input"),
+        (changed("decode", samples=["save", 1]), "decode/inputs/samples", "bad_link"),
     ],
 )
 def test_each_fault_has_its_code_and_pointer(graph: Graph, pointer: str, code: str) -> None:
-    if graph["decode"]["inputs"]["samples"] == ["save", 0]:
+    if graph["decode"]["inputs"]["samples"] == ["save", 1]:
         graph["save"]["inputs"]["images"] = ["decode", 0]
     assert told(check_against(graph, standin_catalog()).faults) == [(f"/workflow/{pointer}", code)]
 
@@ -251,6 +258,8 @@ def test_faults_stand_in_the_order_of_the_graph() -> None:
         changed("sampler", model=["checkpoint", -3]),
         changed("decode", vae=["checkpoint", -1]),
         changed("sampler", unknown="ignored and kept"),
+        changed("sampler", unknown=["a", "b"], more=[], other=[1, 2, 3], id=[1, 0]),
+        changed("sampler", steps={"__value__": 20}, sampler_name={"__value__": "euler", "beside": 1}),
         changed("sampler", seed=2**64 - 1),
     ],
 )

@@ -110,6 +110,15 @@ def test_numbers_and_choices_are_checked_inside_their_wrapper() -> None:
     assert scaled(width={"__value__": [1, 2]}) == ["invalid_input_type"]
 
 
+@pytest.mark.parametrize("version", CATALOGS)
+def test_what_could_not_be_converted_is_a_link_all_the_same_when_another_way_leads_to_it(version: str) -> None:
+    inputs = {"width": {"__value__": ["99", 0]}, "height": 8, "batch_size": 1, "color": 0}
+    graph = {"1": node(source="x", more=["2", 0]), "2": {"class_type": "EmptyImage", "inputs": inputs}}
+    assert faults_of(graph, version) == []
+    (fault,) = faults_of(graph | {"3": node(source=["2", 0])}, version)
+    assert (fault.pointer, fault.code) == ("/workflow/2/inputs/width", "bad_link")
+
+
 def test_a_cycle_that_comfyui_does_not_see_before_it_runs_is_told() -> None:
     first, second = ({"class_type": "ImageInvert", "inputs": {"image": [other, 0]}} for other in ("2", "1"))
     wrapped = {"class_type": "ImageInvert", "inputs": {"image": {"__value__": ["2", 0]}}}

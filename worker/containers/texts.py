@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _MOST_XML_BYTES: Final = 64 * 2**20
 _MOST_JSON_BYTES: Final = 8 * 2**20
+_DOCTYPE: Final = rb"<!DOCTYPE[^\[>]{0,500}(?:\[[^\]]{0,8000}\]\s*)?>"
 _PROLOG: Final = re.compile(
-    rb"(?:\xef\xbb\xbf)?(?:\s|<\?.{0,500}?\?>|<!--.{0,4000}?-->|<!DOCTYPE[^\[>]{0,500}>)*+<svg[\s>/]", re.DOTALL
+    rb"(?:\xef\xbb\xbf)?(?:\s|<\?.{0,500}?\?>|<!--.{0,4000}?-->|" + _DOCTYPE + rb")*+<svg[\s>/]", re.DOTALL
 )
 _SVG: Final = "http://www.w3.org/2000/svg"
 _PIXELS: Final = re.compile(r"\s*(\d{1,9})(?:\.\d+)?(?:px)?\s*", re.ASCII)
