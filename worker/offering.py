@@ -109,6 +109,10 @@ class Offering:
             return None
         return 0.0
 
+    def reserve(self, name: str) -> None:
+        """Somebody is about to read the class: nobody else need."""
+        self._readings[name] = _Reading(time.monotonic(), CLASS_EVERY_S)
+
     async def read_again(self, name: str) -> None:
         """Read a class, and what it has become if it is not there; raises `BackendLost`.
 
@@ -188,8 +192,7 @@ class Offering:
         self._unpublished = True
 
     async def _read(self, name: str) -> Offer:
-        # At once, so that nobody else reads it too while this waits.
-        self._readings[name] = _Reading(time.monotonic(), CLASS_EVERY_S)
+        self.reserve(name)
         async with self._asking:
             began = time.monotonic()
             try:

@@ -14,7 +14,7 @@ from app.domain.errors import QueueUnavailable
 from app.messaging.connection import AWAY
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection, Sequence
+    from collections.abc import Awaitable, Collection, Mapping, Sequence
 
     from arq.connections import ArqRedis
 
@@ -31,8 +31,11 @@ redis.call('PUBLISH', KEYS[3], '')
 return number
 """
 _ANSWER: Final = """
-redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end
+for each = 2, #KEYS do
+    local class, number = ARGV[2 * each - 2], ARGV[2 * each - 1]
+    redis.call('SET', KEYS[each], number, 'EX', ARGV[1])
+    if redis.call('HGET', KEYS[1], class) == number then redis.call('HDEL', KEYS[1], class) end
+end
 return 1
 """
 
@@ -71,20 +74,11 @@ class Questions:
             raise QueueUnavailable("What is asked cannot be read at the moment.") from error
         return {name.decode("utf-8", "replace"): int(number) for name, number in found.items()}
 
-    async def number(self, backend: str, node_class: str) -> int | None:
-        """Return the number of the last question about a class; None when it has been answered."""
-        try:
-            key = self._names.asked_to_read(backend)
-            found = await cast("Awaitable[bytes | None]", self._redis.hget(key, node_class))
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("What is asked cannot be read at the moment.") from error
-        return int(found) if found is not None else None
-
-    async def answer(self, backend: str, node_class: str, number: int) -> None:
-        """A reading that began after this question is over; one that was asked since remains."""
+    async def answer(self, backend: str, numbers: Mapping[str, int]) -> None:
+        """Readings of these classes that began after these questions are over; what was asked since remains."""
         names = self._names
-        keys = [names.asked_to_read(backend), names.read(backend, node_class)]
+        keys = [names.asked_to_read(backend), *(names.read(backend, each) for each in numbers)]
         try:
-            await self._answer(keys=keys, args=[node_class, number, KEPT_S])
+            await self._answer(keys=keys, args=[KEPT_S, *(part for each in numbers.items() for part in each)])
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("The answer cannot be given at the moment.") from error
