@@ -24,6 +24,8 @@ MOST_OUTPUTS: Final = 2_000
 MOST_NAME_CHARS: Final = 1_024
 """Of a file's name, and of its folder's: file systems take a quarter of that for a name."""
 _MOST_KEY_CHARS: Final = 100
+_FEW_ITEMS: Final = 16
+"""So many values under a key are an output each; of more, such as the points of a curve, one list is made."""
 _MOST_DEPTH: Final = 200
 """Data that is nested deeper is cut off there."""
 _MARKS: Final = frozenset({"animated"})
@@ -98,7 +100,7 @@ def read_shown(found: Any, graph: Any = None, folder_id: str = "") -> tuple[list
 def read_node(node_id: str, shown: Any, class_type: str = "", folder_id: str = "") -> list[OutputFile]:
     """Return what one node shows, each file once.
 
-    What is no file and no text is data: all of a key together, as a list, for ComfyUI makes lists of everything.
+    What is no file and no text is data: each value for itself, for ComfyUI makes lists of everything.
     """
     if not isinstance(shown, dict):
         return []
@@ -120,23 +122,21 @@ class _Node:
         self._spells = spells
 
     def under(self, key: str, value: Any) -> list[OutputFile]:
-        """Return what stands under a key, in its order; data stands where its first value stood."""
+        """Return what stands under a key, in its order; where there are many values they are one output, and first."""
         items = value if isinstance(value, list) else [value]
         if self._spells and _is_spelled(items):
             items = ["".join(items)]
-        found: list[OutputFile] = []
-        rest: list[Any] = []
-        place = 0
-        for item in items:
-            read = self._read(key, item)
-            if not read:
-                place = place if rest else len(found)
-                rest.append(item)
-            found += read
-        if any(item not in _NOTHING for item in rest):
-            told = rest if isinstance(value, list) else value
-            found.insert(place, OutputFile(self._node_id, "data.json", text=_json(told), is_data=True, key=key))
-        return found
+        read = [(item, self._read(key, item)) for item in items]
+        rest = [item for item, found in read if not found]
+        says = any(item not in _NOTHING for item in rest)
+        if len(rest) <= _FEW_ITEMS:
+            each_data = ([self._data(key, item)] if says else [] for item, found in read if not found)
+            return list(chain.from_iterable(found or next(each_data) for _, found in read))
+        together = [self._data(key, rest)] if says else []
+        return together + list(chain.from_iterable(found for _, found in read))
+
+    def _data(self, key: str, value: Any) -> OutputFile:
+        return OutputFile(self._node_id, "data.json", text=_json(value), is_data=True, key=key)
 
     def _read(self, key: str, item: Any) -> list[OutputFile]:
         """Return the files or the text that an item is; nothing of one that is data."""

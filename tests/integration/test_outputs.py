@@ -95,14 +95,14 @@ async def text_of(service: Service, output: dict[str, Any]) -> str:
 
 
 SAID = {
-    "number": ({"number": [42]}, [("data", "[42]")]),
-    "boolean": ({"bool": [True]}, [("data", "[true]")]),
-    "nested": ({"points": [[[1, 2]], {"a": None}]}, [("data", '[[[1,2]],{"a":null}]')]),
+    "number": ({"number": [42]}, [("data", "42")]),
+    "boolean": ({"bool": [True]}, [("data", "true")]),
+    "nested": ({"points": [[[1, 2]], {"a": None}]}, [("data", "[[1,2]]"), ("data", '{"a":null}')]),
     "letters": ({"text": list("A cat.")}, [("text", "A cat.")]),
     "tags": ({"tags": ["1girl, solo", "lamp"]}, [("text", "1girl, solo"), ("text", "lamp")]),
     "empty text": ({"text": [""]}, [("text", "")]),
-    "mixed": ({"text": ["hello", 5]}, [("text", "hello"), ("data", "[5]")]),
-    "two keys": ({"dims": [8, 8], "why": ["so it is"]}, [("data", "[8,8]"), ("text", "so it is")]),
+    "mixed": ({"text": ["hello", 5]}, [("text", "hello"), ("data", "5")]),
+    "two keys": ({"dims": [8, 8], "why": ["so it is"]}, [("data", "8"), ("data", "8"), ("text", "so it is")]),
 }
 
 
@@ -128,9 +128,9 @@ async def test_data_is_served_as_json_and_shown_on_the_page(odd: Service) -> Non
     assert (answer.status, answer.content_type) == (200, "application/json")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
-    assert await answer.json(content_type="application/json") == [{"x": "<b>1</b>"}]
+    assert await answer.json(content_type="application/json") == {"x": "<b>1</b>"}
     page = await (await odd.client.get(f"/monitor/jobs/{job['job_id']}")).text()
-    assert "[{&#34;x&#34;:&#34;&lt;b&gt;1&lt;/b&gt;&#34;}]" in page
+    assert "{&#34;x&#34;:&#34;&lt;b&gt;1&lt;/b&gt;&#34;}" in page
 
 
 async def test_a_run_that_leaves_nothing_is_completed_and_says_so(odd: Service) -> None:
@@ -220,14 +220,16 @@ async def test_a_text_that_was_saved_and_shown_is_one_output(odd: Service) -> No
 
 
 async def test_a_file_of_which_only_the_path_is_told_is_kept(odd: Service) -> None:
-    mesh = {"name": "mesh.glb", "text": "glTF of mine", "key": "result", "bare": True}
+    mesh = {"name": "mesh.stl", "text": "solid of mine", "key": "result", "bare": True}
     (output,) = (await run(odd, {"6": leaves(mesh)}))["outputs"]
-    assert (output["source"]["filename"], output["source"]["key"]) == ("mesh.glb", "result")
-    assert await text_of(odd, output) == "glTF of mine"
+    assert (output["source"]["filename"], output["source"]["key"]) == ("mesh.stl", "result")
+    assert await text_of(odd, output) == "solid of mine"
     # That of another run is a text, and its file another job's.
-    path = f"{output['source']['subfolder']}/mesh.glb"
+    path = f"{output['source']['subfolder']}/mesh.stl"
     outputs = (await run(odd, {"7": shows({"result": [path, {"zoom": 1}, None]})}))["outputs"]
-    assert [(each["kind"], each["source"]["key"]) for each in outputs] == [("text", "result"), ("data", "result")]
+    assert [(each["kind"], each["source"]["key"]) for each in outputs] == [
+        (kind, "result") for kind in ("text", "data", "data")
+    ]
     assert await text_of(odd, outputs[0]) == path
 
 

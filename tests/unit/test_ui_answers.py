@@ -79,10 +79,10 @@ def test_a_file_that_tells_a_text_again_has_it_at_hand() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (float("nan"), [None]),
-        (10**30, [10**30]),
-        ([float("inf"), 10**30], [[None, 10**30]]),
-        ({"half": "\ud800"}, [{"half": "\ud800"}]),
+        (float("nan"), None),
+        (10**30, 10**30),
+        ([float("inf"), 10**30], [None, 10**30]),
+        ({"half": "\ud800"}, {"half": "\ud800"}),
     ],
 )
 def test_data_is_json_whatever_python_takes_for_it(value: Any, said: Any) -> None:
@@ -113,3 +113,12 @@ def test_a_run_in_which_nothing_was_said_ends_well_and_says_whose_word_is_missin
 def test_nodes_that_did_not_run_are_known() -> None:
     ending = read({}, messages=[["execution_cached", {"nodes": ["2", 7]}], ["execution_cached", {"nodes": 3}]])
     assert ending.cached == {"2", "7"}
+
+
+def test_many_values_under_a_key_are_one_output() -> None:
+    points = [[number / 10, number] for number in range(17)]
+    assert [told(file) for file in read({"1": {"curve": [*points, "a text"]}}).outputs] == [
+        ["1", "curve", "data", points],
+        ["1", "curve", "text", "a text"],
+    ]
+    assert len(read({"1": {"curve": points[:16]}}).outputs) == 16
