@@ -8,7 +8,7 @@ from itertools import islice
 from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.text import is_plain, printable
+from app.domain.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,7 @@ def shown(value: object, limit: int = MAX_SHOWN) -> str:
     """Return a client's value as it may stand in a fault, or be kept."""
     text = value if isinstance(value, str) else str(value)
     text = text if len(text) <= limit else f"{text[:limit]}…"
-    return text if is_plain(text) else printable(text).replace("\0", "?")
+    return plain(text)
 
 
 def token(key: str) -> str:

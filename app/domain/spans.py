@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.progress import node_name
+from app.domain.text import word
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,11 +109,13 @@ class Spans:
 
     def _named(self, node_id: str) -> dict[str, Any]:
         node = self._graph[node_id]
-        named = {"node": node_id, "type": node["class_type"]}
+        # A graph may hold what PostgreSQL does not: NUL and half characters.
+        named = {"node": word(node_id), "type": word(node["class_type"])}
         meta = node.get("_meta")
         title = meta.get("title") if isinstance(meta, dict) else None
-        if isinstance(title, str) and title not in ("", node["class_type"]):
-            named["title"] = title[:TITLE_CHARS]
+        shown = word(title, TITLE_CHARS) if isinstance(title, str) else ""
+        if shown not in ("", named["type"]):
+            named["title"] = shown
         return named
 
     def _end(self, node_id: str, at: float) -> None:

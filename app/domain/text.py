@@ -59,6 +59,11 @@ def is_plain(text: str) -> bool:
     return "\0" not in text
 
 
+def plain(text: str) -> str:
+    """Return the text with a mark for NUL and for each lone surrogate, which PostgreSQL does not keep."""
+    return text if is_plain(text) else printable(text).replace("\0", "?")
+
+
 def printable(text: str) -> str:
     """Return the text with each lone surrogate, as which a byte that is no UTF-8 comes out of a header, as a mark."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -23,6 +23,14 @@ UNPLAYABLE: Final[Mapping[str, str]] = {}
 CACHED_BEFORE: Final[Mapping[str, str]] = {"extra_input_link_bad_slot": "3"}
 """Graphs with which 0.33 does what was recorded only if this node's result is kept from the prompt before."""
 
+TOLD_TOGETHER: Final[Mapping[str, list[str]]] = {
+    # A text, and as one piece of data a number, nothing and an object.
+    "ui_mixed": ["1.text", "1.text"],
+    # Two numbers, which are one piece of data.
+    "v33_bboxes_wrapped": ["2.dims"],
+}
+"""What is kept of nodes of which each value was counted when they were recorded."""
+
 TWICE_TOLD: Final = frozenset({"animated"})
 """Keys of `ui` that only tell how others are to be shown."""
 
@@ -47,7 +55,8 @@ class Case:
     @property
     def outputs(self) -> list[str]:
         """What was shown, as node and key."""
-        return sorted(f"{node}.{key}" for node, key in self.truth.get("outputs", ()) if key not in TWICE_TOLD)
+        shown = (f"{node}.{key}" for node, key in self.truth.get("outputs", ()) if key not in TWICE_TOLD)
+        return TOLD_TOGETHER.get(self.name) or sorted(shown)
 
     @property
     def sending_nodes(self) -> set[str]:

@@ -19,6 +19,7 @@ async def done(service: Service) -> dict[str, Any]:
     """A completed job of two pictures."""
     job = await service.run(batch_size=2, width=640, height=128)
     assert job["status"] == "completed", job["error_message"]
+    await service.worker.thumbnails.done()
     return job
 
 

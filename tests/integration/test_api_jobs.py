@@ -429,6 +429,7 @@ async def test_a_deleted_job_leaves_neither_rows_nor_files(
     service: Service, settings: Settings, database: Database
 ) -> None:
     done = await service.run(batch_size=2)
+    await service.worker.thumbnails.done()
     assert len([path for path in settings.storage_path.rglob("*") if path.is_file()]) == 4
     answer = await service.client.delete(f"{BASE}/{done['job_id']}")
     assert (answer.status, await answer.read()) == (204, b"")

@@ -257,6 +257,7 @@ async def test_of_outputs_that_cannot_all_be_kept_the_good_ones_are(
     lost = {f"p{number}_00001_.png" for number in range(6)} - kept
     assert len(job["warnings"]) == (len(lost) if whole else 0)
     assert all(any(f", {name}: " in warning for name in lost) for warning in job["warnings"])
+    await service.worker.thumbnails.done()
     assert len(left_in(settings.storage_path)) == 2 * whole
 
 
@@ -269,4 +270,5 @@ async def test_a_backend_that_is_lost_among_good_outputs_loses_none_of_them(
     assert (job["status"], len(job["outputs"]), job["warnings"]) == ("completed", 6, [])
     assert [attempt["error_code"] for attempt in job["attempts"][:-1]] != []
     assert {attempt["error_code"] for attempt in job["attempts"][:-1]} == {"backend_lost"}
+    await service.worker.thumbnails.done()
     assert len(left_in(settings.storage_path)) == 12

@@ -176,6 +176,7 @@ async def test_previews_beside_saved_files_are_kept_and_marked(odd: Service) -> 
     listed = await (await odd.client.get("/monitor/")).text()
     assert f'{job["outputs"][1]["url"]}/thumbnail"' in listed
     assert f'{job["outputs"][0]["url"]}/thumbnail"' not in listed
+    await odd.worker.thumbnails.done()
     shown = [await (await odd.client.get(f"{url}/thumbnail")).read() for url in (job["links"]["content"],)]
     assert shown == [await (await odd.client.get(job["outputs"][1]["thumbnail_url"])).read()]
 

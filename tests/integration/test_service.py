@@ -26,6 +26,7 @@ async def test_the_founding_body_ends_in_an_image(service: Service) -> None:
     bytes_ = await (await service.client.get(done["outputs"][0]["url"])).read()
     with Image.open(io.BytesIO(bytes_)) as image:
         assert image.size == (832, 1216)
+    await service.worker.thumbnails.done()
     thumbnail = await service.client.get(done["outputs"][0]["thumbnail_url"])
     with Image.open(io.BytesIO(await thumbnail.read())) as image:
         assert max(image.size) == 512
@@ -80,6 +81,9 @@ async def test_texts_that_postgresql_cannot_hold_reach_comfyui_and_come_back_to_
         assert (sent["1"]["_meta"]["title"], sent["2"]["inputs"]["note"]) == (text, text)
         page = await service.client.get(f"/monitor/jobs/{done['job_id']}")
         assert page.status == 200
+        # From its cache as well.
+        again = await service.run(job_type="workflow", prompt=None, workflow=graph)
+        assert (again["status"], again["attempt"]) == ("completed", 1)
 
 
 async def test_what_cannot_be_known_of_a_custom_class_is_taken_with_a_warning_and_fails_at_once(

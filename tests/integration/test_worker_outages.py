@@ -200,6 +200,7 @@ async def test_orphaned_files_are_swept_and_others_kept(
     service: Service, settings: Settings, reconciler: Reconciler
 ) -> None:
     job = await service.run()
+    await service.worker.thumbnails.done()
     root = settings.storage_path
     orphan = (root / job["output_paths"][0]).with_name("9_9.png")
     orphan.write_bytes(b"left by a worker that died")

@@ -67,6 +67,12 @@ def test_nonsense_is_no_step_and_no_negative_time():
     assert spans.kept(3.0)[0]["start_ms"] == 0
 
 
+def test_a_title_is_kept_without_what_postgresql_refuses():
+    spans = Spans({"1": {"class_type": "X", "inputs": {}, "_meta": {"title": "a\0b \ud800"}}})
+    spans.began("1", "1", 1.0)
+    assert [span["title"] for span in spans.kept(1.0)] == ["a?b ?"]
+
+
 def test_so_many_are_kept_and_titles_are_cut():
     graph = {str(n): {"class_type": "X", "inputs": {}, "_meta": {"title": "t" * 500}} for n in range(2 * MOST)}
     spans = Spans(graph)
@@ -77,3 +83,13 @@ def test_so_many_are_kept_and_titles_are_cut():
     assert len(kept) == MOST
     assert not any("cached" in span for span in kept)
     assert {len(span["title"]) for span in kept} == {TITLE_CHARS}
+
+
+def test_what_no_column_holds_stands_in_no_span():
+    nodes = {"1": {"class_type": "X\0", "inputs": {}, "_meta": {"title": "a\0\ud800b"}}}
+    spans = Spans({**nodes, "2\0": {"class_type": "Y", "inputs": {}, "_meta": {"title": "\0"}}})
+    spans.cached(["1", "2\0"])
+    assert spans.kept(0) == [
+        {"node": "1", "type": "X", "title": "a?b", "cached": True},
+        {"node": "2", "type": "Y", "cached": True},
+    ]
