@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -28,6 +29,7 @@ from worker.comfyui import MARK, Place, SubmissionFailed, UnclearSubmission
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from app.domain.catalog import Catalog
     from app.domain.job import Job
     from app.domain.workflow import Graph
     from app.storage.attempts import AttemptStore, Claim
@@ -39,6 +41,8 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 TRIES: Final = 3
+MOST_CHOOSING: Final = 20
+"""Node classes that are read again when ComfyUI has refused a choice that stands in its list."""
 MOST_UNREAD: Final = 2
 """So often a backend may stumble over a submission: the first time something else may have been the matter."""
 ROUNDS: Final = 3
@@ -121,6 +125,13 @@ def _in_doubt(job: Job, backend: Backend) -> frozenset[str]:
     return classes_in_doubt(graph, backend.catalog, check_as_executed(graph, backend.catalog).faults)
 
 
+def _choosing(graph: Graph, catalog: Catalog) -> list[str]:
+    """Return some node classes of the graph that choose from lists."""
+    known = (catalog.nodes.get(name) for name in dict.fromkeys(node["class_type"] for node in graph.values()))
+    named = [each.name for each in known if each and any(spec.choices for spec in each.inputs.values())]
+    return named[:MOST_CHOOSING]
+
+
 async def _in_turn(long: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     return await asyncio.to_thread(function, *args, **kwargs) if long else function(*args, **kwargs)
 
@@ -167,6 +178,11 @@ class Submission:
                 accepted = await comfyui.submit(
                     graph, prompt_id=prompt_id, client_id=self._backend.client_id, extra=extra
                 )
+            except BackendLacksModel:
+                # A file of the list is gone: the next job that names it is to hear so before it is accepted.
+                with contextlib.suppress(BackendLost):
+                    await self._backend.offering.look_again(_choosing(graph, self._backend.catalog))
+                raise
             except UnclearSubmission as error:
                 log.warning("job %s: unclear whether it was submitted: %s", self._job.job_id, error)
                 # Two looks: the server may still be busy with what it received.

@@ -308,6 +308,24 @@ async def test_a_worker_that_cannot_look_again_leaves_the_word_to_comfyui(
     assert sent.graph["2"]["_meta"] == {"title": "Strange"}
 
 
+async def test_a_file_that_is_gone_is_refused_after_the_first_job_that_meets_that(service: Service) -> None:
+    gone = service.standin.state.options.checkpoints[-1]
+    service.standin.state.install(checkpoints=service.standin.state.options.checkpoints[:-1])
+    failed = await service.run(checkpoint_model=gone)
+    assert (failed["status"], failed["error_code"]) == ("failed", "not_offered_by_backend")
+    offered = service.worker._pool.backends["standin"]
+    assert gone not in offered.catalog.checkpoints
+    await offered.refresh(service.client.server.app[REGISTRY])
+    await service.worker._telling.beat()
+
+    async def is_refused() -> bool:
+        # Who is told yes, is told so by the heartbeats of a moment ago.
+        answer = await service.client.post(JOBS, json=SMALL_BODY | {"checkpoint_model": gone})
+        return answer.status == 422
+
+    await eventually(is_refused)
+
+
 async def test_another_backend_that_has_it_by_now_is_found(service: Service) -> None:
     worker = service.worker
     questions = Questions(worker._quick_redis, Names(worker._settings.redis_namespace))
