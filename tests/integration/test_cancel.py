@@ -166,3 +166,20 @@ async def test_a_job_that_ended_before_the_interrupt_took_effect_stays_completed
         # ComfyUI looks at the flag before the next node begins.
         assert (status, done["status"]) == (200, "cancelled")
         assert outcomes(service) == ["interrupted"]
+
+
+@BOTH_AGES
+async def test_a_prompt_is_cancelled_in_one_step_where_comfyui_can(service: Service, comfyui_version: str) -> None:
+    """An older server is asked for that once, and then told in the two steps that it knows."""
+    for _ in range(2):
+        job = await service.submit(**running_for(30))
+        await in_phase(service, job["job_id"], "executing")
+        assert (await cancel(service, job["job_id"]))[1]["status"] == "cancelled"
+    asked = service.standin.state.log.requests
+    in_one_step = sum(count for name, count in asked.items() if name.startswith("POST /jobs/"))
+    interrupts, deletes = asked["POST /interrupt"], asked["POST /queue"]
+    if comfyui_version == "0.3.64":
+        assert (min(interrupts, deletes) >= 2, in_one_step) == (True, 1)
+    else:
+        assert in_one_step >= 2
+        assert interrupts == deletes == 0
