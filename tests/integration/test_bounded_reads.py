@@ -80,7 +80,7 @@ async def test_a_job_that_is_longer_than_a_page_comes_alone(database: Database) 
 
 
 async def test_many_outputs_and_attempts_count_as_well(database: Database) -> None:
-    store, views = AttemptStore(database), JobViews(database, page_bytes=60_000)
+    store, views = AttemptStore(database), JobViews(database, page_bytes=65_000)
     made = [(await store.create(new_job())).job_id for _ in range(6)]  # type: ignore[union-attr]
     async with database.transaction() as session:
         await session.execute(text("INSERT INTO contents (id, job_id) OVERRIDING SYSTEM VALUE SELECT id, id "

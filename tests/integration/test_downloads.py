@@ -233,9 +233,9 @@ async def test_outputs_stand_in_the_order_of_their_nodes(service: Service) -> No
     prompt_id = job["comfyui_prompt_id"]
     async with ClientSession() as session, session.get(f"{service.standin.url}/history/{prompt_id}") as answer:
         told = list((await answer.json())[prompt_id]["outputs"])
-    order = ["2", "3", "10", "12:4", "x"]
+    order = ["2", "3", "10", "x", "12:4"]
     assert [output["node_id"] for output in job["outputs"]] == order != told
-    assert [output["width"] for output in job["outputs"]] == [3000, 72, 80, 96, 88]
+    assert [output["width"] for output in job["outputs"]] == [3000, 72, 80, 88, 96]
     assert [output["index"] for output in job["outputs"]] == [0, 1, 2, 3, 4]
     assert frames[-1]["output_paths"] == job["output_paths"]
     assert len(job["output_paths"]) == 5
