@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from app.domain.dependencies import cycle_in, cycle_words, knots, size_fault
+from app.domain.dependencies import MAX_ANCESTRY, cycle_in, cycle_words, knots, size_fault
 from app.domain.errors import Fault
 from app.domain.hints import Hints, pointer_to, shown, token
 from app.domain.input_checks import InputChecks, slot_finding
@@ -212,6 +212,9 @@ class _Check:
             return faults
         if cycle := cycle_in({key: followed[key] for key in in_order}):
             self._warn(f"{cycle_words(cycle)} ComfyUI takes them, and the run fails there.")
+        if len(self._graph) ** 2 <= MAX_ANCESTRY:
+            # So few are within all limits, however they depend on each other.
+            return []
         return [] if (wrong := size_fault(self._all_links(), self._pointer)) is None else [wrong]
 
     def _followed(self, key: str) -> Iterator[tuple[str, Link, bool]]:

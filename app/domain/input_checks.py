@@ -154,13 +154,12 @@ def slot_finding(source: NodeClass, node_id: str, slot: Any) -> Finding | None:
 
 def _beyond(spec: InputSpec, value: Any) -> Fault | None:
     """Return the fault of a value that is beyond its bounds, or cannot be compared with them."""
-    name = shown(spec.name)
     try:
         if spec.minimum is not None and value < spec.minimum:
-            detail = f"{name!r} is {shown(value)}; the least is {spec.minimum}."
+            detail = f"{shown(spec.name)!r} is {shown(value)}; the least is {spec.minimum}."
             return Fault("", "value_smaller_than_min", detail)
         if spec.maximum is not None and value > spec.maximum:
-            detail = f"{name!r} is {shown(value)}; the greatest is {spec.maximum}."
+            detail = f"{shown(spec.name)!r} is {shown(value)}; the greatest is {spec.maximum}."
             return Fault("", "value_bigger_than_max", detail)
     except TypeError:
         return _uncomparable(spec)
