@@ -88,7 +88,7 @@ def separated(
             own = {PREFIX: _below(folder, inputs.get(PREFIX))}
         elif known.is_output:
             own = {RUN: run}
-            alone = alone or known.name not in PREVIEWS
+            alone = alone or known.name not in PREVIEWS | SENDERS
         if own:
             changed[key] = node | {"inputs": inputs | own}
     return Separated(changed, alone)

@@ -29,6 +29,7 @@ CATALOG = read_catalog(
         "FixedName": described(output=True, images=["IMAGE"], path=["STRING", {}]),
         "ChosenPrefix": described(output=True, images=["IMAGE"], filename_prefix=[["a", "b"]]),
         "PreviewImage": described(output=True, images=["IMAGE"]),
+        "ETN_SendImageWebSocket": described(output=True, images=["IMAGE"]),
         "Text": described(output=False, value=["STRING", {}]),
     }
 )
@@ -118,8 +119,9 @@ def test_one_such_saver_among_others_is_enough() -> None:
     assert sent(saver() | {"8": {"class_type": "FixedName", "inputs": {}}})[1]
 
 
-def test_a_preview_of_comfyuis_own_needs_no_folder_and_is_made_anew() -> None:
-    found, alone = sent(saver("PreviewImage", images=["1", 0]))
+@pytest.mark.parametrize("class_type", ["PreviewImage", "ETN_SendImageWebSocket"])
+def test_what_saves_nothing_that_others_could_needs_no_folder_and_is_made_anew(class_type: str) -> None:
+    found, alone = sent(saver(class_type, images=["1", 0]))
     assert not alone
     assert found["9"] == {"images": ["1", 0], RUN: "run-1"}
 
