@@ -12,7 +12,7 @@ import pytest
 from plans import cached_plan, plan, recorded
 from samples import new_job, output
 
-from app.domain.job import JobStatus
+from app.domain.job import FINISHED, JobStatus
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import JobViews
@@ -192,9 +192,12 @@ async def test_the_tabs_of_a_filter_are_counted_by_its_index_alone(
         await JobViews(full, counted=10).counts(JobFilter(**BY[index]))
     (statement,) = [each for each in seen if each[0].count("LIMIT") == len(JobStatus)]
     told = await plan(plain, statement)
-    # All but those that run, which are few and have an index of their own.
-    assert told.count(f"{index} on") == len(JobStatus) - 1, told
-    assert told.count("Index Only Scan") == len(JobStatus) - 1, told
+    assert "Seq Scan" not in told, told
+    # Jobs that wait or run are few here, and the indexes of their status cost as much: either plan is a good one.
+    ended = [part for part in told.split("InitPlan") if any(f"= '{status}'" in part for status in FINISHED)]
+    assert len(ended) == len(FINISHED), told
+    for part in ended:
+        assert f"Index Only Scan Backward using {index} on" in part, part
 
 
 async def test_the_plan_of_a_filter_is_made_for_its_value(full: Database) -> None:
