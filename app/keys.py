@@ -13,14 +13,14 @@ from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
+from app.runtime.side_thread import SideThread
 from app.services.access import Access
 from app.services.control import Control
-from app.services.fleet import Fleet
+from app.services.fleet_control import Fleet
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
 from app.settings import Settings
-from app.sideline import Sideline
 from app.storage.audit import Audit
 from app.storage.database import Database
 from app.storage.files import FileStore
@@ -57,6 +57,6 @@ FLEET_FIGURES: Final = web.AppKey("FLEET_FIGURES", FleetFigures)
 METRICS: Final = web.AppKey("METRICS", ServerMetrics)
 FIGURES: Final = web.AppKey("FIGURES", Figures)
 HUB: Final = web.AppKey("HUB", Hub)
-SIDELINE: Final = web.AppKey("SIDELINE", Sideline)
+SIDELINE: Final = web.AppKey("SIDELINE", SideThread)
 BACKGROUND: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("BACKGROUND", set)
 """What goes on after its request was answered; it is ended before the connections are closed."""

@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import hdrs, web
 
 from app import keys
-from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable, GenonautError, SchemaNotAtHead
 from app.messaging.channels import Names
-from app.messaging.commands import Commands
-from app.messaging.connection import Line, close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
+from app.messaging.offer_questions import OfferQuestions
+from app.messaging.operator_messages import OperatorMessages
 from app.messaging.previews import Previews
-from app.messaging.questions import Questions
 from app.messaging.queue import JobQueue
+from app.messaging.redis_connection import Line, close, make_listener, make_redis
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
+from app.runtime.end_tasks import end_tasks
+from app.runtime.side_thread import SideThread
 from app.services.access import Access
-from app.services.afresh import Afresh
 from app.services.control import Control
-from app.services.fleet import Fleet
+from app.services.fleet_control import Fleet
+from app.services.offer_refresh import OfferRefresh
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
-from app.sideline import Sideline
 from app.storage.audit import Audit
 from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
@@ -47,14 +47,14 @@ from app.storage.known_names import KnownNames
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
-from app.web import contents, fleet, jobs, metrics, realtime, system
-from app.web.connection import text_frame
+from app.web import backends, contents, jobs, metrics, system, websockets
+from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.expectations import mend_expectations
-from app.web.incoming import INCOMING, Incoming, refuse_large_forms
 from app.web.metrics import counted
 from app.web.origin import refuse_foreign_hosts, refuse_foreign_pages
 from app.web.problems import errors_as_problems
 from app.web.signed_in import only_signed_in
+from app.web.socket_client import text_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    for table in (jobs.routes, contents.routes, fleet.routes, system.routes, metrics.routes, realtime.routes):
+    for table in (jobs.routes, contents.routes, backends.routes, system.routes, metrics.routes, websockets.routes):
         _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app
@@ -103,7 +103,7 @@ def create_monitor_app(settings: Settings) -> web.Application:
     app.router.add_get("/", to_page)
     # What the page itself asks for, pictures and events, and what it links to: reading, and nothing that changes a job.
     reading = [route for route in jobs.routes if isinstance(route, web.RouteDef) and route.method == hdrs.METH_GET]
-    for table in (reading, contents.routes, system.routes, metrics.routes, realtime.routes):
+    for table in (reading, contents.routes, system.routes, metrics.routes, websockets.routes):
         _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app
@@ -166,14 +166,14 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots
     app[INCOMING] = Incoming(settings.max_body_bytes)
-    app[keys.SIDELINE] = sideline = Sideline()
+    app[keys.SIDELINE] = sideline = SideThread()
     app[keys.SEEDS] = seeds = Seeds(registry)
     app[keys.SUBMITTING] = Submitting(
         store,
         queue,
         registry,
         seeds,
-        Afresh(Questions(redis, names)),
+        OfferRefresh(OfferQuestions(redis, names)),
         sideline,
         settings.default_checkpoint,
         settings.max_workflow_bytes,
@@ -182,11 +182,11 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.FIGURES] = figures = Figures(redis, names)
     app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
     app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, seeds, settings.cancel_wait_seconds)
-    commands = Commands(redis, names)
+    commands = OperatorMessages(redis, names)
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
     app[keys.FLEET_FIGURES] = FleetFigures(database)
     app[keys.KEYS] = key_store = KeyStore(database)
-    app[realtime.EVENT_SOCKETS] = {}
+    app[websockets.EVENT_SOCKETS] = {}
     app[keys.ACCESS] = Access(key_store, read_only=settings.monitor_read_only)
     app[keys.AUDIT] = Audit(database)
     background: set[asyncio.Task[None]] = set()
@@ -215,7 +215,7 @@ async def _fan_out(app: web.Application) -> AsyncIterator[None]:
     """Run the hub, and watch over those who listen to everything, as long as the server runs."""
     tasks = [
         asyncio.create_task(app[keys.HUB].run(), name="hub"),
-        asyncio.create_task(realtime.end_with_sessions(app), name="sessions"),
+        asyncio.create_task(websockets.end_with_sessions(app), name="sessions"),
     ]
     yield
     await end_tasks(tasks)

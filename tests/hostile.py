@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientSession, WSMsgType, web
 
-from worker.comfyui import ComfyUI
-from worker.ui_answers import OutputFile
+from worker.comfyui.client import ComfyUI
+from worker.comfyui.node_outputs import OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

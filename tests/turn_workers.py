@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from arq.worker import func, get_kwargs
 
-from app.cancellation import end_tasks
 from app.messaging.queue import TURN_FUNCTION
+from app.runtime.end_tasks import end_tasks
 from harness import eventually
-from worker.tasks import WorkerSettings
-from worker.turns import TurnWorker
+from worker.queue.arq_tasks import WorkerSettings
+from worker.queue.turn_worker import TurnWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

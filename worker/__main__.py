@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.commands.entry import run_command
 from app.environment import with_servers
-from app.garbage import spare_what_lives_long
+from app.runtime.gc_tuning import spare_what_lives_long
 from worker.main import WorkerProcess, wait_for_schema
 
 if TYPE_CHECKING:

@@ -17,19 +17,19 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from arq.worker import Worker, get_kwargs
 from redis.exceptions import RedisError
 
-from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable, Unavailable
-from app.domain.fleet import WorkerState
+from app.domain.worker_states import WorkerState
 from app.messaging.channels import Names
-from app.messaging.commands import Commands
-from app.messaging.connection import AWAY, Line, close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.figures import Figures
+from app.messaging.offer_questions import OfferQuestions
+from app.messaging.operator_messages import OperatorMessages
 from app.messaging.previews import Previews
-from app.messaging.questions import Questions
 from app.messaging.queue import JobQueue
+from app.messaging.redis_connection import AWAY, Line, close, make_listener, make_redis
 from app.messaging.registry import Registry
-from app.services.afresh import Afresh
+from app.runtime.end_tasks import end_tasks
+from app.services.offer_refresh import OfferRefresh
 from app.storage.attempts import AttemptStore
 from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
@@ -38,22 +38,22 @@ from app.storage.job_views import JobViews
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics_recorder import StatisticsRecorder
 from app.storage.thumbnails import ThumbnailStore
-from worker.aftermath import Aftermath
-from worker.answering import Answering
-from worker.backend import Backend
-from worker.backends import BackendPool
-from worker.collect import Collector
-from worker.comfyui import ComfyUI
-from worker.elsewhere import Elsewhere
-from worker.measures import Measures
-from worker.pictures import Pictures
-from worker.reconcile import Reconciler
-from worker.runner import Runner
-from worker.tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
-from worker.telling import Telling
-from worker.thumbnails import Thumbnails
-from worker.turns import TurnWorker
-from worker.wishes import Wishes
+from worker.attempts.attempt_metrics import AttemptMetrics
+from worker.attempts.other_backends import OtherBackends
+from worker.attempts.retry_or_fail import RetryOrFail
+from worker.attempts.runner import Runner
+from worker.comfyui.backend import Backend
+from worker.comfyui.client import ComfyUI
+from worker.comfyui.pool import BackendPool
+from worker.outputs.collector import Collector
+from worker.outputs.preview_feed import PreviewFeeds
+from worker.outputs.thumbnails import Thumbnails
+from worker.queue.arq_tasks import MaintenanceSettings, WorkerSettings, periodic_tasks
+from worker.queue.turn_worker import TurnWorker
+from worker.upkeep.heartbeat import Heartbeat
+from worker.upkeep.offer_answers import OfferAnswers
+from worker.upkeep.operator_requests import OperatorRequests
+from worker.upkeep.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -96,12 +96,12 @@ class WorkerProcess:
         store, files = AttemptStore(database), FileStore(settings.storage_path)
         self._collector = Collector(files, settings.max_output_bytes)
         self.thumbnails = Thumbnails(files, ThumbnailStore(database))
-        self._measures, self._figures = Measures(), Figures(self._quick_redis, self._names)
-        pictures = Pictures(Previews(self._quick_redis, self._names))
-        questions = Questions(self._quick_redis, self._names)
-        self._afresh = Afresh(questions)
-        elsewhere = Elsewhere(self._pool, self._afresh)
-        aftermath = Aftermath(settings, store, views, queue, self._pool, self._measures, elsewhere)
+        self._measures, self._figures = AttemptMetrics(), Figures(self._quick_redis, self._names)
+        pictures = PreviewFeeds(Previews(self._quick_redis, self._names))
+        questions = OfferQuestions(self._quick_redis, self._names)
+        self._afresh = OfferRefresh(questions)
+        elsewhere = OtherBackends(self._pool, self._afresh)
+        aftermath = RetryOrFail(settings, store, views, queue, self._pool, self._measures, elsewhere)
         self._runner = Runner(
             self.worker_id,
             settings,
@@ -124,11 +124,11 @@ class WorkerProcess:
             health_check_key=f"{self._names.worker(self.worker_id)}:arq",
             health_check_interval=ARQ_HEALTH_S,
         )
-        self._commands = Commands(self._quick_redis, self._names)
+        self._commands = OperatorMessages(self._quick_redis, self._names)
         states = BackendStates(database)
-        self._wishes = Wishes(self.worker_id, self._commands, states, self._pool, self._beat_now.set)
-        self._telling = Telling(self.worker_id, self._registry, events, self._pool, self._runner, self._wishes)
-        self._answering = Answering(questions, self._pool, self._registry, self._telling.beat)
+        self._wishes = OperatorRequests(self.worker_id, self._commands, states, self._pool, self._beat_now.set)
+        self._telling = Heartbeat(self.worker_id, self._registry, events, self._pool, self._runner, self._wishes)
+        self._answering = OfferAnswers(questions, self._pool, self._registry, self._telling.beat)
         clockwork = periodic_tasks(settings.reconcile_seconds)
         maintenance = {
             "worker_id": self.worker_id,

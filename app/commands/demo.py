@@ -6,8 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from app.commands.interruption import asked_to_end
 from app.commands.sample_job import SampleJob
+from app.commands.stop_signals import asked_to_end
 from app.commands.terminal import Terminal, amount
 from app.commands.whole_service import whole_service
 from app.settings import ROOT

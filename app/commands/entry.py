@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from app.commands.interruption import Interrupted, until_signalled
-from app.commands.memory import giving_memory_back
+from app.commands.stop_signals import Interrupted, until_signalled
 from app.domain.errors import GenonautError
 from app.embedded.errors import EmbeddedError
 from app.environment import set_up_logging
+from app.runtime.malloc_trim import giving_memory_back
 from app.settings import load_settings
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from app.commands.terminal import amount, duration, show, table
 from app.domain.errors import QueueUnavailable
 from app.environment import with_servers
 from app.messaging.channels import Names
-from app.messaging.connection import AWAY, close, make_redis
+from app.messaging.redis_connection import AWAY, close, make_redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

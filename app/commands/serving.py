@@ -6,15 +6,15 @@ import contextlib
 import resource
 from typing import TYPE_CHECKING, Final
 
-from app.commands.interruption import asked_to_end
 from app.commands.redis_database import without_password
+from app.commands.stop_signals import asked_to_end
 from app.commands.watching import embedded_servers_live, unless_it_raises
 from app.embedded import Wanted, embedded_services
 from app.embedded.ports import free_port, is_free
 from app.embedded.redis_server import PASSWORD_FILE, read_config
 from app.environment import REDIS_CONFIG, require_ports, say, with_servers
-from app.garbage import spare_what_lives_long
 from app.main import PortBusy, create_app, create_monitor_app, run
+from app.runtime.gc_tuning import spare_what_lives_long
 
 if TYPE_CHECKING:
     from app.settings import Settings

@@ -6,12 +6,12 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
-from app.cancellation import end_tasks
-from app.commands.revival import Delays, Revival
+from app.commands.restart_policy import Delays, Restarts
 from app.domain.errors import GenonautError
 from app.embedded.errors import EmbeddedError
 from app.embedded.services import Wanted, embedded_services
 from app.embedded.shared import State
+from app.runtime.end_tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -52,7 +52,7 @@ async def keep_standin(data_dir: Path, say: Callable[[str], None], delays: Delay
 
     What cannot be mended from here, such as a port in another program's hands, is said, and given up after some tries.
     """
-    name, revival = NAMES["standin"], Revival(delays or Delays())
+    name, revival = NAMES["standin"], Restarts(delays or Delays())
     # Where whoever uses it looks for it.
     port = (await asyncio.to_thread(_state, data_dir, "standin")).port
     revival.came_up()

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from app.commands.crew import Crew, Role
-from app.commands.interruption import asked_to_end
+from app.commands.child_processes import Crew, Role
 from app.commands.serving import require_free
+from app.commands.stop_signals import asked_to_end
 from app.commands.terminal import Terminal
 from app.commands.watching import embedded_servers_live, keep_standin, unless_it_raises
 from app.environment import with_servers

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.growing import MOST, Growth, Options, Slot
+from app.domain.growing_inputs import MOST, Growth, Options, Slot
 from app.domain.node_classes import InputSpec, NodeClass
 
 if TYPE_CHECKING:

@@ -254,7 +254,7 @@ class SchemaNotAtHead(GenonautError):
 
 
 class ErrorClass(StrEnum):
-    """Why an attempt ended without its outputs; `app.domain.verdict` has what follows from each."""
+    """Why an attempt ended without its outputs; `app.domain.failure_policy` has what follows from each."""
 
     INVALID = "invalid"
     LACKING = "lacking"

@@ -289,7 +289,7 @@ class Attempt:
     traceback: str | None
     """As ComfyUI told it, cut; it shows a server's paths."""
     spans: list[dict[str, Any]] | None
-    """When ComfyUI began and ended each node, as `app.domain.spans` has it; None if nobody was told."""
+    """When ComfyUI began and ended each node, as `app.domain.node_times` has it; None if nobody was told."""
     workflow_key: str | None
     """Equal for runs that cost about the same."""
 

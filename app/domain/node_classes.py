@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.choosing import Choices
-from app.domain.growing import expanded
+from app.domain.choices import Choices
+from app.domain.growing_inputs import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from app.domain.growing import Growth, Options, Slot
+    from app.domain.growing_inputs import Growth, Options, Slot
 
 _ANY: Final = ("*", "COMFY_MATCHTYPE_V3")
 """Types that fit each other: of the second the page sees that all links of its node are alike, the server does not."""

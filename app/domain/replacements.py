@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.fitting import Checked, check_against
+from app.domain.graph_check import Checked, check_against
 from app.domain.hints import pointer_to, shown
 from app.domain.values import link_of
 

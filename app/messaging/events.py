@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from app.domain.job import STATUS_OF, JobStatus
 from app.domain.message import Snapshot, frame, timestamp
-from app.encoding import dumps
-from app.messaging.connection import AWAY
+from app.messaging.redis_connection import AWAY
+from app.runtime.json_text import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

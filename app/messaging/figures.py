@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from app.domain.errors import QueueUnavailable
-from app.messaging.connection import AWAY
+from app.messaging.redis_connection import AWAY
 
 if TYPE_CHECKING:
     from arq.connections import ArqRedis

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import orjson
 from redis.exceptions import RedisError
 
-from app.cancellation import end_tasks
 from app.domain.errors import Unavailable
 from app.domain.job import Phase
 from app.domain.message import Snapshot, frame
-from app.messaging.connection import AWAY
 from app.messaging.events import frame_of
+from app.messaging.redis_connection import AWAY
+from app.runtime.end_tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence

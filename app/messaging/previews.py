@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from app.domain.errors import QueueUnavailable
-from app.encoding import dumps
-from app.messaging.connection import AWAY
+from app.messaging.redis_connection import AWAY
+from app.runtime.json_text import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

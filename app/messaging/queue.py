@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from app.domain.errors import QueueUnavailable
 from app.domain.job import task_id
-from app.messaging.connection import AWAY, EXPIRES_MS, serialize
+from app.messaging.redis_connection import AWAY, EXPIRES_MS, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from app.domain.errors import QueueUnavailable
 from app.domain.offers import MOST_BYTES, MOST_REPLACING_BYTES, Offer, changed_by, read_kept
-from app.messaging.connection import AWAY
+from app.messaging.redis_connection import AWAY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.keys import AUDIT
 from app.monitor.rendering import render
-from app.monitor.sharing import shared
+from app.monitor.shared_fragments import shared
 from app.web.bodies import MAX_ID, read_query
 from app.web.checking import check
 

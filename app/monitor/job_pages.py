@@ -13,20 +13,20 @@ from aiohttp import web
 
 from app.domain.errors import JobNotFound, NotFound
 from app.domain.job import JobStatus
-from app.encoding import dumps
 from app.keys import FILES, PREVIEWS, RUN_TIMES, SEEDS, VIEWS
 from app.monitor import eta
+from app.monitor.job_view import show, step_of
 from app.monitor.listing import read_alike
-from app.monitor.reading import read_health, read_snapshots
+from app.monitor.page_data import read_health, read_snapshots
 from app.monitor.rendering import render
-from app.monitor.sharing import shared
-from app.monitor.shown import show, step_of
+from app.monitor.shared_fragments import shared
 from app.monitor.timeline import timelines
+from app.runtime.json_text import dumps
 from app.web.bodies import job_id_of
 
 if TYPE_CHECKING:
     from app.domain.job import Attempt
-    from app.monitor.shown import ShownJob
+    from app.monitor.job_view import ShownJob
     from app.storage.files import FileStore
     from app.storage.graphs import ShownGraphs
     from app.storage.job_views import JobViews

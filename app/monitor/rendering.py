@@ -16,7 +16,7 @@ from aiohttp import web
 
 from app.domain.access import READING, Ability, Viewer
 from app.keys import ACCESS, SETTINGS
-from app.monitor.reading import NOT_KNOWN, read_health
+from app.monitor.page_data import NOT_KNOWN, read_health
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

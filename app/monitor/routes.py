@@ -16,7 +16,7 @@ from app.monitor import (
     fleet_actions,
     fleet_pages,
     job_pages,
-    pages,
+    list_page,
     sessions,
     stats_pages,
 )
@@ -24,7 +24,7 @@ from app.monitor.assets import ASSETS, Assets, send_asset
 from app.monitor.charts import spark
 from app.monitor.guard import add_security_headers, errors_as_pages
 from app.monitor.permissions import require_listed
-from app.monitor.sharing import SHARING, Sharing
+from app.monitor.shared_fragments import SHARING, Sharing
 from app.monitor.words import FILTERS
 
 FOLDER: Final = Path(__file__).parent
@@ -54,7 +54,7 @@ def create_monitor() -> web.Application:
     environment.globals["asset"] = app[ASSETS].address
     environment.globals["spark"] = spark
     app.on_response_prepare.append(add_security_headers)
-    app.add_routes(pages.routes)
+    app.add_routes(list_page.routes)
     app.add_routes(job_pages.routes)
     app.add_routes(fleet_pages.routes)
     app.add_routes(stats_pages.routes)

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.job import JobStatus
 from app.domain.message import timestamp
-from app.domain.report import Chosen
+from app.domain.statistics_report import Chosen
 from app.keys import STATISTICS
 from app.monitor.charts import Chart, Part, Tick, columns, lines
-from app.monitor.reading import read_health
+from app.monitor.page_data import read_health
 from app.monitor.rendering import render
-from app.monitor.sharing import shared
+from app.monitor.shared_fragments import shared
 from app.monitor.words import exact
 from app.storage.ended_jobs import DAY_S, FIVE_MINUTES_S, HOUR_S
 from app.web.bodies import read_query
@@ -28,7 +28,7 @@ from app.web.checking import check
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.domain.report import Ends, Failures, Report, Step
+    from app.domain.statistics_report import Ends, Failures, Report, Step
 
 routes: Final = web.RouteTableDef()
 

@@ -7,10 +7,10 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from app.cancellation import end_tasks
 from app.domain.errors import GenonautError, JobAlreadyFinished, QueueUnavailable, Unavailable
 from app.domain.job import FINISHED, JobStatus, Phase, Standing
 from app.metrics import JOBS_FINISHED, Tally
+from app.runtime.end_tasks import end_tasks
 from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:

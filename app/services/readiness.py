@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from app.domain.fleet import WorkerState
+from app.domain.worker_states import WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,8 +6,8 @@ import asyncio
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from app.batching import Batcher
 from app.messaging.events import merged
+from app.runtime.batching import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

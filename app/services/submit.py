@@ -8,21 +8,21 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from app.batching import Batcher
-from app.domain.doubts import classes_in_doubt
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable
-from app.domain.fitting import Checked
+from app.domain.graph_check import Checked
 from app.domain.hints import nearest
 from app.domain.job import NewJob
 from app.domain.replacements import check_as_executed
+from app.domain.stale_lists import classes_in_doubt
 from app.domain.structure import check_structure
 from app.domain.workflow import build_graph, with_overrides
-from app.encoding import kept_bytes, size_bytes
 from app.messaging.events import news
-from app.services.afresh import WAIT_S
-from app.services.presence import Presence
+from app.runtime.batching import Batcher
+from app.runtime.json_text import kept_bytes, size_bytes
+from app.runtime.side_thread import SMALL_BYTES
+from app.services.live_fleet import LiveFleet
+from app.services.offer_refresh import WAIT_S
 from app.services.readiness import no_backend, why_idle
-from app.sideline import SMALL_BYTES
 from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Beat, Registry
-    from app.services.afresh import Afresh
-    from app.services.presence import Present
+    from app.runtime.side_thread import SideThread
+    from app.services.live_fleet import FleetMembers
+    from app.services.offer_refresh import OfferRefresh
     from app.services.seeds import Seeds
-    from app.sideline import Sideline
     from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
 
@@ -102,8 +102,8 @@ class Submitting:
         queue: JobQueue,
         registry: Registry,
         seeds: Seeds,
-        afresh: Afresh,
-        sideline: Sideline,
+        afresh: OfferRefresh,
+        sideline: SideThread,
         default_checkpoint: str,
         max_workflow_bytes: int,
     ) -> None:
@@ -114,7 +114,7 @@ class Submitting:
         self._afresh = afresh
         self._sideline = sideline
         self._max_workflow_bytes = max_workflow_bytes
-        self._presence = Presence(registry)
+        self._presence = LiveFleet(registry)
         self._accepting = Batcher(self._accept, most=MOST_AT_ONCE, flights=FLIGHTS)
         self._default_checkpoint = default_checkpoint or None
 
@@ -203,8 +203,8 @@ class Submitting:
         return replace(verdict.job, warnings=[*verdict.job.warnings, _why_it_waits(verdict.job, present)])
 
     async def _judge_afresh(
-        self, job: NewJob, present: Present, verdict: _Verdict, weight: int
-    ) -> tuple[Present, _Verdict]:
+        self, job: NewJob, present: FleetMembers, verdict: _Verdict, weight: int
+    ) -> tuple[FleetMembers, _Verdict]:
         """Have read again what may be there by now, and judge the job by that, as soon as one backend has it.
 
         Again and again, because a new node class may want a new file; what is not answered in time stays as it was.
@@ -250,7 +250,7 @@ class Submitting:
             raise QueueUnavailable("The queue cannot be reached at the moment.")
         return Replayed(answer)
 
-    async def _judge(self, job: NewJob, present: Present, weight: int) -> _Verdict:
+    async def _judge(self, job: NewJob, present: FleetMembers, weight: int) -> _Verdict:
         """Check the graph against every backend that may take it."""
         _check_backend_name(job, present.backends)
         offers = await self._offers(job, present)
@@ -285,7 +285,7 @@ class Submitting:
         refusal = InvalidGraph("No backend that may take this job would run it.", faults)
         return _Verdict(job, able=False, refusal=refusal, doubts=doubts)
 
-    async def _offers(self, job: NewJob, present: Present) -> list[_Offered]:
+    async def _offers(self, job: NewJob, present: FleetMembers) -> list[_Offered]:
         """Return what the eligible backends offer; what is offered by one that can take work comes first.
 
         Of the live ones, or, with none alive, as last seen.
@@ -357,11 +357,11 @@ def _is_driven(beat: Beat) -> bool:
     return beat.live and beat.state.get("driver") is not None
 
 
-def _eligible(job: NewJob, present: Present) -> list[Beat]:
+def _eligible(job: NewJob, present: FleetMembers) -> list[Beat]:
     return [beat for beat in present.backends if job.backend in (None, beat.name)]
 
 
-def _why_it_waits(job: NewJob, present: Present) -> str:
+def _why_it_waits(job: NewJob, present: FleetMembers) -> str:
     """Return the warning for a job that no backend can take at the moment."""
     if not present.any_worker:
         return NO_WORKER

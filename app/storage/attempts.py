@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
 from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair, Standing
 from app.domain.workflow_key import workflow_key
-from app.encoding import dump_kept, dumps
+from app.runtime.json_text import dump_kept, dumps
 from app.storage import claims
 from app.storage.columns import STANDING, STANDING_COLUMNS, job_of, standing_of
 from app.storage.graphs import read_whole
@@ -45,7 +45,7 @@ class Noted:
     """When the backend began to execute the prompt, and below when it had ended it."""
     ended_s: float | None = None
     spans: str | None = None
-    """What `app.domain.spans` keeps, JSON."""
+    """What `app.domain.node_times` keeps, JSON."""
 
 
 NOTHING: Final = Noted()

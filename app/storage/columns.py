@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from app.domain.job import Asked, Job, ListedJob, Phase, Standing
-from app.encoding import load_kept
+from app.runtime.json_text import load_kept
 from app.storage.schema import JobRow
 
 _STANDING: Final = tuple(name for name in Standing.__dataclass_fields__ if name not in ("job_id", "phase"))

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.domain.errors import DatabaseUnavailable, SchemaNotAtHead
-from app.encoding import dumps, loads
+from app.runtime.json_text import dumps, loads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import JobNotFound
-from app.encoding import as_sent, load_kept, name_of
+from app.runtime.json_text import as_sent, load_kept, name_of
 from app.storage.columns import WHOLE, job_of
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, or_, select
 
-from app.batching import Batcher
 from app.domain.errors import JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Standing, Turn
 from app.domain.message import Snapshot
+from app.runtime.batching import Batcher
 from app.storage.files import THUMBNAIL
 from app.storage.graphs import AskedGraph, ShownGraphs, read_asked, read_sent, read_shown, read_whole
 from app.storage.job_lists import COUNTED, PAGE_BYTES, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
-from app.encoding import Written, dump_kept, dumps, load_kept
+from app.runtime.json_text import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.database import driver_of
 from app.storage.files import thumbnail_path

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from app.domain.histogram import PLACES
 from app.domain.job import JobStatus
-from app.domain.report import Chosen, Ends, Failures, Report, Step, Tiles, together
+from app.domain.statistics_report import Chosen, Ends, Failures, Report, Step, Tiles, together
 from app.storage.ended_jobs import COUNTED_UNTIL, ENDED, EPOCH, FIVE_MINUTES_S, LIVE, NO_JIT, SPANS_S, floor, longest
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from app.domain.message import timestamp
 
 if TYPE_CHECKING:
     from app.domain.message import Snapshot
-    from app.encoding import Written
+    from app.runtime.json_text import Written
     from app.storage.job_views import Event
     from app.storage.whole_jobs import JobView
 

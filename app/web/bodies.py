@@ -26,8 +26,8 @@ from app.domain.errors import (
 )
 from app.domain.hints import shown
 from app.keys import SIDELINE
+from app.web.body_intake import INCOMING
 from app.web.checking import check_texts
-from app.web.incoming import INCOMING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

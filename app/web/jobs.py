@@ -11,8 +11,8 @@ from aiohttp import web
 from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
-from app.encoding import Written, as_sent, dump_bytes, dumps, loads
 from app.keys import CONTROL, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
+from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
@@ -20,8 +20,8 @@ from app.storage.job_views import snapshot_of
 from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, event_answer, job_answer
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
+from app.web.body_intake import INCOMING
 from app.web.checking import check
-from app.web.incoming import INCOMING
 from app.web.payloads import (
     BulkAnswer,
     BulkResult,

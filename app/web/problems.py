@@ -12,7 +12,7 @@ from aiohttp import web
 
 from app.domain import errors
 from app.domain.text import printable
-from app.encoding import dumps
+from app.runtime.json_text import dumps
 from app.web.payloads import Problem, ProblemError
 
 if TYPE_CHECKING:

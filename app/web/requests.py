@@ -22,7 +22,7 @@ from pydantic import (
 from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
 from app.domain.seeds import random_seed
-from app.encoding import dump_kept, kept_bytes
+from app.runtime.json_text import dump_kept, kept_bytes
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import MOST_STEPS
 from app.web.checking import MAX_FAULTS

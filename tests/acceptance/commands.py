@@ -69,8 +69,8 @@ class Background:
         for pid, command in _processes("cmdline").items():
             words = command.decode(errors="replace").split("\0")
             parent = _stat(pid)
-            if "app.commands.leash" in words and parent == self.process.pid:
-                found[words[words.index("app.commands.leash") + 1]] = pid
+            if "app.commands.die_with_parent" in words and parent == self.process.pid:
+                found[words[words.index("app.commands.die_with_parent") + 1]] = pid
         return found
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from app.commands.interruption import Interrupted, until_signalled
+from app.commands.stop_signals import Interrupted, until_signalled
 from tests.bench import report
 from tests.bench.client import Unexpected
 from tests.bench.idle_rows import idle, tired

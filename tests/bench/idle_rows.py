@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from app.commands.memory import EVERY_S
+from app.runtime.malloc_trim import EVERY_S
 from tests.bench.report import Figure
 from tests.bench.usage import usage
 

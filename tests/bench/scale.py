@@ -22,7 +22,7 @@ import uvloop
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
-from app.commands.interruption import Interrupted, until_signalled
+from app.commands.stop_signals import Interrupted, until_signalled
 from app.domain.errors import NodeFailed
 from app.domain.job import JobStatus
 from app.embedded.services import Wanted, embedded_services

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 
-from app.cancellation import end_tasks
-from app.commands.interruption import Interrupted, until_signalled
+from app.commands.stop_signals import Interrupted, until_signalled
 from app.embedded.accounts import outside_folder
+from app.runtime.end_tasks import end_tasks
 from tests.chaos import checks, harms, leftovers, received, report
 from tests.chaos.clients import Client, Record, draw_plans
 from tests.chaos.evidence import Violation, gather

@@ -13,16 +13,16 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_redis
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
+from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import Registry
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
 from tests.chaos.evidence import Violation
-from worker.reconcile import Reconciler
+from worker.upkeep.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -84,7 +84,7 @@ class Member:
             self._log = self.log_path.open("ab", buffering=0)
         self._log.write(f"=== {self.name}, start {self.incarnation}\n".encode())
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app.commands.leash", self.module, *self.arguments),
+            *(sys.executable, "-m", "app.commands.die_with_parent", self.module, *self.arguments),
             cwd=ROOT,
             env=self.environment,
             stdin=asyncio.subprocess.PIPE,

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from app.domain.errors import GenonautError
 from app.web.bodies import MAX_NAMES, MAX_VALUES
-from app.web.incoming import HELD, INCOMING, Incoming
+from app.web.body_intake import HELD, INCOMING, Incoming
 from harness import SMALL_BODY, eventually
 
 if TYPE_CHECKING:

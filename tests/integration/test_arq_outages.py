@@ -14,8 +14,8 @@ from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
 from app.embedded.services import Wanted, start
 from app.embedded.temporary import temporary_data_dir
 from app.messaging.channels import Names
-from app.messaging.connection import Line, close, make_redis
 from app.messaging.queue import JobQueue
+from app.messaging.redis_connection import Line, close, make_redis
 from harness import eventually
 
 if TYPE_CHECKING:

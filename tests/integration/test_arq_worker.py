@@ -20,10 +20,10 @@ from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
 
 from app.domain.job import task_id
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_redis
 from app.messaging.queue import TURN_FUNCTION, JobQueue
+from app.messaging.redis_connection import close, make_redis
 from app.settings import ROOT
-from worker.tasks import WorkerSettings
+from worker.queue.arq_tasks import WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -316,7 +316,7 @@ LOCK_S = 1.5
 KILLED = f"""
 import asyncio, sys
 from pydantic import SecretStr
-from app.messaging.connection import make_redis
+from app.messaging.redis_connection import make_redis
 from app.settings import load_settings
 from app.messaging.channels import Names
 from turn_workers import turn_worker

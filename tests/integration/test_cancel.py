@@ -9,16 +9,16 @@ import pytest
 from integration.test_worker_faults import executing, running_for
 from samples import new_job
 
-from app.cancellation import end_tasks
 from app.domain.job import Phase
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.figures import Figures
 from app.messaging.hub import Hub
 from app.messaging.queue import JobQueue
+from app.messaging.redis_connection import close, make_listener, make_redis
 from app.messaging.registry import Registry
 from app.metrics import ServerMetrics
+from app.runtime.end_tasks import end_tasks
 from app.services.control import Control
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots

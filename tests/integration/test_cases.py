@@ -11,7 +11,7 @@ from integration.known_cases import AGES, DATA, Case, cases_of, fill
 from harness import Service
 from worker import backend as backend_module
 from worker import vital_signs
-from worker.death_signs import LogSays
+from worker.comfyui.server_log import LogSays
 
 BETTER: Final[Mapping[str, str]] = {
     "ui_gif": "its one file is not there: nothing was kept, so the job is not called completed",

@@ -12,8 +12,8 @@ from aiohttp import ClientSession
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.storage.files import HELD_BYTES, FileStore
-from worker.comfyui import ComfyUI, UnclearSubmission
-from worker.ui_answers import OutputFile
+from worker.comfyui.client import ComfyUI, UnclearSubmission
+from worker.comfyui.node_outputs import OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

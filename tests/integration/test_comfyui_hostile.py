@@ -17,10 +17,10 @@ from hostile import ID, PICTURE, ROUTES, ask, bomb, drip, says, serving, speakin
 from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
 from app.storage.files import FileStore
 from harness import eventually
-from worker.collect import Collector
-from worker.comfyui import DOWNLOADS_AT_ONCE, ComfyUI, UnclearSubmission
-from worker.ownership import Run
-from worker.ui_answers import OutputFile
+from worker.comfyui.client import DOWNLOADS_AT_ONCE, ComfyUI, UnclearSubmission
+from worker.comfyui.file_ownership import Run
+from worker.comfyui.node_outputs import OutputFile
+from worker.outputs.collector import Collector
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,17 +15,17 @@ from PIL import Image
 from app.domain.errors import BackendLost, OutputInvalid
 from app.storage.files import HELD_BYTES, FileStore
 from harness import eventually
-from worker.comfyui_answers import read_saved
-from worker.downloads import AHEAD, TIMES_AS_MUCH, TRIES, Downloads
+from worker.comfyui.answers import read_saved
+from worker.comfyui.node_outputs import OutputFile
+from worker.outputs.downloads import AHEAD, TIMES_AS_MUCH, TRIES, Downloads
 from worker.standin.faults import Fault, FaultKind, ViewFault
-from worker.ui_answers import OutputFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from app.settings import Settings
     from harness import Service
-    from worker.comfyui import ComfyUI
+    from worker.comfyui.client import ComfyUI
 
 MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 AWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"

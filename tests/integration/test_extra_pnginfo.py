@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from app.encoding import loads
 from app.keys import SUBMITTING, VIEWS
+from app.runtime.json_text import loads
 from app.storage.attempts import AttemptStore
 from worker.standin.faults import Fault, FaultKind
 

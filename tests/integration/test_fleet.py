@@ -16,22 +16,22 @@ from redis.asyncio import Redis
 
 from app import keys
 from app.domain.errors import DatabaseUnavailable
-from app.domain.fleet import PERIODIC_TASKS
+from app.domain.worker_states import PERIODIC_TASKS
 from app.messaging.channels import Names
 from app.storage.backend_states import BackendStates
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 from harness import Service, StandinServer, eventually
 from worker import tasks
 from worker.main import WorkerProcess
-from worker.tasks import periodic_tasks
-from worker.telling import NEWS_S
+from worker.queue.arq_tasks import periodic_tasks
+from worker.upkeep.heartbeat import NEWS_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiohttp.test_utils import TestClient
 
-    from app.services.fleet import Fleet
+    from app.services.fleet_control import Fleet
     from app.settings import Settings
     from app.storage.database import Database
 
@@ -306,7 +306,7 @@ async def test_a_task_that_fails_is_noted_as_failed_in_words_for_everybody(
     hourly = cron(tasks.sweep, name="sweep", minute=7, second=0)
     runs = PeriodicTasks(database)
     ctx = {"clockwork": {"sweep": hourly}, "runs": runs, "worker_id": "w"}
-    with caplog.at_level(logging.CRITICAL, "worker.tasks"):
+    with caplog.at_level(logging.CRITICAL, "worker.queue.arq_tasks"):
         await tasks._noted(ctx, "sweep", "every hour", work)
     (run,) = await runs.all()
     assert isinstance(run, PeriodicRun)

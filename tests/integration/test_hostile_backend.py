@@ -12,7 +12,7 @@ from hostile import ID, deep, drip, flood, says
 
 from app.domain.job import Phase
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_redis
+from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import Registry
 from harness import Service, StandinServer, eventually
 from worker.standin.main import STANDIN

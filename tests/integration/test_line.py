@@ -11,7 +11,7 @@ from integration.tcp_proxy import TcpProxy
 from pydantic import SecretStr
 from samples import settings_of_redis
 
-from app.messaging.connection import AWAY, Line, close
+from app.messaging.redis_connection import AWAY, Line, close
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

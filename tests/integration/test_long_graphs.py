@@ -15,12 +15,12 @@ from plans import plan, recorded
 from app import keys
 from app.domain.job import Phase
 from app.domain.seeds import Drawing
-from app.encoding import loads
 from app.main import create_app
+from app.runtime.json_text import loads
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import JobFilter
 from app.storage.job_views import JobViews
-from worker.reconcile import Reconciler
+from worker.upkeep.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

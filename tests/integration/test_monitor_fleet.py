@@ -12,9 +12,9 @@ from integration.test_monitor_guard import entries
 from pydantic import SecretStr
 
 from app import keys
-from app.domain.fleet import PERIODIC_TASKS, WorkerState
+from app.domain.worker_states import PERIODIC_TASKS, WorkerState
 from app.main import create_app
-from app.services.fleet import ScheduledTask
+from app.services.fleet_control import ScheduledTask
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 from harness import eventually
 

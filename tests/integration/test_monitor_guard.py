@@ -68,7 +68,7 @@ class Visitor:
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
     monkeypatch.setattr("app.monitor.sessions.WRONG_S", 0.0)
-    monkeypatch.setattr("app.web.realtime.SESSIONS_S", 0.05)
+    monkeypatch.setattr("app.web.websockets.SESSIONS_S", 0.05)
 
 
 @pytest.fixture

@@ -249,7 +249,7 @@ async def test_a_fragment_is_made_once_for_all_who_ask_together_and_is_each_ones
     settings: Settings, database: Database, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However busy the machine is, all of them ask within it.
-    monkeypatch.setattr("app.monitor.sharing.GATHER_S", 1.0)
+    monkeypatch.setattr("app.monitor.shared_fragments.GATHER_S", 1.0)
     app = create_app(settings)
     server = TestServer(app)
     clients = [await aiohttp_client(server) for _ in range(8)]

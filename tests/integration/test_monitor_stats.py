@@ -13,7 +13,7 @@ from integration.test_statistics import count_all, ended, full, plain, within_a_
 
 from app.domain.errors import NodeFailed
 from app.domain.histogram import histogram
-from app.domain.report import Chosen
+from app.domain.statistics_report import Chosen
 from app.monitor.listing import ListAddress
 from app.monitor.stats_pages import RANGES
 from app.storage.attempts import Claim

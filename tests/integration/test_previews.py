@@ -17,9 +17,9 @@ from PIL import Image
 
 from app import keys
 from harness import Service, eventually
-from worker.comfyui_answers import Picture, read_frame
-from worker.media import PREVIEW_PX, small_picture
-from worker.pictures import Pictures
+from worker.comfyui.answers import Picture, read_frame
+from worker.outputs.media import PREVIEW_PX, small_picture
+from worker.outputs.preview_feed import PreviewFeeds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -198,7 +198,7 @@ def test_a_picture_is_made_small_and_nonsense_is_none():
 
 async def test_the_newest_picture_wins_and_a_late_one_is_not_shown(client):
     previews = client.app[keys.PREVIEWS]
-    pictures = Pictures(previews)
+    pictures = PreviewFeeds(previews)
     feed = pictures.of(7, 1)
     colours = [encoded(size=(n, 8)) for n in (8, 16, 24)]
     for each in colours:

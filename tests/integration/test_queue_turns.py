@@ -15,8 +15,8 @@ from samples import settings_of_redis
 
 from app.domain.errors import QueueUnavailable
 from app.messaging.channels import Names
-from app.messaging.connection import EXPIRES_MS, MOST_CONNECTIONS, close, make_listener, make_redis
 from app.messaging.queue import TURN_FUNCTION, JobQueue
+from app.messaging.redis_connection import EXPIRES_MS, MOST_CONNECTIONS, close, make_listener, make_redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

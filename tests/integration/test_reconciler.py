@@ -16,9 +16,9 @@ from sqlalchemy import func, insert, select, text, true
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable
 from app.domain.job import Phase, task_id
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_redis
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
+from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import Registry
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.database import Database, make_engine
@@ -27,7 +27,7 @@ from app.storage.idempotency import Once
 from app.storage.job_views import SOON, JobViews
 from app.storage.schema import JobRow
 from worker import reconcile
-from worker.reconcile import ABANDONED_LEASES, BATCH, Reconciler
+from worker.upkeep.reconciler import ABANDONED_LEASES, BATCH, Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,7 +13,7 @@ from samples import settings_of_redis
 
 from app.domain.errors import QueueUnavailable
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_redis
+from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import KEPT_S, Registry
 from harness import eventually
 

@@ -15,7 +15,7 @@ from samples import new_job
 from app.domain.errors import NodeFailed
 from app.domain.histogram import histogram, quantile
 from app.domain.job import JobStatus
-from app.domain.report import Chosen
+from app.domain.statistics_report import Chosen
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.ended_jobs import DAY_S, FIVE_MINUTES_S, HOUR_S, KEPT, SPANS_S
 from app.storage.statistics import Statistics

@@ -26,7 +26,7 @@ from app.domain.errors import (
 )
 from app.domain.job import ListedJob, NewJob, Phase
 from app.domain.seeds import Drawing
-from app.encoding import loads
+from app.runtime.json_text import loads
 from app.storage.attempts import AttemptStore, Claim, Noted
 from app.storage.job_views import JobViews
 from app.storage.schema import Base

@@ -18,7 +18,7 @@ from app.storage.files import FileStore, thumbnail_path
 from app.storage.job_views import JobViews
 from app.storage.thumbnails import Due, ThumbnailStore
 from harness import eventually
-from worker.thumbnails import BATCH, GIVEN_UP_S, LATE_S, TAKEN_UP, Thumbnails
+from worker.outputs.thumbnails import BATCH, GIVEN_UP_S, LATE_S, TAKEN_UP, Thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

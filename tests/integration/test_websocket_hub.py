@@ -16,17 +16,17 @@ from redis.asyncio import Redis
 from samples import new_job
 from sqlalchemy import text
 
-from app.cancellation import end_tasks
 from app.domain.errors import DatabaseUnavailable
 from app.domain.job import Phase
 from app.domain.message import Snapshot, frame
 from app.keys import EVENTS, HUB, VIEWS
 from app.main import create_app
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_listener, make_redis
 from app.messaging.events import Events
 from app.messaging.hub import AT_ONCE, Hub
+from app.messaging.redis_connection import close, make_listener, make_redis
 from app.metrics import ServerMetrics
+from app.runtime.end_tasks import end_tasks
 from app.services.snapshots import Snapshots
 from app.storage.job_views import JobViews, snapshot_of
 from app.storage.jobs import JobStore

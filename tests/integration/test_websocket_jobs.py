@@ -199,7 +199,7 @@ async def test_a_client_that_comes_in_the_middle_begins_with_the_present(service
 
 async def test_nobody_reads_of_more_progress_than_is_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     # It is told once, while the run goes on, as it does until it is cancelled; a heartbeat comes every 0.3 s.
-    monkeypatch.setattr("worker.ledger.PROGRESS_S", 60)
+    monkeypatch.setattr("worker.attempts.ledger.PROGRESS_S", 60)
     await service.standin.state.apply(replace(SLOW, seconds=0.3))
     job_id = await create(service.client, sampler_params={"steps": 150})
 

@@ -14,7 +14,7 @@ from app.storage import claims
 from harness import BOTH_AGES, eventually
 from worker import backend as backend_module
 from worker import stopping, vital_signs
-from worker.death_signs import LogSays
+from worker.comfyui.server_log import LogSays
 from worker.standin.faults import Fault, FaultKind
 from worker.standin.gpu_faults import GpuFault
 

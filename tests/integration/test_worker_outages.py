@@ -17,17 +17,17 @@ from pydantic import SecretStr
 from sqlalchemy import func, select, text, update
 
 from app.messaging.channels import Names
-from app.messaging.connection import close, make_redis
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
+from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import Registry
 from app.storage.attempts import AttemptStore
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.schema import EventRow, JobRow
 from harness import eventually
-from worker.reconcile import Reconciler
 from worker.standin.faults import Fault, FaultKind
+from worker.upkeep.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

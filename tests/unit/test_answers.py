@@ -9,7 +9,7 @@ import pytest
 from samples import new_job, output
 
 from app.domain.job import Attempt, Job, Phase
-from app.encoding import dumps, loads
+from app.runtime.json_text import dumps, loads
 from app.storage.job_views import Event, snapshot_of
 from app.storage.whole_jobs import JobView
 from app.web import payloads

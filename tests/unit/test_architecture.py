@@ -40,7 +40,7 @@ def test_no_module_does_work_when_it_is_imported() -> None:
     done = run(sys.executable, "-W", "error", "-c", IMPORT_ALL)
     assert done.returncode == 0, done.stderr
     names = done.stdout.split()
-    assert {"app.main", "worker.main", "worker.standin.main", "app.web.realtime"} <= set(names)
+    assert {"app.main", "worker.main", "worker.standin.main", "app.web.websockets"} <= set(names)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import ClientSession
 
-from worker.backend import MOST_SAVING, Backend
-from worker.comfyui import ComfyUI
+from worker.comfyui.backend import MOST_SAVING, Backend
+from worker.comfyui.client import ComfyUI
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

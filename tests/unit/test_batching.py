@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.batching import Batcher
 from app.domain.errors import DatabaseUnavailable
+from app.runtime.batching import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from samples import standin_catalog
 
 from app.domain.catalog import Catalog, InputSpec, read_catalog
-from app.domain.fitting import check_against
+from app.domain.graph_check import check_against
 from app.domain.hints import nearest
 
 

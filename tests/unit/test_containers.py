@@ -15,7 +15,7 @@ from unit.test_media import RAMP, RGB, encoded
 
 from app.domain.errors import OutputInvalid
 from app.settings import ROOT
-from worker.media import Media, inspect
+from worker.outputs.media import Media, inspect
 
 STORED = ROOT / "tests" / "data" / "media"
 SVG = b"""<?xml version="1.0" encoding="UTF-8"?>

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import worker.comfyui  # noqa: F401  # it has one of its own
+import worker.comfyui.client  # noqa: F401  # it has one of its own
 from app.domain.errors import AttemptFailed
 
 if TYPE_CHECKING:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from samples import text_to_image
 
 from app.domain.errors import AttemptFailed
-from app.domain.spans import MOST
-from worker.comfyui_answers import (
+from app.domain.node_times import MOST
+from worker.attempts.attempt_metrics import AttemptMetrics
+from worker.attempts.prompt_watch import PromptWatch
+from worker.comfyui.answers import (
     prompt_id_of,
     read_ending,
     read_frame,
@@ -22,10 +24,8 @@ from worker.comfyui_answers import (
     read_saved,
     read_stats,
 )
-from worker.measures import Measures
-from worker.refusals import read_refusal
-from worker.ui_answers import MOST_NAME_CHARS, MOST_OUTPUTS, OutputFile
-from worker.watch import Watch
+from worker.comfyui.node_outputs import MOST_NAME_CHARS, MOST_OUTPUTS, OutputFile
+from worker.comfyui.refusals import read_refusal
 
 
 def nested(depth: int) -> Any:
@@ -115,7 +115,7 @@ def test_no_more_memory_is_free_than_there_is() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(FRAMES, OBJECTS), max_size=6))
 def test_frames_may_say_anything(frames: list[tuple[str, dict[str, Any]]]) -> None:
-    watch = Watch("gpu", Measures())
+    watch = PromptWatch("gpu", AttemptMetrics())
     watch.follow(text_to_image())
     saved: list[OutputFile] = []
     watch.on_saved = saved.extend
@@ -201,7 +201,7 @@ def test_a_record_whose_name_no_file_can_have_is_data_and_asked_for_nowhere(name
 
 
 def test_nodes_that_come_again_and_again_take_no_memory() -> None:
-    watch = Watch("gpu", Measures())
+    watch = PromptWatch("gpu", AttemptMetrics())
     watch.follow(text_to_image())
     (node, *_) = text_to_image()
     watch.feed("progress_state", {"nodes": {}})

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.errors import InvalidTransition
+from app.domain.failure_policy import may_be_tried_again, retry_delay
 from app.domain.job import (
     STATUS_OF,
     TRANSITIONS,
@@ -18,7 +19,6 @@ from app.domain.job import (
     apply,
     task_id,
 )
-from app.domain.verdict import may_be_tried_again, retry_delay
 
 # The diagram, written down a second time: what may happen in each phase, and where it leads. Nothing else may.
 LIFE: dict[str, dict[str, str]] = {

@@ -15,7 +15,7 @@ from PIL import Image
 
 from app.domain.errors import OutputInvalid
 from app.settings import ROOT
-from worker.media import THUMBNAIL_PX, Media, inspect, thumbnail_of
+from worker.outputs.media import THUMBNAIL_PX, Media, inspect, thumbnail_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -242,7 +242,7 @@ def test_the_first_picture_imports_no_decoder_that_is_never_used() -> None:
     program = """
 import io, sys
 from PIL import Image
-from worker.media import inspect, small_picture, thumbnail_of
+from worker.outputs.media import inspect, small_picture, thumbnail_of
 drawn = io.BytesIO()
 Image.new("RGB", (600, 400)).save(drawn, "PNG")
 assert inspect(drawn, "a.png").thumbnail_due

@@ -17,8 +17,8 @@ from unit.test_media import RGB, chunk, encoded, look, thumbnail
 
 from app.domain.errors import OutputInvalid
 from app.settings import ROOT
-from worker.media import MOST_PREVIEW_PIXELS, inspect, small_picture, thumbnail_of
-from worker.picture_heads import Excerpt
+from worker.outputs.image_headers import Excerpt
+from worker.outputs.media import MOST_PREVIEW_PIXELS, inspect, small_picture, thumbnail_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def peak_mb(file: Path, call: str = BOTH) -> tuple[float, str]:
     """Return how many megabytes it took to look into a file, above what the program has anyway, and what was seen."""
     program = f"""
 import resource, sys
-from worker.media import inspect, small_picture, thumbnail_of
+from worker.outputs.media import inspect, small_picture, thumbnail_of
 from app.domain.errors import OutputInvalid
 path = sys.argv[1]
 def peak():

@@ -12,7 +12,7 @@ from arq.worker import JobExecutionFailed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.messaging.connection import deserialize, serialize
+from app.messaging.redis_connection import deserialize, serialize
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from app.domain.errors import DeviceFailed, NodeFailed, OutOfMemory
-from worker.comfyui_answers import read_ending
-from worker.node_failures import failure_of
+from worker.comfyui.answers import read_ending
+from worker.comfyui.node_failures import failure_of
 
 RUNTIME = "RuntimeError"
 TIPS = (

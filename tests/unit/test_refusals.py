@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.errors import BackendLacksModel, ErrorClass, WorkflowRefused, WorkflowUnread
-from worker.refusals import read_refusal
+from worker.comfyui.refusals import read_refusal
 
 LISTED = {
     "type": "value_not_in_list",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from app.domain import offers
 from app.domain.catalog import Catalog, read_catalog
-from app.domain.doubts import classes_in_doubt
 from app.domain.offers import changed_by, joined, read_kept, read_offer
 from app.domain.replacements import NewInput, check_as_executed, read_replacements, replaced, with_titles
+from app.domain.stale_lists import classes_in_doubt
 
 REPLACING = json.loads((Path(__file__).parents[1] / "data" / "node-replacements" / "0.33.0.json").read_text())
 IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}

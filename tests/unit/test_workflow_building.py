@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from samples import SAMPLER, standin_catalog, text_to_image
 
-from app.domain.fitting import check_against
+from app.domain.graph_check import check_against
 from app.domain.structure import check_structure
 from app.domain.values import links
 from app.domain.workflow import Graph, with_overrides

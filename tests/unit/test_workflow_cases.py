@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from app.domain.catalog import Catalog, read_catalog
-from app.domain.fitting import Checked, check_against
+from app.domain.graph_check import Checked, check_against
 from app.domain.structure import check_structure
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from samples import standin_catalog, text_to_image
 from app.domain.catalog import read_catalog
 from app.domain.dependencies import MAX_CHAIN, cycle_in, cycle_words, knots
 from app.domain.errors import Fault
-from app.domain.fitting import check_against, lacks_model_or_node
+from app.domain.graph_check import check_against, lacks_model_or_node
 from app.domain.structure import MAX_DEPTH, MAX_NODES, check_structure
 from app.domain.workflow import MAX_FAULTS, Graph
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.domain.catalog import Catalog, read_catalog
 from app.domain.dependencies import MAX_ANCESTRY, MAX_CHAIN
-from app.domain.fitting import check_against, check_without_offers
+from app.domain.graph_check import check_against, check_without_offers
 from app.domain.structure import check_structure
 from app.domain.values import link_of, unwrap
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from app.domain.fitting import Checked, check_against
+from app.domain.graph_check import Checked, check_against
 from app.domain.offers import read_offer
 from app.domain.structure import check_structure
 

@@ -1,0 +1,84 @@
+"""What is asked of those who drive backends, about to refuse a job: whether a node class is as it was when last read.
+
+Questions are kept until they are answered, so that a lost message costs a moment. They have numbers: whoever has asked
+waits until its own, or a later one, was answered, by a reading that therefore began after it was asked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from redis.exceptions import RedisError
+
+from app.domain.errors import QueueUnavailable
+from app.messaging.redis_connection import AWAY
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Collection, Mapping, Sequence
+
+    from arq.connections import ArqRedis
+
+    from app.messaging.channels import Names
+
+KEPT_S: Final = 15
+"""Nobody waits for an answer so long."""
+
+_ASK: Final = """
+local number = redis.call('INCR', KEYS[1])
+for each = 2, #ARGV do redis.call('HSET', KEYS[2], ARGV[each], number) end
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('PUBLISH', KEYS[3], '')
+return number
+"""
+_ANSWER: Final = """
+for each = 2, #KEYS do
+    local class, number = ARGV[2 * each - 2], ARGV[2 * each - 1]
+    redis.call('SET', KEYS[each], number, 'EX', ARGV[1])
+    if redis.call('HGET', KEYS[1], class) == number then redis.call('HDEL', KEYS[1], class) end
+end
+return 1
+"""
+
+
+class OfferQuestions:
+    """Questions and answers in Redis. Methods raise `QueueUnavailable` while it is away."""
+
+    def __init__(self, redis: ArqRedis, names: Names) -> None:
+        self._redis = redis
+        self._names = names
+        self._ask = redis.register_script(_ASK)
+        self._answer = redis.register_script(_ANSWER)
+
+    async def ask(self, backend: str, classes: Collection[str]) -> int:
+        """Have these classes of a backend read again; return the number of the question."""
+        names = self._names
+        keys = [names.questions, names.asked_to_read(backend), names.questions_asked]
+        try:
+            return int(await self._ask(keys=keys, args=[KEPT_S, *classes]))
+        except (*AWAY, RedisError) as error:
+            raise QueueUnavailable("Whoever drives the backend cannot be asked at the moment.") from error
+
+    async def answered(self, backend: str, classes: Sequence[str], number: int) -> bool:
+        """Whether all of these have been read since the question with this number."""
+        try:
+            found = await self._redis.mget([self._names.read(backend, each) for each in classes])
+        except (*AWAY, RedisError) as error:
+            raise QueueUnavailable("The answer cannot be read at the moment.") from error
+        return all(raw is not None and int(raw) >= number for raw in found)
+
+    async def asked(self, backend: str) -> dict[str, int]:
+        """Return class → number of the last question about it, of those that have no answer yet."""
+        try:
+            found = await cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(self._names.asked_to_read(backend)))
+        except (*AWAY, RedisError) as error:
+            raise QueueUnavailable("What is asked cannot be read at the moment.") from error
+        return {name.decode("utf-8", "replace"): int(number) for name, number in found.items()}
+
+    async def answer(self, backend: str, numbers: Mapping[str, int]) -> None:
+        """Readings of these classes that began after these questions are over; what was asked since remains."""
+        names = self._names
+        keys = [names.asked_to_read(backend), *(names.read(backend, each) for each in numbers)]
+        try:
+            await self._answer(keys=keys, args=[KEPT_S, *(part for each in numbers.items() for part in each)])
+        except (*AWAY, RedisError) as error:
+            raise QueueUnavailable("The answer cannot be given at the moment.") from error

@@ -1,0 +1,218 @@
+"""Workers and backends as the page shows them, from heartbeats of which any part may be absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+from app.domain.message import timestamp
+from app.domain.worker_states import WorkerState
+from app.monitor.page_data import number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from app.domain.message import Snapshot
+    from app.messaging.registry import Beat
+    from app.storage.backend_states import BackendState
+    from app.storage.fleet_figures import LastHour, Run
+
+_TITLE_CHARACTERS: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ShownWorker:
+    """A worker on the page; None is what its heartbeat does not tell."""
+
+    name: str
+    place: str
+    live: bool
+    age_s: float
+    state: WorkerState | None
+    """As its last heartbeat says."""
+    asked: WorkerState | None
+    """What it was asked to be, and has not confirmed."""
+    version: str | None
+    started_at: datetime | None
+    slots: int | None
+    used: int | None
+    running: list[int]
+    done: int | None
+    failed: int | None
+    memory_bytes: float | None
+    backends: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRun:
+    """A job that a backend works on."""
+
+    job: Snapshot
+    title: str
+    preview: int | None
+    """Number of its newest picture, if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownBackend:
+    """A backend on the page; None is what its heartbeat does not tell."""
+
+    name: str
+    url: str | None
+    word: str
+    """healthy or unhealthy, as its driver last saw it; undriven, lost, or unknown when nobody ever said."""
+    reason: str | None
+    since: datetime | None
+    age_s: float | None
+    drained: bool
+    """Its driver says that it is given no more prompts."""
+    asked: str | None
+    """What was decided about it, and is not confirmed: to drain, or to resume."""
+    decided: BackendState | None
+    freeing: bool
+    """It was asked to free its memory, and its driver has not passed that on."""
+    freed_at: datetime | None
+    free_fault: str | None
+    driver: str | None
+    version: str | None
+    slots: int | None
+    used: int | None
+    own: int | None
+    foreign: int | None
+    """Prompts in ComfyUI's queue, ours and other people's."""
+    models: list[str]
+    vram_total: float | None
+    vram_used: float | None
+    runs: list[ShownRun]
+    image_s: float | None
+    done: int | None
+    failed: int | None
+    done_link: str
+    failed_link: str
+
+
+def show_worker(beat: Beat, asked: WorkerState | None) -> ShownWorker:
+    """Return a worker for the templates."""
+    state = beat.state
+    host, pid = _text(state, "host"), _whole(state, "pid")
+    told = _text(state, "state")
+    is_in = WorkerState(told) if told in list(WorkerState) else None
+    return ShownWorker(
+        name=beat.name,
+        place=f"{host}:{pid}" if host and pid is not None else beat.name,
+        live=beat.live,
+        age_s=beat.age_s,
+        state=is_in,
+        asked=asked if asked is not is_in else None,
+        version=_text(state, "version"),
+        started_at=_time(state, "started_at"),
+        slots=_whole(state, "slots"),
+        used=_whole(state, "used"),
+        running=[job_id for job_id in _list(state, "running") if type(job_id) is int],
+        done=_whole(state, "done"),
+        failed=_whole(state, "failed"),
+        memory_bytes=number(state, "memory_bytes"),
+        backends=[str(name) for name in _list(state, "backends")],
+    )
+
+
+def show_backend(
+    name: str,
+    beat: Beat | None,
+    *,
+    decided: BackendState | None,
+    freeing: bool,
+    runs: Sequence[ShownRun],
+    hour: LastHour | None,
+) -> ShownBackend:
+    """Return a backend for the templates; one without a heartbeat is known by what was decided about it."""
+    state: Mapping[str, Any] = beat.state if beat is not None else {}
+    total, free = number(state, "vram_total"), number(state, "vram_free")
+    remaining, foreign = _whole(state, "queue_remaining"), _whole(state, "foreign")
+    drained = state.get("drained") is True
+    freed = state.get("freed")
+    freed = freed if isinstance(freed, dict) else {}
+    asked = None
+    if decided is not None and decided.drained is not drained:
+        asked = "drain" if decided.drained else "resume"
+    return ShownBackend(
+        name=name,
+        url=_text(state, "url"),
+        word=_word(beat),
+        reason=_text(state, "reason"),
+        since=_time(state, "since"),
+        age_s=beat.age_s if beat is not None else None,
+        drained=drained,
+        asked=asked,
+        decided=decided if decided is not None and decided.drained else None,
+        freeing=freeing,
+        freed_at=_time(freed, "at"),
+        free_fault=_text(freed, "fault"),
+        driver=_text(state, "driver"),
+        version=_text(state, "version"),
+        slots=_whole(state, "slots"),
+        used=_whole(state, "used"),
+        own=remaining - foreign if remaining is not None and foreign is not None else None,
+        foreign=foreign,
+        models=[str(model).removesuffix(".safetensors") for model in _list(state, "models")],
+        vram_total=total or None,
+        vram_used=max(0.0, total - free) if total and free is not None else None,
+        runs=list(runs),
+        image_s=hour.image_s.get(name) if hour is not None else None,
+        done=hour.ended.get((name, "completed"), 0) if hour is not None else None,
+        failed=hour.ended.get((name, "failed"), 0) if hour is not None else None,
+        done_link=_ended_link(name, "completed", hour),
+        failed_link=_ended_link(name, "failed", hour),
+    )
+
+
+def show_run(run: Run, told: Snapshot, preview: int | None) -> ShownRun:
+    """Return a running job for the templates; `told` brings its last progress."""
+    title = " ".join((run.prompt or "").split()) or "a workflow"
+    short = title if len(title) <= _TITLE_CHARACTERS else title[:_TITLE_CHARACTERS].rstrip() + "…"
+    return ShownRun(told, short, preview)
+
+
+def _word(beat: Beat | None) -> str:
+    if beat is None:
+        return "unknown"
+    if not beat.live:
+        return "lost"
+    if "driver" in beat.state and beat.state["driver"] is None:
+        return "undriven"
+    healthy = beat.state.get("healthy")
+    return "unknown" if healthy is None else "healthy" if healthy else "unhealthy"
+
+
+def _ended_link(name: str, status: str, hour: LastHour | None) -> str:
+    """Return the address of the list of exactly the jobs that were counted."""
+    query = {"status": status, "backend": name}
+    if hour is not None:
+        query |= {"ended_from": timestamp(hour.since), "ended_to": timestamp(hour.until)}
+    return f"/monitor/?{urlencode(query)}"
+
+
+def _text(state: Mapping[str, Any], name: str) -> str | None:
+    value = state.get(name)
+    return str(value) if value not in (None, "") else None
+
+
+def _whole(state: Mapping[str, Any], name: str) -> int | None:
+    value = number(state, name)
+    return int(value) if value is not None else None
+
+
+def _list(state: Mapping[str, Any], name: str) -> list[Any]:
+    value = state.get(name)
+    return value if isinstance(value, list) else []
+
+
+def _time(state: Mapping[str, Any], name: str) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(state.get(name) or "")
+        # In UTC, so that no page stumbles over a time at the edge of the calendar.
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None

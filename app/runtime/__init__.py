@@ -1,0 +1,1 @@
+"""What is about the process, not about jobs: memory, tasks, threads, JSON."""

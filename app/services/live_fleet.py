@@ -1,0 +1,95 @@
+"""Who is there: read from Redis a few times a second at most, and waited for only where a moment matters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app.domain.errors import QueueUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from app.messaging.registry import Beat, Registry
+
+log = logging.getLogger(__name__)
+
+LATER_S: Final = 0.1
+"""Who was just answered from an old picture is served first, and then a new one is taken."""
+FRESH_S: Final = 0.2
+"""Heartbeats come seconds apart: a fifth of a second more or less tells nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMembers:
+    """Who is there at one moment."""
+
+    backends: Sequence[Beat]
+    """The heartbeats of all backends seen within a day."""
+    workers: Sequence[Beat]
+    """Those of all workers."""
+
+    @property
+    def any_worker(self) -> bool:
+        """Whether a worker is alive."""
+        return any(beat.live for beat in self.workers)
+
+
+class LiveFleet:
+    """Heartbeats of backends and workers. Methods raise `QueueUnavailable` while Redis is away."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        # The time between two heartbeats.
+        self._recent_s = registry.stale_s / 3
+        self._lock = asyncio.Lock()
+        self._began_at = self._read_at = float("-inf")
+        self._present = FleetMembers((), ())
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def recently(self) -> FleetMembers:
+        """Return who was there a few seconds ago, at once; who asks next will know better.
+
+        Nobody is turned away by it: before a no `now` is asked.
+        """
+        age_s = time.monotonic() - self._read_at
+        if age_s > self._recent_s:
+            return await self.now()
+        if age_s > FRESH_S and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.create_task(self._refresh(), name="presence")
+        return self._present
+
+    async def now(self) -> FleetMembers:
+        """Return who is there."""
+        return await self._read(lambda: time.monotonic() - self._read_at > FRESH_S)
+
+    async def afresh(self) -> FleetMembers:
+        """Return who is there by heartbeats read after this was called, for whoever knows of newer ones."""
+        called_at = time.monotonic()
+        return await self._read(lambda: self._began_at < called_at)
+
+    async def _read(self, due: Callable[[], bool]) -> FleetMembers:
+        if due():
+            async with self._lock:
+                # Whoever held the lock before has read them.
+                if due():
+                    began_at = time.monotonic()
+                    backends, workers = await asyncio.gather(self._registry.backends(), self._registry.workers())
+                    self._present = FleetMembers(backends, workers)
+                    self._began_at, self._read_at = began_at, time.monotonic()
+        return self._present
+
+    async def settle(self) -> None:
+        """Return when nothing is being read on behalf of those who come later."""
+        if self._refreshing is not None:
+            await self._refreshing
+
+    async def _refresh(self) -> None:
+        await asyncio.sleep(LATER_S)
+        try:
+            await self.now()
+        except QueueUnavailable as error:
+            log.debug("who is there could not be read: %s", error)

@@ -1,0 +1,166 @@
+"""Bodies on their way in: how much of them is held at once, and for how long they are waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from app.domain.errors import BodyTooLarge, BodyTooSlow, Busy, MalformedJson, UnsupportedBody
+from app.runtime.side_thread import SMALL_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+HELD: Final = 4
+"""So many of the largest bodies are held at once, or many more that are smaller; those that are small do not count."""
+PATIENCE_S: Final = 30.0
+BYTES_A_SECOND: Final = 32 * 1024
+"""A body is waited for so long, and longer by the time that what has come of it would take at this rate."""
+MAX_FORM_BYTES: Final = 64 * 1024
+"""The largest form of the page names a thousand jobs."""
+_PLAIN: Final = ("", "identity")
+_ENCODINGS: Final = (*_PLAIN, "gzip", "deflate")
+_INFLATED_AT_ONCE: Final = 256 * 1024
+_MAX_MEMBERS: Final = 100
+"""A gzip file may consist of several; of empty ones there could be hundred thousands."""
+_BROKEN: Final = "The body broke off, or is not what its Content-Encoding says."
+
+
+class Incoming:
+    """The bodies that are being read and worked on, counted by bytes after inflation."""
+
+    def __init__(self, max_body_bytes: int, *, patience_s: float = PATIENCE_S) -> None:
+        self._max = max_body_bytes
+        self._patience_s = patience_s
+        self._most = HELD * max_body_bytes
+        self.held_bytes = 0
+        """Of large bodies, at this moment."""
+
+    @asynccontextmanager
+    async def body(self, request: web.Request) -> AsyncIterator[bytes]:
+        """Read a body; its bytes count as long as the context lasts.
+
+        It is inflated piece by piece, and no further than to the limit.
+
+        Raises
+        ------
+        UnsupportedBody, MalformedJson, BodyTooLarge, BodyTooSlow, Busy
+        """
+        if _encoding(request) not in _ENCODINGS:
+            raise UnsupportedBody("The body's Content-Encoding is to be gzip or deflate, once, or none.")
+        if (request.content_length or 0) > self._max:
+            raise self._too_large()
+        read, counted = bytearray(), 0
+        try:
+            async for piece in _pieces(request, self._patience_s):
+                read += piece
+                if len(read) > self._max:
+                    raise self._too_large()
+                if len(read) > SMALL_BYTES:
+                    more = len(read) - counted
+                    if self.held_bytes + more > self._most:
+                        raise Busy("So many large bodies are being read that there is no room for one more.")
+                    self.held_bytes += more
+                    counted += more
+            raw = bytes(read)
+            read.clear()
+            yield raw
+        finally:
+            self.held_bytes -= counted
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than the {self._max} bytes that are taken (MAX_BODY_BYTES).")
+
+
+INCOMING: Final = web.AppKey("INCOMING", Incoming)
+
+
+@web.middleware
+async def refuse_large_forms(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse forms of the page that are larger than any of its own: aiohttp takes them apart where everybody waits."""
+    if request.can_read_body and request.path.startswith("/monitor"):
+        # Browsers say how long a form is.
+        size = request.content_length
+        if size is None or size > MAX_FORM_BYTES:
+            raise BodyTooLarge(f"A form of this page has at most {MAX_FORM_BYTES} bytes, and says how many.")
+    return await handler(request)
+
+
+class Inflater:
+    """Inflates a body piece by piece, or raises `zlib.error` for what is not what it was said to be."""
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = encoding == "gzip"
+        self._stream: zlib._Decompress | None = None
+        self._members = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the end has come of what has begun."""
+        return self._stream is None or self._stream.eof
+
+    def inflate(self, compressed: bytes) -> Iterator[bytes]:
+        """Yield what comes of the next piece, at most a quarter of a megabyte at a time."""
+        while compressed:
+            if self._stream is None or self._stream.eof:
+                self._stream = self._begin(compressed)
+            piece = self._stream.decompress(compressed, _INFLATED_AT_ONCE)
+            compressed = self._stream.unconsumed_tail or self._stream.unused_data
+            yield piece
+
+    def _begin(self, compressed: bytes) -> zlib._Decompress:
+        self._members += 1
+        if self._members > (_MAX_MEMBERS if self._gzip else 1):
+            raise zlib.error("more than one body")
+        if self._gzip:
+            return zlib.decompressobj(16 + zlib.MAX_WBITS)
+        # Many clients send "deflate" without the header that it should have.
+        return zlib.decompressobj(zlib.MAX_WBITS if compressed[0] & 0xF == 8 else -zlib.MAX_WBITS)
+
+
+async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[bytes]:
+    """Yield the body as it comes, inflated."""
+    until, received = asyncio.get_running_loop().time() + patience_s, 0
+    inflater = _inflater(request)
+    try:
+        while True:
+            if request.content.is_eof():
+                # It is all there, as small ones are from the beginning.
+                compressed = request.content.read_nowait()
+            else:
+                async with asyncio.timeout_at(until + received / BYTES_A_SECOND):
+                    compressed = await request.content.readany()
+            if not compressed:
+                break
+            received += len(compressed)
+            if inflater is None:
+                yield compressed
+                continue
+            for piece in inflater.inflate(compressed):
+                yield piece
+                # What has come is there at once: without this nobody else had a turn before it is all inflated.
+                await asyncio.sleep(0)
+        if inflater is not None and not inflater.complete:
+            raise MalformedJson(_BROKEN)
+    except TimeoutError as error:
+        raise BodyTooSlow(f"Of the body {received} bytes have come, too slowly.") from error
+    except (web.RequestPayloadError, ConnectionError, zlib.error) as error:
+        raise MalformedJson(_BROKEN) from error
+
+
+def _inflater(request: web.Request) -> Inflater | None:
+    encoding = _encoding(request)
+    # A server that was not started by us may inflate by itself.
+    if encoding in _PLAIN or request.content.total_compressed_bytes is not None:
+        return None
+    return Inflater(encoding)
+
+
+def _encoding(request: web.Request) -> str:
+    return request.headers.get("Content-Encoding", "").strip().lower()

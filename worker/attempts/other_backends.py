@@ -1,0 +1,71 @@
+"""Whether another backend would run what one has refused: by what they offer now, and not by what they did."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from app.domain.errors import QueueUnavailable
+from app.domain.replacements import check_as_executed
+from app.domain.stale_lists import classes_in_doubt
+from app.services.offer_refresh import WAIT_S
+from app.services.submit import CHECKPOINTS, graph_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.domain.catalog import Catalog
+    from app.domain.job import Job
+    from app.services.offer_refresh import OfferRefresh
+    from worker.comfyui.backend import Backend
+    from worker.comfyui.pool import BackendPool
+
+
+class OtherBackends:
+    """What the other backends offer, of whichever worker."""
+
+    def __init__(self, pool: BackendPool, afresh: OfferRefresh) -> None:
+        self._pool = pool
+        self._afresh = afresh
+
+    async def offered(self, job: Job, avoid: Sequence[str]) -> bool:
+        """Whether a live backend that is not to be avoided would run the job; before a no it is asked anew."""
+        try:
+            doubts = await self._doubts(job, avoid)
+            if doubts is None:
+                return True
+            async for _ in self._afresh.read(doubts, time.monotonic() + WAIT_S):
+                pass
+            return await self._doubts(job, avoid) is None
+        except QueueUnavailable:
+            return False
+
+    async def described_otherwise(self, job: Job, backend: Backend, avoid: Sequence[str]) -> bool:
+        """Whether such a backend describes a node class of the job otherwise than the one that refused it."""
+        graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
+        classes = {node["class_type"] for node in (graph or {}).values()}
+        ours = backend.catalog.nodes
+        try:
+            others = (await self._pool.others(avoid)).values()
+        except QueueUnavailable:
+            return False
+        return any(other.nodes.get(name) != ours.get(name) for other in others for name in classes)
+
+    async def _doubts(self, job: Job, avoid: Sequence[str]) -> dict[str, frozenset[str]] | None:
+        """Return backend → the node classes that may be there by now; None when one would run the job."""
+        doubts = {}
+        for name, catalog in (await self._pool.others(avoid)).items():
+            classes = _missing(job, catalog)
+            if classes is None:
+                return None
+            doubts[name] = classes
+        return doubts
+
+
+def _missing(job: Job, catalog: Catalog) -> frozenset[str] | None:
+    """Return the node classes in doubt; None when nothing is wrong."""
+    graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
+    if graph is None:
+        return frozenset({CHECKPOINTS})
+    faults = check_as_executed(graph, catalog).faults
+    return classes_in_doubt(graph, catalog, faults) if faults else None

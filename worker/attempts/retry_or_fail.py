@@ -1,0 +1,202 @@
+"""What follows an attempt that left no outputs: its job is cancelled, has failed, or waits for another attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+from app.domain.errors import (
+    AttemptFailed,
+    BackendForgot,
+    BackendLost,
+    DatabaseUnavailable,
+    InvalidTransition,
+    JobNotFound,
+    LostClaim,
+    OutputNotOwn,
+    Poisonous,
+    QueueUnavailable,
+)
+from app.domain.failure_policy import RULES, Against, Where, after_failure, may_be_tried_again, retry_delay
+from app.domain.job import Phase
+
+if TYPE_CHECKING:
+    from app.domain.job import Attempt as AttemptRecord
+    from app.domain.job import Job
+    from app.messaging.queue import JobQueue
+    from app.settings import Settings
+    from app.storage.attempts import AttemptStore, Claim
+    from app.storage.job_views import JobViews
+    from worker.attempts.attempt import Attempt
+    from worker.attempts.attempt_metrics import AttemptMetrics
+    from worker.attempts.other_backends import OtherBackends
+    from worker.comfyui.backend import Backend
+    from worker.comfyui.pool import BackendPool
+
+log = logging.getLogger(__name__)
+
+_MOST_IN_A_ROUND: Final = 200
+"""Attempts that can follow each other by themselves: ten that count, and one for each backend that refuses."""
+
+
+class RetryOrFail:
+    """Decides what follows, and brings it about."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: AttemptStore,
+        views: JobViews,
+        queue: JobQueue,
+        pool: BackendPool,
+        measures: AttemptMetrics,
+        elsewhere: OtherBackends,
+    ) -> None:
+        self.failed = 0
+        """Jobs that have failed here."""
+        self._settings = settings
+        self._store = store
+        self._views = views
+        self._queue = queue
+        self._pool = pool
+        self._measures = measures
+        self._elsewhere = elsewhere
+
+    async def end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
+        """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
+        claim = attempt.claim
+        try:
+            if attempt.cancelling:
+                if isinstance(failure, BackendLost) and not isinstance(failure, BackendForgot):
+                    # Not confirmed: it stays `cancelling`, and is taken over when the backend can be asked.
+                    await self.let_go(claim)
+                    return
+                # Whatever it ended with, it runs no more, and nobody wants another attempt.
+                await attempt.ledger.mark_cancelled()
+                return
+            await self._go_on(attempt, failure or AttemptFailed("The run ended without a word."))
+        except (LostClaim, JobNotFound) as error:
+            log.warning("job %s: %s", claim.job_id, error)
+        except InvalidTransition as error:
+            if error.phase != Phase.CANCELLING:
+                raise
+            # Asked for while we were about to end it otherwise.
+            await attempt.ledger.mark_cancelled()
+
+    async def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
+        """Fail the job, or have it wait for another attempt."""
+        claim, job, backend = attempt.claim, attempt.job, attempt.backend
+        if RULES[failure.error_class].against is Against.DEVICE:
+            backend.device_failed(job.job_id, job.user_id)
+            self._measures.device_failed(backend.name)
+        if isinstance(failure, OutputNotOwn) and failure.node_type is not None:
+            backend.careless.add(failure.node_type)
+        if failure.under_it:
+            failure = await self._suspected(job, backend, failure)
+        avoid = await self._others_offer(job, backend, failure)
+        attempts = _of_this_round(await self._history(job), job.attempt)
+        verdict = after_failure(
+            failure.error_class,
+            attempts_left=job.attempt_limit - job.attempt,
+            failed_alike=_failed_alike(failure, attempts, backend),
+            offered_elsewhere=bool(avoid),
+            delay_s=retry_delay(
+                len(attempts) + 1,
+                base_s=self._settings.retry_base_seconds,
+                cap_s=self._settings.retry_max_seconds,
+            ),
+        )
+        log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
+        if not verdict.retry:
+            self.failed += 1
+            await attempt.ledger.persist(lambda noted: self._store.fail(claim, failure, noted=noted), Phase.FAILED)
+            return
+        elsewhere = avoid if verdict.elsewhere else []
+        waiting = await attempt.ledger.persist(
+            lambda noted: self._store.requeue(
+                claim,
+                failure,
+                verdict.delay_s,
+                elsewhere,
+                suspect=failure.under_it,
+                counted=verdict.counted,
+                noted=noted,
+            ),
+            Phase.RETRYING,
+        )
+        with contextlib.suppress(QueueUnavailable):
+            # The reconciler gives it its turn, if Redis is away now.
+            await self._queue.enqueue(waiting.job_id, waiting.attempt, waiting.available_at)
+
+    async def _suspected(self, job: Job, backend: Backend, failure: AttemptFailed) -> AttemptFailed:
+        """Return the failure of a job under which a backend stopped, which says what follows; see `Poisonous`."""
+        others = await self._others_well(backend)
+        if may_be_tried_again(job.suspicions, certain=failure.certain, others_well=others):
+            failure.args = (f"{failure} It is tried once more, alone, when nothing else waits.",)
+            return failure
+        log.error("job %s is poisonous: %s", job.job_id, failure)
+        if job.suspicions == 0:
+            return Poisonous(f"{failure} It is sent to no other one.")
+        stopped = f"{job.suspicions + 1} backends stopped while they executed this job"
+        return Poisonous(f"{stopped}: it is sent to no other one. The last time: {failure}")
+
+    async def _others_well(self, backend: Backend) -> int:
+        try:
+            return await self._pool.others_well(backend.name)
+        except QueueUnavailable:
+            return 0
+
+    async def let_go(self, claim: Claim) -> None:
+        """The worker stops: the prompt runs on in ComfyUI, and another worker takes it over at once."""
+        with contextlib.suppress(DatabaseUnavailable):
+            await asyncio.shield(self._store.release(claim))
+
+    async def _history(self, job: Job) -> list[AttemptRecord]:
+        """Return a job's last attempts, waiting while PostgreSQL is away: an outage must not become its failure."""
+        while True:
+            try:
+                return await self._views.attempts(job.job_id, after=max(0, job.attempt - _MOST_IN_A_ROUND))
+            except DatabaseUnavailable as error:
+                log.warning("job %s: waiting for the database: %s", job.job_id, error)
+                await asyncio.sleep(0.5)
+
+    async def _others_offer(self, job: Job, backend: Backend, failure: AttemptFailed) -> list[str]:
+        """Return the backends that the next attempt should avoid: those that failed it, if another can run it."""
+        avoid = sorted({*job.refused_by, backend.name})
+        rule = RULES[failure.error_class]
+        if rule.where in (Where.NOWHERE, Where.ANYWHERE) or job.backend is not None:
+            return []
+        if rule.where is Where.ONLY_OTHERWISE and not await self._elsewhere.described_otherwise(job, backend, avoid):
+            return []
+        return avoid if await self._elsewhere.offered(job, avoid) else []
+
+
+def _of_this_round(attempts: list[AttemptRecord], attempt: int) -> list[AttemptRecord]:
+    """Return the attempts before this one since the job was sent, or retried by hand, of those up to now.
+
+    Each of them was followed by another one by itself. One that was retried by hand while it waited has a gap there.
+    """
+    found: list[AttemptRecord] = []
+    for each in reversed(attempts):
+        if each.number >= attempt:
+            continue
+        if each.outcome != "retried" or each.number != attempt - len(found) - 1:
+            break
+        found.insert(0, each)
+    return found
+
+
+def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend: Backend) -> int:
+    """Return how often a job failed in this way before: of errors of a device on how many other ones.
+
+    Of what is counted against nobody it is how often this very backend has refused it.
+    """
+    against = RULES[failure.error_class].against
+    alike = [each for each in attempts if each.error_code == failure.code]
+    if against is Against.DEVICE:
+        return len({each.backend_name for each in alike} - {backend.name})
+    if against is Against.NOBODY:
+        return sum(each.backend_name == backend.name for each in alike)
+    return len(alike)

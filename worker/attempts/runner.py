@@ -1,0 +1,364 @@
+"""Runs attempts: gives each turn a job and a slot, hands on what a run leaves, and keeps what runs alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from app.domain.errors import (
+    AttemptFailed,
+    BackendLost,
+    DatabaseUnavailable,
+    InvalidTransition,
+    JobNotFound,
+    LostClaim,
+)
+from app.domain.job import Job, JobStatus, Phase
+from app.runtime.end_tasks import end_tasks
+from app.storage.attempts import Claim
+from app.storage.job_views import snapshot_of
+from worker.attempts.attempt import SAVING_S, Attempt
+
+if TYPE_CHECKING:
+    from app.messaging.events import Events
+    from app.settings import Settings
+    from app.storage.attempts import AttemptStore
+    from worker.attempts.attempt_metrics import AttemptMetrics
+    from worker.attempts.retry_or_fail import RetryOrFail
+    from worker.comfyui.answers import Ending
+    from worker.comfyui.backend import Backend
+    from worker.comfyui.pool import BackendPool
+    from worker.outputs.collector import Collector
+    from worker.outputs.preview_feed import PreviewFeeds
+    from worker.outputs.thumbnails import Thumbnails
+
+log = logging.getLogger(__name__)
+
+TAKEN_OVER: Final = 20
+"""So many attempts are taken over at a time; the next time others."""
+_SOON_S: Final = 0.3
+
+
+class Runner:
+    """What this worker runs."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        settings: Settings,
+        store: AttemptStore,
+        events: Events,
+        pool: BackendPool,
+        aftermath: RetryOrFail,
+        collector: Collector,
+        thumbnails: Thumbnails,
+        measures: AttemptMetrics,
+        pictures: PreviewFeeds,
+    ) -> None:
+        self.worker_id = worker_id
+        self.done = 0
+        self._settings = settings
+        self._store = store
+        self._events = events
+        self._pool = pool
+        self._aftermath = aftermath
+        self._collector = collector
+        self._thumbnails = thumbnails
+        self._measures = measures
+        self._pictures = pictures
+        self._running: dict[int, Attempt] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._saving: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._renewed_at = time.monotonic()
+        self._gone: set[Claim] = set()
+        """Attempts that were not ours any more when the leases were last renewed."""
+
+    @property
+    def failed(self) -> int:
+        """How many jobs have failed here."""
+        return self._aftermath.failed
+
+    @property
+    def running(self) -> list[int]:
+        """Ids of the jobs that this worker holds, those being saved included."""
+        return sorted(self._running)
+
+    def on(self, backend: Backend) -> list[int]:
+        """Ids of the jobs that this worker has on a backend, those being saved included."""
+        return sorted(job_id for job_id, attempt in self._running.items() if attempt.backend is backend)
+
+    async def take_turn(self, job_id: int) -> float | None:
+        """Run the job whose turn it is, until its slot is free again.
+
+        Returns None when the turn is spent, or the seconds after which it is to be tried again because the job that
+        earned it still waits.
+        """
+        looked = False
+        for backend in self._pool.by_preference():
+            looked = True
+            backend.take_slot()
+            try:
+                asked_at = time.monotonic()
+                job = await self._claim(backend)
+                if job is not None:
+                    self._measures.claimed(job)
+                    await self._run(job, backend, claimed_at=asked_at)
+                    return None
+            except DatabaseUnavailable as error:
+                log.warning("no turns while the database is away: %s", error)
+                return 1.0
+            finally:
+                backend.free_slot()
+        # Nobody has looked at what waits when there was no free slot after all; the turn is as good as before.
+        return await self._wait_s(job_id) if looked else _SOON_S
+
+    async def _claim(self, backend: Backend) -> Job | None:
+        """Claim the job that is next on this backend; one under which another stopped only if nothing else is to do."""
+        asked = self.worker_id, backend.name, str(uuid4()), self._settings.lease_seconds
+        job = await self._store.claim(*asked, unrefused=backend.breaker.in_doubt)
+        if job is None and backend.used == 1 and not backend.breaker.in_doubt:
+            job = await self._store.claim_suspect(*asked)
+        return job
+
+    async def take_over(self) -> None:
+        """Take attempts that nobody looks after any more, on backends that this worker drives."""
+        names = [backend.name for backend in self._pool.driven if backend.healthy]
+        if not names or self._stopping.is_set():
+            return
+        for _ in range(TAKEN_OVER):
+            # One by one: twenty graphs at once would be a worker's memory, and a lease runs while they are read.
+            taken = await self._store.take_over(
+                self.worker_id, names, self._settings.lease_seconds, limit=1, held=self.running
+            )
+            if not taken:
+                return
+            job = await self._store.whole(taken[0].job_id)
+            if self._stopping.is_set():
+                # Asked for before the end began: it is for another worker now.
+                await self._aftermath.let_go(Claim(job.job_id, job.attempt, self.worker_id))
+                return
+            log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
+            self._measures.taken_over()
+            task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
+
+    async def stop_stale(self) -> None:
+        """Stop prompts of ours that nobody waits for any more: a backend that was given up on came back with them."""
+        for backend in self._pool.driven:
+            if backend.standstill is not None or not (backend.healthy and (backend.load.foreign or backend.stale)):
+                continue
+            with contextlib.suppress(BackendLost):
+                held = {attempt.ledger.prompt_id for attempt in self._running.values()}
+                marked = await backend.comfyui.marked_prompts()
+                # One that an old server renamed is in PostgreSQL under that name, one that a node queued as its run.
+                runs = {prompt_id: {prompt_id, run} for prompt_id, run in marked.items() if not {prompt_id, run} & held}
+                ended = set(await self._store.stale_prompts(list(set().union(*runs.values()))) if runs else ())
+                stale = frozenset(prompt_id for prompt_id, known_as in runs.items() if known_as & ended)
+                for prompt_id in stale - backend.stale:
+                    log.warning("backend %s: prompt %s is nobody's any more: stopping it", backend.name, prompt_id)
+                for prompt_id in stale:
+                    await backend.comfyui.stop(prompt_id)
+                backend.set_stale(stale)
+
+    async def learn_of_devices(self) -> None:
+        """See which jobs that met an error of a backend's device have succeeded elsewhere."""
+        for backend in self._pool.driven:
+            if unproven := backend.breaker.unproven:
+                backend.device_proven(await self._store.completed_elsewhere(unproven, backend.name))
+
+    def request_cancel(self, job_id: int) -> None:
+        """Cancel a job if it runs here."""
+        if attempt := self._running.get(job_id):
+            attempt.request_cancel()
+
+    async def renew(self) -> None:
+        """Renew the leases of all that runs; what was given to somebody else is let go, what is to be cancelled told.
+
+        Raises
+        ------
+        DatabaseUnavailable
+        """
+        held = {attempt.claim: attempt.ledger.percent for attempt in self._running.values()}
+        asked_at = time.monotonic()
+        try:
+            phases = await self._store.renew_leases(self.worker_id, held, self._settings.lease_seconds) if held else {}
+        except DatabaseUnavailable:
+            if time.monotonic() - self._renewed_at > self._settings.lease_seconds:
+                self._give_up()
+            raise
+        self._renewed_at = asked_at
+        gone = {claim for claim in held if claim.job_id not in phases}
+        for claim in held:
+            attempt = self._running.get(claim.job_id)
+            if attempt is None or attempt.claim != claim:
+                continue
+            if phases.get(claim.job_id) is Phase.CANCELLING:
+                attempt.request_cancel()
+            elif claim in gone & self._gone and (task := self._tasks.get(claim.job_id)):
+                # Missing once, it may have ended a moment ago by this worker's own hand; twice, it is somebody else's.
+                log.warning("job %s: attempt %s was taken away", claim.job_id, claim.attempt)
+                task.cancel("taken away")
+        self._gone = gone
+
+    def _give_up(self) -> None:
+        """The leases have run out while PostgreSQL was away: others may have what runs here, so let it go.
+
+        The prompts run on in ComfyUI, and whoever can reach PostgreSQL first takes them over, perhaps this very worker.
+        """
+        if self._tasks:
+            log.warning("cut off from the database for longer than a lease: giving up jobs %s", sorted(self._tasks))
+        for task in self._tasks.values():
+            task.cancel("cut off")
+
+    async def drain(self, grace_s: float) -> None:
+        """Wait for what is being saved, at most so long, then let everything go: others take it over."""
+        self._stopping.set()
+        if self._saving:
+            await asyncio.wait(self._saving, timeout=grace_s)
+        # Again and again: a run that ends in this very moment begins to be saved.
+        while pending := {task for task in (*self._saving, *self._tasks.values()) if not task.done()}:
+            await end_tasks(pending)
+        await self._pictures.close()
+        self._collector.close()
+        await self._thumbnails.close()
+
+    async def _wait_s(self, job_id: int) -> float | None:
+        """Return in how many seconds a turn that found nothing may be tried again; None when nobody needs it.
+
+        A turn may have served another job than its own, and that one's turn is then what the own job is left with: it
+        is kept as long as any job waits.
+        """
+        try:
+            job = await self._store.get(job_id)
+            if job.status is not JobStatus.PENDING:
+                return _SOON_S if await self._store.any_due() else None
+        except JobNotFound:
+            return None
+        except DatabaseUnavailable:
+            return 1.0
+        return max(_SOON_S, (job.available_at - datetime.now(UTC)).total_seconds())
+
+    async def _resume(self, job: Job) -> None:
+        backend = self._pool.backends[job.backend_name or ""]
+        backend.take_slot()
+        try:
+            (told,) = await self._events.with_live([snapshot_of(job)])
+            await self._run(replace(job, progress=told.progress), backend, claimed_at=None)
+        finally:
+            backend.free_slot()
+
+    async def _run(self, job: Job, backend: Backend, *, claimed_at: float | None) -> None:
+        """Run one attempt as far as it needs the backend, and hand what it left to be saved."""
+        claim = Claim(job.job_id, job.attempt, self.worker_id)
+        attempt = Attempt(
+            job,
+            claim,
+            backend,
+            self._store,
+            self._events,
+            poll_s=self._settings.comfyui_poll_seconds,
+            stall_s=self._settings.comfyui_stall_seconds,
+            measures=self._measures,
+            pictures=self._pictures,
+            downloads=self._collector.downloads(backend.comfyui),
+        )
+        self._running[job.job_id] = attempt
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in a task
+        self._tasks[job.job_id] = task
+        keep = False
+        try:
+            if claimed_at is not None:
+                attempt.ledger.announce()
+                # The news goes out first: what follows keeps the loop for as long as a graph takes to be sent.
+                await asyncio.sleep(0)
+            if await attempt.run(claimed_at=claimed_at):
+                keep = True
+                self._finish(attempt)
+            else:
+                await self._aftermath.end(attempt, None)
+        except LostClaim as error:
+            log.warning("%s", error)
+        except AttemptFailed as error:
+            await self._aftermath.end(attempt, error)
+        except asyncio.CancelledError:
+            await self._aftermath.let_go(claim)
+            raise
+        except Exception:
+            log.exception("job %s: attempt %s stumbled over a bug", job.job_id, job.attempt)
+            await self._aftermath.end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
+        finally:
+            if not keep:
+                await self._leave(attempt)
+
+    def _finish(self, attempt: Attempt) -> None:
+        """Read and save what it left in a task of its own: the slot is free for the next prompt meanwhile."""
+        task = asyncio.create_task(self._finished(attempt), name=f"save-{attempt.job.job_id}")
+        self._tasks[attempt.job.job_id] = task
+        self._saving.add(task)
+        attempt.backend.begin_saving()
+        task.add_done_callback(partial(self._saved, attempt.backend))
+
+    def _saved(self, backend: Backend, task: asyncio.Task[None]) -> None:
+        self._saving.discard(task)
+        backend.end_saving()
+
+    async def _finished(self, attempt: Attempt) -> None:
+        claim = attempt.claim
+        try:
+            ending = await attempt.ending()
+            if ending.failure is None:
+                attempt.backend.device_succeeded()
+                with self._thumbnails.giving_way():
+                    await self._save(attempt, ending)
+                self.done += 1
+            else:
+                await self._aftermath.end(attempt, ending.failure)
+        except (LostClaim, InvalidTransition) as error:
+            log.warning("job %s: %s", claim.job_id, error)
+        except AttemptFailed as error:
+            await self._aftermath.end(attempt, error)
+        except asyncio.CancelledError:
+            await self._aftermath.let_go(claim)
+            raise
+        except Exception:
+            log.exception("job %s: saving stumbled over a bug", claim.job_id)
+            await self._aftermath.end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
+        finally:
+            await self._leave(attempt)
+
+    async def _leave(self, attempt: Attempt) -> None:
+        self._tasks.pop(attempt.job.job_id, None)
+        self._running.pop(attempt.job.job_id, None)
+        attempt.leave()
+        await attempt.downloads.drop()
+
+    async def _save(self, attempt: Attempt, ending: Ending) -> None:
+        """Bring the outputs into the store and complete the job; that it is saving is said when that takes long."""
+        collecting = asyncio.create_task(
+            self._collector.collect(attempt.job, attempt.downloads, ending.outputs, attempt.made(ending)),
+            name=f"collect-{attempt.job.job_id}",
+        )
+        try:
+            await asyncio.wait({collecting}, timeout=SAVING_S)
+            if not collecting.done() and attempt.job.phase is not Phase.SAVING:
+                await attempt.ledger.mark_saving()
+            collected = await collecting
+        finally:
+            if not collecting.done():
+                await end_tasks([collecting])
+        attempt.backend.careless.update(each.saver for each in collected.lost if each.saver is not None)
+        silence = ending.silence if not ending.outputs else None
+        notes = filter(None, [attempt.left_out, *ending.notes, *collected.notes, silence])
+        await attempt.ledger.complete(collected.outputs, list(notes))
+        if attempt.job.content_id is not None:
+            self._thumbnails.want(attempt.job.content_id, collected.outputs)

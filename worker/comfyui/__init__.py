@@ -1,0 +1,1 @@
+"""Everything that speaks to ComfyUI, and what is known of its servers."""

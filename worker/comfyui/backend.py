@@ -1,0 +1,394 @@
+"""One ComfyUI server as the worker that drives it sees it: socket, state, slots, and who follows which prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import uuid4
+
+from app.domain.breaker import Breaker
+from app.domain.errors import BackendLost, Unavailable
+from app.domain.message import timestamp
+from app.domain.scheduling import BackendLoad
+from app.domain.text import word
+from app.runtime.end_tasks import end_tasks
+from worker.comfyui.answers import Picture, Stats, prompt_id_of, read_frame
+from worker.comfyui.backend_offer import BackendOffer
+from worker.comfyui.bounded_http import in_turns
+from worker.comfyui.exclusive_run import ExclusiveRun
+from worker.comfyui.vital_signs import LOOK_S, Followed, Standstill, VitalSigns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from app.domain.catalog import Catalog
+    from app.domain.workflow import Graph
+    from app.messaging.registry import Registry
+    from worker.comfyui.client import ComfyUI
+
+log = logging.getLogger(__name__)
+
+STATS_AGE_S: Final = 30.0
+REFRESH_S: Final = 5.0
+"""How often it is looked whether one of these is due."""
+_MOST_MODELS: Final = 8
+_MOST_QUEUED: Final = 10**6
+MOST_SAVING: Final = 16
+"""Runs of a backend whose outputs are being saved at once, before it is given no more: what is done comes first.
+
+Of runs shorter than their saving the backlog would grow without end, each step in it later than the one before."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+class Follower(Followed, Protocol):
+    """Who follows a prompt."""
+
+    def feed(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take a frame of the prompt; must not wait."""
+
+    @property
+    def executing(self) -> bool:
+        """Whether the backend works on the prompt now, as far as is known."""
+
+    def show(self, picture: Picture) -> None:
+        """Take a picture of the prompt; must not wait."""
+
+    def look(self) -> None:
+        """Something has happened to the backend: look what."""
+
+    def miss(self) -> None:
+        """Frames may have been lost: look at the queue and the history."""
+
+
+class Backend:
+    """One ComfyUI server as this worker sees it."""
+
+    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int, careless: set[str] | None = None) -> None:
+        self.name = name
+        self.url = url
+        self.comfyui = comfyui
+        self.slots = slots
+        self.used = 0
+        self.saving = 0
+        """Runs that need no slot any more, and whose outputs are on their way."""
+        self.driven = False
+        self.drained = False
+        """It is given no more prompts, and finishes those that it has."""
+        self.healthy = False
+        self.reason: str | None = "not connected yet"
+        self.since = datetime.now(UTC)
+        self.client_id = ""
+        self.queue_remaining = 0
+        self.offering = BackendOffer(comfyui)
+        self.careless = careless if careless is not None else set()
+        """Node classes that were found to save outside the folder that they were given; of all backends together."""
+        self.breaker = Breaker()
+        """What is known of its device."""
+        self.sole_use = ExclusiveRun(self._tell_slot)
+        self.stopping: set[str] = set()
+        """Prompts that are to end and do not: it is given no more before it obeys."""
+        self.stranger_at = 0.0
+        """When it last said something of a prompt that nobody here follows, by the monotonic clock."""
+        self.stale: frozenset[str] = frozenset()
+        """Prompts of ours in its queue that nobody waits for any more, and that did not end when they were told to."""
+        self.models: list[str] = []
+        """The checkpoints of the run that began last: what it has probably in its memory."""
+        self._loads: dict[str, list[str]] = {}
+        """Prompt → the checkpoints that it loads, of those that are followed."""
+        self.freed: dict[str, Any] | None = None
+        """When it was last told to free its memory, and what was wrong with that if anything was."""
+        self.stats = Stats()
+        self._stats_at = float("-inf")
+        self._followers: dict[str, Follower] = {}
+        self._stood_still = False
+        self._vital_signs = VitalSigns(name, comfyui, self._followers, self._life_changed)
+        self.on_slot: Callable[[], None] = _nothing
+        """Called when it may take another prompt."""
+        self.on_health: Callable[[], None] = _nothing
+        """Called when it fell ill or recovered."""
+        self.on_change: Callable[[], None] = _nothing
+        """Called when a reader of its state would see another one."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """What it offers, as far as is known."""
+        return self.offering.catalog
+
+    @property
+    def load(self) -> BackendLoad:
+        """What the scheduler looks at."""
+        able = self.driven and self.healthy and not self.drained and self.standstill is None
+        able = able and not self._vital_signs.doubt and not self.stopping and not self.stale and not self.sole_use.taken
+        able = able and self.saving < MOST_SAVING
+        slots = self.breaker.slots(self.slots, self.used, time.monotonic()) if able else 0
+        return BackendLoad(self.name, slots, self.used, self.foreign, self.breaker.in_doubt)
+
+    @property
+    def standstill(self) -> Standstill | None:
+        """Where its execution stands still; it is given no more then."""
+        return self._vital_signs.standstill
+
+    @property
+    def ailment(self) -> str | None:
+        """What keeps it from being trusted with jobs; None when it is well."""
+        if self.standstill is not None:
+            return "its execution stands still: restart it"
+        if self.healthy and self.breaker.is_open:
+            failed = f"{self.breaker.failures} jobs in a row met an error of its device"
+            return f"{failed}: it gets a trial job now and then"
+        return self.reason
+
+    @property
+    def foreign(self) -> int:
+        """Prompts in its queue that are not ours."""
+        return max(0, self.queue_remaining - len(self._followers))
+
+    @contextlib.contextmanager
+    def following(self, prompt_id: str, follower: Follower) -> Any:
+        """Hand the prompt's frames to the follower within the block."""
+        self._followers[prompt_id] = follower
+        try:
+            yield
+        finally:
+            if self._followers.get(prompt_id) is follower:
+                del self._followers[prompt_id]
+                self._loads.pop(prompt_id, None)
+
+    def take_slot(self) -> None:
+        """Count one more prompt."""
+        self.used += 1
+        self.on_change()
+
+    def free_slot(self) -> None:
+        """Count one prompt less, and tell who waits for it."""
+        self.used -= 1
+        self.on_change()
+        self.on_slot()
+
+    def begin_saving(self) -> None:
+        """Count one more run that is being saved."""
+        self.saving += 1
+
+    def end_saving(self) -> None:
+        """Count one less, and tell who waits for a slot."""
+        self.saving -= 1
+        self.on_change()
+        self.on_slot()
+
+    def set_drained(self, drained: bool) -> None:
+        """Note what was decided about it."""
+        if drained != self.drained:
+            log.info("backend %s is %s", self.name, "drained" if drained else "in use again")
+            self.drained = drained
+            self.on_change()
+            self.on_slot()
+
+    def will_load(self, prompt_id: str, graph: Graph) -> None:
+        """Note the checkpoints that a prompt which is followed loads when it begins; one without any loads none."""
+        inputs = [node["inputs"] for node in graph.values()]
+        named = dict.fromkeys(word(each["ckpt_name"]) for each in inputs if isinstance(each.get("ckpt_name"), str))
+        if named:
+            self._loads[prompt_id] = list(named)[:_MOST_MODELS]
+
+    async def free_memory(self) -> None:
+        """Have it unload its models; `freed` tells how that went, and its figures are asked for anew."""
+        fault = None
+        try:
+            await self.comfyui.free_memory()
+        except BackendLost as error:
+            fault = str(error)
+        else:
+            self.models = []
+            self._stats_at = float("-inf")
+        self.freed = {"at": timestamp(datetime.now(UTC)), "fault": fault}
+        self.on_change()
+
+    def set_health(self, reason: str | None) -> None:
+        """Note that it is well (None), or what ails it."""
+        healthy = reason is None
+        if healthy != self.healthy:
+            self.since = datetime.now(UTC)
+            log.log(logging.INFO if healthy else logging.WARNING, "backend %s is %s", self.name, reason or "connected")
+        changed, self.healthy, self.reason = healthy != self.healthy, healthy, reason
+        if changed:
+            self.on_health()
+            self.on_slot()
+
+    def set_stale(self, prompt_ids: frozenset[str]) -> None:
+        """Note which prompts nobody waits for any more; without any it may take others again."""
+        freed = self.stale and not prompt_ids
+        self.stale = prompt_ids
+        if freed:
+            self._tell_slot()
+
+    def stand_still(self, prompt_id: str) -> None:
+        """Note that its execution stands still at this prompt; those who wait behind it move elsewhere."""
+        self._vital_signs.stand_still(prompt_id, certain=False)
+
+    def saw_running(self, prompt_id: str | None, stall_s: float) -> None:
+        """Note what is executed while one of ours waits behind it, or is to end; see `VitalSigns.saw_running`."""
+        self._vital_signs.saw_running(prompt_id, stall_s)
+
+    def device_failed(self, job_id: int, user_id: str) -> None:
+        """Note that a job met an error of its device."""
+        self._judge_device(lambda: self.breaker.failed(job_id, user_id, time.monotonic()))
+
+    def device_succeeded(self) -> None:
+        """Note that a job was run well."""
+        if self.breaker.in_doubt:
+            self._judge_device(self.breaker.succeeded)
+
+    def device_proven(self, job_ids: list[int]) -> None:
+        """Note that these jobs, which met an error of its device, have succeeded elsewhere."""
+        self._judge_device(lambda: self.breaker.proven(job_ids, time.monotonic()))
+
+    def _judge_device(self, judge: Callable[[], None]) -> None:
+        was_open = self.breaker.is_open
+        judge()
+        if self.breaker.is_open != was_open:
+            self.since = datetime.now(UTC)
+            log.error("backend %s: %s", self.name, self.ailment or "its device works again")
+            self.on_health()
+        self.on_change()
+        self.on_slot()
+
+    def state(self, worker_id: str) -> dict[str, Any]:
+        """Return what its heartbeat tells."""
+        return {
+            "url": self.url.rpartition("@")[2],
+            "driver": worker_id,
+            "healthy": self.healthy and self.standstill is None and not self.breaker.is_open,
+            "reason": self.ailment,
+            "since": timestamp(self.since),
+            "slots": self.slots,
+            "used": self.used,
+            "drained": self.drained,
+            "queue_remaining": self.queue_remaining,
+            "foreign": self.foreign,
+            "models": self.models,
+            "freed": self.freed,
+            "version": self.comfyui.version,
+            "checkpoints": len(self.catalog.checkpoints),
+            "device": self.stats.device,
+            "vram_total": self.stats.vram_total,
+            "vram_free": self.stats.vram_free,
+            "catalog": self.offering.digest,
+        }
+
+    async def refresh(self, registry: Registry) -> None:
+        """Ask anew what the server offers and how it fares, when that is due."""
+        now = time.monotonic()
+        if now - self._stats_at > STATS_AGE_S:
+            self._stats_at = now
+            self.stats = await self.comfyui.system_stats()
+        await self.offering.refresh(registry, busy=self.used > 0)
+        await self.offering.publish(registry)
+
+    async def serve(self, registry: Registry) -> None:
+        """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
+        self.offering.forget_age()
+        self._stats_at = float("-inf")
+        await self._vital_signs.look_after_standstill()
+        await self.refresh(registry)
+        self.client_id = f"genonaut-{uuid4().hex}"
+        async with self.comfyui.socket(self.client_id) as ws:
+            self.set_health(None)
+            self._vital_signs.heard()
+            self._look_again()
+            tasks = [
+                asyncio.create_task(self._refresh_for_ever(registry), name=f"refresh-{self.name}"),
+                asyncio.create_task(self._look_for_ever(), name=f"look-{self.name}"),
+            ]
+            try:
+                async for message in in_turns(ws):
+                    # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
+                    frame = read_frame(message)
+                    if isinstance(frame, Picture):
+                        self._show(frame)
+                    elif frame is not None:
+                        self._dispatch(*frame)
+            finally:
+                await end_tasks(tasks)
+        raise BackendLost(f"The backend closed its event socket (code {ws.close_code}).")
+
+    async def _refresh_for_ever(self, registry: Registry) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self.refresh(registry)
+            except (BackendLost, Unavailable) as error:
+                # Busy perhaps; whether it is gone is for the socket to say.
+                log.info("backend %s did not say how it fares: %s", self.name, error)
+
+    async def _look_for_ever(self) -> None:
+        """Look whether it executes what it has; a backend whose pause is over is offered again."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not (self._followers or self.queue_remaining or self.standstill):
+                self._vital_signs.heard()
+            with contextlib.suppress(BackendLost):
+                await self._vital_signs.look_after_standstill()
+                await self._vital_signs.look()
+            if self.breaker.in_doubt:
+                self.on_slot()
+
+    def _life_changed(self) -> None:
+        if (self.standstill is not None) != self._stood_still:
+            self._stood_still = self.standstill is not None
+            self.since = datetime.now(UTC)
+            self.on_health()
+        self.on_change()
+        self.on_slot()
+        for follower in list(self._followers.values()):
+            follower.look()
+
+    def _tell_slot(self) -> None:
+        self.on_change()
+        self.on_slot()
+
+    def disconnected(self, reason: str) -> None:
+        """Note the loss; whoever follows a prompt looks for it by other means."""
+        self.set_health(reason)
+        self._look_again()
+
+    def _dispatch(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "status":
+            status = data.get("status")
+            info = status.get("exec_info") if isinstance(status, dict) else None
+            remaining = info.get("queue_remaining") if isinstance(info, dict) else None
+            if isinstance(remaining, int) and not isinstance(remaining, bool):
+                self.queue_remaining = max(0, min(remaining, _MOST_QUEUED))
+            return
+        prompt_id = prompt_id_of(data.get("prompt_id"))
+        if prompt_id is None:
+            return
+        self._vital_signs.heard()
+        if kind == "execution_start" and prompt_id in self._loads:
+            self.models = self._loads[prompt_id]
+            self.on_change()
+        follower = self._followers.get(prompt_id)
+        if follower is not None:
+            follower.feed(kind, data)
+        else:
+            self.stranger_at = time.monotonic()
+
+    def _show(self, picture: Picture) -> None:
+        """Hand a picture to who follows its prompt, and to nobody if that cannot be known."""
+        if picture.prompt_id is not None:
+            shown = [follower] if (follower := self._followers.get(picture.prompt_id)) else []
+        else:
+            # The old form does not say whose it is: what is executed is one prompt, and that must be one of ours.
+            shown = [follower for follower in set(self._followers.values()) if follower.executing]
+        if len(shown) == 1:
+            shown[0].show(picture)
+
+    def _look_again(self) -> None:
+        for follower in list(self._followers.values()):
+            follower.miss()

@@ -1,0 +1,1 @@
+"""What a run leaves: fetched, checked, stored; previews and thumbnails."""

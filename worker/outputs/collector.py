@@ -1,0 +1,215 @@
+"""From a prompt's outputs to durable files: received, checked, stored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
+from app.domain.job import Job, Output
+from app.domain.text import clean
+from app.storage.files import output_path
+from worker.outputs.downloads import Downloads
+from worker.outputs.media import Media, inspect
+
+if TYPE_CHECKING:
+    from app.storage.files import FileStore, Received
+    from worker.comfyui.client import ComfyUI
+    from worker.comfyui.file_ownership import Run
+    from worker.comfyui.node_outputs import OutputFile
+
+log = logging.getLogger(__name__)
+
+SHARED_TRIES: Final = 5
+"""A saver with a name of its own may also be one that goes on writing when its run has ended: 6 s at most."""
+AT_ONCE: Final = 2
+"""Looking through files and storing them takes a processor; more threads than this would take the loop's share."""
+
+
+SAVING_LIMIT_S: Final = 3600.0
+"""Within this time all outputs of a run must have come: a file may come slowly, and a run may leave many."""
+_MOST_LOST_TOLD: Final = 20
+"""Of outputs that could not be kept; of further ones only how many there are."""
+_FOUND_OUT: Final = " Sent again, such a graph has the backend to itself, and all of its files are kept."
+_DATA: Final = Media("data", "application/json", "json")
+_TEXT: Final = Media("text", "text/plain", "txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An output that cannot be kept, whatever else can be."""
+
+    index: int
+    file: OutputFile
+    failure: AttemptFailed
+
+    @property
+    def saver(self) -> str | None:
+        """The class of a node that saves outside the folder that it was given; None where that is not the reason."""
+        return self.failure.node_type if isinstance(self.failure, OutputNotOwn) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was kept of a run, all durable."""
+
+    outputs: list[Output]
+    notes: list[str]
+    """What is less than perfect."""
+    lost: list[Lost]
+
+
+class Collector:
+    """Brings outputs into the store."""
+
+    def __init__(self, files: FileStore, max_output_bytes: int, limit_s: float = SAVING_LIMIT_S) -> None:
+        self._limit_s = limit_s
+        self._looking: WeakKeyDictionary[ComfyUI, asyncio.Semaphore] = WeakKeyDictionary()
+        self._files = files
+        self._max_output_bytes = max_output_bytes
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="media")
+
+    def downloads(self, comfyui: ComfyUI) -> Downloads:
+        """Return what is to receive the files of one attempt."""
+        looking = self._looking.setdefault(comfyui, asyncio.Semaphore(AT_ONCE))
+        return Downloads(comfyui, self._files, self._max_output_bytes, looking)
+
+    async def collect(self, job: Job, downloads: Downloads, found: list[OutputFile], run: Run) -> Collected:
+        """Keep what the run left, as much of it as can be kept.
+
+        Raises
+        ------
+        OutputInvalid, OutputNotOwn
+            None of it can be.
+        StorageFailed, BackendLost
+            It could have been. Nothing of this attempt is left in the store then. A cancellation leaves what is there:
+            another worker, which took the attempt over, may be writing the very same files.
+        """
+        kept: list[tuple[Output, str | None]] = []
+        lost: list[Lost] = []
+        failures: list[Exception] = []
+        turns = asyncio.Semaphore(AT_ONCE)
+        limit = asyncio.get_running_loop().time() + self._limit_s
+
+        async def keep(index: int, file: OutputFile) -> None:
+            try:
+                kept.append(await self._one(job, downloads, file, index, run, limit))
+            except (OutputInvalid, OutputNotOwn) as failure:
+                log.warning("job %s: output %s cannot be kept: %s", job.job_id, index, failure)
+                lost.append(Lost(index, file, run.seen(file, failure)))
+                if file.instead is not None:
+                    await keep(index, file.instead)
+            except Exception as failure:  # noqa: BLE001 - raised when the others have ended too
+                failures.append(failure)
+
+        async def in_turn(index: int, file: OutputFile) -> None:
+            async with turns:
+                if not failures:
+                    downloads.expect(each for each in found[index:] if run.has_for_itself(each))
+                    await keep(index, file)
+
+        await asyncio.gather(*(in_turn(index, file) for index, file in enumerate(found)))
+        if failures:
+            # A thread cannot be stopped: only now is nothing more written.
+            await self._files.delete([output.path for output, _ in kept])
+            raise failures[0]
+        lost.sort(key=lambda each: each.index)
+        if lost and not kept:
+            raise _worst(lost)
+        kept.sort(key=lambda each: each[0].index)
+        outputs = [replace(output, index=number) for number, (output, _) in enumerate(kept)]
+        return Collected(outputs, [note for _, note in kept if note] + _told(lost), lost)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _one(
+        self, job: Job, downloads: Downloads, file: OutputFile, index: int, run: Run, limit: float
+    ) -> tuple[Output, str | None]:
+        try:
+            async with asyncio.timeout_at(limit):
+                if not run.has_for_itself(file):
+                    return await self._shared(job, downloads, file, index, run)
+                received = await downloads.take(file)
+        except TimeoutError as error:
+            raise BackendLost(f"The outputs did not come within {self._limit_s:.0f} s.") from error
+        return await self._stored(job, downloads, file, index, received)
+
+    async def _shared(
+        self, job: Job, downloads: Downloads, file: OutputFile, index: int, run: Run
+    ) -> tuple[Output, str | None]:
+        """Keep a file that other runs may write to as well, when it is whole and shown to be of this one."""
+        for number in range(SHARED_TRIES):
+            try:
+                received = await downloads.take_shared(file, run, number)
+                return await self._stored(job, downloads, file, index, received)
+            except OutputInvalid as error:
+                log.info("job %s: output %s is not whole yet: %s", job.job_id, index, error)
+        return await self._stored(job, downloads, file, index, await downloads.take_shared(file, run, SHARED_TRIES))
+
+    async def _stored(
+        self, job: Job, downloads: Downloads, file: OutputFile, index: int, received: Received
+    ) -> tuple[Output, str | None]:
+        loop = asyncio.get_running_loop()
+        try:
+            async with downloads.looking:
+                return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)
+        except asyncio.CancelledError:
+            # The step may not have begun, and now never will.
+            await self._files.discard(received)
+            raise
+
+    def _keep(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
+        """Look into what was received and store it: all that blocks, in one step of a thread."""
+        try:
+            media = _look(received, file)
+        except BaseException:
+            received.discard()
+            raise
+        path = output_path(job.created_at, job.job_id, job.attempt, index, media.extension)
+        stored = self._files.keep_now(received, path)
+        output = Output(
+            index=index,
+            node_id=file.node_id,
+            kind=media.kind,
+            content_type=media.content_type,
+            size_bytes=stored.size_bytes,
+            width=media.width,
+            height=media.height,
+            sha256=stored.sha256,
+            path=path,
+            thumbnail_path=None,
+            thumbnail_due=media.thumbnail_due,
+            source=file.source,
+            preview=file.preview,
+        )
+        return output, media.warning
+
+
+def _look(received: Received, file: OutputFile) -> Media:
+    """Return what it is that was received; raises `OutputInvalid` for what is not what it claims to be."""
+    if file.text is not None:
+        return _DATA if file.is_data else _TEXT
+    with received.open() as opened:
+        return inspect(opened, file.filename)
+
+
+def _worst(lost: list[Lost]) -> AttemptFailed:
+    """Return the failure of a run of which nothing can be kept: if there is one, that which another run may mend."""
+    return next((each.failure for each in lost if isinstance(each.failure, OutputNotOwn)), lost[0].failure)
+
+
+def _told(lost: list[Lost]) -> list[str]:
+    """Return what is said of outputs that are missing."""
+    told = [
+        f"An output of node {clean(each.file.node_id, 100)} could not be kept, {clean(each.file.filename, 100)}: "
+        f"{each.failure}{_FOUND_OUT if each.saver is not None else ''}"
+        for each in lost[:_MOST_LOST_TOLD]
+    ]
+    more = len(lost) - len(told)
+    return [*told, f"And {more:,} more outputs could not be kept."] if more else told

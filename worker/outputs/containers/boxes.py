@@ -1,0 +1,106 @@
+"""The boxes of ISO media files: MP4, MOV, M4A, 3GP, AVIF, HEIF, and JPEG XL in its container."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from worker.outputs.containers.source import MOST_PARTS, Damaged, Form
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.outputs.containers.source import Source
+
+JXL: Final = b"\0\0\0\x0cJXL \r\n\x87\n"
+OLD_MOVIES: Final = (b"moov", b"mdat", b"wide")
+"""Boxes that begin a QuickTime file of the days before brands."""
+_STILLS: Final = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_SOUNDS: Final = (b"M4A ", b"M4B ", b"M4P ")
+_FILMS: Final = {b"qt  ": ("video/quicktime", "mov"), b"M4V ": ("video/x-m4v", "m4v"), b"3gp": ("video/3gpp", "3gp")}
+
+
+def boxes(source: Source, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind of each box with where its content begins and ends; raises `Damaged` for one that goes too far."""
+    for _ in range(MOST_PARTS):
+        if at >= end:
+            return
+        length, kind = struct.unpack(">I4s", source.at(at, 8))
+        begin = at + 8
+        if length == 1:
+            length, begin = source.number(at + 8, 8), at + 16
+        elif length == 0:
+            length = end - at
+        if length < begin - at or at + length > end:
+            raise Damaged("a box is longer than what there is")
+        yield kind, begin, at + length
+        at += length
+
+
+def media(source: Source) -> Form:
+    """Look whether the boxes of a film, a sound or a still are all there, and among them what tells of the rest."""
+    found: dict[bytes, tuple[int, int]] = {}
+    for kind, begin, end in boxes(source, 0, source.size):
+        found.setdefault(kind, (begin, end))
+    begin, end = found.get(b"ftyp", (0, 0))
+    brands = source.most(begin, min(end - begin, 256))
+    brand, others = brands[:4], {brands[at : at + 4] for at in range(8, len(brands), 4)}
+    if brand in _STILLS:
+        return _still(source, found, is_avif=bool({b"avif", b"avis"} & {brand, *others}))
+    if b"moov" not in found or not {b"mdat", b"moof"} & found.keys():
+        raise Damaged("it has no index, or nothing that it tells of")
+    tracks = _tracks(source, *found[b"moov"])
+    if brand in _SOUNDS or (b"soun" in tracks and b"vide" not in tracks):
+        return Form("audio", "audio/mp4", "m4a")
+    usual = ("video/mp4", "mp4") if b"ftyp" in found else _FILMS[b"qt  "]
+    return Form("video", *_FILMS.get(brand, _FILMS.get(brand[:3], usual)))
+
+
+def jxl(source: Source) -> Form:
+    """Look through the boxes of a JPEG XL file."""
+    kinds = {kind for kind, _, _ in boxes(source, 0, source.size)}
+    if not {b"jxlc", b"jxlp"} & kinds:
+        raise Damaged("it has no picture")
+    return Form("image", "image/jxl", "jxl")
+
+
+def _still(source: Source, found: dict[bytes, tuple[int, int]], *, is_avif: bool) -> Form:
+    index = found.get(b"meta") or found.get(b"moov")
+    if index is None:
+        raise Damaged("it has no index")
+    if b"mdat" not in found and all(kind != b"idat" for kind, _, _ in boxes(source, index[0] + 4, index[1])):
+        raise Damaged("it has nothing that its index tells of")
+    width, height = max(_extents(source, found), key=lambda each: each[0] * each[1], default=(None, None))
+    content_type, extension = ("image/avif", "avif") if is_avif else ("image/heic", "heic")
+    return Form("image", content_type, extension, width or None, height or None)
+
+
+def _extents(source: Source, found: dict[bytes, tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield width and height of each picture in a still."""
+    if b"meta" not in found:
+        return
+    begin, end = found[b"meta"]
+    # Four bytes of version and flags come first.
+    for kind, inner, inner_end in boxes(source, begin + 4, end):
+        if kind != b"iprp":
+            continue
+        for container, at, stop in boxes(source, inner, inner_end):
+            if container == b"ipco":
+                for name, place, _ in boxes(source, at, stop):
+                    if name == b"ispe":
+                        width, height = struct.unpack(">II", source.at(place + 4, 8))
+                        yield width, height
+
+
+def _tracks(source: Source, begin: int, end: int) -> set[bytes]:
+    """Return of what kinds the tracks of a film are."""
+    found = set()
+    for kind, track, track_end in boxes(source, begin, end):
+        if kind != b"trak":
+            continue
+        for name, media_at, media_end in boxes(source, track, track_end):
+            if name == b"mdia":
+                for inner, at, _ in boxes(source, media_at, media_end):
+                    if inner == b"hdlr":
+                        found.add(source.at(at + 8, 4))
+    return found

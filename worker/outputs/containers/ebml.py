@@ -1,0 +1,119 @@
+"""WebM and Matroska: elements within elements, of lengths that are told or, while they were being sent, not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from worker.outputs.containers.source import MOST_PARTS, Damaged, Form
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.outputs.containers.source import Source
+
+START: Final = b"\x1a\x45\xdf\xa3"
+_HEAD, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
+_DOCTYPE, _TRACK, _TRACK_TYPE = 0x4282, 0xAE, 0x83
+_OF_SEGMENT: Final = (_CLUSTER, _TRACKS, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367)
+"""What may follow a cluster of unknown length: another one, or what else a segment has."""
+_VIDEO, _AUDIO = 1, 2
+
+
+def ebml(source: Source) -> Form | None:
+    """Look through the elements of a WebM or Matroska file; None for another kind of document."""
+    head, at, end = _element(source, 0)
+    if head != _HEAD or end is None:
+        raise Damaged("it has no head")
+    told = {name: source.at(begin, stop - begin) for name, begin, stop in _known(source, at, end)}
+    doctype = told.get(_DOCTYPE, b"").rstrip(b"\0")
+    if doctype not in (b"webm", b"matroska"):
+        return None
+    kinds: set[int] = set()
+    has_clusters = False
+    at = end
+    while at < source.size:
+        name, begin, end = _element(source, at)
+        if name == _SEGMENT:
+            for inner, inner_at, inner_end in _children(source, begin, end):
+                has_clusters = has_clusters or inner == _CLUSTER
+                if inner == _TRACKS:
+                    kinds |= set(_track_types(source, inner_at, inner_end))
+            # What somebody has put behind it is none of its business.
+            break
+        at = source.size if end is None else end
+    if not has_clusters or not kinds:
+        raise Damaged("it has no tracks, or nothing in them")
+    if _AUDIO in kinds and _VIDEO not in kinds:
+        return Form("audio", *(("audio/webm", "webm") if doctype == b"webm" else ("audio/x-matroska", "mka")))
+    return Form("video", *(("video/webm", "webm") if doctype == b"webm" else ("video/x-matroska", "mkv")))
+
+
+def _element(source: Source, at: int) -> tuple[int, int, int | None]:
+    """Return an element's name, and where its content begins and ends; None for an end that is not told."""
+    first = source.at(at, 1)[0]
+    name_bytes = 9 - first.bit_length()
+    if name_bytes > 4:
+        raise Damaged("there is no element where one belongs")
+    name = source.number(at, name_bytes)
+    at += name_bytes
+    first = source.at(at, 1)[0]
+    length_bytes = 9 - first.bit_length()
+    if length_bytes > 8:
+        raise Damaged("there is no element where one belongs")
+    mask = (1 << 7 * length_bytes) - 1
+    length = source.number(at, length_bytes) & mask
+    at += length_bytes
+    if length == mask:
+        return name, at, None
+    source.require(at + length)
+    return name, at, at + length
+
+
+def _known(source: Source, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the elements between two places."""
+    for _ in range(MOST_PARTS):
+        if at >= end:
+            return
+        name, begin, stop = _element(source, at)
+        if stop is None or stop > end:
+            raise Damaged("an element is longer than what it is in")
+        yield name, begin, stop
+        at = stop
+
+
+def _children(source: Source, at: int, end: int | None) -> Iterator[tuple[int, int, int]]:
+    """Yield the elements of a segment: of a cluster of unknown length, what is in it is looked through as well."""
+    stop_at = source.size if end is None else end
+    for _ in range(MOST_PARTS):
+        if at >= stop_at:
+            return
+        name, begin, stop = _element(source, at)
+        if stop is None:
+            if name != _CLUSTER:
+                raise Damaged("an element has no end")
+            stop = _end_of_cluster(source, begin, stop_at)
+        if stop > stop_at:
+            raise Damaged("an element is longer than what it is in")
+        yield name, begin, stop
+        at = stop
+
+
+def _end_of_cluster(source: Source, at: int, end: int) -> int:
+    for _ in range(MOST_PARTS):
+        if at >= end:
+            break
+        name, _, stop = _element(source, at)
+        if name in _OF_SEGMENT:
+            break
+        if stop is None:
+            raise Damaged("an element has no end")
+        at = stop
+    return at
+
+
+def _track_types(source: Source, at: int, end: int) -> Iterator[int]:
+    for name, begin, stop in _known(source, at, end):
+        if name == _TRACK:
+            for inner, inner_at, inner_end in _known(source, begin, stop):
+                if inner == _TRACK_TYPE:
+                    yield source.number(inner_at, inner_end - inner_at)

@@ -1,0 +1,116 @@
+"""RIFF and what is built like it: WAV, RF64, AVI, WebP, AIFF, and binary glTF."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from worker.outputs.containers.source import MOST_PARTS, Damaged, Form
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.outputs.containers.source import Source
+
+STARTS: Final = (b"RIFF", b"RF64", b"BW64")
+_UNTOLD: Final = 2**32 - 1
+"""Says a length that was not known when the head was written, or, in RF64, that stands elsewhere."""
+_WAV: Final = Form("audio", "audio/x-wav", "wav")
+
+
+def riff(source: Source) -> Form | None:
+    """Look through the chunks of a RIFF file; None for one of a kind that is not known here."""
+    kind = source.most(8, 4)
+    if kind == b"WEBP":
+        return _webp(source)
+    if kind == b"WAVE":
+        return _wave(source)
+    return _avi(source) if kind == b"AVI " else None
+
+
+def aiff(source: Source) -> Form | None:
+    """Look whether an AIFF file is as long as it says; None for another kind of IFF file."""
+    if source.most(8, 4) not in (b"AIFF", b"AIFC"):
+        return None
+    source.require(8 + source.number(4, 4))
+    return Form("audio", "audio/x-aiff", "aiff")
+
+
+def glb(source: Source) -> Form:
+    """Look through the chunks of a binary glTF."""
+    length = source.number(8, 4, "little")
+    source.require(length)
+    at = 12
+    kinds: list[bytes] = []
+    while at < length and len(kinds) < MOST_PARTS:
+        chunk, kind = struct.unpack("<I4s", source.at(at, 8))
+        kinds.append(kind)
+        at += 8 + chunk
+        if at > length:
+            raise Damaged("a chunk is longer than what it is in")
+    if kinds[:1] != [b"JSON"]:
+        raise Damaged("it has no scene")
+    return Form("file", "model/gltf-binary", "glb")
+
+
+def _chunks(source: Source, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind of each chunk with where its content begins, and how long it says that it is."""
+    for _ in range(MOST_PARTS):
+        if at + 8 > end:
+            return
+        kind, length = struct.unpack("<4sI", source.at(at, 8))
+        yield kind, at + 8, length
+        at += 8 + length + length % 2
+
+
+def _avi(source: Source) -> Form:
+    """Look whether all parts of an AVI are there: one of more than a gigabyte has several."""
+    at = 0
+    while source.most(at, 4) == b"RIFF" and (length := source.number(at + 4, 4, "little")) != _UNTOLD:
+        at += 8 + length + length % 2
+        source.require(at - length % 2)
+    return Form("video", "video/x-msvideo", "avi")
+
+
+def _webp(source: Source) -> Form:
+    end = 8 + source.number(4, 4, "little")
+    source.require(end)
+    width = height = 0
+    has_picture = False
+    for kind, at, length in _chunks(source, 12, end):
+        if at + length > end:
+            raise Damaged("a chunk is longer than what it is in")
+        if kind == b"VP8X":
+            width, height = (1 + source.number(place, 3, "little") for place in (at + 4, at + 7))
+        elif kind == b"VP8L" and not width:
+            bits = source.number(at + 1, 4, "little")
+            width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        elif kind == b"VP8 " and not width:
+            width, height = (source.number(place, 2, "little") & 0x3FFF for place in (at + 6, at + 8))
+        has_picture = has_picture or kind in (b"VP8 ", b"VP8L", b"ANMF")
+    if not width or not height or not has_picture:
+        raise Damaged("it has no picture")
+    return Form("image", "image/webp", "webp", width, height)
+
+
+def _wave(source: Source) -> Form:
+    """Look whether the samples are all there. The lengths of RF64 are in a chunk of their own."""
+    is_large = source.start[:4] != b"RIFF"
+    long_end = long_data = 0
+    end = 8 + source.number(4, 4, "little")
+    if end in (8, 8 + _UNTOLD):
+        end = source.size
+    # A chunk of odd length may lack the byte that fills it up.
+    source.require(end - 1)
+    for kind, at, length in _chunks(source, 12, source.size):
+        if kind == b"ds64":
+            long_end, long_data = struct.unpack("<QQ", source.at(at, 16))
+            source.require(8 + long_end - 1)
+        elif kind == b"data":
+            if length == _UNTOLD:
+                length = long_data if is_large else 0
+            source.require(at + length)
+            return _WAV
+        else:
+            source.require(at + length)
+    raise Damaged("it has no samples")

@@ -1,0 +1,101 @@
+"""SVG and JSON: whether what was begun is ended. And tensors, whose head is JSON that says how long they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final
+from xml.parsers import expat
+
+from worker.outputs.containers.source import Damaged, Form
+
+if TYPE_CHECKING:
+    from worker.outputs.containers.source import Source
+
+_MOST_XML_BYTES: Final = 64 * 2**20
+_MOST_JSON_BYTES: Final = 8 * 2**20
+_DOCTYPE: Final = rb"<!DOCTYPE[^\[>]{0,500}(?:\[[^\]]{0,8000}\]\s*)?>"
+_PROLOG: Final = re.compile(
+    rb"(?:\xef\xbb\xbf)?(?:\s|<\?.{0,500}?\?>|<!--.{0,4000}?-->|" + _DOCTYPE + rb")*+<svg[\s>/]", re.DOTALL
+)
+_SVG: Final = "http://www.w3.org/2000/svg"
+_PIXELS: Final = re.compile(r"\s*(\d{1,9})(?:\.\d+)?(?:px)?\s*", re.ASCII)
+_UNENDED: Final = re.compile(r"[-+\w.]{0,40}|\\u?[0-9a-fA-F]{0,3}", re.ASCII)
+"""What may stand where a JSON text was cut off: the beginning of a number or a word, or of an escape."""
+
+
+def is_svg(start: bytes) -> bool:
+    """Whether a text begins as a drawing does."""
+    return _PROLOG.match(start) is not None
+
+
+class _HasEntities(Exception):
+    """Such a text can be made to be far longer than it is."""
+
+
+def svg(source: Source) -> Form | None:
+    """Look whether an SVG is well-formed; None for one that is too long for that, or has entities of its own.
+
+    Nothing that it refers to is fetched.
+    """
+    if source.size > _MOST_XML_BYTES:
+        return None
+    told: dict[str, str] = {}
+    parser = expat.ParserCreate(namespace_separator=" ")
+
+    def begin(name: str, attributes: dict[str, str]) -> None:
+        told.update(attributes, name=name)
+        parser.StartElementHandler = None
+
+    def refuse(*told: object) -> None:
+        raise _HasEntities
+
+    parser.StartElementHandler = begin
+    parser.EntityDeclHandler = refuse
+    try:
+        for piece in source.pieces(0, source.size):
+            parser.Parse(piece, False)
+        parser.Parse(b"", True)
+    except _HasEntities:
+        return None
+    except expat.ExpatError as error:
+        raise Damaged("it is not well-formed, or cut off") from error
+    if told["name"] != f"{_SVG} svg":
+        return None
+    return Form("image", "image/svg+xml", "svg", _pixels(told.get("width")), _pixels(told.get("height")))
+
+
+def _pixels(value: str | None) -> int | None:
+    """Return a length in pixels; None for one in other units, or for none."""
+    match = _PIXELS.fullmatch(value or "")
+    return int(match[1]) or None if match else None
+
+
+def require_json(source: Source) -> None:
+    """Raise `Damaged` for a JSON text that is cut off; anything else that is wrong with it is its writer's business."""
+    if source.size > _MOST_JSON_BYTES:
+        return
+    raw = source.at(0, source.size)
+    try:
+        text = raw.decode("utf-8-sig")
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg.startswith("Unterminated") or _UNENDED.fullmatch(text[error.pos :].strip()):
+            raise Damaged("it is cut off") from error
+    except UnicodeDecodeError as error:
+        if error.end == len(raw) and "unexpected end" in error.reason:
+            raise Damaged("it is cut off") from error
+    except (ValueError, RecursionError):
+        # A number of more digits than Python reads, or deeper than it goes.
+        return
+
+
+def tensors(source: Source) -> None:
+    """Raise `Damaged` for a safetensors file that is cut off."""
+    length = source.number(0, 8, "little")
+    source.require(8 + length)
+    if length > _MOST_JSON_BYTES:
+        return
+    told = json.loads(source.at(8, length))
+    ends = [each["data_offsets"][1] for name, each in told.items() if name != "__metadata__"]
+    source.require(8 + length + max(ends, default=0))

@@ -1,0 +1,144 @@
+"""The reconciler: finds what fell between PostgreSQL, Redis, backends and the store, and puts it right."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import text
+
+from app.domain.errors import BackendLost, InvalidTransition, LostClaim
+from app.domain.job import Phase, Standing
+from app.storage.attempts import Claim
+from app.storage.job_views import snapshot_of
+from app.storage.keys import KeyStore
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from app.messaging.events import Events
+    from app.messaging.queue import JobQueue
+    from app.messaging.registry import Registry
+    from app.storage.attempts import AttemptStore
+    from app.storage.database import Database
+    from app.storage.files import FileStore
+    from app.storage.job_views import JobViews
+    from worker.outputs.thumbnails import Thumbnails
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 1000
+"""So many of the waiting jobs that come first are looked at; the rest when these have gone."""
+ACTOR: Final = "reconciler"
+ABANDONED_LEASES: Final = 4
+"""A running job nobody takes over for so many leases has lost its backend: the one who drives it would have."""
+SWEEP_WINDOW_S: Final = 48 * 3600.0
+_LOCK: Final = 7265837416
+
+
+class Reconciler:
+    """Runs on any worker, on one at a time."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: AttemptStore,
+        views: JobViews,
+        queue: JobQueue,
+        events: Events,
+        registry: Registry,
+        files: FileStore,
+        thumbnails: Thumbnails | None = None,
+        *,
+        lease_s: float,
+        orphan_s: float,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._views = views
+        self._queue = queue
+        self._events = events
+        self._registry = registry
+        self._files = files
+        self._thumbnails = thumbnails
+        self._lease_s = lease_s
+        self._orphan_s = orphan_s
+
+    async def run(self) -> str:
+        """Put right what is wrong with jobs, and say what was done.
+
+        Raises
+        ------
+        DatabaseUnavailable, QueueUnavailable
+        """
+        # Guarded by the fence of each job, so that it needs no lock.
+        moved = await self._move_abandoned()
+        done = [f"moved {moved} jobs off lost backends"] if moved else []
+        late = await self._thumbnails.take_up() if self._thumbnails is not None else 0
+        done += [f"took up {late} thumbnails that were due"] if late else []
+        async with self._database.transaction() as session:
+            # Held until the end of this transaction; whoever comes meanwhile has nothing to do.
+            if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _LOCK}):
+                return ", ".join([*done, "another worker sees to the turns"])
+            renewed = await self._enqueue_lost(session)
+        for job_id in renewed:
+            await self._store.note_turn_renewed(job_id, ACTOR)
+        done += [f"enqueued {len(renewed)} waiting jobs again"] if renewed else []
+        return ", ".join(done) or "nothing to do"
+
+    async def sweep(self) -> str:
+        """Delete files that belong to no job, and idempotency keys and sessions that have had their day."""
+        old = await self._files.old_files(self._orphan_s, SWEEP_WINDOW_S)
+        orphans: list[str] = []
+        for start in range(0, len(old), BATCH):
+            paths = old[start : start + BATCH]
+            known = await self._views.known_paths(paths)
+            orphans += [path for path in paths if path not in known]
+        await self._files.delete(orphans)
+        keys = await self._store.prune_keys()
+        sessions = await KeyStore(self._database).prune()
+        return f"deleted {len(orphans)} orphaned files, {keys} old idempotency keys and {sessions} ended sessions"
+
+    async def _enqueue_lost(self, session: AsyncSession) -> list[int]:
+        """Give waiting jobs a turn that have none: Redis was emptied, or away when they were accepted."""
+        waiting = await self._views.waiting_turns(session, BATCH)
+        turns = {turn.task_id: turn for turn in waiting}
+        renewed = []
+        for task_id in await self._queue.missing(list(turns)):
+            turn = turns[task_id]
+            if await self._queue.enqueue(turn.job_id, turn.attempt, turn.available_at):
+                log.info("job %s had lost its turn, and was enqueued again", turn.job_id)
+                renewed.append(turn.job_id)
+        return renewed
+
+    async def _move_abandoned(self) -> int:
+        """Let jobs run elsewhere whose worker and backend are both gone.
+
+        A live worker that drives the backend takes them over by itself; this is for a backend that nobody can reach.
+        """
+        over_for_s = self._lease_s * ABANDONED_LEASES
+        abandoned = await self._store.abandoned(over_for_s, BATCH)
+        if not abandoned:
+            return 0
+        usable = {beat.name for beat in await self._registry.backends() if beat.live and beat.state.get("healthy")}
+        # A cancellation is only confirmed by ComfyUI's own word; it waits for the backend to come back.
+        lost = {job.backend_name for job in abandoned if job.phase is not Phase.CANCELLING} - usable - {None}
+        names = sorted(filter(None, lost))
+        # Taken over first, guarded by the lease: a worker that is slow, and renews it now, keeps its job.
+        taken = await self._store.take_over(ACTOR, names, self._lease_s, BATCH, over_for_s=over_for_s) if names else []
+        return sum([await self._move(job) for job in taken if job.phase is not Phase.CANCELLING])
+
+    async def _move(self, job: Standing) -> bool:
+        claim = Claim(job.job_id, job.attempt, ACTOR)
+        error = BackendLost("The worker and the backend that ran the job are both gone.")
+        try:
+            if job.attempt >= job.attempt_limit:
+                ended = await self._store.fail(claim, error)
+            else:
+                ended = await self._store.requeue(claim, error, 0.0)
+                await self._queue.enqueue(ended.job_id, ended.attempt, ended.available_at)
+        except (LostClaim, InvalidTransition):
+            return False
+        log.warning("job %s: its backend %s is gone, it is %s", job.job_id, job.backend_name, ended.phase)
+        await self._events.publish(snapshot_of(ended))
+        return True
