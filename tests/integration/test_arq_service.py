@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 async def test_the_real_worker_is_woken_over_redis_and_leaves_no_name_but_ours_and_arqs(
     service: Service, settings: Settings
 ) -> None:
-    turns = service.worker._turns
+    turns = service.worker.turns
     turns._idle_poll_s = NEVER_S
     await idle(turns)
     turns.wake()

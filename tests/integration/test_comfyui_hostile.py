@@ -197,12 +197,12 @@ async def test_outputs_must_have_come_within_a_limit_of_time(tmp_path: Path) -> 
     async with speaking({"*": slowly}) as comfyui:
         collector = Collector(FileStore(tmp_path), 2**20, limit_s=0.2)
         job: Any = SimpleNamespace(job_id=1, attempt=1, created_at=datetime.now(UTC))
-        downloads = collector.downloads(comfyui)
+        collection = collector.collection(comfyui)
         found = [OutputFile("9", f"{number}.txt", ID) for number in range(100)]
         run = Run(prompt_id=ID, folder_id=ID, graph={}, alone=False, watched=True, began_ms=None, ended_ms=None)
         with pytest.raises(BackendLost, match="did not come within"):
-            await collector.collect(job, downloads, found, run)
-        await downloads.drop()
+            await collection.keep(job, found, run)
+        await collection.downloads.drop()
         collector.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -219,7 +219,7 @@ async def test_of_what_is_gone_only_the_answer_of_an_earlier_run_may_be_had_by_a
     async with speaking({"*": gone}) as comfyui:
         collector = Collector(FileStore(tmp_path), 2**20)
         job: Any = SimpleNamespace(job_id=1, attempt=1, created_at=datetime.now(UTC))
-        downloads = collector.downloads(comfyui)
+        collection = collector.collection(comfyui)
         found = [OutputFile("8", "a.png", ID), OutputFile("9", "b.png", ID)]
         run = Run(
             prompt_id=ID,
@@ -232,6 +232,6 @@ async def test_of_what_is_gone_only_the_answer_of_an_earlier_run_may_be_had_by_a
             cached=cached,
         )
         with pytest.raises(raised):
-            await collector.collect(job, downloads, found, run)
-        await downloads.drop()
+            await collection.keep(job, found, run)
+        await collection.downloads.drop()
         collector.close()

@@ -121,7 +121,7 @@ async def test_both_decisions_are_heard_at_once(
 ) -> None:
     standin = await start_standin()
     worker = await start_worker(f"a={standin.url}", heartbeat_seconds=SLOW_S, lease_seconds=2 * SLOW_S)
-    service, backend = Service(client, standin, worker), worker._pool.backends["a"]
+    service, backend = Service(client, standin, worker), worker.pool.backends["a"]
     await service.backend_online()
     await rest(service, "a/drain")
 

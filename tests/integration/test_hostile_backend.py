@@ -114,7 +114,7 @@ async def test_a_backend_whose_state_cannot_be_told_costs_the_others_nothing(
     both: Callable[..., Awaitable[Service]], caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await both()
-    backend = service.worker._pool.backends["bad"]
+    backend = service.worker.pool.backends["bad"]
     # As a fault of ours would leave it.
     sound, backend.stats = backend.stats, None  # type: ignore[assignment]
 
@@ -218,7 +218,7 @@ async def test_frames_of_all_kinds_do_no_harm(both: Callable[..., Awaitable[Serv
     await all_is_well(service)
     job = await service.run(backend="bad")
     assert job["status"] == "completed", job
-    assert service.worker._pool.backends["bad"].queue_remaining < 10**7
+    assert service.worker.pool.backends["bad"].queue_remaining < 10**7
 
 
 @pytest.mark.parametrize(

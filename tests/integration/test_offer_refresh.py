@@ -159,9 +159,9 @@ async def test_no_checkpoint_at_all_is_asked_for_anew(service: Service) -> None:
     standin, types = service.standin, service.standin.state.types
     loader = types[LOADER]
     types[LOADER] = replace(loader, required={"ckpt_name": replace(loader.required["ckpt_name"], kind=list)})
-    await service.worker._pool.backends["standin"].offering.read_again(LOADER)
-    await service.worker._pool.backends["standin"].refresh(service.client.server.app[REGISTRY])
-    await service.worker._telling.beat()
+    await service.worker.pool.backends["standin"].offering.read_again(LOADER)
+    await service.worker.pool.backends["standin"].refresh(service.client.server.app[REGISTRY])
+    await service.worker.heartbeat.beat()
 
     async def none_offered() -> bool:
         answer = await service.client.post(JOBS, json=SMALL_BODY)
@@ -289,7 +289,7 @@ async def test_a_worker_looks_again_before_it_passes_a_job_on(
     lone: tuple[Backend, StandinServer, Registry], service: Service
 ) -> None:
     backend, standin, _ = lone
-    job = await service.worker._runner._store.whole((await service.submit())["job_id"])
+    job = await service.worker.runner._store.whole((await service.submit())["job_id"])
     copy_in(standin)
     sent = await prepared(replace(job, checkpoint_model=NEW), backend, "p")
     assert sent.graph["checkpoint"]["inputs"]["ckpt_name"] == NEW
@@ -299,7 +299,7 @@ async def test_a_worker_that_cannot_look_again_leaves_the_word_to_comfyui(
     lone: tuple[Backend, StandinServer, Registry], service: Service
 ) -> None:
     backend, standin, _ = lone
-    job = await service.worker._runner._store.whole((await service.submit())["job_id"])
+    job = await service.worker.runner._store.whole((await service.submit())["job_id"])
     await standin.state.apply(Fault(kind=FaultKind.REFUSE, times=None, route="/object_info/"))
     sent = await prepared(replace(job, checkpoint_model=NEW), backend, "p")
     assert sent.graph["checkpoint"]["inputs"]["ckpt_name"] == NEW
@@ -313,10 +313,10 @@ async def test_a_file_that_is_gone_is_refused_after_the_first_job_that_meets_tha
     service.standin.state.install(checkpoints=service.standin.state.options.checkpoints[:-1])
     failed = await service.run(checkpoint_model=gone)
     assert (failed["status"], failed["error_code"]) == ("failed", "not_offered_by_backend")
-    offered = service.worker._pool.backends["standin"]
+    offered = service.worker.pool.backends["standin"]
     assert gone not in offered.catalog.checkpoints
     await offered.refresh(service.client.server.app[REGISTRY])
-    await service.worker._telling.beat()
+    await service.worker.heartbeat.beat()
 
     async def is_refused() -> bool:
         # Who is told yes, is told so by the heartbeats of a moment ago.
@@ -329,8 +329,8 @@ async def test_a_file_that_is_gone_is_refused_after_the_first_job_that_meets_tha
 async def test_another_backend_that_has_it_by_now_is_found(service: Service) -> None:
     worker = service.worker
     questions = OfferQuestions(worker._quick_redis, Names(worker._settings.redis_namespace))
-    others = OtherBackends(worker._pool, OfferRefresh(questions))
-    job = await service.worker._runner._store.whole((await service.submit())["job_id"])
+    others = OtherBackends(worker.pool, OfferRefresh(questions))
+    job = await service.worker.runner._store.whole((await service.submit())["job_id"])
     lacking = replace(job, checkpoint_model=NEW)
     assert not await others.offered(lacking, ["other"])
     assert not await others.offered(job, ["standin"])

@@ -134,7 +134,7 @@ async def test_a_cancelled_run_leaves_its_spans_and_no_picture(slow):
 
 async def test_pictures_are_handed_to_whose_they_are_and_to_nobody_else(slow):
     first, second = (await slow.submit(**SAMPLED | {"width": 512}))["job_id"], (await slow.submit(**SAMPLED))["job_id"]
-    backend = slow.worker._pool.backends["standin"]
+    backend = slow.worker.pool.backends["standin"]
 
     async def both() -> bool:
         return len(backend._followers) == 2 and any(each.executing for each in backend._followers.values())

@@ -143,7 +143,7 @@ async def test_a_takeover_stands_in_the_history(
 async def test_a_worker_that_stops_takes_nothing_over_and_fails_nothing(service: Service, database: Database) -> None:
     job_id = (await service.submit(**running_for(30)))["job_id"]
     await executing(service, job_id)
-    runner = service.worker._runner
+    runner = service.worker.runner
     await runner.drain(0)
     # What it has just let go is nobody's, on a backend that it still drives.
     await runner.take_over()

@@ -42,7 +42,7 @@ class Ledger:
         backend: str,
         store: AttemptStore,
         events: Events,
-        measures: AttemptMetrics,
+        metrics: AttemptMetrics,
         watch: PromptWatch,
     ) -> None:
         self.job = job
@@ -56,7 +56,7 @@ class Ledger:
         self._backend = backend
         self._store = store
         self._events = events
-        self._measures = measures
+        self._metrics = metrics
         self._watch = watch
         self._tick = 0
 
@@ -78,7 +78,7 @@ class Ledger:
             else:
                 self.sent = None
                 self._tick = 0
-                self._measures.reached(self.job.status, self._backend, self._watch.ended_at)
+                self._metrics.reached(self.job.status, self._backend, self._watch.ended_at)
                 self._tell(output_paths=[output.path for output in outputs])
                 return self.job
 
@@ -123,7 +123,7 @@ class Ledger:
             # Its cancellation was asked for a moment ago, and the message about it is still on its way.
             self._watch.cancelling = True
 
-    async def tell_progress(self) -> None:
+    async def publish_progress(self) -> None:
         """Publish the percentage when it rises, and which node is at work, at most ten times a second."""
         while True:
             await self._watch.changed.wait()

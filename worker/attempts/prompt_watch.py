@@ -26,9 +26,9 @@ class PromptWatch:
     `due_at` is when it could have begun, None of one whose beginning nobody here has seen.
     """
 
-    def __init__(self, backend: str, measures: AttemptMetrics) -> None:
+    def __init__(self, backend: str, metrics: AttemptMetrics) -> None:
         self._backend = backend
-        self._measures = measures
+        self._metrics = metrics
         self.fold = ProgressFold({})
         self.spans = Spans({})
         self.due_at: float | None = None
@@ -92,7 +92,7 @@ class PromptWatch:
                 # Only now is the history readable (COMFYUI, section 0, point 1).
                 self.ended_at = now
                 seen = self.began_at if self.due_at is not None else None
-                self._measures.ended(self._backend, seen, self.ended_at)
+                self._metrics.ended(self._backend, seen, self.ended_at)
                 self.ended.set()
                 self._news.set()
             case "executed" if self.on_saved is not None:
@@ -132,7 +132,7 @@ class PromptWatch:
         """Note that the backend executes it, if that is news."""
         if self.began_at is None:
             self.began_at = time.monotonic()
-            self._measures.began(self._backend, self.due_at, self.began_at)
+            self._metrics.began(self._backend, self.due_at, self.began_at)
             self._news.set()
 
     def again(self) -> None:

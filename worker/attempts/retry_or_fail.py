@@ -51,8 +51,8 @@ class RetryOrFail:
         views: JobViews,
         queue: JobQueue,
         pool: BackendPool,
-        measures: AttemptMetrics,
-        elsewhere: OtherBackends,
+        metrics: AttemptMetrics,
+        other_backends: OtherBackends,
     ) -> None:
         self.failed = 0
         """Jobs that have failed here."""
@@ -61,8 +61,8 @@ class RetryOrFail:
         self._views = views
         self._queue = queue
         self._pool = pool
-        self._measures = measures
-        self._elsewhere = elsewhere
+        self._metrics = metrics
+        self._other_backends = other_backends
 
     async def end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
         """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
@@ -90,7 +90,7 @@ class RetryOrFail:
         claim, job, backend = attempt.claim, attempt.job, attempt.backend
         if RULES[failure.error_class].against is Against.DEVICE:
             backend.device_failed(job.job_id, job.user_id)
-            self._measures.device_failed(backend.name)
+            self._metrics.device_failed(backend.name)
         if isinstance(failure, OutputNotOwn) and failure.node_type is not None:
             backend.careless.add(failure.node_type)
         if failure.under_it:
@@ -168,9 +168,10 @@ class RetryOrFail:
         rule = RULES[failure.error_class]
         if rule.where in (Where.NOWHERE, Where.ANYWHERE) or job.backend is not None:
             return []
-        if rule.where is Where.ONLY_OTHERWISE and not await self._elsewhere.described_otherwise(job, backend, avoid):
+        others = self._other_backends
+        if rule.where is Where.ONLY_OTHERWISE and not await others.described_otherwise(job, backend, avoid):
             return []
-        return avoid if await self._elsewhere.offered(job, avoid) else []
+        return avoid if await others.offered(job, avoid) else []
 
 
 def _of_this_round(attempts: list[AttemptRecord], attempt: int) -> list[AttemptRecord]:

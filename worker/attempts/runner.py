@@ -24,15 +24,17 @@ from app.domain.job import Job, JobStatus, Phase
 from app.runtime.end_tasks import end_tasks
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
-from worker.attempts.attempt import SAVING_S, Attempt
+from worker.attempts.attempt import Attempt
+from worker.attempts.save_outputs import save_outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from app.messaging.events import Events
     from app.settings import Settings
     from app.storage.attempts import AttemptStore
     from worker.attempts.attempt_metrics import AttemptMetrics
     from worker.attempts.retry_or_fail import RetryOrFail
-    from worker.comfyui.answers import Ending
     from worker.comfyui.backend import Backend
     from worker.comfyui.pool import BackendPool
     from worker.outputs.collector import Collector
@@ -56,11 +58,11 @@ class Runner:
         store: AttemptStore,
         events: Events,
         pool: BackendPool,
-        aftermath: RetryOrFail,
+        retry_or_fail: RetryOrFail,
         collector: Collector,
         thumbnails: Thumbnails,
-        measures: AttemptMetrics,
-        pictures: PreviewFeeds,
+        metrics: AttemptMetrics,
+        previews: PreviewFeeds,
     ) -> None:
         self.worker_id = worker_id
         self.done = 0
@@ -68,11 +70,11 @@ class Runner:
         self._store = store
         self._events = events
         self._pool = pool
-        self._aftermath = aftermath
+        self._retry_or_fail = retry_or_fail
         self._collector = collector
         self._thumbnails = thumbnails
-        self._measures = measures
-        self._pictures = pictures
+        self._metrics = metrics
+        self._previews = previews
         self._running: dict[int, Attempt] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._saving: set[asyncio.Task[None]] = set()
@@ -84,7 +86,7 @@ class Runner:
     @property
     def failed(self) -> int:
         """How many jobs have failed here."""
-        return self._aftermath.failed
+        return self._retry_or_fail.failed
 
     @property
     def running(self) -> list[int]:
@@ -109,7 +111,7 @@ class Runner:
                 asked_at = time.monotonic()
                 job = await self._claim(backend)
                 if job is not None:
-                    self._measures.claimed(job)
+                    self._metrics.claimed(job)
                     await self._run(job, backend, claimed_at=asked_at)
                     return None
             except DatabaseUnavailable as error:
@@ -143,10 +145,10 @@ class Runner:
             job = await self._store.whole(taken[0].job_id)
             if self._stopping.is_set():
                 # Asked for before the end began: it is for another worker now.
-                await self._aftermath.let_go(Claim(job.job_id, job.attempt, self.worker_id))
+                await self._retry_or_fail.let_go(Claim(job.job_id, job.attempt, self.worker_id))
                 return
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
-            self._measures.taken_over()
+            self._metrics.taken_over()
             task = asyncio.create_task(self._resume(job), name=f"resume-{job.job_id}")
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
@@ -227,7 +229,7 @@ class Runner:
         # Again and again: a run that ends in this very moment begins to be saved.
         while pending := {task for task in (*self._saving, *self._tasks.values()) if not task.done()}:
             await end_tasks(pending)
-        await self._pictures.close()
+        await self._previews.close()
         self._collector.close()
         await self._thumbnails.close()
 
@@ -258,107 +260,90 @@ class Runner:
 
     async def _run(self, job: Job, backend: Backend, *, claimed_at: float | None) -> None:
         """Run one attempt as far as it needs the backend, and hand what it left to be saved."""
-        claim = Claim(job.job_id, job.attempt, self.worker_id)
         attempt = Attempt(
             job,
-            claim,
+            Claim(job.job_id, job.attempt, self.worker_id),
             backend,
             self._store,
             self._events,
             poll_s=self._settings.comfyui_poll_seconds,
             stall_s=self._settings.comfyui_stall_seconds,
-            measures=self._measures,
-            pictures=self._pictures,
-            downloads=self._collector.downloads(backend.comfyui),
+            metrics=self._metrics,
+            previews=self._previews,
+            outputs=self._collector.collection(backend.comfyui),
         )
         self._running[job.job_id] = attempt
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in a task
         self._tasks[job.job_id] = task
-        keep = False
+        goes_on = False
         try:
             if claimed_at is not None:
                 attempt.ledger.announce()
                 # The news goes out first: what follows keeps the loop for as long as a graph takes to be sent.
                 await asyncio.sleep(0)
-            if await attempt.run(claimed_at=claimed_at):
-                keep = True
-                self._finish(attempt)
-            else:
-                await self._aftermath.end(attempt, None)
-        except LostClaim as error:
-            log.warning("%s", error)
-        except AttemptFailed as error:
-            await self._aftermath.end(attempt, error)
-        except asyncio.CancelledError:
-            await self._aftermath.let_go(claim)
-            raise
-        except Exception:
-            log.exception("job %s: attempt %s stumbled over a bug", job.job_id, job.attempt)
-            await self._aftermath.end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
+            goes_on = await self._unless_it_fails(attempt, self._run_prompts(attempt, claimed_at))
         finally:
-            if not keep:
+            if not goes_on:
                 await self._leave(attempt)
 
-    def _finish(self, attempt: Attempt) -> None:
-        """Read and save what it left in a task of its own: the slot is free for the next prompt meanwhile."""
-        task = asyncio.create_task(self._finished(attempt), name=f"save-{attempt.job.job_id}")
+    async def _run_prompts(self, attempt: Attempt, claimed_at: float | None) -> bool:
+        """Run it as far as it needs the backend's slot; whether it has outputs, which are then being saved."""
+        if not await attempt.run(claimed_at=claimed_at):
+            await self._retry_or_fail.end(attempt, None)
+            return False
+        # In a task of its own: the slot is free for the next prompt meanwhile.
+        task = asyncio.create_task(self._save(attempt), name=f"save-{attempt.job.job_id}")
         self._tasks[attempt.job.job_id] = task
         self._saving.add(task)
         attempt.backend.begin_saving()
         task.add_done_callback(partial(self._saved, attempt.backend))
+        return True
+
+    async def _save(self, attempt: Attempt) -> None:
+        try:
+            await self._unless_it_fails(attempt, self._save_outputs(attempt))
+        finally:
+            await self._leave(attempt)
+
+    async def _save_outputs(self, attempt: Attempt) -> bool:
+        ending = await attempt.ending()
+        if ending.failure is not None:
+            await self._retry_or_fail.end(attempt, ending.failure)
+            return False
+        attempt.backend.device_succeeded()
+        with self._thumbnails.giving_way():
+            outputs = await save_outputs(attempt, ending)
+        if attempt.job.content_id is not None:
+            self._thumbnails.want(attempt.job.content_id, outputs)
+        self.done += 1
+        return True
 
     def _saved(self, backend: Backend, task: asyncio.Task[None]) -> None:
         self._saving.discard(task)
         backend.end_saving()
 
-    async def _finished(self, attempt: Attempt) -> None:
+    async def _unless_it_fails(self, attempt: Attempt, part: Awaitable[bool]) -> bool:
+        """Return what this part of the attempt returns; False when it failed, and what follows has been done."""
         claim = attempt.claim
         try:
-            ending = await attempt.ending()
-            if ending.failure is None:
-                attempt.backend.device_succeeded()
-                with self._thumbnails.giving_way():
-                    await self._save(attempt, ending)
-                self.done += 1
-            else:
-                await self._aftermath.end(attempt, ending.failure)
+            return await part
         except (LostClaim, InvalidTransition) as error:
             log.warning("job %s: %s", claim.job_id, error)
         except AttemptFailed as error:
-            await self._aftermath.end(attempt, error)
+            await self._retry_or_fail.end(attempt, error)
         except asyncio.CancelledError:
-            await self._aftermath.let_go(claim)
+            await self._retry_or_fail.let_go(claim)
             raise
         except Exception:
-            log.exception("job %s: saving stumbled over a bug", claim.job_id)
-            await self._aftermath.end(attempt, AttemptFailed("Something went wrong in the worker; its log says what."))
-        finally:
-            await self._leave(attempt)
+            log.exception("job %s: attempt %s met a bug", claim.job_id, claim.attempt)
+            await self._retry_or_fail.end(
+                attempt, AttemptFailed("Something went wrong in the worker; its log says what.")
+            )
+        return False
 
     async def _leave(self, attempt: Attempt) -> None:
         self._tasks.pop(attempt.job.job_id, None)
         self._running.pop(attempt.job.job_id, None)
         attempt.leave()
-        await attempt.downloads.drop()
-
-    async def _save(self, attempt: Attempt, ending: Ending) -> None:
-        """Bring the outputs into the store and complete the job; that it is saving is said when that takes long."""
-        collecting = asyncio.create_task(
-            self._collector.collect(attempt.job, attempt.downloads, ending.outputs, attempt.made(ending)),
-            name=f"collect-{attempt.job.job_id}",
-        )
-        try:
-            await asyncio.wait({collecting}, timeout=SAVING_S)
-            if not collecting.done() and attempt.job.phase is not Phase.SAVING:
-                await attempt.ledger.mark_saving()
-            collected = await collecting
-        finally:
-            if not collecting.done():
-                await end_tasks([collecting])
-        attempt.backend.careless.update(each.saver for each in collected.lost if each.saver is not None)
-        silence = ending.silence if not ending.outputs else None
-        notes = filter(None, [attempt.left_out, *ending.notes, *collected.notes, silence])
-        await attempt.ledger.complete(collected.outputs, list(notes))
-        if attempt.job.content_id is not None:
-            self._thumbnails.want(attempt.job.content_id, collected.outputs)
+        await attempt.outputs.downloads.drop()

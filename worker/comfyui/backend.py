@@ -91,7 +91,7 @@ class Backend:
         """Node classes that were found to save outside the folder that they were given; of all backends together."""
         self.breaker = Breaker()
         """What is known of its device."""
-        self.sole_use = ExclusiveRun(self._tell_slot)
+        self.exclusive_run = ExclusiveRun(self._tell_slot)
         self.stopping: set[str] = set()
         """Prompts that are to end and do not: it is given no more before it obeys."""
         self.stranger_at = 0.0
@@ -125,7 +125,8 @@ class Backend:
     def load(self) -> BackendLoad:
         """What the scheduler looks at."""
         able = self.driven and self.healthy and not self.drained and self.standstill is None
-        able = able and not self._vital_signs.doubt and not self.stopping and not self.stale and not self.sole_use.taken
+        able = able and not self._vital_signs.doubt and not self.stopping and not self.stale
+        able = able and not self.exclusive_run.taken
         able = able and self.saving < MOST_SAVING
         slots = self.breaker.slots(self.slots, self.used, time.monotonic()) if able else 0
         return BackendLoad(self.name, slots, self.used, self.foreign, self.breaker.in_doubt)

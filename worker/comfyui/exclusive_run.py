@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from worker.attempts.prompt_watch import PromptWatch
-
 _LOOK_S: Final = 5.0
-"""Who waits is woken; this heals a wake-up that was lost."""
+"""Seconds between two looks of a run that waits: it is woken when its turn comes, and this heals a lost wake-up."""
+
+
+class WaitingRun(Protocol):
+    """A run that waits until its prompt may be sent: see `PromptWatch`."""
+
+    cancelling: bool
+
+    def seen(self) -> None:
+        """Forget what has happened up to now."""
+
+    def look(self) -> None:
+        """Wake whoever awaits `news_within`."""
+
+    async def news_within(self, seconds: float) -> bool:
+        """Wait for something to happen, at most so many seconds."""
 
 
 class ExclusiveRun:
-    """Whose backend it is at the moment, if it is anybody's alone."""
+    """The run that has its backend to itself, if there is one, and those that wait for its end."""
 
     def __init__(self, on_free: Callable[[], None]) -> None:
         self._on_free = on_free
         """Called when it is everybody's again."""
-        self._holder: PromptWatch | None = None
-        self._waiting: set[PromptWatch] = set()
+        self._holder: WaitingRun | None = None
+        self._waiting: set[WaitingRun] = set()
 
     @property
     def taken(self) -> bool:
         """Whether a run has the backend to itself."""
         return self._holder is not None
 
-    async def enter(self, watch: PromptWatch, *, alone: bool, at_once: bool = False) -> None:
+    async def enter(self, watch: WaitingRun, *, alone: bool, at_once: bool = False) -> None:
         """Return when the prompt may be sent: no other run has the backend to itself; from then on this one, if alone.
 
         `at_once` is for a prompt that the backend has already. A job that is cancelled waits no longer.
@@ -42,7 +55,7 @@ class ExclusiveRun:
         if alone and (self._holder is None or at_once):
             self._holder = watch
 
-    def leave(self, watch: PromptWatch) -> None:
+    def leave(self, watch: WaitingRun) -> None:
         """The files of the run are here, or it has none; nothing happens if it had no sole use."""
         if self._holder is watch:
             self._holder = None

@@ -64,7 +64,7 @@ class Collected:
 
 
 class Collector:
-    """Brings outputs into the store."""
+    """Brings outputs into the store: holds what the attempts of a worker share, threads and limits."""
 
     def __init__(self, files: FileStore, max_output_bytes: int, limit_s: float = SAVING_LIMIT_S) -> None:
         self._limit_s = limit_s
@@ -73,12 +73,27 @@ class Collector:
         self._max_output_bytes = max_output_bytes
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="media")
 
-    def downloads(self, comfyui: ComfyUI) -> Downloads:
-        """Return what is to receive the files of one attempt."""
+    def collection(self, comfyui: ComfyUI) -> Collection:
+        """Return what receives and keeps the outputs of one attempt on this backend."""
         looking = self._looking.setdefault(comfyui, asyncio.Semaphore(AT_ONCE))
-        return Downloads(comfyui, self._files, self._max_output_bytes, looking)
+        downloads = Downloads(comfyui, self._files, self._max_output_bytes, looking)
+        return Collection(downloads, self._files, self._threads, self._limit_s)
 
-    async def collect(self, job: Job, downloads: Downloads, found: list[OutputFile], run: Run) -> Collected:
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Collection:
+    """The outputs of one attempt on their way into the store."""
+
+    def __init__(self, downloads: Downloads, files: FileStore, threads: ThreadPoolExecutor, limit_s: float) -> None:
+        self.downloads = downloads
+        self._files = files
+        self._threads = threads
+        self._limit_s = limit_s
+
+    async def keep(self, job: Job, found: list[OutputFile], run: Run) -> Collected:
         """Keep what the run left, as much of it as can be kept.
 
         Raises
@@ -97,7 +112,7 @@ class Collector:
 
         async def keep(index: int, file: OutputFile) -> None:
             try:
-                kept.append(await self._one(job, downloads, file, index, run, limit))
+                kept.append(await self._one(job, file, index, run, limit))
             except (OutputInvalid, OutputNotOwn) as failure:
                 log.warning("job %s: output %s cannot be kept: %s", job.job_id, index, failure)
                 lost.append(Lost(index, file, run.seen(file, failure)))
@@ -109,7 +124,7 @@ class Collector:
         async def in_turn(index: int, file: OutputFile) -> None:
             async with turns:
                 if not failures:
-                    downloads.expect(each for each in found[index:] if run.has_for_itself(each))
+                    self.downloads.expect(each for each in found[index:] if run.has_for_itself(each))
                     await keep(index, file)
 
         await asyncio.gather(*(in_turn(index, file) for index, file in enumerate(found)))
@@ -124,40 +139,30 @@ class Collector:
         outputs = [replace(output, index=number) for number, (output, _) in enumerate(kept)]
         return Collected(outputs, [note for _, note in kept if note] + _told(lost), lost)
 
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _one(
-        self, job: Job, downloads: Downloads, file: OutputFile, index: int, run: Run, limit: float
-    ) -> tuple[Output, str | None]:
+    async def _one(self, job: Job, file: OutputFile, index: int, run: Run, limit: float) -> tuple[Output, str | None]:
         try:
             async with asyncio.timeout_at(limit):
                 if not run.has_for_itself(file):
-                    return await self._shared(job, downloads, file, index, run)
-                received = await downloads.take(file)
+                    return await self._shared(job, file, index, run)
+                received = await self.downloads.take(file)
         except TimeoutError as error:
             raise BackendLost(f"The outputs did not come within {self._limit_s:.0f} s.") from error
-        return await self._stored(job, downloads, file, index, received)
+        return await self._stored(job, file, index, received)
 
-    async def _shared(
-        self, job: Job, downloads: Downloads, file: OutputFile, index: int, run: Run
-    ) -> tuple[Output, str | None]:
+    async def _shared(self, job: Job, file: OutputFile, index: int, run: Run) -> tuple[Output, str | None]:
         """Keep a file that other runs may write to as well, when it is whole and shown to be of this one."""
         for number in range(SHARED_TRIES):
             try:
-                received = await downloads.take_shared(file, run, number)
-                return await self._stored(job, downloads, file, index, received)
+                received = await self.downloads.take_shared(file, run, number)
+                return await self._stored(job, file, index, received)
             except OutputInvalid as error:
                 log.info("job %s: output %s is not whole yet: %s", job.job_id, index, error)
-        return await self._stored(job, downloads, file, index, await downloads.take_shared(file, run, SHARED_TRIES))
+        return await self._stored(job, file, index, await self.downloads.take_shared(file, run, SHARED_TRIES))
 
-    async def _stored(
-        self, job: Job, downloads: Downloads, file: OutputFile, index: int, received: Received
-    ) -> tuple[Output, str | None]:
+    async def _stored(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
         loop = asyncio.get_running_loop()
         try:
-            async with downloads.looking:
+            async with self.downloads.looking:
                 return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)
         except asyncio.CancelledError:
             # The step may not have begun, and now never will.

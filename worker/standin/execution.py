@@ -5,15 +5,14 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor as Threads
-from typing import Any
 
 from worker.standin.assets import Assets
 from worker.standin.caching import ResultCache
 from worker.standin.console import Console
 from worker.standin.execution_log import Execution, ExecutionLog, Outcome
+from worker.standin.execution_state import ExecutionState
 from worker.standin.faults import FaultKind, Faults
 from worker.standin.files import Folders
-from worker.standin.model_memory import ModelMemory
 from worker.standin.nodes import (
     NodeType,
     ThreadDiedError,
@@ -28,7 +27,7 @@ from worker.standin.versions import Version
 log = logging.getLogger(__name__)
 
 
-class Executor:
+class Executor(ExecutionState):
     """The execution thread of ComfyUI, here a task; what it needs longer for runs in a thread."""
 
     def __init__(
@@ -45,29 +44,19 @@ class Executor:
         threads: Threads,
         console: Console,
     ) -> None:
-        self.options = options
-        self.version = version
-        self.types = types
-        self.queue = queue
-        self.sockets = sockets
-        self.faults = faults
-        self.folders = folders
-        self.models = ModelMemory()
-        self.cache = ResultCache(options.cache)
-        self.threads = threads
-        self.console = console
-        self.assets = Assets(folders, enabled=options.assets)
-        self.afterwards: set[asyncio.Task[None]] = set()
-        """What nodes have left to be done after them."""
-        self.objects: dict[str, Any] = {}
-        """What nodes have made that outlives their prompt, by node id."""
-        self.interrupted = False
-        self.client_id: object = None
-        self.current_node: str | None = None
-        """The node that runs, told to a client that connects again."""
-        self.dead = False
-        self.unload_models = False
-        self.free_memory = False
+        super().__init__(
+            options=options,
+            version=version,
+            types=types,
+            queue=queue,
+            sockets=sockets,
+            faults=faults,
+            folders=folders,
+            threads=threads,
+            console=console,
+            cache=ResultCache(options.cache),
+            assets=Assets(folders, enabled=options.assets),
+        )
         self._log = execution_log
         self._execution: Execution | None = None
 

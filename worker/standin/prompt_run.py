@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worker.standin.caching import CachedResult, signatures_of
 from worker.standin.execution_log import Execution, Outcome
 from worker.standin.execution_order import ExecutionOrder
+from worker.standin.execution_state import ExecutionState
 from worker.standin.failures import (
     InterruptedPromptError,
     cycle_failure,
@@ -34,18 +35,15 @@ from worker.standin.sockets import described_preview_frame, preview_frame, text_
 from worker.standin.tracebacks import Place
 from worker.standin.versions import GROWING_INPUTS, LINKS_NOTED, PROGRESS_STATE
 
-if TYPE_CHECKING:
-    from worker.standin.execution import Executor
-
 log = logging.getLogger(__name__)
 
 
 class PromptRun:
     """One execution of one prompt."""
 
-    def __init__(self, executor: "Executor", item: QueueItem, client_id: object, execution: Execution) -> None:
+    def __init__(self, state: ExecutionState, item: QueueItem, client_id: object, execution: Execution) -> None:
         _, self._prompt_id, self._graph, self._extra, self._targets = item
-        self._executor = executor
+        self._state = state
         self._client_id = client_id
         self._execution = execution
         self._states: dict[str, dict[str, Any]] = {}
@@ -59,12 +57,12 @@ class PromptRun:
     async def execute(self) -> Outcome:
         """Run the prompt to its end, whichever it is."""
         self._message("execution_start")
-        faults = self._executor.faults
+        faults = self._state.faults
         if fault := faults.take(FaultKind.DEAD_THREAD_AT_START, prompt_id=self._prompt_id):
             raise death_of(fault)
         await self._look_for_changes()
         signatures = self._signatures()
-        cache = self._executor.cache
+        cache = self._state.cache
         cache.begin(signatures)
         cached = {node_id: result for node_id in self._graph if (result := cache.get(signatures[node_id])) is not None}
         self._results.update(cached)
@@ -86,17 +84,17 @@ class PromptRun:
                     self._message("execution_error", self._failed_node(node_id) | failure)
                     return Outcome.ERROR
                 node_id = ready
-                if (kept := self._executor.cache.get(signatures[node_id])) is not None:
+                if (kept := self._state.cache.get(signatures[node_id])) is not None:
                     self._show_cached(node_id, kept, order)
                 else:
                     result = await self._run_node(node_id, order)
                     if result is None:
                         continue
-                    self._executor.cache.store(signatures[node_id], result)
+                    self._state.cache.store(signatures[node_id], result)
                 order.finish(node_id)
             self._show_intermediate(signatures)
         except InterruptedPromptError:
-            self._executor.console.say("Processing interrupted")
+            self._state.console.say("Processing interrupted")
             self._message("execution_interrupted", self._failed_node(node_id), everybody=True)
             return Outcome.INTERRUPTED
         except ThreadDiedError:
@@ -104,9 +102,9 @@ class PromptRun:
         except Exception as error:  # noqa: BLE001 - a node may raise whatever it likes, and only its prompt fails
             log.info("Node %s failed: %s", node_id, error if isinstance(error, NodeError) else repr(error))
             if isinstance(error, NodeOutOfMemoryError):
-                self._executor.models.unload()
-            tell_failure(self._executor.console, error)
-            failure = describe_failure(error, self._current_inputs, list(self._graph), self._executor.version)
+                self._state.models.unload()
+            tell_failure(self._state.console, error)
+            failure = describe_failure(error, self._current_inputs, list(self._graph), self._state.version)
             self._message("execution_error", self._failed_node(node_id) | failure)
             return Outcome.ERROR
         self._message("execution_success")
@@ -127,12 +125,12 @@ class PromptRun:
         """Send the frames of one step."""
         self._states[node_id] |= {"value": value, "max": maximum}
         self._send_states()
-        described = self._executor.sockets.describes_previews(self._client_id)
+        described = self._state.sockets.describes_previews(self._client_id)
         if preview is not None and described:
             metadata = self._identity(node_id) | {"image_type": f"image/{image_format.lower()}"}
             self.send_binary(described_preview_frame(preview, metadata))
         step = {"value": value, "max": maximum, "prompt_id": self._prompt_id, "node": node_id}
-        self._executor.sockets.send(text_frame("progress", step), self._client_id, "progress")
+        self._state.sockets.send(text_frame("progress", step), self._client_id, "progress")
         if preview is not None and not described:
             self.send_binary(preview_frame(preview, image_format))
 
@@ -142,28 +140,28 @@ class PromptRun:
 
     def send_binary(self, frame: bytes) -> None:
         """Send a binary frame to the owner; without one, to everybody."""
-        self._executor.sockets.send(frame, self._client_id, "binary")
+        self._state.sockets.send(frame, self._client_id, "binary")
 
     def stop_if_interrupted(self) -> None:
         """Raise if the prompt was interrupted."""
-        if self._executor.interrupted:
-            self._executor.interrupted = False
+        if self._state.interrupted:
+            self._state.interrupted = False
             raise InterruptedPromptError
 
     async def _look_for_changes(self) -> None:
         """Let every node say whether it has changed, which may take its time: no frame tells of it."""
-        if slow := self._executor.faults.take(FaultKind.SLOW_CHECK, prompt_id=self._prompt_id):
+        if slow := self._state.faults.take(FaultKind.SLOW_CHECK, prompt_id=self._prompt_id):
             await asyncio.sleep(slow.seconds)
         for node in self._graph.values():
-            takes = self._executor.types[node["class_type"]].fingerprint_seconds
+            takes = self._state.types[node["class_type"]].fingerprint_seconds
             if takes is not None:
-                await asyncio.sleep(takes(node["inputs"]) / self._executor.options.speed)
+                await asyncio.sleep(takes(node["inputs"]) / self._state.options.speed)
 
     def _signatures(self) -> dict[str, str]:
         """Return the signature of every node, also of those that nothing depends on."""
 
         def fingerprint(node_id: str, inputs: Any) -> object:
-            node_type = self._executor.types[self._graph[node_id]["class_type"]]
+            node_type = self._state.types[self._graph[node_id]["class_type"]]
             return node_type.fingerprint(inputs) if node_type.fingerprint is not None else None
 
         reason = "a node has no inputs"
@@ -182,9 +180,9 @@ class PromptRun:
 
         ComfyUI takes the outputs as they come, and they come from a set; here the last one is taken first.
         """
-        executor = self._executor
-        notes = executor.version >= LINKS_NOTED
-        order = ExecutionOrder(self._graph, executor.types, cached, tells_readers=notes)
+        state = self._state
+        notes = state.version >= LINKS_NOTED
+        order = ExecutionOrder(self._graph, state.types, cached, tells_readers=notes)
         for target in reversed(self._targets):
             order.add(target)
         return order
@@ -205,11 +203,11 @@ class PromptRun:
 
     def _show_intermediate(self, signatures: Mapping[str, str]) -> None:
         """Show again what nodes have shown that are no outputs and need not run."""
-        if self._executor.version < GROWING_INPUTS:
+        if self._state.version < GROWING_INPUTS:
             return
         for node_id in self._graph:
             if self._type_of(node_id).intermediate and node_id not in self._outputs:
-                kept = self._executor.cache.get(signatures[node_id])
+                kept = self._state.cache.get(signatures[node_id])
                 if kept is not None and kept.ui is not None:
                     self._outputs[node_id] = kept.ui
                     self._send_executed(node_id, kept.ui)
@@ -223,7 +221,7 @@ class PromptRun:
         present = present_inputs(node_type, given)
         inputs = self._current_inputs = {}
         missing = gather_inputs(given, present, self._results, inputs)
-        self._executor.current_node = node_id
+        self._state.current_node = node_id
         self._to_owner("executing", {"node": node_id, "display_node": node_id, "prompt_id": self._prompt_id})
         if node_type.lazy is not None and order.need(node_id, missing.intersection(node_type.lazy(inputs))):
             return None
@@ -237,7 +235,7 @@ class PromptRun:
                 self._send_blocked(node_id, blocker.message)
         self._execution.nodes.append(node_id)
         if result.ui:
-            result = replace(result, ui=self._executor.assets.registered(result.ui, self._prompt_id))
+            result = replace(result, ui=self._state.assets.registered(result.ui, self._prompt_id))
             self._outputs[node_id] = result.ui
             self._send_executed(node_id, result.ui)
         kept = self._results[node_id] = CachedResult(result.outputs, result.ui)
@@ -249,38 +247,38 @@ class PromptRun:
 
     async def _call(self, node_id: str, node_type: NodeType, inputs: dict[str, Any], present: PresentInputs) -> Result:
         """Call the node's coroutine, after the faults that wait for it."""
-        executor = self._executor
+        state = self._state
         run = NodeRun(
             node_id=node_id,
             graph=self._graph,
             extra_data=self._extra,
             reporter=self,
-            options=executor.options,
-            faults=executor.faults,
-            folders=executor.folders,
-            models=executor.models,
-            threads=executor.threads,
+            options=state.options,
+            faults=state.faults,
+            folders=state.folders,
+            models=state.models,
+            threads=state.threads,
             execution=self._execution,
-            tasks=executor.afterwards,
-            queue=executor.queue,
-            objects=executor.objects,
+            tasks=state.afterwards,
+            queue=state.queue,
+            objects=state.objects,
         )
         occasion = run.occasion
-        if fault := executor.faults.take(FaultKind.HANG, **occasion):
+        if fault := state.faults.take(FaultKind.HANG, **occasion):
             if fault.seconds:
                 await asyncio.sleep(fault.seconds)
             else:
                 await fault.released.wait()
-        if fault := executor.faults.take(FaultKind.NODE_ERROR, **occasion):
+        if fault := state.faults.take(FaultKind.NODE_ERROR, **occasion):
             raise NodeError(fault.message or "The stand-in was asked to fail", fault.exception_type)
-        if fault := executor.faults.take(FaultKind.OUT_OF_MEMORY, **occasion):
+        if fault := state.faults.take(FaultKind.OUT_OF_MEMORY, **occasion):
             raise NodeOutOfMemoryError(fault.message or "CUDA out of memory. Tried to allocate 2.00 GiB")
-        if fault := executor.faults.take(FaultKind.BROKEN_GPU, **occasion):
+        if fault := state.faults.take(FaultKind.BROKEN_GPU, **occasion):
             raise broken(fault.gpu)
         return await call_node(node_type, run, inputs, present)
 
     def _type_of(self, node_id: str) -> NodeType:
-        return self._executor.types[self._graph[node_id]["class_type"]]
+        return self._state.types[self._graph[node_id]["class_type"]]
 
     def _failed_node(self, node_id: str) -> dict[str, Any]:
         """Return what the frames of a failure and of an interrupt share."""
@@ -314,14 +312,14 @@ class PromptRun:
 
     def _send_states(self) -> None:
         """Send the state of every node that has started."""
-        if self._executor.version >= PROGRESS_STATE:
+        if self._state.version >= PROGRESS_STATE:
             frame = text_frame("progress_state", {"prompt_id": self._prompt_id, "nodes": self._states})
-            self._executor.sockets.send(frame, self._client_id, "progress_state")
+            self._state.sockets.send(frame, self._client_id, "progress_state")
 
     def _to_owner(self, kind: str, data: dict[str, Any]) -> None:
         """Send a frame to the owner; without one, to nobody."""
         if self._client_id is not None:
-            self._executor.sockets.send(text_frame(kind, data), self._client_id, kind)
+            self._state.sockets.send(text_frame(kind, data), self._client_id, kind)
 
     def _message(
         self, kind: str, data: dict[str, Any] | None = None, *, everybody: bool = False, first: bool = False
@@ -332,4 +330,4 @@ class PromptRun:
         whole = {**(data or {}), **prompt, **now} if first else {**prompt, **(data or {}), **now}
         self._messages.append([kind, whole])
         if everybody or self._client_id is not None:
-            self._executor.sockets.send(text_frame(kind, whole), self._client_id, kind)
+            self._state.sockets.send(text_frame(kind, whole), self._client_id, kind)

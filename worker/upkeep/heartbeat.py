@@ -44,14 +44,14 @@ class Heartbeat:
         events: Events,
         pool: BackendPool,
         runner: Runner,
-        wishes: OperatorRequests,
+        requests: OperatorRequests,
     ) -> None:
         self._worker_id = worker_id
         self._registry = registry
         self._events = events
         self._pool = pool
         self._runner = runner
-        self._wishes = wishes
+        self._requests = requests
         self._started_at = datetime.now(UTC)
         self._changed = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -121,7 +121,7 @@ class Heartbeat:
         driven = self._pool.driven
         return {
             "seq": self._seq,
-            "state": self._wishes.state,
+            "state": self._requests.state,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "version": package_version(),
