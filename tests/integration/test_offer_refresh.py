@@ -19,8 +19,9 @@ from harness import SMALL_BODY, Service, eventually
 from worker.attempts import other_backends
 from worker.attempts.other_backends import OtherBackends
 from worker.attempts.submission import prepared
+from worker.comfyui import backend_offer
 from worker.comfyui.backend import Backend
-from worker.comfyui.client import ComfyUI, backend_offer
+from worker.comfyui.client import ComfyUI
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:

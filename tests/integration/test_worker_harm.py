@@ -14,7 +14,7 @@ from app.storage import claims
 from harness import BOTH_AGES, eventually
 from worker.attempts import stop_prompt
 from worker.comfyui import backend as backend_module
-from worker.comfyui.client import vital_signs
+from worker.comfyui import vital_signs
 from worker.comfyui.server_log import LogSays
 from worker.standin.faults import Fault, FaultKind
 from worker.standin.gpu_faults import GpuFault
