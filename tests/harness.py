@@ -29,6 +29,8 @@ SMALL_BODY = FOUNDING_BODY | {"width": 64, "height": 64, "sampler_params": {"ste
 """A job that is done in no time."""
 
 
+GUARD_S = 60.0
+"""Seconds after which a test that waits for an event fails: far more than any takes on a machine that is busy."""
 NEWEST_COMFYUI = "0.33.0"
 BOTH_AGES = pytest.mark.parametrize("comfyui_version", ["0.3.64", NEWEST_COMFYUI], indirect=True)
 """For tests of what each age of ComfyUI does in its own way: deaths, interrupts, frames, histories, files."""
@@ -59,6 +61,43 @@ class Service:
 
         await eventually(online)
 
+    async def replace_worker(
+        self, start_worker: Callable[..., Awaitable[WorkerProcess]], comfyui_urls: str, **changes: Any
+    ) -> WorkerProcess:
+        """Stop the worker, and start another one of these backends and settings when that has ended.
+
+        Returns when the server has heard of the new worker that it drives all of its backends and has reached them. A
+        job that is sent earlier may be run by the old worker, or be told that there is none.
+        """
+        await self.stop_worker()
+        self.worker = await start_worker(comfyui_urls, **changes)
+        await self.driven_by(self.worker)
+        return self.worker
+
+    async def stop_worker(self) -> None:
+        """Stop the worker, and wait until the server has heard that it has gone."""
+        self.worker.stop()
+        name = self.worker.worker_id
+
+        async def gone() -> bool:
+            ready = await (await self.client.get("/health/ready")).json()
+            return not any(worker["live"] for worker in ready["workers"] if worker["name"] == name)
+
+        await eventually(gone)
+
+    async def driven_by(self, worker: WorkerProcess) -> None:
+        """Wait until the server has heard of this worker that it drives all of its backends and has reached them."""
+
+        async def driven() -> bool:
+            ready = await (await self.client.get("/health/ready")).json()
+            live = {each["name"] for each in ready["workers"] if each["live"]}
+            reached = {
+                each["name"] for each in ready["backends"] if each.get("driver") == worker.worker_id and each["healthy"]
+            }
+            return worker.worker_id in live and reached >= worker.pool.backends.keys()
+
+        await eventually(driven)
+
     async def submit(self, **changes: Any) -> dict[str, Any]:
         """Submit a small job with these fields changed."""
         answer = await self.client.post("/api/v1/generation-jobs/", json=SMALL_BODY | changes)
@@ -71,7 +110,7 @@ class Service:
         assert answer.status == 200, await answer.text()
         return dict(await answer.json())
 
-    async def finished(self, job_id: int, timeout_s: float = 20) -> dict[str, Any]:
+    async def finished(self, job_id: int, timeout_s: float = GUARD_S) -> dict[str, Any]:
         """Wait for the job's end over its WebSocket, and read it then."""
         async with asyncio.timeout(timeout_s), self.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
             async for message in ws:
@@ -84,7 +123,7 @@ class Service:
         return await self.finished((await self.submit(**changes))["job_id"])
 
 
-async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float = 10) -> Any:
+async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float = GUARD_S) -> Any:
     """Wait until the condition holds, and return what it gave; a test that waits in vain fails by `TimeoutError`."""
     async with asyncio.timeout(timeout_s):
         while not (found := await condition()):

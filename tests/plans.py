@@ -28,7 +28,7 @@ async def recorded(database: Database) -> AsyncIterator[list[Statement]]:
     SQLAlchemy tells its own; what is given to the driver itself the driver tells.
     """
     seen: list[Statement] = []
-    watched: set[asyncpg.Connection] = {driven for _, driven in database._spare}
+    watched: set[asyncpg.Connection] = {driven for _, driven in database.spare}
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if any(table in statement for table in Base.metadata.tables):

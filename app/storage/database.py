@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final
+import asyncio
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 from sqlalchemy import event, text
@@ -16,7 +17,7 @@ from app.domain.errors import DatabaseUnavailable, SchemaNotAtHead
 from app.runtime.json_text import dumps, loads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 HEAD: Final = "0008"
 """The last revision in migrations/versions; alembic knows it too, but takes 10 MB of each process that asks."""
 
+CLOSE_S: Final = 5.0
+"""Maximum seconds that `Database.close` waits for connections in use."""
 _SERVER_AWAY: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -84,7 +87,8 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
-        self._spare: list[_Spare] = []
+        self.spare: list[_Spare] = []
+        """Connections of `driver` that wait for their next use outside the pool."""
         # At least half of the pool's places are left to the sessions.
         self._most_spare = engine.pool.size() // 2 if isinstance(engine.pool, AsyncAdaptedQueuePool) else 0
 
@@ -122,12 +126,25 @@ class Database:
         DatabaseUnavailable
             As `transaction`.
         """
-        return _Lent(self.engine, self._spare, self._most_spare)
+        return _Lent(self)
+
+    @property
+    def keeps_spare(self) -> bool:
+        """Whether another connection of `driver` may wait outside the pool."""
+        return len(self.spare) < self._most_spare
 
     async def close(self) -> None:
-        """Close all connections; what is lent must have come back."""
-        while self._spare:
-            await self._spare.pop()[0].close()
+        """Close all connections, after those in use have come back: at most `CLOSE_S`."""
+        self._most_spare = 0
+        while self.spare:
+            await self.spare.pop()[0].close()
+        pool = self.engine.pool
+        if isinstance(pool, AsyncAdaptedQueuePool):
+            # A session whose task was cancelled is closed by a task of SQLAlchemy's own, which nobody else awaits.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    while pool.checkedout():  # noqa: ASYNC110 - a pool has no event for it
+                        await asyncio.sleep(0.01)
         await self.engine.dispose()
 
     async def ping(self) -> None:
@@ -158,35 +175,52 @@ _Spare = tuple[AsyncConnection, asyncpg.Connection]
 class _Lent:
     """A loan of the driver's own connection: a spare one, which did not go back into the pool, or one from there."""
 
-    def __init__(self, engine: AsyncEngine, spare: list[_Spare], most_spare: int) -> None:
-        self._engine = engine
-        self._spare = spare
-        self._most_spare = most_spare
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def __aenter__(self) -> asyncpg.Connection:
+        spare = self._database.spare
         with _away_named():
-            while self._spare:
-                self._lent, self._driven = self._spare.pop()
+            while spare:
+                self._lent, self._driven = spare.pop()
                 if not self._driven.is_closed():
                     return self._driven
-                # The server dropped it meanwhile.
-                await self._lent.invalidate()
-                await self._lent.close()
-            self._lent = await self._engine.connect()
-            self._driven = (await self._lent.get_raw_connection()).driver_connection
+                # The server dropped it while it waited.
+                await _finished(_discard(self._lent))
+            self._lent = await self._database.engine.connect()
+            try:
+                self._driven = (await self._lent.get_raw_connection()).driver_connection
+            except BaseException:
+                await _finished(self._lent.close())
+                raise
             return self._driven
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None and len(self._spare) < self._most_spare:
-            self._spare.append((self._lent, self._driven))
+        if error is None and self._database.keeps_spare:
+            self._database.spare.append((self._lent, self._driven))
             return
         with _away_named():
-            if error is not None and is_away(error):
-                # Its end may be on the way: the next one to use it would learn of it too late.
-                await self._lent.invalidate()
-            await self._lent.close()
+            # A connection whose end may be on the way is not used again: its next user would learn of it too late.
+            broken = error is not None and is_away(error)
+            await _finished(_discard(self._lent) if broken else self._lent.close())
             if isinstance(error, _OF_THE_DRIVER):
                 raise error
+
+
+async def _discard(connection: AsyncConnection) -> None:
+    """Close a connection instead of giving it back to the pool."""
+    await connection.invalidate()
+    await connection.close()
+
+
+async def _finished(closing: Coroutine[Any, Any, None]) -> None:
+    """Await it to its end even when this task is cancelled: half closed, a connection is lost to the pool."""
+    task = asyncio.ensure_future(closing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 async def driver_of(session: AsyncSession) -> asyncpg.Connection:

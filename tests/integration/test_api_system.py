@@ -146,9 +146,7 @@ async def test_a_backend_whose_worker_is_quiet_cannot_take_work(service: Service
 async def test_a_backend_that_stands_still_cannot_take_work(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
-    await service.backend_online()
+    await service.replace_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     for _ in range(2):
         await service.submit()

@@ -111,8 +111,7 @@ async def test_two_clients_that_cancel_at_once_get_the_same_answer(service: Serv
 async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", retry_base_seconds=60)
+    await service.replace_worker(start_worker, f"standin={service.standin.url}", retry_base_seconds=60)
     await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY))
     job = await service.submit()
     await in_phase(service, job["job_id"], "retrying")

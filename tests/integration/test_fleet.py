@@ -108,8 +108,7 @@ async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
         await redis.flushdb()
     await until_told(two, "backend", "a", drained=True)
     urls = two.worker._settings.comfyui_urls
-    two.worker.stop()
-    fresh = await start_worker(urls)
+    fresh = await two.replace_worker(start_worker, urls)
     await until_told(two, "backend", "a", drained=True, driver=fresh.worker_id)
     assert {(await two.run())["backend_name"] for _ in range(3)} == {"b"}
 

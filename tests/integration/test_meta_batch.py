@@ -150,8 +150,7 @@ async def test_another_worker_goes_on_with_it(
 ) -> None:
     job_id = await submitted(service, film(12, seconds_per_frame=0.1))
     await pieces_begun(service, 2)
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}")
+    await service.replace_worker(start_worker, f"standin={service.standin.url}")
     job = await service.finished(job_id, 40)
     assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 1, 1), job["error_message"]
     assert len(prompts_of(service)) == 6

@@ -256,8 +256,7 @@ async def test_of_many_lost_outputs_the_first_ones_are_named(odd: Service) -> No
 async def test_a_file_that_is_too_large_is_lost_alone(
     odd: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
 ) -> None:
-    odd.worker.stop()
-    await start_worker(f"small={odd.standin.url}", max_output_bytes=1000)
+    await odd.replace_worker(start_worker, f"small={odd.standin.url}", max_output_bytes=1000)
     big = {"name": "big.txt", "text": "x" * 1001}
     job = await run(odd, {"7": leaves(big, {"name": "small.txt", "text": "y"})})
     assert (job["status"], len(job["outputs"])) == ("completed", 1)

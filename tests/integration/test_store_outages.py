@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from samples import new_job
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.domain.errors import DatabaseUnavailable
 from app.embedded.ports import HOST
@@ -120,6 +121,28 @@ async def test_a_spare_connection_to_which_the_server_has_said_goodbye_is_away_a
     async with database.driver() as fresh:
         assert fresh is not spare
         assert await fresh.fetchval("SELECT 2") == 2
+
+
+async def test_whenever_the_user_of_a_connection_is_cancelled_the_pool_has_it_back(
+    connect: Callable[..., Database],
+) -> None:
+    database = connect()
+    pool = database.engine.pool
+    assert isinstance(pool, AsyncAdaptedQueuePool)
+
+    async def use() -> None:
+        async with database.driver() as connection:
+            await connection.fetchval("SELECT 1")
+            raise OSError("so that the connection is closed, and not kept as a spare one")
+
+    for steps in range(60):
+        using = asyncio.create_task(use())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        using.cancel()
+        await asyncio.wait({using})
+        assert isinstance(using.exception() if not using.cancelled() else DatabaseUnavailable(), DatabaseUnavailable)
+        assert pool.checkedout() == len(database.spare)
 
 
 async def test_a_pool_without_a_free_connection_is_away_in_bounded_time(connect: Callable[..., Database]) -> None:

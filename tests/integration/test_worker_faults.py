@@ -165,7 +165,7 @@ async def test_a_restarted_backend_gets_the_job_again(service: Service) -> None:
 async def test_a_job_waits_for_a_backend_that_is_away(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
 ) -> None:
-    service.worker.stop()
+    await service.stop_worker()
     await start_worker("gone=http://127.0.0.1:9")
     job = await service.submit()
 
@@ -322,9 +322,7 @@ async def test_a_backend_that_stands_still_is_left_and_said_to_be_sick(
     start_standin: Callable[..., Awaitable[StandinServer]],
     start_worker: Callable[..., Awaitable[WorkerProcess]],
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
-    await service.backend_online()
+    await service.replace_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     jobs = [await service.submit() for _ in range(2)]
 
@@ -343,8 +341,7 @@ async def test_a_backend_that_stands_still_is_left_and_said_to_be_sick(
 async def test_a_stuck_backend_is_used_again_when_it_was_restarted(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
+    await service.replace_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     job = await service.submit()
 
@@ -361,9 +358,7 @@ async def test_a_stuck_backend_is_used_again_when_it_was_restarted(
 async def test_a_backend_that_stands_still_at_a_job_being_cancelled_is_said_to_be_sick(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]], behind: int
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
-    await service.backend_online()
+    await service.replace_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     stuck = (await service.submit())["job_id"]
 
@@ -392,7 +387,7 @@ async def test_a_job_behind_a_foreign_prompt_that_stands_still_moves_on(
     start_standin: Callable[..., Awaitable[StandinServer]],
     start_worker: Callable[..., Awaitable[WorkerProcess]],
 ) -> None:
-    service.worker.stop()
+    await service.stop_worker()
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     async with ClientSession(service.standin.url) as foreign:
         body = {"prompt": slow_graph(1, 1), "client_id": "somebody-else"}

@@ -87,7 +87,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def pair(service: Service, start_standin: StartStandin, start_worker: StartWorker) -> StandinServer:
     """A second backend, `b`, beside that of the service, which is `a` now; one worker drives both."""
-    service.worker.stop()
+    await service.stop_worker()
     other = await start_standin()
     await start_worker(f"a={service.standin.url},b={other.url}", comfyui_poll_seconds=0.5)
 
@@ -127,8 +127,7 @@ async def test_a_job_that_kills_its_backend_for_certain_is_poisonous_and_the_oth
 async def test_a_suspect_waits_until_nothing_else_does_and_then_has_a_backend_to_itself(
     service: Service, start_standin: StartStandin, start_worker: StartWorker
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1)
+    await service.replace_worker(start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START, logged=False))
     suspect = (await service.submit())["job_id"]
     await phase(service, suspect, "retrying")  # where it stays: there is no other backend, and this one is dead
@@ -151,9 +150,8 @@ async def test_on_the_backend_that_stopped_under_it_a_suspect_keeps_its_place(
     service: Service, start_worker: StartWorker
 ) -> None:
     """Or whoever runs one ComfyUI, and restarts it, would have its job wait as long as anything waits."""
-    service.worker.stop()
     # Without a pause before the next attempt it is before those that are sent later.
-    await start_worker(f"only={service.standin.url}", retry_base_seconds=0)
+    await service.replace_worker(start_worker, f"only={service.standin.url}", retry_base_seconds=0)
     suspect = (await service.submit(**running_for(1.0)))["job_id"]
     await phase(service, suspect, "executing")
     await service.standin.state.apply(Fault(kind=FaultKind.RESTART, seconds=2))
@@ -172,7 +170,7 @@ async def test_on_the_backend_that_stopped_under_it_a_suspect_keeps_its_place(
 async def test_a_job_under_which_two_backends_stopped_is_tried_no_more(
     service: Service, start_standin: StartStandin, start_worker: StartWorker
 ) -> None:
-    service.worker.stop()
+    await service.stop_worker()
     others = [await start_standin() for _ in range(2)]
     for standin in (service.standin, *others):
         await standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START, logged=False))
@@ -226,9 +224,9 @@ async def test_a_node_that_is_silent_for_long_is_left_alone(service: Service, pa
 async def test_a_node_may_be_silent_for_longer_than_the_stall_limit_as_long_as_its_job_has_time(
     service: Service, start_worker: StartWorker
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
-    await service.backend_online()
+    await service.replace_worker(
+        start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2
+    )
     done = await service.finished((await service.submit(**silent_for(4), timeout_seconds=60))["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
     assert await reasons(service) == {"a": None}
@@ -239,8 +237,9 @@ async def test_a_run_whose_worker_was_replaced_is_given_the_same_time(
 ) -> None:
     job = await service.submit(**silent_for(5), timeout_seconds=60)
     await phase(service, job["job_id"], "executing")
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
+    await service.replace_worker(
+        start_worker, f"standin={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2
+    )
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
 
@@ -249,9 +248,9 @@ async def test_an_execution_that_ended_within_a_node_is_noticed_when_its_time_is
     service: Service, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stop_prompt, "LATE_LIMIT_S", 2.0)
-    service.worker.stop()
-    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
-    await service.backend_online()
+    await service.replace_worker(
+        start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2
+    )
     job = await service.submit(**running_for(60), timeout_seconds=3)
     await phase(service, job["job_id"], "executing")
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD, logged=False))

@@ -78,8 +78,7 @@ async def test_postgresql_away_during_a_run_costs_a_delay_and_no_second_run(
     away_s: float,
 ) -> None:
     proxy, url = await TcpProxy.before(settings.database_url.get_secret_value())
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", database_url=SecretStr(url))
+    await service.replace_worker(start_worker, f"standin={service.standin.url}", database_url=SecretStr(url))
     job = await service.submit(**running_for(2))
     await executing(service, job["job_id"])
     await proxy.cut()
@@ -96,8 +95,7 @@ async def test_redis_away_during_a_run_costs_nothing(
     service: Service, settings: Settings, start_worker: Callable[..., Awaitable[WorkerProcess]]
 ) -> None:
     proxy, url = await TcpProxy.before(settings.redis_url.get_secret_value())
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", redis_url=SecretStr(url))
+    await service.replace_worker(start_worker, f"standin={service.standin.url}", redis_url=SecretStr(url))
     first = await service.submit(**running_for(1.5))
     await executing(service, first["job_id"])
     await proxy.cut()
@@ -240,8 +238,7 @@ def small_disk(tmp_path: Path) -> Any:
 async def test_a_full_disk_fails_the_job_clearly_and_heals(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]], small_disk: Path
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", storage_dir=small_disk)
+    await service.replace_worker(start_worker, f"standin={service.standin.url}", storage_dir=small_disk)
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * 95_000)
     job = await service.run(width=256, height=256, max_attempts=2)
@@ -256,8 +253,7 @@ async def test_a_full_disk_fails_the_job_clearly_and_heals(
 async def test_a_thumbnail_that_cannot_be_stored_costs_nothing_but_itself(
     service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]], settings: Settings
 ) -> None:
-    service.worker.stop()
-    worker = await start_worker(f"standin={service.standin.url}")
+    worker = await service.replace_worker(start_worker, f"standin={service.standin.url}")
     job = await service.submit(not_before=(datetime.now(UTC) + timedelta(seconds=1)).isoformat())
     folder = settings.storage_path / f"{datetime.fromisoformat(job['created_at']):%Y/%m/%d}" / str(job["job_id"])
     # A folder where the thumbnail is to be: it cannot be written, whoever one is.
