@@ -123,26 +123,31 @@ async def test_a_spare_connection_to_which_the_server_has_said_goodbye_is_away_a
         assert await fresh.fetchval("SELECT 2") == 2
 
 
-async def test_whenever_the_user_of_a_connection_is_cancelled_the_pool_has_it_back(
-    connect: Callable[..., Database],
-) -> None:
+async def test_a_database_is_closed_when_its_connections_have_come_back(connect: Callable[..., Database]) -> None:
+    """Or the garbage collector finds them, in the middle of something else."""
     database = connect()
-    pool = database.engine.pool
+    pool, begun, may_end = database.engine.pool, asyncio.Event(), asyncio.Event()
     assert isinstance(pool, AsyncAdaptedQueuePool)
 
-    async def use() -> None:
+    async def in_a_transaction() -> None:
+        async with database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            begun.set()
+            await may_end.wait()
+
+    async def with_the_driver() -> None:
         async with database.driver() as connection:
             await connection.fetchval("SELECT 1")
-            raise OSError("so that the connection is closed, and not kept as a spare one")
+            await may_end.wait()
 
-    for steps in range(60):
-        using = asyncio.create_task(use())
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        using.cancel()
-        await asyncio.wait({using})
-        assert isinstance(using.exception() if not using.cancelled() else DatabaseUnavailable(), DatabaseUnavailable)
-        assert pool.checkedout() == len(database.spare)
+    using = [asyncio.create_task(use()) for use in (in_a_transaction, with_the_driver)]
+    await begun.wait()
+    closing = asyncio.create_task(database.close())
+    await asyncio.wait({closing}, timeout=0.3)
+    assert not closing.done()
+    may_end.set()
+    await asyncio.wait([closing, *using])
+    assert pool.checkedout() == 0
 
 
 async def test_a_pool_without_a_free_connection_is_away_in_bounded_time(connect: Callable[..., Database]) -> None:
