@@ -20,9 +20,9 @@ from app.domain.worker_states import PERIODIC_TASKS
 from app.messaging.channels import Names
 from app.storage.backend_states import BackendStates
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
-from harness import Service, StandinServer, eventually
-from worker import tasks
+from harness import Service, StandinServer, Workers, eventually
 from worker.main import WorkerProcess
+from worker.queue import arq_tasks
 from worker.queue.arq_tasks import periodic_tasks
 from worker.upkeep.heartbeat import NEWS_S
 
@@ -43,7 +43,7 @@ SLOW_S = 60.0
 async def two(
     client: TestClient[Any, Any],
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> Service:
     """A worker that drives two backends, `a` and `b`."""
     a, b = await start_standin(), await start_standin()
@@ -100,7 +100,7 @@ async def test_a_drained_backend_finishes_what_it_runs_and_is_given_no_more(two:
 
 
 async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
-    two: Service, settings: Settings, start_worker: Callable[..., Awaitable[WorkerProcess]]
+    two: Service, settings: Settings, start_worker: Workers
 ) -> None:
     await rest(two, "a/drain")
     await until_told(two, "backend", "a", drained=True)
@@ -108,8 +108,7 @@ async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
         await redis.flushdb()
     await until_told(two, "backend", "a", drained=True)
     urls = two.worker._settings.comfyui_urls
-    two.worker.stop()
-    fresh = await start_worker(urls)
+    fresh = await two.exchange_worker(start_worker, urls)
     await until_told(two, "backend", "a", drained=True, driver=fresh.worker_id)
     assert {(await two.run())["backend_name"] for _ in range(3)} == {"b"}
 
@@ -117,7 +116,7 @@ async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
 async def test_both_decisions_are_heard_at_once(
     client: TestClient[Any, Any],
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> None:
     standin = await start_standin()
     worker = await start_worker(f"a={standin.url}", heartbeat_seconds=SLOW_S, lease_seconds=2 * SLOW_S)
@@ -160,7 +159,7 @@ async def test_a_backend_that_is_not_there_is_404(client: TestClient[Any, Any], 
 
 
 async def test_a_quiet_worker_finishes_what_it_has_and_leaves_the_rest_to_others(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+    service: Service, start_worker: Workers
 ) -> None:
     first = service.worker.worker_id
     running = await service.submit(**running_for(1.5))
@@ -302,12 +301,12 @@ async def test_a_task_that_fails_is_noted_as_failed_in_words_for_everybody(
             await asyncio.Event().wait()
         raise fault or AssertionError
 
-    monkeypatch.setattr(tasks, "MOST_S", 0 if fault is None else 60)
-    hourly = cron(tasks.sweep, name="sweep", minute=7, second=0)
+    monkeypatch.setattr(arq_tasks, "MOST_S", 0 if fault is None else 60)
+    hourly = cron(arq_tasks.sweep, name="sweep", minute=7, second=0)
     runs = PeriodicTasks(database)
     ctx = {"clockwork": {"sweep": hourly}, "runs": runs, "worker_id": "w"}
     with caplog.at_level(logging.CRITICAL, "worker.queue.arq_tasks"):
-        await tasks._noted(ctx, "sweep", "every hour", work)
+        await arq_tasks._noted(ctx, "sweep", "every hour", work)
     (run,) = await runs.all()
     assert isinstance(run, PeriodicRun)
     assert (run.failed, run.result, run.next_run.minute, run.next_run.second) == (True, result, 7, 0)

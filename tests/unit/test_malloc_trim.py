@@ -13,7 +13,7 @@ from app.settings import ROOT
 PROGRAM = """
 import asyncio
 from pathlib import Path
-from app.commands import memory
+from app.runtime import malloc_trim
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
