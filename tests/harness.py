@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.keys import REGISTRY
+from worker.main import WorkerProcess
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from aiohttp.test_utils import TestClient
 
-    from worker.main import WorkerProcess
+    from app.settings import Settings
     from worker.standin.server import Standin
+
+GUARD_S = 60.0
+"""Seconds after which a test that waits for something fails instead of hanging; it says nothing about speed."""
 
 FOUNDING_BODY = {
     "user_id": "your-user-id",
@@ -44,6 +50,30 @@ class StandinServer:
     state: Standin = field(repr=False)
 
 
+class Workers:
+    """Starts workers in this process; calling it is what the fixture `start_worker` gives to tests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._running: list[tuple[WorkerProcess, asyncio.Task[int]]] = []
+
+    async def __call__(self, comfyui_urls: str, **changes: Any) -> WorkerProcess:
+        """Start a worker for these backends, with these settings changed."""
+        worker = WorkerProcess(self._settings.model_copy(update={"comfyui_urls": comfyui_urls, **changes}))
+        self._running.append((worker, asyncio.create_task(worker.work(), name="worker")))
+        return worker
+
+    async def stop(self, worker: WorkerProcess) -> None:
+        """Stop a worker, and return when it has ended."""
+        worker.stop()
+        assert await next(task for each, task in self._running if each is worker) == 0
+
+    async def stop_all(self) -> None:
+        """Stop all workers, those that were started first at first."""
+        for worker, _ in self._running:
+            await self.stop(worker)
+
+
 @dataclass
 class Service:
     """The whole service in this process, with what tests do again and again."""
@@ -61,42 +91,52 @@ class Service:
 
         await eventually(online)
 
-    async def replace_worker(
-        self, start_worker: Callable[..., Awaitable[WorkerProcess]], comfyui_urls: str, **changes: Any
+    async def exchange_worker(
+        self,
+        start_worker: Workers,
+        comfyui_urls: str | None = None,
+        *,
+        ready: Iterable[str] | None = None,
+        **changes: Any,
     ) -> WorkerProcess:
-        """Stop the worker, and start another one of these backends and settings when that has ended.
+        """Stop the worker, and start one for these backends when it has ended; by default for `standin` again.
 
-        Returns when the server has heard of the new worker that it drives all of its backends and has reached them. A
-        job that is sent earlier may be run by the old worker, or be told that there is none.
+        Returns when the server has heard of the new worker, and that it drives the backends of these names and finds
+        them well; by default those of all that it was given. A job that is submitted then carries no warning.
         """
-        await self.stop_worker()
-        self.worker = await start_worker(comfyui_urls, **changes)
-        await self.driven_by(self.worker)
+        await start_worker.stop(self.worker)
+        self.worker = await start_worker(comfyui_urls or f"standin={self.standin.url}", **changes)
+        await self.heard_of(self.worker, ready)
         return self.worker
 
-    async def stop_worker(self) -> None:
-        """Stop the worker, and wait until the server has heard that it has gone."""
-        self.worker.stop()
-        name = self.worker.worker_id
+    async def heard_of(self, worker: WorkerProcess, ready: Iterable[str] | None = None) -> None:
+        """Wait until the server knows from heartbeats that this worker lives and has these backends, by default all.
 
-        async def gone() -> bool:
-            ready = await (await self.client.get("/health/ready")).json()
-            return not any(worker["live"] for worker in ready["workers"] if worker["name"] == name)
+        A count of backends does not show it: a worker that has just ended leaves heartbeats that are still young.
+        """
+        names = set(worker._settings.backends if ready is None else ready)
+        registry = self.client.app[REGISTRY]
 
-        await eventually(gone)
-
-    async def driven_by(self, worker: WorkerProcess) -> None:
-        """Wait until the server has heard of this worker that it drives all of its backends and has reached them."""
-
-        async def driven() -> bool:
-            ready = await (await self.client.get("/health/ready")).json()
-            live = {each["name"] for each in ready["workers"] if each["live"]}
-            reached = {
-                each["name"] for each in ready["backends"] if each.get("driver") == worker.worker_id and each["healthy"]
+        async def heard() -> bool:
+            live = {beat.name for beat in await registry.workers() if beat.live}
+            driven = {
+                beat.name
+                for beat in await registry.backends()
+                if beat.live and beat.state.get("healthy") and beat.state.get("driver") == worker.worker_id
             }
-            return worker.worker_id in live and reached >= worker.pool.backends.keys()
+            return worker.worker_id in live and names <= driven
 
-        await eventually(driven)
+        await eventually(heard)
+
+    async def drain(self, name: str) -> None:
+        """Drain a backend, and return when the worker that drives it has confirmed that it gives it no more jobs."""
+
+        async def confirmed() -> bool:
+            answer = await self.client.post(f"/api/v1/backends/{name}/drain")
+            assert answer.status == 200, await answer.text()
+            return bool((await answer.json())["confirmed"])
+
+        await eventually(confirmed)
 
     async def submit(self, **changes: Any) -> dict[str, Any]:
         """Submit a small job with these fields changed."""

@@ -16,13 +16,10 @@ from harness import SMALL_BODY, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings
-    from harness import Service
-    from worker.main import WorkerProcess
+    from harness import Service, Workers
 
 BASE = "/api/v1/generation-jobs"
 
@@ -143,10 +140,8 @@ async def test_a_backend_whose_worker_is_quiet_cannot_take_work(service: Service
     await eventually(lambda: is_ready(service.client), 20)
 
 
-async def test_a_backend_that_stands_still_cannot_take_work(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
-    await service.replace_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
+async def test_a_backend_that_stands_still_cannot_take_work(service: Service, start_worker: Workers) -> None:
+    await service.exchange_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     for _ in range(2):
         await service.submit()

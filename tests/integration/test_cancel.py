@@ -29,12 +29,9 @@ from harness import BOTH_AGES, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from app.settings import Settings
     from app.storage.database import Database
-    from harness import Service
-    from worker.main import WorkerProcess
+    from harness import Service, Workers
 
 
 async def cancel(service: Service, job_id: int) -> tuple[int, dict[str, Any]]:
@@ -109,9 +106,9 @@ async def test_two_clients_that_cancel_at_once_get_the_same_answer(service: Serv
 
 
 async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+    service: Service, start_worker: Workers
 ) -> None:
-    await service.replace_worker(start_worker, f"standin={service.standin.url}", retry_base_seconds=60)
+    await service.exchange_worker(start_worker, retry_base_seconds=60)
     await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY))
     job = await service.submit()
     await in_phase(service, job["job_id"], "retrying")
@@ -131,7 +128,7 @@ async def test_a_job_that_is_being_saved_is_past_cancelling_and_completes(servic
 
 
 async def test_a_cancel_while_no_worker_lives_is_carried_out_by_the_next_one(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+    service: Service, start_worker: Workers
 ) -> None:
     job = await service.submit(**running_for(30))
     await executing(service, job["job_id"])

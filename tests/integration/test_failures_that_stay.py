@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -85,13 +84,6 @@ async def test_a_refusal_of_the_same_nodes_is_not_looked_for_on_another_backend(
     assert asked(service.standin) + asked(other) == 1
 
 
-async def drain_other(service: Service) -> None:
-    """Drain a backend, and wait until its driver confirms that it takes no job any more."""
-    async with asyncio.timeout(20):
-        while not (await (await service.client.post("/api/v1/backends/other/drain")).json())["confirmed"]:
-            await asyncio.sleep(0.5)
-
-
 @pytest.mark.parametrize("fault", [LACKS, STUMBLES], ids=["lacks a model", "stumbles"])
 async def test_what_a_backend_has_not_is_looked_for_elsewhere_and_uses_up_no_attempt(
     service: Service, start_standin: StartStandin, start_worker: StartWorker, fault: Fault
@@ -99,7 +91,7 @@ async def test_what_a_backend_has_not_is_looked_for_elsewhere_and_uses_up_no_att
     await service.standin.state.apply(fault)
     other = await another(service, start_standin, start_worker)
     # So that the one that refuses it is the first.
-    await drain_other(service)
+    await service.drain("other")
     job_id = (await service.submit(max_attempts=1))["job_id"]
 
     async def refused() -> bool:
@@ -171,7 +163,7 @@ async def test_when_nobody_else_takes_it_a_run_that_took_its_whole_time_fails_wi
     other = await start_standin()
     aside = await start_worker(f"other={other.url}")
     await service.backend_online(2)
-    await drain_other(service)
+    await service.drain("other")
     job_id = (await service.submit(**running_for(30), timeout_seconds=1))["job_id"]
 
     async def waits() -> bool:

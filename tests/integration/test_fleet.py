@@ -20,7 +20,7 @@ from app.domain.worker_states import PERIODIC_TASKS
 from app.messaging.channels import Names
 from app.storage.backend_states import BackendStates
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
-from harness import Service, StandinServer, eventually
+from harness import Service, StandinServer, Workers, eventually
 from worker.main import WorkerProcess
 from worker.queue import arq_tasks
 from worker.queue.arq_tasks import periodic_tasks
@@ -43,7 +43,7 @@ SLOW_S = 60.0
 async def two(
     client: TestClient[Any, Any],
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> Service:
     """A worker that drives two backends, `a` and `b`."""
     a, b = await start_standin(), await start_standin()
@@ -100,7 +100,7 @@ async def test_a_drained_backend_finishes_what_it_runs_and_is_given_no_more(two:
 
 
 async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
-    two: Service, settings: Settings, start_worker: Callable[..., Awaitable[WorkerProcess]]
+    two: Service, settings: Settings, start_worker: Workers
 ) -> None:
     await rest(two, "a/drain")
     await until_told(two, "backend", "a", drained=True)
@@ -108,7 +108,7 @@ async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
         await redis.flushdb()
     await until_told(two, "backend", "a", drained=True)
     urls = two.worker._settings.comfyui_urls
-    fresh = await two.replace_worker(start_worker, urls)
+    fresh = await two.exchange_worker(start_worker, urls)
     await until_told(two, "backend", "a", drained=True, driver=fresh.worker_id)
     assert {(await two.run())["backend_name"] for _ in range(3)} == {"b"}
 
@@ -116,7 +116,7 @@ async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
 async def test_both_decisions_are_heard_at_once(
     client: TestClient[Any, Any],
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> None:
     standin = await start_standin()
     worker = await start_worker(f"a={standin.url}", heartbeat_seconds=SLOW_S, lease_seconds=2 * SLOW_S)
@@ -159,7 +159,7 @@ async def test_a_backend_that_is_not_there_is_404(client: TestClient[Any, Any], 
 
 
 async def test_a_quiet_worker_finishes_what_it_has_and_leaves_the_rest_to_others(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
+    service: Service, start_worker: Workers
 ) -> None:
     first = service.worker.worker_id
     running = await service.submit(**running_for(1.5))

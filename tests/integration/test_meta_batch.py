@@ -11,10 +11,7 @@ from aiohttp import ClientSession
 from harness import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from harness import Service
-    from worker.main import WorkerProcess
+    from harness import Service, Workers
 
 
 def film(frames: int, of: int = 2, seconds_per_frame: float = 0.0, then: str | None = None) -> dict[str, Any]:
@@ -145,12 +142,10 @@ async def test_a_piece_that_fails_ends_the_job_as_what_it_is(service: Service) -
     assert len(prompts_of(service)) <= 5
 
 
-async def test_another_worker_goes_on_with_it(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
+async def test_another_worker_goes_on_with_it(service: Service, start_worker: Workers) -> None:
     job_id = await submitted(service, film(12, seconds_per_frame=0.1))
     await pieces_begun(service, 2)
-    await service.replace_worker(start_worker, f"standin={service.standin.url}")
+    await service.exchange_worker(start_worker)
     job = await service.finished(job_id, 40)
     assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 1, 1), job["error_message"]
     assert len(prompts_of(service)) == 6

@@ -22,11 +22,9 @@ from worker.standin.gpu_faults import GpuFault
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from harness import Service, StandinServer
-    from worker.main import WorkerProcess
+    from harness import Service, StandinServer, Workers
 
     StartStandin = Callable[..., Awaitable[StandinServer]]
-    StartWorker = Callable[..., Awaitable[WorkerProcess]]
 
 
 def graph(**middle: Any) -> dict[str, Any]:
@@ -85,16 +83,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def pair(service: Service, start_standin: StartStandin, start_worker: StartWorker) -> StandinServer:
+async def pair(service: Service, start_standin: StartStandin, start_worker: Workers) -> StandinServer:
     """A second backend, `b`, beside that of the service, which is `a` now; one worker drives both."""
-    await service.stop_worker()
     other = await start_standin()
-    await start_worker(f"a={service.standin.url},b={other.url}", comfyui_poll_seconds=0.5)
-
-    async def both() -> bool:
-        return await reasons(service) == {"a": None, "b": None}
-
-    await eventually(both)
+    await service.exchange_worker(start_worker, f"a={service.standin.url},b={other.url}", comfyui_poll_seconds=0.5)
     return other
 
 
@@ -125,9 +117,9 @@ async def test_a_job_that_kills_its_backend_for_certain_is_poisonous_and_the_oth
 
 
 async def test_a_suspect_waits_until_nothing_else_does_and_then_has_a_backend_to_itself(
-    service: Service, start_standin: StartStandin, start_worker: StartWorker
+    service: Service, start_standin: StartStandin, start_worker: Workers
 ) -> None:
-    await service.replace_worker(start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1)
+    await service.exchange_worker(start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START, logged=False))
     suspect = (await service.submit())["job_id"]
     await phase(service, suspect, "retrying")  # where it stays: there is no other backend, and this one is dead
@@ -147,11 +139,11 @@ async def test_a_suspect_waits_until_nothing_else_does_and_then_has_a_backend_to
 
 
 async def test_on_the_backend_that_stopped_under_it_a_suspect_keeps_its_place(
-    service: Service, start_worker: StartWorker
+    service: Service, start_worker: Workers
 ) -> None:
     """Or whoever runs one ComfyUI, and restarts it, would have its job wait as long as anything waits."""
     # Without a pause before the next attempt it is before those that are sent later.
-    await service.replace_worker(start_worker, f"only={service.standin.url}", retry_base_seconds=0)
+    await service.exchange_worker(start_worker, f"only={service.standin.url}", retry_base_seconds=0)
     suspect = (await service.submit(**running_for(1.0)))["job_id"]
     await phase(service, suspect, "executing")
     await service.standin.state.apply(Fault(kind=FaultKind.RESTART, seconds=2))
@@ -168,13 +160,12 @@ async def test_on_the_backend_that_stopped_under_it_a_suspect_keeps_its_place(
 
 
 async def test_a_job_under_which_two_backends_stopped_is_tried_no_more(
-    service: Service, start_standin: StartStandin, start_worker: StartWorker
+    service: Service, start_standin: StartStandin, start_worker: Workers
 ) -> None:
-    await service.stop_worker()
     others = [await start_standin() for _ in range(2)]
     for standin in (service.standin, *others):
         await standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START, logged=False))
-    await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1)
+    await service.exchange_worker(start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1)
     job_id = (await service.submit())["job_id"]
     await phase(service, job_id, "retrying")
     await start_worker(f"b={others[0].url},c={others[1].url}", comfyui_stall_seconds=1)
@@ -222,9 +213,9 @@ async def test_a_node_that_is_silent_for_long_is_left_alone(service: Service, pa
 
 
 async def test_a_node_may_be_silent_for_longer_than_the_stall_limit_as_long_as_its_job_has_time(
-    service: Service, start_worker: StartWorker
+    service: Service, start_worker: Workers
 ) -> None:
-    await service.replace_worker(
+    await service.exchange_worker(
         start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2
     )
     done = await service.finished((await service.submit(**silent_for(4), timeout_seconds=60))["job_id"])
@@ -232,23 +223,19 @@ async def test_a_node_may_be_silent_for_longer_than_the_stall_limit_as_long_as_i
     assert await reasons(service) == {"a": None}
 
 
-async def test_a_run_whose_worker_was_replaced_is_given_the_same_time(
-    service: Service, start_worker: StartWorker
-) -> None:
+async def test_a_run_whose_worker_was_replaced_is_given_the_same_time(service: Service, start_worker: Workers) -> None:
     job = await service.submit(**silent_for(5), timeout_seconds=60)
     await phase(service, job["job_id"], "executing")
-    await service.replace_worker(
-        start_worker, f"standin={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2
-    )
+    await service.exchange_worker(start_worker, comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
 
 
 async def test_an_execution_that_ended_within_a_node_is_noticed_when_its_time_is_over(
-    service: Service, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    service: Service, start_worker: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stop_prompt, "LATE_LIMIT_S", 2.0)
-    await service.replace_worker(
+    await service.exchange_worker(
         start_worker, f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2
     )
     job = await service.submit(**running_for(60), timeout_seconds=3)
@@ -325,7 +312,7 @@ async def test_a_broken_device_swallows_no_job_while_another_backend_is_well(
 
 
 async def test_of_two_broken_devices_and_a_good_one_no_job_is_failed_for_good(
-    service: Service, pair: StandinServer, start_standin: StartStandin, start_worker: StartWorker
+    service: Service, pair: StandinServer, start_standin: StartStandin, start_worker: Workers
 ) -> None:
     """What one of them failed waits for the good one, though that is busy and the other has nothing to do."""
     good = await start_standin()
