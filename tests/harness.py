@@ -35,8 +35,6 @@ SMALL_BODY = FOUNDING_BODY | {"width": 64, "height": 64, "sampler_params": {"ste
 """A job that is done in no time."""
 
 
-GUARD_S = 60.0
-"""Seconds after which a test that waits for an event fails: far more than any takes on a machine that is busy."""
 NEWEST_COMFYUI = "0.33.0"
 BOTH_AGES = pytest.mark.parametrize("comfyui_version", ["0.3.64", NEWEST_COMFYUI], indirect=True)
 """For tests of what each age of ComfyUI does in its own way: deaths, interrupts, frames, histories, files."""
@@ -114,7 +112,7 @@ class Service:
 
         A count of backends does not show it: a worker that has just ended leaves heartbeats that are still young.
         """
-        names = set(worker._settings.backends if ready is None else ready)
+        names = set(worker.pool.backends if ready is None else ready)
         registry = self.client.app[REGISTRY]
 
         async def heard() -> bool:

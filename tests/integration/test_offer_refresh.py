@@ -68,7 +68,7 @@ async def refused(client: TestClient[Any, Any], name: str, **changes: Any) -> di
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks waits for as long as a busy machine takes to answer."""
-    for module in (offer_refresh, submit, elsewhere):
+    for module in (offer_refresh, submit, other_backends):
         monkeypatch.setattr(module, "WAIT_S", 30)
 
 
