@@ -33,11 +33,21 @@ demo: .venv/.run ## from a fresh clone to a first image: starts everything and s
 demo-once: .venv/.run ## the same, but ends when the image is there; succeeds only then
 	@exec $(APP) demo --once --env demo
 
-# More would not be sooner: a page's test keeps browser, server and driver busy.
-TEST_PROCESSES ?= 2
+# Tests wait more than they compute; beyond this the processors of a small machine are the limit.
+TEST_PROCESSES ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
-test: .venv/.dev ## every test, against real servers of its own
-	@exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) $(PYTEST_ARGS)
+check: .venv/.dev lint types ## a first word within a minute: lint, types and the unit tests
+	@exec $(PYTEST) tests/unit $(PYTEST_ARGS)
+
+test: .venv/.dev ## the tests to run before a commit, against real servers of their own: some 5 minutes
+	@exec $(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: .venv/.dev ## the other tests: commands, embedded servers, virtual environments, chaos and benchmarks in short
+	@exec $(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-all: .venv/.dev ## every test
+	@exec $(PYTEST) $(PYTEST_ARGS)
 
 # Running it
 
@@ -124,6 +134,6 @@ clean: ## remove .venv and what tools left behind; jobs and images in env/data a
 .venv/.dev: $(INSTALLED_FROM) $(UNUSABLE)
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
-.PHONY: UNUSABLE help demo demo-once test standin redis-start lint types chaos bench bench-scale screenshots clean
+.PHONY: UNUSABLE help demo demo-once check test test-slow test-all standin redis-start lint types chaos bench bench-scale screenshots clean
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

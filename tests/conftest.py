@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from app.main import SERVING, create_app
 from app.settings import Settings, load_settings
 from app.storage.database import Database, make_engine
 from app.storage.migrating import alembic_config
+from databases import ReusedDatabase, execute, on_database
 from harness import NEWEST_COMFYUI, Service, StandinServer, Workers
 from worker.standin.main import STANDIN
 from worker.standin.main import create_app as create_standin
@@ -38,21 +38,24 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
-class OneProcessForAcceptance(LoadScopeScheduling):
-    """Gives all acceptance tests to one of the parallel processes, and each other test to any that is free.
+class GroupsThatShareAMachine(LoadScopeScheduling):
+    """Gives each group of tests below to one of the parallel processes, and each other test to any that is free.
 
-    They start processes, and would race for free ports; and those in a browser look at the clock, while a second
-    browser would take its processor. (pytest-xdist's own groups do nothing with pytest 9.2, which does not let the
-    name of a test be changed any more.)
+    Tests of commands start processes on ports that they found free, and would race for them; of those in a browser a
+    second one at the same time would only take the processor from the first. (pytest-xdist's own groups do nothing with
+    pytest 9.2, which does not let the name of a test be changed any more.)
     """
 
+    GROUPS = ("/acceptance/test_monitor", "/acceptance/", "/integration/test_embedded")
+
     def _split_scope(self, nodeid: str) -> str:
-        return "acceptance" if "/acceptance/" in nodeid.partition("::")[0] else nodeid
+        module = nodeid.partition("::")[0]
+        return next((group for group in self.GROUPS if group in module), nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessForAcceptance:
-    return OneProcessForAcceptance(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupsThatShareAMachine:
+    return GroupsThatShareAMachine(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -91,11 +94,21 @@ async def empty_database_url(servers: Running) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def reused(servers: Running, template: str) -> ReusedDatabase:
+    """The database that tests without a model of their own have one after the other."""
+    assert servers.database_url is not None
+    return ReusedDatabase(servers.database_url, template)
+
+
 @pytest.fixture
-async def database_url(servers: Running, model: str) -> AsyncIterator[str]:
-    """URL of a migrated database of this test's own."""
-    async for url in _copy(servers, model):
-        yield url
+async def database_url(servers: Running, model: str, template: str, reused: ReusedDatabase) -> AsyncIterator[str]:
+    """URL of a migrated database that is this test's alone: empty, or a copy of the module's model."""
+    if model == template:
+        yield await reused.emptied()
+    else:
+        async for url in _copy(servers, model):
+            yield url
 
 
 @pytest.fixture
@@ -181,29 +194,17 @@ async def service(
 
 def _lasting(servers: Running, name: str, template: str) -> str:
     assert servers.database_url is not None
-    asyncio.run(_execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
-    return _on_database(servers.database_url, name)
+    asyncio.run(execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    return on_database(servers.database_url, name)
 
 
 async def _copy(servers: Running, template: str) -> AsyncIterator[str]:
     assert servers.database_url is not None
     name = f"test_{next(_numbers)}"
-    await _execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _on_database(servers.database_url, name)
+    await execute(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield on_database(servers.database_url, name)
     with suppress(asyncpg.PostgresError):
-        await _execute(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-def _on_database(url: str, name: str) -> str:
-    return re.sub(r"/[^/]*$", f"/{name}", url)
+        await execute(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import sys
 import pytest
 from acceptance.commands import ROOT
 
+pytestmark = pytest.mark.slow
+
 NUMBER = r"-?[\d,]+(\.\d+)?( \S.*)?"
 LINES = {
     "create a job": 3,

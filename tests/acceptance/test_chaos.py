@@ -10,6 +10,8 @@ import sys
 import pytest
 from acceptance.commands import ROOT
 
+pytestmark = pytest.mark.slow
+
 SEED = os.environ.get("CHAOS_SEED") or "7"
 
 

@@ -15,6 +15,8 @@ import pytest
 from acceptance.commands import ROOT, Place, eventually, free_ports, taken, temporary_place
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place() -> Iterator[Place]:

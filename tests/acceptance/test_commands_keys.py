@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from app.storage.database import Database
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:

@@ -15,7 +15,10 @@ from acceptance.commands import ROOT, free_ports
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("make") is None, reason="there is no make"),
+]
 
 ENVIRONMENTS = ("dev", "demo", "test")
 SINGLE = ("demo", "demo-once", "test", "standin", "redis-start", "lint", "types", "help")

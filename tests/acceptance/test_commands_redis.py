@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = {"dev": 4, "demo": 2, "test": 3}
 """The founding numbers of the environments' databases."""
 

@@ -10,6 +10,8 @@ from acceptance.commands import Place, taken, temporary_place
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:

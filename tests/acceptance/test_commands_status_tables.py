@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from app.embedded import Running
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:

@@ -13,6 +13,8 @@ from acceptance.commands import Background, Place, eventually, temporary_place
 
 from app.embedded.ports import is_listening
 
+pytestmark = pytest.mark.slow
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes by /proc")
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from playwright.async_api import Page
 
+pytestmark = pytest.mark.slow
+
 FINAL = ("completed", "failed", "cancelled")
 PAGE = ROOT / "tests" / "data" / "founding-client"
 ARGUMENTS = [

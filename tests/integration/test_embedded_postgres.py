@@ -24,6 +24,8 @@ STARTER = """
 import sys
 from pathlib import Path
 from app.embedded import Wanted, start
+
+pytestmark = pytest.mark.slow
 start(Wanted(Path(sys.argv[1]), postgres=True))
 """
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as another user")

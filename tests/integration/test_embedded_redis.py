@@ -21,6 +21,8 @@ from app.embedded.ports import is_listening
 from app.embedded.processes import Process, start_time
 from app.embedded.shared import State
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:

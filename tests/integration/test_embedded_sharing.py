@@ -25,6 +25,8 @@ USER = """
 import subprocess, sys
 from pathlib import Path
 from app.embedded import Wanted, start
+
+pytestmark = pytest.mark.slow
 services = start(Wanted(Path(sys.argv[1]), **{sys.argv[2]: True}, redis_port=0, durable=False))
 if sys.argv[3:]:
     subprocess.Popen(sys.argv[3:], close_fds=False)

@@ -14,6 +14,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CAPTURES = Path(__file__).parents[1] / "data" / "comfyui-captures"
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 20.0
