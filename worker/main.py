@@ -237,7 +237,7 @@ class WorkerProcess:
             async with asyncio.timeout(_FORCED_END_S):
                 await self.turns.settle()
                 await self._quick_redis.delete(self.turns.health_check_key, self._maintenance.health_check_key)
-                await self.pool.let_go()
+                await self.pool.release()
                 await self.heartbeat.leave()
                 await self._operator_messages.nudge()
                 await self._figures.add(self._metrics.tally)

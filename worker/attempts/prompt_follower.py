@@ -169,7 +169,7 @@ class PromptFollower:
                     self._backend.stand_still(self._prompts.prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
-                    self._backend.saw_running((await self._backend.comfyui.at_hand())[0], self._stall_s)
+                    self._backend.saw_running((await self._backend.comfyui.queue_state())[0], self._stall_s)
             return entry
 
     def _is_silent(self) -> bool:

@@ -132,7 +132,7 @@ class RetryOrFail:
 
     async def _suspected(self, job: Job, backend: Backend, failure: AttemptFailed) -> AttemptFailed:
         """Return the failure to store for a job during which a backend stopped; see `Poisonous`."""
-        others = await self._others_well(backend)
+        others = await self._healthy_others(backend)
         if may_be_tried_again(job.suspicions, certain=failure.certain, others_well=others):
             failure.args = (f"{failure} It is tried once more, alone, when no other job waits.",)
             return failure
@@ -142,9 +142,9 @@ class RetryOrFail:
         stopped = f"{job.suspicions + 1} backends stopped while they executed this job"
         return Poisonous(f"{stopped}: it is not sent to another one. The last time: {failure}")
 
-    async def _others_well(self, backend: Backend) -> int:
+    async def _healthy_others(self, backend: Backend) -> int:
         try:
-            return await self._pool.others_well(backend.name)
+            return await self._pool.healthy_others(backend.name)
         except QueueUnavailable:
             return 0
 

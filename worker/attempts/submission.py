@@ -111,7 +111,7 @@ async def _look_again(job: Job, backend: Backend, long: bool) -> bool:
         if not classes:
             return True
         try:
-            if not await backend.offering.look_again(classes):
+            if not await backend.offering.read_stale(classes):
                 return False
         except BackendLost:
             return False
@@ -180,7 +180,7 @@ class Submission:
             except BackendLacksModel:
                 # The catalog lists a file that is gone: update it, so that the next such job is refused at once.
                 with contextlib.suppress(BackendLost):
-                    await self._backend.offering.look_again(_choosing(graph, self._backend.catalog))
+                    await self._backend.offering.read_stale(_choosing(graph, self._backend.catalog))
                 raise
             except UnclearSubmission as error:
                 log.warning("job %s: unclear whether it was submitted: %s", self._job.job_id, error)

@@ -296,7 +296,7 @@ class Backend:
         """Connect and read the event socket until it closes; raises `BackendLost` or `Unavailable`."""
         self.offering.forget_age()
         self._stats_at = float("-inf")
-        await self._vital_signs.look_after_standstill()
+        await self._vital_signs.check_standstill()
         await self.refresh(registry)
         self.client_id = f"genonaut-{uuid4().hex}"
         async with self.comfyui.socket(self.client_id) as ws:
@@ -335,8 +335,8 @@ class Backend:
             if not (self._followers or self.queue_remaining or self.standstill):
                 self._vital_signs.heard()
             with contextlib.suppress(BackendLost):
-                await self._vital_signs.look_after_standstill()
-                await self._vital_signs.look()
+                await self._vital_signs.check_standstill()
+                await self._vital_signs.check()
             if self.breaker.in_doubt:
                 self.on_slot()
 
