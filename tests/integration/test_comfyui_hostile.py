@@ -200,7 +200,7 @@ async def test_outputs_must_have_come_within_a_limit_of_time(tmp_path: Path) -> 
         collection = collector.collection(comfyui)
         found = [OutputFile("9", f"{number}.txt", ID) for number in range(100)]
         run = Run(prompt_id=ID, folder_id=ID, graph={}, alone=False, watched=True, began_ms=None, ended_ms=None)
-        with pytest.raises(BackendLost, match="did not come within"):
+        with pytest.raises(BackendLost, match="were not downloaded within"):
             await collection.keep(job, found, run)
         await collection.downloads.drop()
         collector.close()

@@ -169,7 +169,7 @@ class Attempt:
         if self._watch.ended_at is None:
             self._watch.ended_at = time.monotonic()
         history = self._prompts.together(await self._follower.history())
-        ending = read_ending(self._sent.told_in(history), self._folder_id)
+        ending = read_ending(self._sent.added_to(history), self._folder_id)
         if ending.failure is None and self._sent.are_wanted and self._watch.ever_missed:
             raise BackendLost("Images that the workflow sends through the event socket were lost with the connection.")
         return ending
