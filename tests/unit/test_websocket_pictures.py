@@ -93,7 +93,7 @@ def test_what_else_stands_in_the_history_stays(downloads: Downloads) -> None:
 
 
 async def test_a_history_that_names_what_was_never_sent_is_not_believed(downloads: Downloads) -> None:
-    with pytest.raises(OutputInvalid, match="has not sent"):
+    with pytest.raises(OutputInvalid, match="did not send"):
         await downloads.take(OutputFile("a", "picture_00001.png", "a", "websocket"))
 
 
