@@ -93,7 +93,7 @@ async def ask(comfyui: ComfyUI, route: str) -> Any:
         case "/object_info":
             return await comfyui.object_info()
         case "/queue":
-            return await comfyui.at_hand()
+            return await comfyui.queue_state()
         case "/prompt":
             return await comfyui.submit({}, prompt_id=ID, client_id="c", extra={})
         case "/interrupt":

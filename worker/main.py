@@ -1,4 +1,4 @@
-"""Composition root of the worker: two arq workers on one event loop, backends, heartbeat, and an orderly end."""
+"""Composition root of the worker: constructs two arq workers on one event loop, backends and heartbeat; shuts down."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ARQ_HEALTH_S: Final = 30
-"""Seconds for which arq's own sign of life outlasts a killed worker; nothing of ours reads it."""
+"""Seconds after which arq's own health key expires; Genonaut does not read it."""
 _FORCED_END_S: Final = 5.0
-"""Maximum seconds for telling Redis that this worker has gone."""
+"""Maximum seconds for the last messages to Redis at shutdown."""
 
 
 class WorkerProcess:
-    """Everything that one worker consists of, constructed here and nowhere else, and its orderly end."""
+    """Constructs all parts of one worker, runs them, and shuts them down in order."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -90,9 +90,9 @@ class WorkerProcess:
         offer_questions = OfferQuestions(self._quick_redis, names)
         self._offer_refresh = OfferRefresh(offer_questions)
 
-        careless: set[str] = set()
+        stray_savers: set[str] = set()
         backends = [
-            Backend(name, url, self._comfyui(url), settings.backend_slots, careless)
+            Backend(name, url, self._comfyui(url), settings.backend_slots, stray_savers)
             for name, url in settings.backends.items()
         ]
         self.pool = BackendPool(backends, registry, self.worker_id, settings.lease_seconds)
@@ -161,7 +161,7 @@ class WorkerProcess:
                 "statistics_recorder": StatisticsRecorder(database),
             },
             handle_signals=False,
-            # A periodic task may be late by so much.
+            # A periodic task may start late by up to this delay.
             poll_delay=max(1.0, min(3.0, settings.reconcile_seconds / 5)),
             health_check_key=f"{names.worker(self.worker_id)}:arq-maintenance",
             health_check_interval=ARQ_HEALTH_S,
@@ -183,18 +183,18 @@ class WorkerProcess:
         self._loops = Loops(parts, wake_ups, settings.heartbeat_seconds, self.stop)
 
     async def run(self) -> int:
-        """Work until SIGTERM or SIGINT, then hand over what runs, and return the exit code."""
+        """Work until SIGTERM or SIGINT, then shut down, and return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         return await self.work()
 
     def stop(self) -> None:
-        """Begin the orderly end."""
+        """Begin the shutdown."""
         self._stopping.set()
 
     async def work(self) -> int:
-        """Work until `stop`, and return the exit code: 1 when a loop has ended by itself."""
+        """Work until `stop` is called, and return the exit code: 1 when a loop ended by itself."""
         print(f"Genonaut worker {self.worker_id} ({self._settings.genonaut_env})", file=sys.stderr)  # noqa: T201
         tasks = self._loops.start()
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
@@ -202,7 +202,9 @@ class WorkerProcess:
             done, _ = await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             broken = [task for task in done if task is not stopping]
             for task in broken:
-                log.error("%s ended, and so does the worker", task.get_name(), exc_info=task.exception())
+                log.error(
+                    "the loop %s ended unexpectedly: stopping the worker", task.get_name(), exc_info=task.exception()
+                )
             return 1 if broken else 0
         finally:
             await self._end([*tasks, stopping])
@@ -219,23 +221,23 @@ class WorkerProcess:
         return 0 if self._stopping.is_set() else self.pool.free_slots()
 
     async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """Take no more turns, finish saving, hand over what runs, and say that this worker has gone."""
+        """Take no more turns, finish saving, release running attempts, and remove this worker from Redis."""
         self.turns.allow_pick_jobs = False
         await self.runner.drain(self._settings.shutdown_grace_seconds)
         await self._events.all_told()
         await self._loops.end(tasks)
         await self._offer_answers.close()
         for worker in (self.turns, self._maintenance):
-            # Cancelled turns go back into the queue, where other workers find them.
+            # Cancelled turns go back into the queue for other workers.
             await end_tasks(worker.tasks.values())
         await self._offer_refresh.close()
-        # A turn that was being taken may have published more since.
+        # Turns that were just ended may have published more events.
         await self._events.all_told()
         with contextlib.suppress(QueueUnavailable, TimeoutError, *AWAY, RedisError):
             async with asyncio.timeout(_FORCED_END_S):
                 await self.turns.settle()
                 await self._quick_redis.delete(self.turns.health_check_key, self._maintenance.health_check_key)
-                await self.pool.let_go()
+                await self.pool.release()
                 await self.heartbeat.leave()
                 await self._operator_messages.nudge()
                 await self._figures.add(self._metrics.tally)

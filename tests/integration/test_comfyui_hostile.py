@@ -125,7 +125,7 @@ async def test_an_id_that_none_can_be_is_no_answer(prompt_id: Any) -> None:
 async def test_a_queue_that_is_none_is_empty(items: Any) -> None:
     answers = {"/queue": says({"queue_running": items, "queue_pending": items}), f"/history/{ID}": says({ID: items})}
     async with speaking(answers) as comfyui:
-        assert (await comfyui.at_hand())[0] is None
+        assert (await comfyui.queue_state())[0] is None
         assert await comfyui.marked_prompts() == {}
         place, entry = await comfyui.locate(ID)
         assert entry is None or (place == "finished" and entry == items)
@@ -183,7 +183,7 @@ async def test_downloads_that_hang_take_few_connections_and_leave_the_other_rout
             return open_now == DOWNLOADS_AT_ONCE
 
         await eventually(full)
-        assert (await comfyui.at_hand())[0] is None
+        assert (await comfyui.queue_state())[0] is None
         hanging.set()
         await asyncio.gather(*tasks)
     assert most == DOWNLOADS_AT_ONCE
@@ -200,7 +200,7 @@ async def test_outputs_must_have_come_within_a_limit_of_time(tmp_path: Path) -> 
         collection = collector.collection(comfyui)
         found = [OutputFile("9", f"{number}.txt", ID) for number in range(100)]
         run = Run(prompt_id=ID, folder_id=ID, graph={}, alone=False, watched=True, began_ms=None, ended_ms=None)
-        with pytest.raises(BackendLost, match="did not come within"):
+        with pytest.raises(BackendLost, match="were not downloaded within"):
             await collection.keep(job, found, run)
         await collection.downloads.drop()
         collector.close()

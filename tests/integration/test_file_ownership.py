@@ -115,7 +115,7 @@ async def test_such_a_saver_beside_a_good_one_costs_no_run_and_is_found_out_all_
     assert [output["node_id"] for output in job["outputs"]] == ["4"]
     (warning,) = job["warnings"]
     assert "node 2" in warning
-    assert "Sent again" in warning
+    assert "submit this workflow again" in warning
     again = await service.finished(await submitted(service, graph))
     assert (await colors(service, again), again["attempt"], again["warnings"]) == ([9, 9], 1, [])
 

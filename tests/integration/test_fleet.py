@@ -284,9 +284,9 @@ async def test_a_worker_tells_when_it_starts_when_each_periodic_task_will_run(
 @pytest.mark.parametrize(
     ("fault", "result"),
     [
-        (RuntimeError("admin:secret@db is away"), "Something went wrong in the worker; its log says what."),
+        (RuntimeError("admin:secret@db is away"), "An unexpected error occurred in the worker; see its log."),
         (DatabaseUnavailable("The database is away."), "The database is away."),
-        (None, "It took longer than 0 s, and was ended."),
+        (None, "It took longer than 0 s and was cancelled."),
     ],
 )
 async def test_a_task_that_fails_is_noted_as_failed_in_words_for_everybody(

@@ -107,7 +107,7 @@ async def test_a_job_that_kills_its_backend_for_certain_is_poisonous_and_the_oth
     innocent = [await service.submit() for _ in range(6)]
     ended = await service.finished(deadly["job_id"])
     assert (ended["status"], ended["error_code"], ended["attempt"]) == ("failed", "poisonous", 1)
-    assert "sent to no other" in ended["error_message"]
+    assert "not sent to another" in ended["error_message"]
     assert (await events(service, deadly["job_id"]))[-1]["data"]["error_code"] == "poisonous"
     done = [await service.finished(job["job_id"]) for job in innocent]
     assert {(job["status"], job["backend_name"]) for job in done} == {("completed", "b")}

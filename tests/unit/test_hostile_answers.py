@@ -179,7 +179,7 @@ def test_of_too_many_files_the_first_ones_are_kept_and_previews_last() -> None:
     ending = read_ending(entry(*(f"{number}.png" for number in range(MOST_OUTPUTS + 1)), **{"3": shown}))
     assert ending.failure is None
     assert [file.filename for file in ending.outputs] == [f"{number}.png" for number in range(MOST_OUTPUTS)]
-    assert ending.notes == ("The run left 2,002 outputs; 2,000 of them are kept.",)
+    assert ending.notes == ("The run made 2,002 outputs; only 2,000 of them are kept.",)
 
 
 def test_a_file_that_a_node_names_again_and_again_is_one_file() -> None:

@@ -149,7 +149,7 @@ def test_what_is_of_no_known_form_is_kept_whatever_its_name_claims(tmp_path: Pat
     data = b"\x93NUMPY\x01\0v\0{'descr'" + bytes(range(256)) * 8
     media = look(tmp_path, f"a.{ending}", data)
     assert (media.kind, media.content_type, media.extension) == ("file", "application/octet-stream", ending.lower())
-    assert media.warning == f"The output a.{ending} is of no form that is known here, and is kept as it is."
+    assert media.warning == f"The output a.{ending} has an unknown format and is kept as it is."
     assert look(tmp_path, "a.npy", data).warning is None
 
 

@@ -107,7 +107,7 @@ def test_a_run_in_which_nothing_was_said_ends_well_and_says_whose_word_is_missin
         assert "nodes 2 (VAESave), 3 (QuietSaver)" in ending.silence
     for prompt in (None, [], "x", [0, 5, 7, None, 3]):
         ending = read_ending({"prompt": prompt, "outputs": {}, "status": {"status_str": "success"}})
-        assert ending.silence.startswith("The run ended well")
+        assert ending.silence.startswith("The run succeeded")
 
 
 def test_nodes_that_did_not_run_are_known() -> None:

@@ -48,7 +48,7 @@ def downloads(tmp_path: Path) -> Downloads:
 
 async def kept(downloads: Downloads, sent: WebSocketPictures, outputs: Any = None) -> list[tuple[str, bytes]]:
     """(node, content) of the pictures that a history with these outputs is told to have."""
-    told = sent.told_in({"outputs": outputs})["outputs"]
+    told = sent.added_to({"outputs": outputs})["outputs"]
     found = []
     for node_id, shown in told.items():
         for record in shown["images"]:
@@ -89,11 +89,11 @@ async def test_a_node_that_lists_what_it_has_sent_is_believed(downloads: Downloa
 def test_what_else_stands_in_the_history_stays(downloads: Downloads) -> None:
     saved = {"filename": "a.png", "subfolder": "", "type": "output"}
     entry = {"status": {"completed": True}, "outputs": {"b": {"images": [saved], "text": ["x"]}}}
-    assert followed(downloads, a="Sends").told_in(entry) == entry
+    assert followed(downloads, a="Sends").added_to(entry) == entry
 
 
 async def test_a_history_that_names_what_was_never_sent_is_not_believed(downloads: Downloads) -> None:
-    with pytest.raises(OutputInvalid, match="has not sent"):
+    with pytest.raises(OutputInvalid, match="did not send"):
         await downloads.take(OutputFile("a", "picture_00001.png", "a", "websocket"))
 
 
@@ -101,7 +101,7 @@ async def test_pictures_are_bounded_in_number_and_bytes(downloads: Downloads) ->
     sent = followed(downloads, a="SaveImageWebsocket")
     for number in range(1_100):
         sent.take(picture(PNG + b"%d" % number), "a")
-    assert len(sent.told_in({})["outputs"]["a"]["images"]) == 1_000
+    assert len(sent.added_to({})["outputs"]["a"]["images"]) == 1_000
     large = memoryview(PNG + bytes(2**20))
     downloads.sent(OutputFile("b", "large", "b", "websocket"), large)
     with pytest.raises(OutputInvalid, match="larger than"):
@@ -115,7 +115,7 @@ async def test_more_than_can_be_held_at_once_is_not_held(tmp_path: Path) -> None
     files = [OutputFile("a", str(number), "a", "websocket") for number in range(MOST_UNWRITTEN_BYTES // 2**25 + 1)]
     for file in files:
         downloads.sent(file, piece)
-    with pytest.raises(OutputInvalid, match="than can be held"):
+    with pytest.raises(OutputInvalid, match="than they can be stored"):
         await downloads.take(files[-1])
     await downloads.drop()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,1 +1,1 @@
-"""One attempt at a job: submitted, followed, ended, and tried again or not."""
+"""Running one attempt at a job: submission, following, ending, and the decision to retry."""

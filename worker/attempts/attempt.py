@@ -1,4 +1,4 @@
-"""One attempt on its backend: submit the graph and follow the prompt, or take over where another worker left off."""
+"""One attempt on its backend: submit the graph and follow the prompt, or resume another worker's attempt."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Attempt:
         self._folder_id = job.prompt_id or ""
         self._alone = False
         self.left_out: str | None = None
-        """What the backend would not run of the graph, and why."""
+        """Nodes of the graph that the backend does not run, with the reason; None when it runs all of them."""
         self._from_the_start = False
-        """Whether this worker has had it ever since it was claimed."""
+        """Whether this worker claimed the attempt itself, instead of taking it over."""
         self._watch = PromptWatch(backend.name, metrics)
         self._watch.cancelling = job.phase is Phase.CANCELLING
         self.ledger = Ledger(job, claim, backend.name, store, events, metrics, self._watch)
@@ -79,36 +79,36 @@ class Attempt:
 
     @property
     def job(self) -> Job:
-        """The job as the last step left it."""
+        """The job after the last committed step."""
         return self.ledger.job
 
     @property
     def claim(self) -> Claim:
-        """By which right it is worked on."""
+        """The claim under which this worker runs the attempt."""
         return self.ledger.claim
 
     @property
     def cancelling(self) -> bool:
-        """Whether its cancellation was asked for."""
+        """Whether cancellation was requested."""
         return self._watch.cancelling
 
     def request_cancel(self) -> None:
-        """Stop the prompt and confirm it, as soon as possible."""
+        """Request that the prompt is stopped as soon as possible."""
         self._watch.request_cancel()
 
     async def run(self, *, claimed_at: float | None) -> bool:
-        """Submit and follow, until the backend has done with it; whether it ended, so that `ending` can say how.
+        """Submit the prompt and follow it until it ends; return True when `ending` can be read.
 
-        `claimed_at` is when the claim was asked for, by the monotonic clock; None of an attempt that was taken over:
-        its prompt is looked up first, and submitted only if it probably never was. False: it was stopped, because its
-        cancellation was asked for, before it began. `leave` is to be called when its files are here, or never will be.
+        False means that the prompt was cancelled before it began. `claimed_at` is when the claim was requested, by the
+        monotonic clock. It is None for an attempt that was taken over: its prompt is looked up first, and submitted
+        only if the backend does not know it. Call `leave` once the files are downloaded or given up.
 
         Raises
         ------
         AttemptFailed
-            There will be no ending, or none worth waiting for.
+            The attempt failed; there is no ending to read.
         LostClaim
-            The attempt is somebody else's now.
+            Another worker holds the attempt now.
         """
         sent = await prepared(self.job, self.backend, self.ledger.prompt_id)
         self._graph = sent.graph
@@ -117,7 +117,7 @@ class Attempt:
         self._watch.follow(self._graph)
         self._sent.follow(self._graph, self.backend.catalog)
         self._prompts.follow(self._graph)
-        # What was told of this attempt by whoever had it before: it never falls.
+        # The progress published by the previous holder of this attempt; published progress never falls.
         self._watch.fold.percent = self.job.progress
         if claimed_at is not None:
             self._watch.due_at = self._metrics.due_at(self.job)
@@ -142,7 +142,7 @@ class Attempt:
                     return False
                 if self.backend.standstill is not None:
                     await self._follower.leave_standstill()
-                # An answer asked for before a wait is too old, and the fence is passed anew.
+                # After a wait the claim may be out of date; `Submission` then checks it again.
                 accepted = await self._submit(claimed_at if claimed_at is not None else _NEVER)
                 if accepted != self.ledger.prompt_id:
                     self.ledger.prompt_id = accepted
@@ -152,7 +152,7 @@ class Attempt:
             while ended and await self._prompts.go_on(self._follower.history):
                 self._watch.again()
                 self._listen(following)
-                # Of a prompt that has ended already there will be no frame.
+                # A prompt that has already ended sends no more frames.
                 self._follower.entry = await self.backend.comfyui.history(self._prompts.prompt_id)
                 ended = await self._follower.follow()
         return ended
@@ -161,21 +161,21 @@ class Attempt:
         following.enter_context(self.backend.following(self._prompts.prompt_id, self._watch))
 
     def leave(self) -> None:
-        """Nothing more is wanted of the backend."""
+        """Let other prompts run on the backend: this attempt needs nothing more from it."""
         self.backend.exclusive_run.leave(self._watch)
 
     async def ending(self) -> Ending:
-        """Return how it ended, as the history proves; the backend's slot is free by then. Raises `BackendLost`."""
+        """Return how the run ended, read from the history; the slot is free by then. Raises `BackendLost`."""
         if self._watch.ended_at is None:
             self._watch.ended_at = time.monotonic()
         history = self._prompts.together(await self._follower.history())
-        ending = read_ending(self._sent.told_in(history), self._folder_id)
+        ending = read_ending(self._sent.added_to(history), self._folder_id)
         if ending.failure is None and self._sent.are_wanted and self._watch.ever_missed:
-            raise BackendLost("Pictures that it sends through the event socket were lost with the connection.")
+            raise BackendLost("Images that the workflow sends through the event socket were lost with the connection.")
         return ending
 
     def made(self, ending: Ending) -> Run:
-        """Return what is known of the run that left these outputs."""
+        """Return the facts about the run that decide which files belong to it."""
         return Run(
             prompt_id=self._prompts.prompt_id,
             folder_id=self._folder_id,
@@ -188,14 +188,17 @@ class Attempt:
         )
 
     def _expect(self, files: list[OutputFile]) -> None:
-        """Files were saved while the run goes on; those of its own folder nobody else will touch."""
+        """Start downloading files saved during the run; only those in its own folder cannot change any more."""
         self.outputs.downloads.expect(file for file in files if is_in_own_folder(file, self._folder_id))
 
     async def _found_again(self) -> bool:
-        """Whether the backend knows the prompt of an attempt that was taken over; raises `BackendForgot` if it did."""
+        """Whether the backend knows the prompt of an attempt that was taken over.
+
+        Raises `BackendForgot` when the backend had begun the prompt and no longer knows it.
+        """
         place, self._follower.entry = await self.backend.comfyui.locate(self.ledger.prompt_id)
         if place is not Place.UNKNOWN:
-            # Whoever sent it may have had no time to note it.
+            # The previous worker may have stopped before it stored the submitted graph.
             self.ledger.sent = self._graph, None
             return True
         if not self.cancelling and self.job.phase is not Phase.ASSIGNED:

@@ -1,4 +1,4 @@
-"""What a worker counts of its attempts, for the figures of the fleet."""
+"""Metrics that a worker collects about its attempts."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ if TYPE_CHECKING:
 
 
 class AttemptMetrics:
-    """Counts into a tally, which goes to Redis with the heartbeat. Moments are of the monotonic clock."""
+    """Collects metrics in a tally, which is added to Redis with each heartbeat. Times are of the monotonic clock."""
 
     def __init__(self) -> None:
         self.tally = Tally()
         self._idle_since: dict[str, float] = {}
-        """Backend → when its last run ended."""
+        """Backend → time at which its last run ended."""
 
     def claimed(self, job: Job) -> None:
-        """The job has just been claimed, which PostgreSQL noted by the same clock as all before."""
+        """Record a claim. All timestamps of the job are PostgreSQL's, so they can be subtracted."""
         self.tally.observe(PICK_UP, (job.updated_at - job.available_at).total_seconds())
         if job.started_at == job.updated_at:
-            # Not between the attempts of one round: they keep the moment at which a worker first took the job.
+            # Only for the first attempt: automatic retries keep `started_at`.
             self.tally.observe(QUEUE_WAIT, job.waited_s(job.updated_at))
 
     def taken_over(self) -> None:
-        """An attempt was taken over from a worker that had fallen silent."""
+        """Record that an attempt was taken over from a worker whose lease had expired."""
         self.tally.count(TAKEOVERS)
 
     def device_failed(self, backend: str) -> None:
-        """A job met an error of the backend's device."""
+        """Record that a job failed with an error of the backend's device."""
         self.tally.count(DEVICE_ERRORS, backend)
 
     def due_at(self, job: Job) -> float:
-        """Return when a job just claimed could have begun."""
+        """Return the time from which a job that was just claimed could have run."""
         return time.monotonic() - (job.updated_at - job.available_at).total_seconds()
 
     def began(self, backend: str, due_at: float | None, began_at: float) -> None:
-        """A run has begun; `due_at` is None of one taken over. Was the backend idle before, though there was work?"""
+        """Record the start of a run, and how long the backend was idle although the job was due.
+
+        `due_at` is None for a run that was taken over; no idle time is recorded then.
+        """
         idle_since = self._idle_since.pop(backend, None)
         if idle_since is not None and due_at is not None and due_at <= idle_since:
             self.tally.observe(IDLE_GAP, began_at - idle_since, backend)
 
     def ended(self, backend: str, began_at: float | None, ended_at: float) -> None:
-        """A run has ended; `began_at` is None when its start was not seen."""
+        """Record the end of a run; `began_at` is None when its start was not seen."""
         self._idle_since[backend] = ended_at
         if began_at is not None:
             self.tally.observe(EXECUTION, ended_at - began_at, backend)
 
     def reached(self, status: JobStatus, backend: str, ended_at: float | None) -> None:
-        """A job has reached this status; of a completed one `ended_at` is when its run had ended."""
+        """Record a job's new status; for a completed job `ended_at` is when its run ended."""
         if status in FINISHED:
             self.tally.count(JOBS_FINISHED, status)
         if status is JobStatus.COMPLETED and ended_at is not None:

@@ -1,4 +1,4 @@
-"""What PostgreSQL and the watchers are told of an attempt: committed first, and told then."""
+"""Stores an attempt's steps in PostgreSQL and then publishes them as events."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROGRESS_S: Final = 0.125
-"""Between two frames of progress. With the frames of the steps to `executing` and `saving` that makes ten a second."""
+"""Minimum seconds between two progress events: with the events for `executing` and `saving`, at most ten a second."""
 _RUNNING: Final = (Phase.ASSIGNED, Phase.EXECUTING, Phase.CANCELLING)
 
 
 class Ledger:
-    """One attempt as it is written down; `job` is as the last step left it."""
+    """The stored state of one attempt; `job` is the job after the last committed step."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class Ledger:
         self.job = job
         self.claim = claim
         self.prompt_id = job.prompt_id or ""
-        """Under which the backend has it: an old server gives it another one than asked for."""
+        """The id under which the backend knows the prompt; an old server assigns its own."""
         self.sent: tuple[Graph, float | None] | None = None
-        """The graph and when it went, while PostgreSQL has yet to be told of them; no moment of one taken over."""
+        """The submitted graph and its time, until they are stored; the time is None for an attempt taken over."""
         self.percent = 0
-        """How far it is, as far as watchers were told. Its row keeps this, so that nobody reads more than is told."""
+        """The progress last published. The row stores this value, so that a read never shows more than the events."""
         self._backend = backend
         self._store = store
         self._events = events
@@ -63,14 +63,14 @@ class Ledger:
     async def persist(
         self, write: Callable[[Noted], Awaitable[Standing]], reached: Phase, outputs: Sequence[Output] = ()
     ) -> Job:
-        """Make a step to the phase `reached`, waiting while the database is away, and tell the watchers."""
+        """Store the step to the phase `reached`, waiting while the database is unavailable, and publish it."""
         delay_s = 0.1
         while True:
             try:
-                # A commit whose answer was lost has happened all the same.
+                # If only the reply to a commit was lost, the step is already stored.
                 done = await self._store.get(self.job.job_id) if delay_s > 0.1 else None
                 ours = done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1)
-                self.job = self.job.now(done if done is not None and ours else await write(await self._untold()))
+                self.job = self.job.now(done if done is not None and ours else await write(await self._unstored()))
             except DatabaseUnavailable as error:
                 log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
                 delay_s = min(delay_s * 2, 2.0)
@@ -79,19 +79,19 @@ class Ledger:
                 self.sent = None
                 self._tick = 0
                 self._metrics.reached(self.job.status, self._backend, self._watch.ended_at)
-                self._tell(output_paths=[output.path for output in outputs])
+                self._publish(output_paths=[output.path for output in outputs])
                 return self.job
 
     def announce(self) -> None:
-        """Tell the watchers that it was claimed."""
-        self._tell()
+        """Publish that the attempt was claimed."""
+        self._publish()
 
     async def mark_saving(self) -> None:
-        """ComfyUI is done with the prompt, and its outputs are on their way."""
+        """Store that the prompt has ended and its outputs are being saved."""
         await self.persist(lambda noted: self._store.saving(self.claim, noted=noted), Phase.SAVING)
 
     async def complete(self, outputs: list[Output], notes: list[str]) -> None:
-        """Everything is durable: say so."""
+        """Store that the job is completed; all outputs must be durable by now."""
         await self.persist(
             lambda noted: self._store.complete(self.claim, outputs, notes, noted=noted),
             Phase.COMPLETED,
@@ -99,18 +99,18 @@ class Ledger:
         )
 
     async def mark_cancelled(self) -> None:
-        """ComfyUI confirmed that the prompt runs no more."""
+        """Store that the job is cancelled; ComfyUI has confirmed that the prompt no longer runs."""
         await self.persist(lambda noted: self._store.cancelled(self.claim, noted=noted), Phase.CANCELLED)
 
     async def note_sent(self) -> None:
-        """Note the graph as sent, because the attempt's next step lets it wait."""
+        """Store the submitted graph by itself when the attempt's next step is not due soon."""
         if self.sent is None:
             return
         graph, sent_at = self.sent
         try:
             await self._store.submitting(self.claim, self.prompt_id, graph, _ago(sent_at))
         except DatabaseUnavailable as error:
-            log.warning("job %s: its graph is noted later: %s", self.job.job_id, error)
+            log.warning("job %s: its graph is stored later: %s", self.job.job_id, error)
         else:
             self.sent = None
 
@@ -120,27 +120,27 @@ class Ledger:
         except InvalidTransition as error:
             if error.phase != Phase.CANCELLING:
                 raise
-            # Its cancellation was asked for a moment ago, and the message about it is still on its way.
+            # Cancellation was requested a moment ago; the message about it has not arrived yet.
             self._watch.cancelling = True
 
     async def publish_progress(self) -> None:
-        """Publish the percentage when it rises, and which node is at work, at most ten times a second."""
+        """Publish progress and the running node whenever they change, at most every `PROGRESS_S`."""
         while True:
             await self._watch.changed.wait()
             self._watch.changed.clear()
             if self.job.phase is Phase.EXECUTING:
                 self._tick += 1
-                self._tell(tick=self._tick, at=datetime.now(UTC), node=self._watch.spans.at_work())
+                self._publish(tick=self._tick, at=datetime.now(UTC), node=self._watch.spans.at_work())
             await asyncio.sleep(PROGRESS_S)
 
-    async def _untold(self) -> Noted:
-        """What of the attempt PostgreSQL has yet to be told."""
+    async def _unstored(self) -> Noted:
+        """Return the facts about the attempt that are not in PostgreSQL yet."""
         watch = self._watch
         graph, sent_at = self.sent or (None, None)
-        told, key = await written(graph) if graph is not None else (None, None)
+        workflow, key = await written(graph) if graph is not None else (None, None)
         spans = watch.spans.kept(watch.began_at) if watch.began_at is not None else []
         return Noted(
-            graph=told,
+            graph=workflow,
             workflow_key=key,
             sent_s=_ago(sent_at),
             began_s=_ago(watch.began_at),
@@ -148,15 +148,15 @@ class Ledger:
             spans=dumps(spans) if spans else None,
         )
 
-    def _tell(self, **more: Any) -> None:
-        """Tell the watchers how the job is, with what a row has not."""
-        told = snapshot_of(self.job)
-        if told.phase in _RUNNING:
-            self.percent = max(told.progress, self._watch.fold.percent)
-            told = replace(told, progress=self.percent)
-        self._events.tell(replace(told, **more))
+    def _publish(self, **more: Any) -> None:
+        """Publish a snapshot of the job, with the fields in `more`, which the row does not have."""
+        snapshot = snapshot_of(self.job)
+        if snapshot.phase in _RUNNING:
+            self.percent = max(snapshot.progress, self._watch.fold.percent)
+            snapshot = replace(snapshot, progress=self.percent)
+        self._events.tell(replace(snapshot, **more))
 
 
 def _ago(moment: float | None) -> float | None:
-    """Return how many seconds ago the moment was."""
+    """Return how many seconds ago a monotonic time was; None for None."""
     return time.monotonic() - moment if moment is not None else None

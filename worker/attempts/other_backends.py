@@ -1,4 +1,4 @@
-"""Whether another backend would run what one has refused: by what they offer now, and not by what they did."""
+"""Whether another backend can run a job that one backend has refused, judged by what the others offer now."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 
 class OtherBackends:
-    """What the other backends offer, of whichever worker."""
+    """What the other backends offer, whichever worker drives them."""
 
-    def __init__(self, pool: BackendPool, afresh: OfferRefresh) -> None:
+    def __init__(self, pool: BackendPool, offer_refresh: OfferRefresh) -> None:
         self._pool = pool
-        self._afresh = afresh
+        self._offer_refresh = offer_refresh
 
     async def offered(self, job: Job, avoid: Sequence[str]) -> bool:
-        """Whether a live backend that is not to be avoided would run the job; before a no it is asked anew."""
+        """Whether a live backend outside `avoid` can run the job; what the backends lack is read again before a no."""
         try:
             doubts = await self._doubts(job, avoid)
             if doubts is None:
                 return True
-            async for _ in self._afresh.read(doubts, time.monotonic() + WAIT_S):
+            async for _ in self._offer_refresh.read(doubts, time.monotonic() + WAIT_S):
                 pass
             return await self._doubts(job, avoid) is None
         except QueueUnavailable:
             return False
 
     async def described_otherwise(self, job: Job, backend: Backend, avoid: Sequence[str]) -> bool:
-        """Whether such a backend describes a node class of the job otherwise than the one that refused it."""
+        """Whether a backend outside `avoid` describes a node class of the job differently from `backend`."""
         graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
         classes = {node["class_type"] for node in (graph or {}).values()}
         ours = backend.catalog.nodes
@@ -52,7 +52,7 @@ class OtherBackends:
         return any(other.nodes.get(name) != ours.get(name) for other in others for name in classes)
 
     async def _doubts(self, job: Job, avoid: Sequence[str]) -> dict[str, frozenset[str]] | None:
-        """Return backend → the node classes that may be there by now; None when one would run the job."""
+        """Return backend → the node classes to read again; None when a backend can run the job as known."""
         doubts = {}
         for name, catalog in (await self._pool.others(avoid)).items():
             classes = _missing(job, catalog)
@@ -63,7 +63,7 @@ class OtherBackends:
 
 
 def _missing(job: Job, catalog: Catalog) -> frozenset[str] | None:
-    """Return the node classes in doubt; None when nothing is wrong."""
+    """Return the node classes to read again; None when the catalog has no faults for the job."""
     graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
     if graph is None:
         return frozenset({CHECKPOINTS})

@@ -1,4 +1,4 @@
-"""Following one prompt on its backend until it has ended, is stopped, or its backend is given up."""
+"""Following one prompt on its backend until it ends, is stopped, or the backend is given up."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from worker.comfyui.backend import Backend
 
 SHORT_S: Final = 0.05
-"""Seconds within which a prompt may end without being marked `executing`: one step less to commit and to publish."""
+"""Seconds before a started prompt is marked `executing`; a shorter run saves that commit and event."""
 NOTE_S: Final = 0.25
-"""Seconds for which the graph as sent waits for the attempt's next step, before it is written down by itself."""
+"""Seconds for which the submitted graph waits to be stored with the attempt's next step."""
 
 
 class PromptFollower:
-    """Follows the prompts of one attempt; `entry` is the history of the current one, once it has been read."""
+    """Follows the prompts of one attempt; `entry` is the current prompt's history entry, None until it is read."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class PromptFollower:
         self._poll_s = poll_s
         self._stall_s = stall_s
         self._deadline: float | None = None
-        """Monotonic, once the first prompt has begun: of all prompts of the attempt together."""
+        """Monotonic time by which all prompts of the attempt must end; None until the first one begins."""
 
     @property
     def _timeout_s(self) -> int:
         return self._ledger.job.timeout_seconds
 
     async def follow(self) -> bool:
-        """Return once the prompt has ended; False when it was stopped and left nothing to be read.
+        """Return once the prompt has ended; False when it was stopped and left no history entry.
 
         Raises
         ------
@@ -64,14 +64,14 @@ class PromptFollower:
         if self.entry is not None:
             return True
         watch, now = self._watch, time.monotonic()
-        # Time in ComfyUI's own queue does not count, unless it lasts as long again.
+        # Time in ComfyUI's own queue does not count as run time, but has a limit of its own.
         deadline = self._deadline or now + 2 * self._timeout_s + 60
         looked_at = now
         publishing: asyncio.Task[None] | None = None
         began = self._deadline is not None
         try:
             while not watch.ended.is_set():
-                watch.seen()
+                watch.clear_news()
                 if watch.cancelling:
                     self.entry = await self._stop()
                     return self.entry is not None
@@ -105,11 +105,11 @@ class PromptFollower:
             return True
         finally:
             if publishing is not None:
-                # The attempt's end waits for this.
+                # Short, because the attempt's end waits for this.
                 await end_tasks([publishing], again_s=0.02)
 
     async def history(self) -> dict[str, Any]:
-        """Return the history of the prompt that has ended, which is there when `executing null` has come.
+        """Return the history entry of the ended prompt; it is readable once `executing null` has arrived.
 
         Raises
         ------
@@ -122,10 +122,10 @@ class PromptFollower:
             if entry is not None:
                 return entry
             await asyncio.sleep(0.02 * (number + 1))
-        raise BackendLost("The backend announced the end of the run, and has no history of it.")
+        raise BackendLost("The backend announced the end of the run but has no history of it.")
 
     async def leave_standstill(self) -> NoReturn:
-        """Leave a backend that stands still; the prompt is taken out of its queue, for the day on which it goes on.
+        """Leave a backend that stands still; the prompt is removed from its queue in case execution resumes.
 
         Raises
         ------
@@ -141,7 +141,15 @@ class PromptFollower:
         raise stalled
 
     async def _look_up(self) -> dict[str, Any] | None:
-        """Ask where the prompt is, because no frame said so; raises `BackendLost` when it is nowhere."""
+        """Ask where the prompt is and return its history entry, None while it has not ended.
+
+        Raises
+        ------
+        BackendLost
+            The backend does not answer.
+        BackendForgot
+            The backend does not know the prompt.
+        """
         tries = 3
         while True:
             try:
@@ -156,20 +164,29 @@ class PromptFollower:
                 raise BackendForgot("The backend has forgotten the run; it was probably restarted.")
             if place is Place.RUNNING:
                 self._watch.begin()
-                # A node at work may be silent for as long as its job may take: that has a limit of its own.
+                # A running node may send no frames for long; the job's time limit covers that.
                 if self._watch.at_work is False and self._is_silent():
                     self._backend.stand_still(self._prompts.prompt_id)
             elif place is Place.PENDING:
                 with contextlib.suppress(BackendLost):
-                    self._backend.saw_running((await self._backend.comfyui.at_hand())[0], self._stall_s)
+                    self._backend.saw_running((await self._backend.comfyui.queue_state())[0], self._stall_s)
             return entry
 
     def _is_silent(self) -> bool:
-        """Whether the run has sent no frame for longer than any step takes."""
+        """Whether the run has sent no frame for more than `stall_s`."""
         return time.monotonic() - self._watch.heard_at > self._stall_s
 
     async def _stop_late(self) -> None:
-        """Stop a run that takes too long; raises `AttemptTimeout` unless it ended well meanwhile."""
+        """Stop a run that exceeds its time limit.
+
+        Raises
+        ------
+        AttemptTimeout
+            Unless the run succeeded in the meantime.
+        BackendLate
+            The run had not begun, or the backend did not confirm the stop.
+        BackendStalled
+        """
         began = self._watch.began_at is not None
         took = f"The run took longer than {self._timeout_s} s"
         try:
@@ -178,14 +195,14 @@ class PromptFollower:
             if began and self._is_silent():
                 self._backend.stand_still(self._prompts.prompt_id)
                 await self.leave_standstill()
-            late = BackendLate(f"{took}, and the backend did not confirm that it was stopped.")
+            late = BackendLate(f"{took}, and the backend did not confirm that it stopped the run.")
             late.under_it = True
             raise late from error
         if self._backend.standstill is not None:
             await self.leave_standstill()
         if self.entry is None or read_ending(self.entry).failure is not None:
             if not began:
-                raise BackendLate("The run did not begin in time: the backend was at work on others.")
+                raise BackendLate("The run did not begin in time: the backend was executing other prompts.")
             raise AttemptTimeout(f"{took}, and was stopped.")
 
     async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What is heard of a prompt: its frames are folded into memory, and whoever follows it is woken."""
+"""The state of a prompt as its event frames tell it; new frames wake the follower."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class PromptWatch:
-    """The memory of one prompt. Frames come in by `feed`, which waits for nothing. Moments are of the monotonic clock.
+    """The state of one prompt, updated by `feed`, which never waits. Times are of the monotonic clock.
 
-    `due_at` is when it could have begun, None of one whose beginning nobody here has seen.
+    `due_at` is when the prompt could have begun; None when this worker did not claim the attempt.
     """
 
     def __init__(self, backend: str, metrics: AttemptMetrics) -> None:
@@ -38,11 +38,11 @@ class PromptWatch:
         self.cancelling = False
         self._works = False
         self._missed = False
-        """Frames were lost, and none has come since that says what is at work."""
+        """Frames were lost, and no frame since then shows whether a node is running."""
         self.node_id = ""
-        """The node at work, as the last frame has it that names one."""
+        """The running node, from the last frame that names one."""
         self.ever_missed = False
-        """Frames were lost at some time."""
+        """Whether frames were lost at any time."""
         self.on_sent: Callable[[Picture, str], None] | None = None
         """Called with each picture of the prompt and its node; must not wait."""
         self.on_picture: Callable[[Picture], None] | None = None
@@ -50,27 +50,27 @@ class PromptWatch:
         self.on_saved: Callable[[list[OutputFile]], None] | None = None
         """Called with the files that a node has saved; must not wait."""
         self.changed = asyncio.Event()
-        """The progress rose, or another node is at work."""
+        """Set when progress rose or another node began."""
         self.ended = asyncio.Event()
         self._news = asyncio.Event()
 
     @property
     def executing(self) -> bool:
-        """Whether the backend works on it, as far as one has heard."""
+        """Whether the backend executes the prompt, according to the frames received."""
         return self.began_at is not None and self.ended_at is None
 
     @property
     def at_work(self) -> bool | None:
-        """Whether a node is at work; None when frames were missed, and it cannot be known."""
+        """Whether a node is running; None when frames were lost and it is unknown."""
         return None if self._missed else self._works
 
     def request_cancel(self) -> None:
-        """Note that it is to be stopped."""
+        """Note that the prompt is to be stopped, and wake the follower."""
         self.cancelling = True
         self._news.set()
 
     def follow(self, graph: Graph) -> None:
-        """Begin to fold what is heard of this graph's nodes."""
+        """Start tracking progress and times of this graph's nodes."""
         self.fold, self.spans = ProgressFold(graph), Spans(graph)
 
     def feed(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -129,37 +129,37 @@ class PromptWatch:
             self.on_picture(picture)
 
     def begin(self) -> None:
-        """Note that the backend executes it, if that is news."""
+        """Note that execution has begun, unless that is known."""
         if self.began_at is None:
             self.began_at = time.monotonic()
             self._metrics.began(self._backend, self.due_at, self.began_at)
             self._news.set()
 
     def again(self) -> None:
-        """A node has queued the prompt again, and what is heard from now on is of that one."""
+        """Start watching the next prompt of the run, which a node has queued."""
         self.ended.clear()
         self.ended_at = None
         self.heard_at = time.monotonic()
         self._missed = True
 
-    def look(self) -> None:
-        """Something has happened that the follower is to look into."""
+    def wake(self) -> None:
+        """Wake the follower, which then checks the backend's state."""
         self._news.set()
 
     def miss(self) -> None:
-        """Frames may have been lost."""
+        """Note that frames may have been lost, and wake the follower."""
         self._missed = self.ever_missed = True
         self._news.set()
 
-    def _at_work(self, works: bool) -> None:  # what it says of itself
+    def _at_work(self, works: bool) -> None:
         self._works, self._missed = works, False
 
-    def seen(self) -> None:
-        """Everything up to now has been looked at: what wakes the follower is what comes from here on."""
+    def clear_news(self) -> None:
+        """Mark all news as handled: `news_within` waits for later news only."""
         self._news.clear()
 
     async def news_within(self, seconds: float) -> bool:
-        """Whether something came that the follower must look at."""
+        """Wait up to `seconds` for news; False when none came."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 return await self._news.wait()

@@ -1,4 +1,4 @@
-"""What follows an attempt that left no outputs: its job is cancelled, has failed, or waits for another attempt."""
+"""What follows an attempt without outputs: the job is cancelled, fails, or waits for another attempt."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_IN_A_ROUND: Final = 200
-"""Attempts that can follow each other by themselves: ten that count, and one for each backend that refuses."""
+"""Maximum number of automatic attempts in a row: ten that count, and one for each backend that refuses."""
 
 
 class RetryOrFail:
-    """Decides what follows, and brings it about."""
+    """Decides what follows a failed attempt, and stores it."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class RetryOrFail:
         other_backends: OtherBackends,
     ) -> None:
         self.failed = 0
-        """Jobs that have failed here."""
+        """Number of jobs that failed on this worker."""
         self._settings = settings
         self._store = store
         self._views = views
@@ -65,34 +65,34 @@ class RetryOrFail:
         self._other_backends = other_backends
 
     async def end(self, attempt: Attempt, failure: AttemptFailed | None) -> None:
-        """Bring an attempt without outputs to its end: cancelled, failed, or waiting for another one."""
+        """End an attempt that has no outputs: its job is cancelled, fails, or waits for another attempt."""
         claim = attempt.claim
         try:
             if attempt.cancelling:
                 if isinstance(failure, BackendLost) and not isinstance(failure, BackendForgot):
-                    # Not confirmed: it stays `cancelling`, and is taken over when the backend can be asked.
-                    await self.let_go(claim)
+                    # Not confirmed: the job stays `cancelling` and is taken over when the backend can be reached.
+                    await self.release(claim)
                     return
-                # Whatever it ended with, it runs no more, and nobody wants another attempt.
+                # The prompt no longer runs, so the cancellation is complete, however the run ended.
                 await attempt.ledger.mark_cancelled()
                 return
-            await self._go_on(attempt, failure or AttemptFailed("The run ended without a word."))
+            await self._go_on(attempt, failure or AttemptFailed("The run ended without giving a reason."))
         except (LostClaim, JobNotFound) as error:
             log.warning("job %s: %s", claim.job_id, error)
         except InvalidTransition as error:
             if error.phase != Phase.CANCELLING:
                 raise
-            # Asked for while we were about to end it otherwise.
+            # Cancellation was requested while the other ending was being stored.
             await attempt.ledger.mark_cancelled()
 
     async def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
-        """Fail the job, or have it wait for another attempt."""
+        """Fail the job, or queue it for another attempt."""
         claim, job, backend = attempt.claim, attempt.job, attempt.backend
         if RULES[failure.error_class].against is Against.DEVICE:
             backend.device_failed(job.job_id, job.user_id)
             self._metrics.device_failed(backend.name)
         if isinstance(failure, OutputNotOwn) and failure.node_type is not None:
-            backend.careless.add(failure.node_type)
+            backend.stray_savers.add(failure.node_type)
         if failure.under_it:
             failure = await self._suspected(job, backend, failure)
         avoid = await self._others_offer(job, backend, failure)
@@ -127,34 +127,34 @@ class RetryOrFail:
             Phase.RETRYING,
         )
         with contextlib.suppress(QueueUnavailable):
-            # The reconciler gives it its turn, if Redis is away now.
+            # If Redis is unavailable, the reconciler enqueues the job later.
             await self._queue.enqueue(waiting.job_id, waiting.attempt, waiting.available_at)
 
     async def _suspected(self, job: Job, backend: Backend, failure: AttemptFailed) -> AttemptFailed:
-        """Return the failure of a job under which a backend stopped, which says what follows; see `Poisonous`."""
-        others = await self._others_well(backend)
+        """Return the failure to store for a job during which a backend stopped; see `Poisonous`."""
+        others = await self._healthy_others(backend)
         if may_be_tried_again(job.suspicions, certain=failure.certain, others_well=others):
-            failure.args = (f"{failure} It is tried once more, alone, when nothing else waits.",)
+            failure.args = (f"{failure} It is tried once more, alone, when no other job waits.",)
             return failure
         log.error("job %s is poisonous: %s", job.job_id, failure)
         if job.suspicions == 0:
-            return Poisonous(f"{failure} It is sent to no other one.")
+            return Poisonous(f"{failure} It is not sent to another backend.")
         stopped = f"{job.suspicions + 1} backends stopped while they executed this job"
-        return Poisonous(f"{stopped}: it is sent to no other one. The last time: {failure}")
+        return Poisonous(f"{stopped}: it is not sent to another one. The last time: {failure}")
 
-    async def _others_well(self, backend: Backend) -> int:
+    async def _healthy_others(self, backend: Backend) -> int:
         try:
-            return await self._pool.others_well(backend.name)
+            return await self._pool.healthy_others(backend.name)
         except QueueUnavailable:
             return 0
 
-    async def let_go(self, claim: Claim) -> None:
-        """The worker stops: the prompt runs on in ComfyUI, and another worker takes it over at once."""
+    async def release(self, claim: Claim) -> None:
+        """Release the claim: the prompt goes on running in ComfyUI, and another worker can take it over at once."""
         with contextlib.suppress(DatabaseUnavailable):
             await asyncio.shield(self._store.release(claim))
 
     async def _history(self, job: Job) -> list[AttemptRecord]:
-        """Return a job's last attempts, waiting while PostgreSQL is away: an outage must not become its failure."""
+        """Return a job's last attempts, waiting while PostgreSQL is unavailable: an outage must not fail the job."""
         while True:
             try:
                 return await self._views.attempts(job.job_id, after=max(0, job.attempt - _MOST_IN_A_ROUND))
@@ -163,7 +163,7 @@ class RetryOrFail:
                 await asyncio.sleep(0.5)
 
     async def _others_offer(self, job: Job, backend: Backend, failure: AttemptFailed) -> list[str]:
-        """Return the backends that the next attempt should avoid: those that failed it, if another can run it."""
+        """Return the backends that the next attempt avoids: those that failed the job, if another can run it."""
         avoid = sorted({*job.refused_by, backend.name})
         rule = RULES[failure.error_class]
         if rule.where in (Where.NOWHERE, Where.ANYWHERE) or job.backend is not None:
@@ -175,9 +175,9 @@ class RetryOrFail:
 
 
 def _of_this_round(attempts: list[AttemptRecord], attempt: int) -> list[AttemptRecord]:
-    """Return the attempts before this one since the job was sent, or retried by hand, of those up to now.
+    """Return the automatic attempts before this one, since the job was submitted or retried by hand.
 
-    Each of them was followed by another one by itself. One that was retried by hand while it waited has a gap there.
+    A retry by hand shows as an outcome other than "retried", or as a gap in the numbers.
     """
     found: list[AttemptRecord] = []
     for each in reversed(attempts):
@@ -190,9 +190,9 @@ def _of_this_round(attempts: list[AttemptRecord], attempt: int) -> list[AttemptR
 
 
 def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend: Backend) -> int:
-    """Return how often a job failed in this way before: of errors of a device on how many other ones.
+    """Return how often the job failed before with the same error.
 
-    Of what is counted against nobody it is how often this very backend has refused it.
+    For device errors: on how many other backends. For errors that count against nothing: how often on this backend.
     """
     against = RULES[failure.error_class].against
     alike = [each for each in attempts if each.error_code == failure.code]

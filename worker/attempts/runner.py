@@ -1,4 +1,4 @@
-"""Runs attempts: gives each turn a job and a slot, hands on what a run leaves, and keeps what runs alive."""
+"""Runs attempts: gives each turn a job and a slot, has the outputs saved, and renews the leases."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TAKEN_OVER: Final = 20
-"""So many attempts are taken over at a time; the next time others."""
+"""Maximum number of attempts taken over with one heartbeat."""
 _SOON_S: Final = 0.3
 
 
 class Runner:
-    """What this worker runs."""
+    """Runs this worker's attempts."""
 
     def __init__(
         self,
@@ -81,11 +81,11 @@ class Runner:
         self._stopping = asyncio.Event()
         self._renewed_at = time.monotonic()
         self._gone: set[Claim] = set()
-        """Attempts that were not ours any more when the leases were last renewed."""
+        """Claims that were missing when the leases were last renewed."""
 
     @property
     def failed(self) -> int:
-        """How many jobs have failed here."""
+        """Number of jobs that failed on this worker."""
         return self._retry_or_fail.failed
 
     @property
@@ -100,12 +100,11 @@ class Runner:
     async def take_turn(self, job_id: int) -> float | None:
         """Run the job whose turn it is, until its slot is free again.
 
-        Returns None when the turn is spent, or the seconds after which it is to be tried again because the job that
-        earned it still waits.
+        Returns None when the turn is used up, or the seconds after which it is to be tried again.
         """
-        looked = False
+        tried_to_claim = False
         for backend in self._pool.by_preference():
-            looked = True
+            tried_to_claim = True
             backend.take_slot()
             try:
                 asked_at = time.monotonic()
@@ -115,15 +114,15 @@ class Runner:
                     await self._run(job, backend, claimed_at=asked_at)
                     return None
             except DatabaseUnavailable as error:
-                log.warning("no turns while the database is away: %s", error)
+                log.warning("no turns while the database is unavailable: %s", error)
                 return 1.0
             finally:
                 backend.free_slot()
-        # Nobody has looked at what waits when there was no free slot after all; the turn is as good as before.
-        return await self._wait_s(job_id) if looked else _SOON_S
+        # Without a free slot nothing was claimed, so the turn is still unused.
+        return await self._wait_s(job_id) if tried_to_claim else _SOON_S
 
     async def _claim(self, backend: Backend) -> Job | None:
-        """Claim the job that is next on this backend; one under which another stopped only if nothing else is to do."""
+        """Claim the next job for this backend; a job during which a backend stopped only if no other job waits."""
         asked = self.worker_id, backend.name, str(uuid4()), self._settings.lease_seconds
         job = await self._store.claim(*asked, unrefused=backend.breaker.in_doubt)
         if job is None and backend.used == 1 and not backend.breaker.in_doubt:
@@ -131,12 +130,12 @@ class Runner:
         return job
 
     async def take_over(self) -> None:
-        """Take attempts that nobody looks after any more, on backends that this worker drives."""
+        """Take over attempts whose lease has expired, on backends that this worker drives."""
         names = [backend.name for backend in self._pool.driven if backend.healthy]
         if not names or self._stopping.is_set():
             return
         for _ in range(TAKEN_OVER):
-            # One by one: twenty graphs at once would be a worker's memory, and a lease runs while they are read.
+            # One by one: twenty graphs at once could fill the memory, and leases run while they are read.
             taken = await self._store.take_over(
                 self.worker_id, names, self._settings.lease_seconds, limit=1, held=self.running
             )
@@ -144,8 +143,8 @@ class Runner:
                 return
             job = await self._store.whole(taken[0].job_id)
             if self._stopping.is_set():
-                # Asked for before the end began: it is for another worker now.
-                await self._retry_or_fail.let_go(Claim(job.job_id, job.attempt, self.worker_id))
+                # This worker began to stop in the meantime: leave the attempt to another worker.
+                await self._retry_or_fail.release(Claim(job.job_id, job.attempt, self.worker_id))
                 return
             log.info("job %s: attempt %s is taken over", job.job_id, job.attempt)
             self._metrics.taken_over()
@@ -154,25 +153,27 @@ class Runner:
             task.add_done_callback(self._saving.discard)
 
     async def stop_stale(self) -> None:
-        """Stop prompts of ours that nobody waits for any more: a backend that was given up on came back with them."""
+        """Stop our prompts whose attempts are over; a backend that was given up may come back with them."""
         for backend in self._pool.driven:
             if backend.standstill is not None or not (backend.healthy and (backend.load.foreign or backend.stale)):
                 continue
             with contextlib.suppress(BackendLost):
                 held = {attempt.ledger.prompt_id for attempt in self._running.values()}
                 marked = await backend.comfyui.marked_prompts()
-                # One that an old server renamed is in PostgreSQL under that name, one that a node queued as its run.
+                # PostgreSQL knows a prompt by the id an old server assigned, and one that a node queued by its run's.
                 runs = {prompt_id: {prompt_id, run} for prompt_id, run in marked.items() if not {prompt_id, run} & held}
                 ended = set(await self._store.stale_prompts(list(set().union(*runs.values()))) if runs else ())
                 stale = frozenset(prompt_id for prompt_id, known_as in runs.items() if known_as & ended)
                 for prompt_id in stale - backend.stale:
-                    log.warning("backend %s: prompt %s is nobody's any more: stopping it", backend.name, prompt_id)
+                    log.warning(
+                        "backend %s: prompt %s belongs to an attempt that is over: stopping it", backend.name, prompt_id
+                    )
                 for prompt_id in stale:
                     await backend.comfyui.stop(prompt_id)
                 backend.set_stale(stale)
 
     async def learn_of_devices(self) -> None:
-        """See which jobs that met an error of a backend's device have succeeded elsewhere."""
+        """Look up which jobs that failed with a device error have succeeded on other backends."""
         for backend in self._pool.driven:
             if unproven := backend.breaker.unproven:
                 backend.device_proven(await self._store.completed_elsewhere(unproven, backend.name))
@@ -183,7 +184,7 @@ class Runner:
             attempt.request_cancel()
 
     async def renew(self) -> None:
-        """Renew the leases of all that runs; what was given to somebody else is let go, what is to be cancelled told.
+        """Renew the leases of all running attempts; drop those that were taken away, pass on requested cancellations.
 
         Raises
         ------
@@ -206,15 +207,15 @@ class Runner:
             if phases.get(claim.job_id) is Phase.CANCELLING:
                 attempt.request_cancel()
             elif claim in gone & self._gone and (task := self._tasks.get(claim.job_id)):
-                # Missing once, it may have ended a moment ago by this worker's own hand; twice, it is somebody else's.
+                # Missing once: this worker may just have ended it. Missing twice: another worker holds it.
                 log.warning("job %s: attempt %s was taken away", claim.job_id, claim.attempt)
                 task.cancel("taken away")
         self._gone = gone
 
     def _give_up(self) -> None:
-        """The leases have run out while PostgreSQL was away: others may have what runs here, so let it go.
+        """Drop all attempts, because the leases expired while PostgreSQL was unavailable.
 
-        The prompts run on in ComfyUI, and whoever can reach PostgreSQL first takes them over, perhaps this very worker.
+        The prompts go on running in ComfyUI; the first worker that reaches PostgreSQL takes them over.
         """
         if self._tasks:
             log.warning("cut off from the database for longer than a lease: giving up jobs %s", sorted(self._tasks))
@@ -222,11 +223,11 @@ class Runner:
             task.cancel("cut off")
 
     async def drain(self, grace_s: float) -> None:
-        """Wait for what is being saved, at most so long, then let everything go: others take it over."""
+        """Wait up to `grace_s` for runs being saved, then release all attempts for other workers to take over."""
         self._stopping.set()
         if self._saving:
             await asyncio.wait(self._saving, timeout=grace_s)
-        # Again and again: a run that ends in this very moment begins to be saved.
+        # In a loop: a run that ends meanwhile starts a task that saves it.
         while pending := {task for task in (*self._saving, *self._tasks.values()) if not task.done()}:
             await end_tasks(pending)
         await self._previews.close()
@@ -234,10 +235,10 @@ class Runner:
         await self._thumbnails.close()
 
     async def _wait_s(self, job_id: int) -> float | None:
-        """Return in how many seconds a turn that found nothing may be tried again; None when nobody needs it.
+        """Return in how many seconds a turn that found no job may be tried again; None when it is not needed.
 
-        A turn may have served another job than its own, and that one's turn is then what the own job is left with: it
-        is kept as long as any job waits.
+        A turn may run a different job than the one that earned it, whose own turn must then stay in the queue: a turn
+        is kept as long as any job is due.
         """
         try:
             job = await self._store.get(job_id)
@@ -253,13 +254,13 @@ class Runner:
         backend = self._pool.backends[job.backend_name or ""]
         backend.take_slot()
         try:
-            (told,) = await self._events.with_live([snapshot_of(job)])
-            await self._run(replace(job, progress=told.progress), backend, claimed_at=None)
+            (live,) = await self._events.with_live([snapshot_of(job)])
+            await self._run(replace(job, progress=live.progress), backend, claimed_at=None)
         finally:
             backend.free_slot()
 
     async def _run(self, job: Job, backend: Backend, *, claimed_at: float | None) -> None:
-        """Run one attempt as far as it needs the backend, and hand what it left to be saved."""
+        """Run one attempt on the backend, and start saving its outputs."""
         attempt = Attempt(
             job,
             Claim(job.job_id, job.attempt, self.worker_id),
@@ -280,7 +281,7 @@ class Runner:
         try:
             if claimed_at is not None:
                 attempt.ledger.announce()
-                # The news goes out first: what follows keeps the loop for as long as a graph takes to be sent.
+                # Let the event go out first: preparing a large graph blocks the event loop for a while.
                 await asyncio.sleep(0)
             goes_on = await self._unless_it_fails(attempt, self._run_prompts(attempt, claimed_at))
         finally:
@@ -288,11 +289,11 @@ class Runner:
                 await self._leave(attempt)
 
     async def _run_prompts(self, attempt: Attempt, claimed_at: float | None) -> bool:
-        """Run it as far as it needs the backend's slot; whether it has outputs, which are then being saved."""
+        """Run the prompts, which need the slot; True when a task is now saving the outputs."""
         if not await attempt.run(claimed_at=claimed_at):
             await self._retry_or_fail.end(attempt, None)
             return False
-        # In a task of its own: the slot is free for the next prompt meanwhile.
+        # In a task of its own, so that the slot is free for the next prompt.
         task = asyncio.create_task(self._save(attempt), name=f"save-{attempt.job.job_id}")
         self._tasks[attempt.job.job_id] = task
         self._saving.add(task)
@@ -324,7 +325,7 @@ class Runner:
         backend.end_saving()
 
     async def _unless_it_fails(self, attempt: Attempt, part: Awaitable[bool]) -> bool:
-        """Return what this part of the attempt returns; False when it failed, and what follows has been done."""
+        """Return the result of `part`; on a failure end the attempt and return False."""
         claim = attempt.claim
         try:
             return await part
@@ -333,10 +334,10 @@ class Runner:
         except AttemptFailed as error:
             await self._retry_or_fail.end(attempt, error)
         except asyncio.CancelledError:
-            await self._retry_or_fail.let_go(claim)
+            await self._retry_or_fail.release(claim)
             raise
         except Exception:
-            log.exception("job %s: attempt %s met a bug", claim.job_id, claim.attempt)
+            log.exception("job %s: unexpected error in attempt %s", claim.job_id, claim.attempt)
             await self._retry_or_fail.end(
                 attempt, AttemptFailed("Something went wrong in the worker; its log says what.")
             )

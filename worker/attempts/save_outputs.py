@@ -1,4 +1,4 @@
-"""From a run that has ended well to a completed job: its outputs are brought into the store, and that is committed."""
+"""From a successful run to a completed job: its outputs are stored, and then the job is committed as completed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from worker.comfyui.answers import Ending
 
 SAVING_S: Final = 0.25
-"""Seconds within which outputs may be kept without the job being marked `saving`: one step less to commit."""
+"""Seconds before the job is marked `saving`; faster saving avoids that commit."""
 
 
 async def save_outputs(attempt: Attempt, ending: Ending) -> list[Output]:
-    """Bring the outputs into the store, complete the job, and return what was kept.
+    """Store the outputs, complete the job, and return the stored outputs.
 
     Raises
     ------
@@ -38,7 +38,7 @@ async def save_outputs(attempt: Attempt, ending: Ending) -> list[Output]:
     finally:
         if not collecting.done():
             await end_tasks([collecting])
-    attempt.backend.careless.update(each.saver for each in collected.lost if each.saver is not None)
+    attempt.backend.stray_savers.update(each.saver for each in collected.lost if each.saver is not None)
     silence = ending.silence if not ending.outputs else None
     notes = filter(None, [attempt.left_out, *ending.notes, *collected.notes, silence])
     await attempt.ledger.complete(collected.outputs, list(notes))

@@ -1,4 +1,4 @@
-"""The prompts of one run: a node may queue its own prompt again, as Meta Batch does, until all is done."""
+"""The prompts of one run: a node may queue its own prompt again, as Meta Batch does, until its batch is finished."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from worker.comfyui.backend import Backend
 
 MOST: Final = 10_000
-"""Prompts of one run, and no more: its time limit is that of all of them together."""
+"""Maximum number of prompts in one run; all of them share the run's time limit."""
 _STOPPED_S: Final = 60.0
 _AGAIN_S: Final = 0.1
 _UNFINISHED: Final = "unfinished_batch"
-"""Under this name VideoHelperSuite's savers say only that they wait for the rest."""
+"""Output key by which VideoHelperSuite's savers report only that more prompts follow."""
 
 
 class SelfQueuedPrompts:
-    """One run on its backend; `prompt_id` is the prompt that is being followed, and at first the one that was sent."""
+    """One run on its backend; `prompt_id` is the prompt being followed, at first the submitted one."""
 
     def __init__(self, backend: Backend, watch: PromptWatch, prompt_id: str) -> None:
         self.prompt_id = prompt_id
@@ -38,20 +38,20 @@ class SelfQueuedPrompts:
         self._may_go_on = False
 
     def follow(self, graph: Graph) -> None:
-        """Note what is sent. No node of ComfyUI's own queues itself; of a class that is not known it cannot be said."""
+        """Note whether the graph may queue itself again: ComfyUI's own nodes do not, other classes may."""
         known = (self._backend.catalog.nodes.get(node["class_type"]) for node in graph.values())
         self._may_go_on = any(each is None or not each.is_core for each in known)
 
     def rename(self, prompt_id: str) -> None:
-        """The server has given the prompt that was sent another id than asked for."""
+        """Note the id that an old server assigned to the submitted prompt."""
         self.prompt_id = prompt_id
         self._known = {prompt_id}
 
     async def go_on(self, history: Callable[[], Awaitable[Mapping[str, Any]]]) -> bool:
-        """Go on with the next prompt of the run, if the one that has ended left any; `history` reads that one's.
+        """Switch to the next prompt of the run; False when there is none. `history` reads the ended prompt's history.
 
-        It stands in ComfyUI's queue with our mark, or has ended already; where the one before failed it is stopped.
-        Raises `BackendLost`.
+        The next prompt carries our mark and is in ComfyUI's queue, or has already ended. If the ended prompt failed,
+        the others are stopped. Raises `BackendLost`.
         """
         if not self._may_go_on:
             return False
@@ -73,10 +73,10 @@ class SelfQueuedPrompts:
         return True
 
     async def stop_others(self) -> None:
-        """Stop what nodes of the run have queued, until nothing of it is left in ComfyUI's queue.
+        """Stop the prompts that nodes of the run have queued, until none is left in ComfyUI's queue.
 
-        A node that does not look whether it was interrupted queues the next prompt all the same. Raises `BackendLost`
-        when there is always one more.
+        A node may queue the next prompt even after an interrupt, hence the loop. Raises `BackendLost` when prompts
+        still appear after `_STOPPED_S`.
         """
         if not self._may_go_on:
             return
@@ -89,16 +89,16 @@ class SelfQueuedPrompts:
             await asyncio.sleep(_AGAIN_S)
 
     async def _others(self) -> list[str]:
-        """Return the prompts in ComfyUI's queue that are of this run and not followed yet."""
+        """Return the prompts in ComfyUI's queue that belong to this run and were not followed yet."""
         return self._of_run(await self._backend.comfyui.marked_prompts())
 
     def _of_run(self, marked: Mapping[str, str]) -> list[str]:
         return [each for each, run in marked.items() if run == self._run and each not in self._known]
 
     def together(self, last: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the history of all of them as if it were of one run: the last one says how that ended.
+        """Return one history entry for all prompts of the run, with the status of the last one.
 
-        A file is told once, whichever prompts name it; of what else a node says the last word counts.
+        A file that several prompts name appears once; of a node's other outputs the last value counts.
         """
         outputs: dict[str, dict[str, Any]] = {}
         for entry in (*self._ended, last):
@@ -117,7 +117,7 @@ def _objects(value: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _joined(before: Any, value: Any) -> Any:
-    """Return the records of files of both; the second value where they are no such records."""
+    """Return the file records of both lists; the second value when they are not lists of file records."""
     if not isinstance(before, list) or not isinstance(value, list):
         return value
     if not all(isinstance(each, dict) and "filename" in each for each in (*before, *value)):
@@ -126,7 +126,7 @@ def _joined(before: Any, value: Any) -> Any:
 
 
 def _from_the_start(first: Mapping[str, Any], last: Mapping[str, Any]) -> Any:
-    """Return the last prompt's status with the moment at which the first one began."""
+    """Return the last prompt's status with the start time of the first one."""
     status, began = last.get("status"), first.get("status")
     if not isinstance(status, dict) or not isinstance(began, dict):
         return status

@@ -1,4 +1,4 @@
-"""Stopping a prompt, until the backend's own word says that it does not run."""
+"""Stopping a prompt until the backend confirms that it no longer runs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AGAIN_S: Final = 1.0
-"""An interrupt that came in a gap is lost; it is sent again until ComfyUI confirms the end."""
+"""Seconds between two interrupts: one that arrives between two nodes is lost, so it is repeated until confirmed."""
 LIMIT_S: Final = 120.0
-"""A cancel is let go when it was not confirmed for so long, and asked for anew."""
+"""Seconds after which an unconfirmed cancellation is given up; it is requested again later."""
 LATE_LIMIT_S: Final = 30.0
-"""The same for a run that took too long: then its job moves on."""
+"""The same limit for a run that exceeded its time limit, whose job then moves on."""
 DISOBEYED_S: Final = 5.0
-"""A backend that does not obey for so long is given no more: it is in a node that takes long, or worse."""
+"""Seconds after which a backend that has not stopped the prompt gets no new prompts."""
 
 
 async def stop_prompt(
     backend: Backend, prompt_id: str, watch: PromptWatch, stall_s: float, *, late: bool = False
 ) -> dict[str, Any] | None:
-    """Delete or interrupt the prompt, again and again, until it has gone.
+    """Delete or interrupt the prompt, repeatedly, until it no longer runs.
 
-    Returns its history entry, or None if it was deleted before it began, or if it is certain that the backend executes
-    nothing any more. Raises `BackendLost` when the end is not confirmed
-    within `LIMIT_S`, or `LATE_LIMIT_S` of one that is `late`.
+    Returns its history entry; None if it was deleted before it began, or if the backend has certainly stopped
+    executing. Raises `BackendLost` when the end is not confirmed within `LIMIT_S`, or `LATE_LIMIT_S` if `late`.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -1,4 +1,4 @@
-"""Sending an attempt's graph to its backend: checked, past the fence, and once."""
+"""Submitting an attempt's graph to its backend: checked, only while the claim is held, and only once."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ log = logging.getLogger(__name__)
 
 TRIES: Final = 3
 MOST_CHOOSING: Final = 20
-"""Node classes that are read again when ComfyUI has refused a choice that stands in its list."""
+"""Maximum number of node classes read again when ComfyUI refuses a choice that our list of it has."""
 MOST_UNREAD: Final = 2
-"""So often a backend may stumble over a submission: the first time something else may have been the matter."""
+"""Server errors on submission before the graph is held to be the cause; the first may have another cause."""
 ROUNDS: Final = 3
-"""A node class that was not there before may want a file that was not there either."""
+"""Rounds of reading node classes again: a newly found class may need a file that is new as well."""
 FEW_NODES: Final = 300
-"""Looking through so many takes a few milliseconds."""
+"""Maximum number of nodes checked on the event loop, which takes a few milliseconds; more are checked in a thread."""
 FRESH_S: Final = 1.0
-"""An answer that was asked for longer ago says nothing any more about whose the attempt is."""
+"""Seconds for which a confirmed claim may be relied on without checking it again."""
 
 
 async def prepared(job: Job, backend: Backend, prompt_id: str) -> Separated:
-    """Return what `prepare` does, which of a long graph takes a while: others have the loop meanwhile.
+    """Return the result of `prepare`, which runs in a thread for a long graph.
 
-    A file or node class that the backend did not have when it was last asked is looked for again; should the backend
-    not say, the graph is sent: its own refusal is the last word, and costs no more than ours.
+    A file or node class missing from the backend's catalog is read again first. If the backend does not answer that,
+    the graph is sent anyway, and ComfyUI decides.
     """
     long = job.workflow is not None and len(job.workflow) > FEW_NODES
     try:
@@ -68,9 +68,9 @@ async def prepared(job: Job, backend: Backend, prompt_id: str) -> Separated:
 
 
 def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Separated:
-    """Return the graph to be sent, checked as COMFYUI section 9 demands, with a folder of this attempt's own.
+    """Return the graph to send, checked as COMFYUI section 9 demands, with an output folder for this attempt only.
 
-    Not `sure`: what the backend lacks by its list it may have.
+    Without `sure`, missing files and node classes are no fault: the catalog may be out of date.
 
     Raises
     ------
@@ -84,34 +84,34 @@ def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Se
     if not faults:
         faults = check_as_executed(graph, offered).faults if offered.nodes else check_without_offers(graph)
     if not sure and lacks_model_or_node(faults):
-        # Nothing else was looked at in a graph with a class that is not known.
+        # With an unknown class in the graph, the other checks have not run yet.
         faults = check_without_offers(graph)
     if faults:
-        said = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
+        details = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults[:5])
         refused = BackendLacksModel if lacks_model_or_node(faults) else WorkflowRefused
-        raise refused(f"The backend cannot run this workflow. {said}")
+        raise refused(f"The backend cannot run this workflow. {details}")
     executed = with_titles(replaced(graph, offered), offered)
-    return separated(executed, offered, own_folder(job.job_id, prompt_id), prompt_id, backend.careless)
+    return separated(executed, offered, own_folder(job.job_id, prompt_id), prompt_id, backend.stray_savers)
 
 
 async def after_the_last(claim: Claim, backend: Backend, store: AttemptStore) -> None:
-    """Do what the attempt before this one asks for; raises `AttemptTimeout`, `BackendLost`."""
+    """Prepare the backend for a retry, depending on the last error; raises `AttemptTimeout`, `BackendLost`."""
     code, where = await store.last_error(claim)
     if code == OutputNotOwn.code:
-        # From its cache the backend would name the same files again.
+        # With its cache the backend would name the same files again.
         await backend.comfyui.forget_results()
     elif code == AttemptTimeout.code and where == backend.name:
-        raise AttemptTimeout("The run took its whole time here before, and no other backend took it since.")
+        raise AttemptTimeout("The run exceeded its time limit on this backend before, and no other one has run it.")
 
 
 async def _look_again(job: Job, backend: Backend, long: bool) -> bool:
-    """Read again the node classes that the graph misses something in; whether what is known of them is sure now."""
+    """Read the node classes in doubt again; True when the catalog is up to date for the graph."""
     for _ in range(ROUNDS):
         classes = await _in_turn(long, _in_doubt, job, backend)
         if not classes:
             return True
         try:
-            if not await backend.offering.look_again(classes):
+            if not await backend.offering.read_stale(classes):
                 return False
         except BackendLost:
             return False
@@ -126,7 +126,7 @@ def _in_doubt(job: Job, backend: Backend) -> frozenset[str]:
 
 
 def _choosing(graph: Graph, catalog: Catalog) -> list[str]:
-    """Return some node classes of the graph that choose from lists."""
+    """Return up to `MOST_CHOOSING` node classes of the graph that have inputs with a list of choices."""
     known = (catalog.nodes.get(name) for name in dict.fromkeys(node["class_type"] for node in graph.values()))
     named = [each.name for each in known if each and any(spec.choices for spec in each.inputs.values())]
     return named[:MOST_CHOOSING]
@@ -137,7 +137,7 @@ async def _in_turn(long: bool, function: Callable[P, R], *args: P.args, **kwargs
 
 
 class Submission:
-    """The sending of one prompt. `fenced_at`: when PostgreSQL was last asked whose the attempt is, monotonic clock."""
+    """The submission of one prompt. `fenced_at`: when the claim was last confirmed, by the monotonic clock."""
 
     def __init__(self, job: Job, claim: Claim, backend: Backend, store: AttemptStore, fenced_at: float) -> None:
         self._job = job
@@ -146,24 +146,23 @@ class Submission:
         self._store = store
         self._fenced_at = fenced_at
         self.left_out: str | None = None
-        """What the backend will not run of the graph, and why."""
+        """Nodes of the graph that the backend does not run, with the reason."""
         self.noted = False
-        """Whether the graph stands in PostgreSQL already."""
+        """Whether the graph is stored in PostgreSQL."""
 
     async def send(self, graph: Graph, prompt_id: str) -> str:
-        """Send the graph, and return the id under which the backend has it; an unclear answer is looked up.
+        """Submit the graph and return the backend's id of the prompt; after an unclear answer the prompt is looked up.
 
-        A claim commits the prompt's id, so a fresh one needs no other word of PostgreSQL's before the prompt is sent. A
-        process that was stopped, or starved, may have lost the attempt since: it asks again, or it would submit what
-        another worker has submitted already.
+        The claim stores the prompt's id, so a recent claim needs no further check. A process that was suspended may
+        have lost the claim: after `FRESH_S` it is checked again, lest two workers submit the same attempt.
 
         Raises
         ------
         LostClaim, WorkflowRefused, BackendLacksModel
         WorkflowUnread
-            The backend stumbled over it each time, and does not have it.
+            The backend answered each submission with a server error, and does not have the prompt.
         UnclearSubmission
-            It may be queued all the same.
+            The prompt may be queued nevertheless.
         """
         comfyui = self._backend.comfyui
         mark = {"job_id": self._job.job_id, "attempt": self._job.attempt, "prompt_id": prompt_id}
@@ -179,34 +178,34 @@ class Submission:
                     graph, prompt_id=prompt_id, client_id=self._backend.client_id, extra=extra
                 )
             except BackendLacksModel:
-                # A file of the list is gone: the next job that names it is to hear so before it is accepted.
+                # The catalog lists a file that is gone: update it, so that the next such job is refused at once.
                 with contextlib.suppress(BackendLost):
-                    await self._backend.offering.look_again(_choosing(graph, self._backend.catalog))
+                    await self._backend.offering.read_stale(_choosing(graph, self._backend.catalog))
                 raise
             except UnclearSubmission as error:
                 log.warning("job %s: unclear whether it was submitted: %s", self._job.job_id, error)
-                # Two looks: the server may still be busy with what it received.
+                # Look twice: the server may still be processing the request.
                 for _ in range(2):
                     await asyncio.sleep(0.3 * number)
                     if (await comfyui.locate(prompt_id))[0] is not Place.UNKNOWN:
                         return prompt_id
                 if isinstance(error, SubmissionFailed) and (unread := unread + 1) == MOST_UNREAD:
                     raise WorkflowUnread(
-                        "ComfyUI cannot read the workflow: it stumbled over it each time that it was sent, and said "
-                        f"no more than status {error.status}."
+                        "ComfyUI cannot read the workflow: it answered each submission with a server error, "
+                        f"status {error.status}, and no reason."
                     ) from error
                 if number == TRIES:
                     raise
             else:
                 self.left_out = accepted.left_out
                 if accepted.prompt_id != prompt_id:
-                    # A server older than 0.3.45 gives an id of its own.
+                    # A server older than 0.3.45 assigns its own id.
                     await self._pass_fence(graph, accepted.prompt_id)
                 return accepted.prompt_id
         raise AssertionError("unreachable")
 
     async def _pass_fence(self, graph: Graph, prompt_id: str) -> None:
-        """Commit what is about to be sent; raises `LostClaim`."""
+        """Store the graph and the prompt's id, which also checks the claim; raises `LostClaim`."""
         slow = 0
         while True:
             asked_at = time.monotonic()

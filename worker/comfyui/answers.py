@@ -1,4 +1,4 @@
-"""What ComfyUI says, read: frames, histories and refusals, of which nothing can be taken for granted (COMFYUI)."""
+"""Parses ComfyUI's frames, history entries and statistics; every field is checked (COMFYUI)."""
 
 from __future__ import annotations
 
@@ -27,52 +27,53 @@ if TYPE_CHECKING:
     from worker.comfyui.node_outputs import OutputFile
 
 _HEAD: Final = struct.Struct(">II")
-"""Of a binary frame: what it is, and a number whose meaning depends on that."""
+"""Head of a binary frame: its type, and a number whose meaning depends on the type."""
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
 _PROMPT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_MARKS: Final = 1_000_000
-"""Of commas and opening brackets in an answer: each can stand for a value, which takes up to a hundred bytes."""
+"""Maximum number of commas and opening brackets in an answer: each can mean a value of up to a hundred bytes."""
 _FEW_BYTES: Final = 2**16
 _MOST_FRAME_BYTES: Final = 4 * 2**20
-"""Of a frame of text. A longer one is not looked at: how a run ended stands in the history too."""
+"""Maximum bytes of a text frame. Longer ones are ignored: the history tells how a run ended, too."""
 _MOST_FRAME_MARKS: Final = 200_000
 _MOST_METADATA_BYTES: Final = 2**16
 _MOST_MEMORY_BYTES: Final = 2**50
 _MOST_SILENT: Final = 5
-"""So many nodes are named of a run that left nothing."""
+"""Maximum number of nodes named in the message about a run without outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a prompt ended, as its history entry proves it."""
+    """How a prompt ended, according to its history entry."""
 
     outputs: list[OutputFile] = field(default_factory=list)
     failure: AttemptFailed | None = None
     began_ms: float | None = None
-    """When it began by the server's clock, milliseconds since 1970, and below when it had ended; None: not said."""
+    """Start by the server's clock, in milliseconds since 1970; None when unknown."""
     ended_ms: float | None = None
+    """End by the server's clock, in milliseconds since 1970; None when unknown."""
     cached: frozenset[str] = frozenset()
-    """Nodes that did not run: what they show is of an earlier run."""
+    """Nodes that did not run: their outputs come from an earlier run."""
     notes: tuple[str, ...] = ()
-    """What is to be said of outputs that are left out."""
+    """Warnings about outputs that are left out."""
     silence: str = ""
-    """What is to be said where there are no outputs at all."""
+    """Warning for a run without any outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that came in a binary frame: of a run as it comes into being, or what a node sends on purpose."""
+    """A picture from a binary frame: a preview, or an output that a node sends through the event socket."""
 
     image: memoryview
     prompt_id: str | None
-    """None in the old form, which does not say whose it is, and of what node."""
+    """None in the old format, which names neither prompt nor node."""
     node_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a server says of itself: checked, for it stands in heartbeats and on the page."""
+    """A server's statistics, checked, because heartbeats and the monitor page show them."""
 
     version: str = ""
     device: str | None = None
@@ -82,9 +83,9 @@ class Stats:
 
 
 def read_frame(message: Any) -> tuple[str, dict[str, Any]] | Picture | None:
-    """Return (type, data) of a text frame, or the picture of a binary one; None for what is neither, or not understood.
+    """Return (type, data) of a text frame, or the picture of a binary one; None for any other frame.
 
-    Nothing is copied: of the pictures, which can be many and large, most are never looked at.
+    A picture's bytes are not copied, because most pictures, which can be many and large, are never used.
     """
     if message.type is WSMsgType.BINARY:
         return _picture(memoryview(message.data))
@@ -96,7 +97,7 @@ def read_frame(message: Any) -> tuple[str, dict[str, Any]] | Picture | None:
 
 
 def _picture(frame: memoryview) -> Picture | None:
-    """Return what a binary frame shows, in either form (section 5)."""
+    """Return the picture in a binary frame of the old or the new format (section 5)."""
     if len(frame) <= _HEAD.size:
         return None
     kind, number = _HEAD.unpack_from(frame)
@@ -105,23 +106,23 @@ def _picture(frame: memoryview) -> Picture | None:
     end = _HEAD.size + number
     if kind != _PREVIEW_WITH_METADATA or end >= len(frame) or number > _MOST_METADATA_BYTES:
         return None
-    said = read_object(bytes(frame[_HEAD.size : end]))
-    prompt_id = prompt_id_of(said.get("prompt_id"))
-    return Picture(frame[end:], prompt_id, node_name(said.get("node_id"))) if prompt_id is not None else None
+    metadata = read_object(bytes(frame[_HEAD.size : end]))
+    prompt_id = prompt_id_of(metadata.get("prompt_id"))
+    return Picture(frame[end:], prompt_id, node_name(metadata.get("node_id"))) if prompt_id is not None else None
 
 
 def prompt_id_of(value: Any) -> str | None:
-    """Return the id of a prompt; None for what none can be: it becomes part of a path, and of a row."""
+    """Return a prompt id; None if the value is not a valid one, because ids become part of paths and rows."""
     return value if isinstance(value, str) and _PROMPT_ID.fullmatch(value) else None
 
 
 def listed(items: Any) -> list[list[Any]]:
-    """Return the entries of a queue."""
+    """Return the entries that are lists, from a list; empty for any other value."""
     return [item for item in items if isinstance(item, list)] if isinstance(items, list) else []
 
 
 def read_stats(answer: Mapping[str, Any]) -> Stats:
-    """Return what `GET /system_stats` says, as far as it can be true."""
+    """Return the plausible values of an answer to `GET /system_stats`."""
     system, devices = answer.get("system"), answer.get("devices")
     version = word(system.get("comfyui_version"), 50) if isinstance(system, dict) else ""
     first = devices[0] if isinstance(devices, list) and devices else None
@@ -134,21 +135,21 @@ def read_stats(answer: Mapping[str, Any]) -> Stats:
 
 
 def _memory(value: Any) -> int | None:
-    """Return a number of bytes; None for what is none."""
+    """Return a number of bytes; None for an invalid value."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MOST_MEMORY_BYTES:
         return None
     return int(value)
 
 
 def read_saved(data: Mapping[str, Any]) -> list[OutputFile]:
-    """Return the files that a node has saved, as the frame `executed` tells of them while the run goes on."""
+    """Return the files that a node has saved, from the data of a frame `executed`."""
     return saved(read_node(word(data.get("node")), data.get("output")))
 
 
 def read_ending(entry: Mapping[str, Any], folder_id: str = "") -> Ending:
-    """Return what a history entry says. Failed and interrupted differ only in the last message (point 10).
+    """Return the result in a history entry. A failed and an interrupted run differ only in the last message (point 10).
 
-    `folder_id` is that by which the run's own folder is named.
+    `folder_id` is the id in the name of the run's own output folder.
     """
     status = entry.get("status")
     status = status if isinstance(status, dict) else {}
@@ -175,23 +176,23 @@ def read_ending(entry: Mapping[str, Any], folder_id: str = "") -> Ending:
 
 
 def _silence(graph: Any, wanted: Any) -> str:
-    """Return what is to be said of a run that left nothing: its nodes save without saying so, or were blocked."""
+    """Return the warning for a run without outputs: nodes save files without reporting them, or were blocked."""
     nodes = [word(node_id) for node_id in wanted] if isinstance(wanted, list) else []
     shown = ", ".join(f"{node} ({class_of(graph, node) or 'unknown'})" for node in nodes[:_MOST_SILENT])
     whose = f": {'nodes' if len(nodes) > 1 else 'node'} {shown}{', …' if len(nodes) > _MOST_SILENT else ''}"
     return (
-        f"The run ended well and left nothing that could be kept{whose if nodes else ''}. A node may save a file and"
-        " not name it, which is at the backend then, or be blocked by another one."
+        f"The run succeeded and reported no outputs{whose if nodes else ''}. A node may save a file without"
+        " reporting it, which then exists only on the backend, or another node may have blocked it."
     )
 
 
 def _cached(messages: list[list[Any]]) -> frozenset[str]:
-    told = [data.get("nodes") for kind, data in messages if kind == "execution_cached" and isinstance(data, dict)]
-    return frozenset(word(node_id) for nodes in told if isinstance(nodes, list) for node_id in nodes)
+    found = [data.get("nodes") for kind, data in messages if kind == "execution_cached" and isinstance(data, dict)]
+    return frozenset(word(node_id) for nodes in found if isinstance(nodes, list) for node_id in nodes)
 
 
 def _moment(messages: list[list[Any]], kind: str) -> float | None:
-    """Return the timestamp of a message of this kind."""
+    """Return the timestamp of the first message of this kind; None if there is none."""
     for name, data in messages:
         at = data.get("timestamp") if name == kind and isinstance(data, dict) else None
         if isinstance(at, int | float) and math.isfinite(at):
@@ -200,13 +201,13 @@ def _moment(messages: list[list[Any]], kind: str) -> float | None:
 
 
 def read_object(raw: bytes | bytearray | str, most_marks: int = _MOST_MARKS) -> dict[str, Any]:
-    """Return the JSON object that a text is; an empty one for any other text, and for one that holds too much."""
+    """Return the parsed JSON object; an empty one for any other text, and for one with too many values."""
     if len(raw) > _FEW_BYTES and _marks(raw) > most_marks:
         return {}
     try:
         value = orjson.loads(raw)
     except ValueError:
-        # What Python's own takes and JSON has not: NaN, lone surrogates (point 14).
+        # Python's parser accepts NaN and lone surrogates, which ComfyUI may send (point 14).
         try:
             value = json.loads(raw)
         except (ValueError, RecursionError):
@@ -215,7 +216,7 @@ def read_object(raw: bytes | bytearray | str, most_marks: int = _MOST_MARKS) -> 
 
 
 def _marks(raw: bytes | bytearray | str) -> int:
-    """Return how many commas and opening brackets there are: no fewer than values, which are counted so in no time."""
+    """Return the number of commas and opening brackets: a fast upper bound of the number of values."""
     if isinstance(raw, str):
         return raw.count(",") + raw.count("[") + raw.count("{")
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
@@ -223,7 +224,7 @@ def _marks(raw: bytes | bytearray | str) -> int:
 
 def _node_failure(data: Mapping[str, Any]) -> AttemptFailed:
     kind = word(data.get("exception_type"))
-    message = clean(data.get("exception_message") or "") or kind or "The backend reported an error without a text."
+    message = clean(data.get("exception_message") or "") or kind or "The backend reported an error without a message."
     node = {"node_id": _text(data.get("node_id")), "node_type": _text(data.get("node_type"))}
     where = f"{node['node_type']} (node {node['node_id']}): " if node["node_type"] else ""
     return failure_of(kind, message)(f"{where}{message}", **node, traceback=traceback_of(data.get("traceback")))

@@ -1,4 +1,4 @@
-"""One ComfyUI server as the worker that drives it sees it: socket, state, slots, and who follows which prompt."""
+"""One ComfyUI server as its worker sees it: event socket, state, slots, and the followers of its prompts."""
 
 from __future__ import annotations
 
@@ -34,96 +34,96 @@ log = logging.getLogger(__name__)
 
 STATS_AGE_S: Final = 30.0
 REFRESH_S: Final = 5.0
-"""How often it is looked whether one of these is due."""
+"""Seconds between two checks whether the statistics or the offer must be read again."""
 _MOST_MODELS: Final = 8
 _MOST_QUEUED: Final = 10**6
 MOST_SAVING: Final = 16
-"""Runs of a backend whose outputs are being saved at once, before it is given no more: what is done comes first.
+"""Maximum number of runs of a backend that are being saved; at the limit the backend gets no new prompts.
 
-Of runs shorter than their saving the backlog would grow without end, each step in it later than the one before."""
+Without it the backlog would grow without end when runs are shorter than their saving."""
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """Default callback: does nothing."""
 
 
 class Follower(Followed, Protocol):
-    """Who follows a prompt."""
+    """Receives the frames of one prompt."""
 
     def feed(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take a frame of the prompt; must not wait."""
 
     @property
     def executing(self) -> bool:
-        """Whether the backend works on the prompt now, as far as is known."""
+        """Whether the backend executes the prompt now, according to its frames."""
 
     def show(self, picture: Picture) -> None:
         """Take a picture of the prompt; must not wait."""
 
-    def look(self) -> None:
-        """Something has happened to the backend: look what."""
+    def wake(self) -> None:
+        """Have the follower check the backend's state, which has changed."""
 
     def miss(self) -> None:
-        """Frames may have been lost: look at the queue and the history."""
+        """Note that frames may have been lost; the follower then reads the queue and the history."""
 
 
 class Backend:
     """One ComfyUI server as this worker sees it."""
 
-    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int, careless: set[str] | None = None) -> None:
+    def __init__(self, name: str, url: str, comfyui: ComfyUI, slots: int, stray_savers: set[str] | None = None) -> None:
         self.name = name
         self.url = url
         self.comfyui = comfyui
         self.slots = slots
         self.used = 0
         self.saving = 0
-        """Runs that need no slot any more, and whose outputs are on their way."""
+        """Number of runs that hold no slot any more and whose outputs are being saved."""
         self.driven = False
         self.drained = False
-        """It is given no more prompts, and finishes those that it has."""
+        """The backend gets no new prompts and finishes those it has."""
         self.healthy = False
         self.reason: str | None = "not connected yet"
         self.since = datetime.now(UTC)
         self.client_id = ""
         self.queue_remaining = 0
         self.offering = BackendOffer(comfyui)
-        self.careless = careless if careless is not None else set()
-        """Node classes that were found to save outside the folder that they were given; of all backends together."""
+        self.stray_savers = stray_savers if stray_savers is not None else set()
+        """Node classes known to save outside the folder they were given; shared by all backends."""
         self.breaker = Breaker()
-        """What is known of its device."""
+        """Circuit breaker that counts errors of the backend's device."""
         self.exclusive_run = ExclusiveRun(self._tell_slot)
         self.stopping: set[str] = set()
-        """Prompts that are to end and do not: it is given no more before it obeys."""
+        """Prompts that do not stop although asked to; until they have, the backend gets no new prompts."""
         self.stranger_at = 0.0
-        """When it last said something of a prompt that nobody here follows, by the monotonic clock."""
+        """Monotonic time of the last frame about a prompt without a follower here."""
         self.stale: frozenset[str] = frozenset()
-        """Prompts of ours in its queue that nobody waits for any more, and that did not end when they were told to."""
+        """Our prompts in its queue whose attempts are over; until they have stopped, it gets no new prompts."""
         self.models: list[str] = []
-        """The checkpoints of the run that began last: what it has probably in its memory."""
+        """The checkpoints of the latest run, which are probably still in memory."""
         self._loads: dict[str, list[str]] = {}
-        """Prompt → the checkpoints that it loads, of those that are followed."""
+        """Followed prompt → the checkpoints that it loads."""
         self.freed: dict[str, Any] | None = None
-        """When it was last told to free its memory, and what was wrong with that if anything was."""
+        """When it was last asked to free its memory, and the fault if that failed."""
         self.stats = Stats()
         self._stats_at = float("-inf")
         self._followers: dict[str, Follower] = {}
         self._stood_still = False
         self._vital_signs = VitalSigns(name, comfyui, self._followers, self._life_changed)
         self.on_slot: Callable[[], None] = _nothing
-        """Called when it may take another prompt."""
+        """Called when the backend may take another prompt."""
         self.on_health: Callable[[], None] = _nothing
-        """Called when it fell ill or recovered."""
+        """Called when the backend becomes unhealthy or healthy."""
         self.on_change: Callable[[], None] = _nothing
-        """Called when a reader of its state would see another one."""
+        """Called when what `state` returns has changed."""
 
     @property
     def catalog(self) -> Catalog:
-        """What it offers, as far as is known."""
+        """The node classes and models it offers, as last read."""
         return self.offering.catalog
 
     @property
     def load(self) -> BackendLoad:
-        """What the scheduler looks at."""
+        """The backend's load, for the scheduler; no slots when it may get no new prompts."""
         able = self.driven and self.healthy and not self.drained and self.standstill is None
         able = able and not self._vital_signs.doubt and not self.stopping and not self.stale
         able = able and not self.exclusive_run.taken
@@ -133,22 +133,22 @@ class Backend:
 
     @property
     def standstill(self) -> Standstill | None:
-        """Where its execution stands still; it is given no more then."""
+        """Where execution stands still, None while it works; a backend at a standstill gets no new prompts."""
         return self._vital_signs.standstill
 
     @property
     def ailment(self) -> str | None:
-        """What keeps it from being trusted with jobs; None when it is well."""
+        """Why the backend gets no jobs; None when it is healthy."""
         if self.standstill is not None:
             return "its execution stands still: restart it"
         if self.healthy and self.breaker.is_open:
-            failed = f"{self.breaker.failures} jobs in a row met an error of its device"
-            return f"{failed}: it gets a trial job now and then"
+            failed = f"{self.breaker.failures} jobs in a row failed with an error of its device"
+            return f"{failed}: it gets only trial jobs until one succeeds"
         return self.reason
 
     @property
     def foreign(self) -> int:
-        """Prompts in its queue that are not ours."""
+        """Number of prompts in its queue that this worker does not follow."""
         return max(0, self.queue_remaining - len(self._followers))
 
     @contextlib.contextmanager
@@ -163,28 +163,28 @@ class Backend:
                 self._loads.pop(prompt_id, None)
 
     def take_slot(self) -> None:
-        """Count one more prompt."""
+        """Take a slot for a prompt."""
         self.used += 1
         self.on_change()
 
     def free_slot(self) -> None:
-        """Count one prompt less, and tell who waits for it."""
+        """Give a slot back and report it."""
         self.used -= 1
         self.on_change()
         self.on_slot()
 
     def begin_saving(self) -> None:
-        """Count one more run that is being saved."""
+        """Count a run whose outputs are being saved."""
         self.saving += 1
 
     def end_saving(self) -> None:
-        """Count one less, and tell who waits for a slot."""
+        """Count a run whose saving has ended, and report that a slot may be free."""
         self.saving -= 1
         self.on_change()
         self.on_slot()
 
     def set_drained(self, drained: bool) -> None:
-        """Note what was decided about it."""
+        """Set whether an operator has drained the backend."""
         if drained != self.drained:
             log.info("backend %s is %s", self.name, "drained" if drained else "in use again")
             self.drained = drained
@@ -192,14 +192,14 @@ class Backend:
             self.on_slot()
 
     def will_load(self, prompt_id: str, graph: Graph) -> None:
-        """Note the checkpoints that a prompt which is followed loads when it begins; one without any loads none."""
+        """Note which checkpoints a followed prompt will load when it begins."""
         inputs = [node["inputs"] for node in graph.values()]
         named = dict.fromkeys(word(each["ckpt_name"]) for each in inputs if isinstance(each.get("ckpt_name"), str))
         if named:
             self._loads[prompt_id] = list(named)[:_MOST_MODELS]
 
     async def free_memory(self) -> None:
-        """Have it unload its models; `freed` tells how that went, and its figures are asked for anew."""
+        """Have the backend unload its models; the result is in `freed`, and its statistics are read again."""
         fault = None
         try:
             await self.comfyui.free_memory()
@@ -212,7 +212,7 @@ class Backend:
         self.on_change()
 
     def set_health(self, reason: str | None) -> None:
-        """Note that it is well (None), or what ails it."""
+        """Set why the backend is unhealthy; None means healthy."""
         healthy = reason is None
         if healthy != self.healthy:
             self.since = datetime.now(UTC)
@@ -223,31 +223,31 @@ class Backend:
             self.on_slot()
 
     def set_stale(self, prompt_ids: frozenset[str]) -> None:
-        """Note which prompts nobody waits for any more; without any it may take others again."""
+        """Set which of our prompts in its queue belong to attempts that are over."""
         freed = self.stale and not prompt_ids
         self.stale = prompt_ids
         if freed:
             self._tell_slot()
 
     def stand_still(self, prompt_id: str) -> None:
-        """Note that its execution stands still at this prompt; those who wait behind it move elsewhere."""
+        """Note that execution stands still at this prompt; jobs that wait behind it move to other backends."""
         self._vital_signs.stand_still(prompt_id, certain=False)
 
     def saw_running(self, prompt_id: str | None, stall_s: float) -> None:
-        """Note what is executed while one of ours waits behind it, or is to end; see `VitalSigns.saw_running`."""
+        """Note which prompt runs while one of ours waits or is being stopped; see `VitalSigns.saw_running`."""
         self._vital_signs.saw_running(prompt_id, stall_s)
 
     def device_failed(self, job_id: int, user_id: str) -> None:
-        """Note that a job met an error of its device."""
+        """Note that a job failed with an error of the device."""
         self._judge_device(lambda: self.breaker.failed(job_id, user_id, time.monotonic()))
 
     def device_succeeded(self) -> None:
-        """Note that a job was run well."""
+        """Note that a job succeeded."""
         if self.breaker.in_doubt:
             self._judge_device(self.breaker.succeeded)
 
     def device_proven(self, job_ids: list[int]) -> None:
-        """Note that these jobs, which met an error of its device, have succeeded elsewhere."""
+        """Note that these jobs, which failed with an error of the device here, succeeded on other backends."""
         self._judge_device(lambda: self.breaker.proven(job_ids, time.monotonic()))
 
     def _judge_device(self, judge: Callable[[], None]) -> None:
@@ -261,7 +261,7 @@ class Backend:
         self.on_slot()
 
     def state(self, worker_id: str) -> dict[str, Any]:
-        """Return what its heartbeat tells."""
+        """Return the backend's state for its heartbeat."""
         return {
             "url": self.url.rpartition("@")[2],
             "driver": worker_id,
@@ -284,7 +284,7 @@ class Backend:
         }
 
     async def refresh(self, registry: Registry) -> None:
-        """Ask anew what the server offers and how it fares, when that is due."""
+        """Read the server's statistics and offer again, when that is due."""
         now = time.monotonic()
         if now - self._stats_at > STATS_AGE_S:
             self._stats_at = now
@@ -293,10 +293,10 @@ class Backend:
         await self.offering.publish(registry)
 
     async def serve(self, registry: Registry) -> None:
-        """Connect, and drain the socket until it breaks; raises `BackendLost` or `Unavailable` then."""
+        """Connect and read the event socket until it closes; raises `BackendLost` or `Unavailable`."""
         self.offering.forget_age()
         self._stats_at = float("-inf")
-        await self._vital_signs.look_after_standstill()
+        await self._vital_signs.check_standstill()
         await self.refresh(registry)
         self.client_id = f"genonaut-{uuid4().hex}"
         async with self.comfyui.socket(self.client_id) as ws:
@@ -309,7 +309,7 @@ class Backend:
             ]
             try:
                 async for message in in_turns(ws):
-                    # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
+                    # Nothing here may wait: a client that stops reading delays all clients' events (section 7).
                     frame = read_frame(message)
                     if isinstance(frame, Picture):
                         self._show(frame)
@@ -325,18 +325,18 @@ class Backend:
             try:
                 await self.refresh(registry)
             except (BackendLost, Unavailable) as error:
-                # Busy perhaps; whether it is gone is for the socket to say.
-                log.info("backend %s did not say how it fares: %s", self.name, error)
+                # The server may only be busy; the event socket shows whether it is gone.
+                log.info("backend %s: its state cannot be read: %s", self.name, error)
 
     async def _look_for_ever(self) -> None:
-        """Look whether it executes what it has; a backend whose pause is over is offered again."""
+        """Check regularly whether the backend executes, and report slots for trial jobs."""
         while True:
             await asyncio.sleep(LOOK_S)
             if not (self._followers or self.queue_remaining or self.standstill):
                 self._vital_signs.heard()
             with contextlib.suppress(BackendLost):
-                await self._vital_signs.look_after_standstill()
-                await self._vital_signs.look()
+                await self._vital_signs.check_standstill()
+                await self._vital_signs.check()
             if self.breaker.in_doubt:
                 self.on_slot()
 
@@ -348,14 +348,14 @@ class Backend:
         self.on_change()
         self.on_slot()
         for follower in list(self._followers.values()):
-            follower.look()
+            follower.wake()
 
     def _tell_slot(self) -> None:
         self.on_change()
         self.on_slot()
 
     def disconnected(self, reason: str) -> None:
-        """Note the loss; whoever follows a prompt looks for it by other means."""
+        """Note that the connection is lost; followers then poll for their prompts."""
         self.set_health(reason)
         self._look_again()
 
@@ -381,11 +381,11 @@ class Backend:
             self.stranger_at = time.monotonic()
 
     def _show(self, picture: Picture) -> None:
-        """Hand a picture to who follows its prompt, and to nobody if that cannot be known."""
+        """Hand a picture to the follower of its prompt; drop it when the prompt is unknown."""
         if picture.prompt_id is not None:
             shown = [follower] if (follower := self._followers.get(picture.prompt_id)) else []
         else:
-            # The old form does not say whose it is: what is executed is one prompt, and that must be one of ours.
+            # The old format names no prompt: the picture belongs to the one prompt being executed, if that is ours.
             shown = [follower for follower in set(self._followers.values()) if follower.executing]
         if len(shown) == 1:
             shown[0].show(picture)

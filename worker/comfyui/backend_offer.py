@@ -1,4 +1,4 @@
-"""What one backend offers: read whole now and then, and node class by node class when somebody misses something."""
+"""What one backend offers: all of it is read regularly, single node classes when a server misses something in them."""
 
 from __future__ import annotations
 
@@ -21,30 +21,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AGE_S: Final = 120.0
-"""An idle backend is asked this often for everything that it offers: models come and go while it runs."""
+"""Seconds between two readings of everything an idle backend offers: models come and go while it runs."""
 BUSY_AGE_S: Final = 600.0
-"""One that works is asked less often. It answers with its event loop held up, 60 ms of a usual server and up to some
-seconds of one with hundreds of custom nodes, and its frames come that much later: below a hundredth of its time at any
-size. Never to be asked, as long as it has work, would leave its list as old as the work is long."""
+"""The same for a backend that executes prompts. Answering blocks its event loop and delays its frames: 60 ms for a
+usual server, up to some seconds with hundreds of custom nodes, so below a hundredth of its time at any size."""
 _TIMES_AS_LONG: Final = 10
-"""The pause after it was read what a backend offers, as many times as that took: it may connect again and again."""
+"""Pause after a reading, as a multiple of its duration; also limits the load of a backend that keeps reconnecting."""
 CLASS_EVERY_S: Final = 1.0
-"""A class is read once in this time, however many miss something in it: that costs the server a millisecond, and who
-asks waits for the next reading no longer than a person for an answer."""
+"""Minimum seconds between two readings of a class, whatever the number of questions. A reading costs the server a
+millisecond, and a caller waits for the next one no longer than is acceptable for a person."""
 LATELY_S: Final = 3.0
-"""So old may a reading be by which a backend is passed over: a job of another one's must not cost it a second each."""
+"""Maximum age in seconds of a reading that may decide against a backend without reading the class again."""
 _LONGEST_PAUSE_S: Final = 30.0
 SOON_S: Final = 2.0
-"""When a class may not be read again before that, nobody waits for it: it answers too slowly to be asked so often."""
+"""Maximum seconds to wait for the next reading of a class; beyond that the known description counts."""
 MOST_UNKNOWN: Final = 64
-"""Names that no class of the backend has, read within `LATELY_S`: clients can think of any number of them."""
+"""Maximum number of unknown class names read within `LATELY_S`, because clients can send any number of them."""
 MOST_CHANGED: Final = 200
-"""Classes read one by one; with more of them everything is read again."""
+"""Maximum number of changed classes read one by one; beyond it everything is read again."""
 _MOST_CHANGED_BYTES: Final = 8 * 2**20
 _AT_ONCE: Final = 2
-"""Classes that a backend is asked for at the same time."""
+"""Maximum number of simultaneous requests for classes to a backend."""
 _REPLACEMENTS: Final = ""
-"""Stands among the names of classes, of which none is empty, for what the backend takes for others."""
+"""Key for the backend's replacements of node classes among the names of classes, none of which is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +51,21 @@ class _Reading:
     began_at: float
     """By the monotonic clock."""
     pause_s: float
-    """So long after it began it is not repeated."""
+    """Seconds after `began_at` during which it is not repeated."""
 
 
 class BackendOffer:
-    """What a backend offers, and how long ago it said so."""
+    """What a backend offers, and when that was read."""
 
     def __init__(self, comfyui: ComfyUI) -> None:
         self.catalog = Catalog({})
         self.digest: str | None = None
-        """Under which others find the catalog; None before it was read. See `CHANGED_BY`."""
+        """Key of the catalog in the registry; None before it was read. See `CHANGED_BY`."""
         self._comfyui = comfyui
         self._whole: str | None = None
         self._since: str | None = None
         self._changed: dict[str, Offer] = {}
-        """Class → what was read of it since everything was, and was not as before."""
+        """Class → its description, if it has changed since everything was read."""
         self._readings: dict[str, _Reading] = {}
         self._asking = asyncio.Semaphore(_AT_ONCE)
         self._replacing = asyncio.Lock()
@@ -74,14 +73,14 @@ class BackendOffer:
         self._unpublished = False
         self._read_at = float("-inf")
         self._due_at = float("-inf")
-        """Not before then everything is read again: that takes long, if there is much of it."""
+        """Earliest time of the next reading of everything, which may take long."""
 
     def forget_age(self) -> None:
-        """It may be another server now, or a restarted one: what it offers is to be read as soon as may be."""
+        """Have everything read again as soon as allowed, because the server may have been restarted or replaced."""
         self._read_at = float("-inf")
 
     async def refresh(self, registry: Registry, *, busy: bool) -> None:
-        """Read everything anew, when that is due."""
+        """Read everything again, if that is due."""
         now = time.monotonic()
         if now - self._read_at <= (BUSY_AGE_S if busy and self._whole is not None else AGE_S) or now <= self._due_at:
             return
@@ -92,12 +91,12 @@ class BackendOffer:
             self._whole = await registry.put_catalog(offer.described, instead_of=self.digest)
             self.digest, self._since = self._whole, None
             self.catalog = offer.catalog
-            # Read after this began, one by one, it may be newer than the whole: that is seen when it is missed again.
+            # Classes read in the meantime may be newer; they are read again when something is missed in them.
             self._changed.clear()
             self._unpublished = False
 
     def wait_s(self, name: str) -> float | None:
-        """Return in how many seconds a class may be read again; None when that is not soon."""
+        """Return in how many seconds a class may be read again; None when that exceeds `SOON_S`."""
         now = time.monotonic()
         self._forget_old(now)
         found = self._readings.get(name)
@@ -110,13 +109,13 @@ class BackendOffer:
         return 0.0
 
     def reserve(self, name: str) -> None:
-        """Somebody is about to read the class: nobody else need."""
+        """Mark a class as being read, so that no other task reads it."""
         self._readings[name] = _Reading(time.monotonic(), CLASS_EVERY_S)
 
     async def read_again(self, name: str) -> None:
-        """Read a class, and what it has become if it is not there; raises `BackendLost`.
+        """Read a class, or its replacement if it does not exist; raises `BackendLost`.
 
-        Whoever calls it has looked at `wait_s`.
+        The caller must check `wait_s` first.
         """
         began_at = time.monotonic()
         if await self._read_class(name) or name in self.catalog.nodes:
@@ -127,8 +126,8 @@ class BackendOffer:
         if known is not None and known.node_class not in self.catalog.nodes and self.wait_s(known.node_class) == 0:
             await self._read_class(known.node_class)
 
-    async def look_again(self, names: Iterable[str]) -> bool:
-        """Read those of the classes that were not read lately; whether all of them have been then.
+    async def read_stale(self, names: Iterable[str]) -> bool:
+        """Read the classes that were not read within `LATELY_S`; False when some may not be read yet.
 
         Raises
         ------
@@ -146,7 +145,7 @@ class BackendOffer:
         return sure
 
     async def publish(self, registry: Registry) -> bool:
-        """Have others see what was read of single classes; whether there was anything to be seen."""
+        """Publish changed classes in the registry; False when there was nothing to publish."""
         async with self._publishing:
             if not self._unpublished or self._whole is None:
                 return False
@@ -164,18 +163,18 @@ class BackendOffer:
             return True
 
     async def _read_class(self, name: str) -> bool:
-        """Read a class; whether the backend has it."""
+        """Read a class; False when the backend does not have it."""
         offer = await self._read(name)
         known = offer.catalog.nodes.get(name)
         if known is None:
             return False
         if known != self.catalog.nodes.get(name):
-            log.info("node class %r is not what it was when last read", name)
+            log.info("node class %r has changed since the last reading", name)
             self._change(name, offer)
         return True
 
     async def _read_replacements(self, since: float) -> None:
-        """Read what the backend takes for others, as soon as may be, unless somebody has begun to since then."""
+        """Read the replacements of node classes as soon as allowed, unless another task began to after `since`."""
         async with self._replacing:
             read = self._readings.get(_REPLACEMENTS)
             wait_s = self.wait_s(_REPLACEMENTS)

@@ -1,4 +1,4 @@
-"""Answers of a backend on the wire: read where it was asked and nowhere else, and no more than they may be."""
+"""HTTP answers and messages of a backend, with limits: no redirects, maximum sizes, minimum speed."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ T = TypeVar("T")
 
 CHUNK_BYTES: Final = 256 * 1024
 SLOWEST_BYTES_S: Final = 8 * 1024
-"""A file that comes slower than this, over a whole time-out, does not come: its sender could go on for years."""
+"""Minimum bytes per second of a download, averaged over a whole time-out; a slower one is given up."""
 _SHARE: Final = 0.5
 _SHARE_S: Final = 0.25
-"""So much of the loop's time a backend's messages may take at once, and from then on that share of it."""
+"""Seconds of the event loop that a backend's messages may take at once; beyond that they get the share `_SHARE`."""
 _AT_A_TIME: Final = 50
 _MIB: Final = 2**20
 _MOST_BYTES: Final = {
     # Hundreds of custom nodes, each with lists of thousands of models: 10 to 30 MB were seen.
     "object_info": 64 * _MIB,
-    # Has the graph as it was sent, escaped, and what nodes say of their outputs.
+    # Contains the submitted graph, escaped, and the nodes' outputs.
     "history": 64 * _MIB,
-    # Has all graphs that wait, other people's included.
+    # Contains all waiting graphs, also those of other clients.
     "queue": 64 * _MIB,
     # The log: some hundred pieces, among them whole error messages.
     "internal": 8 * _MIB,
     # A refusal quotes the lists of allowed values.
     "prompt": 16 * _MIB,
 }
-"""Route → so much of an answer is read, counted after inflation."""
+"""Route → maximum bytes of an answer, after decompression."""
 _MOST_ELSEWHERE: Final = _MIB
 
 
 def own_session(shared: ClientSession) -> ClientSession:
-    """Return a session on the same connections that keeps no cookies and follows nobody to another place.
+    """Return a session on the same connections that keeps no cookies and refuses redirects.
 
-    Each request may forbid redirects, except the one that opens a WebSocket. The shared session, which owns the
-    connections, is to be closed, and this one need not be.
+    Refusing here is needed because aiohttp has no option for it when it opens a WebSocket. Close only the shared
+    session, which owns the connections.
     """
     tracing = TraceConfig()
     tracing.on_request_redirect.append(_refuse)
@@ -67,22 +67,22 @@ async def _refuse(session: ClientSession, context: SimpleNamespace, told: TraceR
 
 
 def redirected(path: str, status: int) -> str:
-    """Return what to say of an answer that points to another place."""
+    """Return the error message for a redirect."""
     return f"The backend answered {path} with status {status}, a redirect, which is not followed."
 
 
 def is_redirect(status: int) -> bool:
-    """Whether the answer points to another place."""
+    """Whether the status is a redirect."""
     return HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
 
 
 def most_bytes(path: str) -> int:
-    """Return how long the answer to a request for this path may be."""
+    """Return the maximum bytes of the answer to a request for this path."""
     return _MOST_BYTES.get(path.split("/")[1], _MOST_ELSEWHERE)
 
 
 async def read_whole(response: ClientResponse, path: str) -> bytes:
-    """Return the content of an answer, which is inflated piece by piece; raises `BackendLost` when it is too long."""
+    """Return the decompressed content of an answer; raises `BackendLost` when it exceeds `most_bytes`."""
     most = most_bytes(path)
     held: list[bytes] = []
     size = 0
@@ -95,9 +95,9 @@ async def read_whole(response: ClientResponse, path: str) -> bytes:
 
 
 class Pace:
-    """Reads a file of any length, and gives up on one that does not come, or comes at a drip.
+    """Reads a file of any length, and gives up when it stops or is too slow.
 
-    Only the time in which the backend is waited for counts, not what becomes of the pieces meanwhile.
+    Only the time spent waiting for the backend counts, not the time that the caller takes for each piece.
     """
 
     def __init__(self, content: StreamReader, silence_s: float) -> None:
@@ -112,12 +112,12 @@ class Pace:
         Raises
         ------
         TimeoutError
-            Nothing came for so long.
+            Nothing came for `silence_s`.
         BackendLost
-            What came was too little.
+            The file comes more slowly than `SLOWEST_BYTES_S`.
         """
         began = time.monotonic()
-        # aiohttp's own limit on silence is gone once it stumbled over a damaged chunk of a large answer.
+        # aiohttp's own read timeout no longer works after a damaged chunk in a large answer.
         async with asyncio.timeout(self._silence_s):
             chunk = await self._content.read(CHUNK_BYTES)
         self._waited_s += time.monotonic() - began
@@ -130,10 +130,10 @@ class Pace:
 
 
 async def in_turns(messages: AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Yield the messages of a backend, which has at most half of the event loop's time for what they lead to.
+    """Yield the messages of a backend; handling them takes at most half of the event loop's time.
 
-    Many that have come together are handed out without the loop having its turn, so it is given that now and then.
-    One that sends more than is ours to read is not listened to for a while, which it feels when its buffers are full.
+    Messages that are already buffered are yielded without the loop running other tasks, so it gets a chance every
+    `_AT_A_TIME` messages. When a backend sends too much, reading pauses, and its own buffers fill up.
     """
     rest_s, looked_at, count = _SHARE_S, time.monotonic(), 0
     async for message in messages:
@@ -150,14 +150,14 @@ async def in_turns(messages: AsyncIterable[T]) -> AsyncGenerator[T, None]:
 
 
 def away(error: BaseException) -> BackendLost:
-    """Return the error for a backend that cannot be spoken with."""
+    """Return the error for a backend that cannot be reached."""
     return BackendLost(f"The backend cannot be reached: {named(error)}.")
 
 
 def named(error: BaseException) -> str:
-    """Return what went wrong on the wire; a connection error's own text shows the address, which is not for users."""
+    """Return a short name of a connection error; its own text shows the address, which users must not see."""
     return "it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 ON_THE_WIRE: Final[tuple[type[Exception], ...]] = (ClientError, OSError, TimeoutError, ValueError)
-"""What aiohttp raises: `ValueError` for parts of an answer, or of what it is told to send, that it cannot write."""
+"""Errors that aiohttp raises; `ValueError` for parts of an answer or a request that it cannot encode or parse."""

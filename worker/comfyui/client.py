@@ -1,4 +1,4 @@
-"""The one place that speaks to ComfyUI: its HTTP routes and its socket, as measured (COMFYUI) and not as hoped."""
+"""The client for ComfyUI's HTTP routes and event socket; it follows the observed behaviour (COMFYUI)."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from worker.comfyui.node_outputs import OutputFile
 
 DOWNLOADS_AT_ONCE: Final = 16
-"""Files that come from a backend at the same time: one that sends none is not to take a connection for each of them."""
+"""Maximum number of simultaneous downloads from a backend, so that one which hangs does not hold many connections."""
 FORGET_S: Final = 0.5
-"""An idle server has noticed within this time that it is to forget."""
+"""Seconds within which an idle server carries out `/free`."""
 _CLOSE_S: Final = 2.0
 _MOST_MARKED: Final = 10_000
 _LAST: Final = (8, 64, 1_000)
-"""So many of the prompts that ended last are looked through, as far as that is needed: each comes with its graph."""
+"""Numbers of recently ended prompts read, one after the other until enough: each entry includes its graph."""
 MARK: Final = "genonaut"
-"""Key in a prompt's `extra_data` by which we know our own: of which attempt it is, and as what it was sent."""
+"""Key in a prompt's `extra_data` that marks our prompts, with the attempt and the submitted prompt id."""
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
-"""Older servers take every interrupt for a global one (COMFYUI, section 11)."""
+"""First version that interrupts a single prompt; older ones interrupt whatever runs (COMFYUI, section 11)."""
 _MOST_REFUSAL_BYTES: Final = 2048
 _NOT_OF_THE_FILE: Final = frozenset(
     {
@@ -55,8 +55,7 @@ _NOT_OF_THE_FILE: Final = frozenset(
         HTTPStatus.TOO_MANY_REQUESTS,
     }
 )
-"""Answers that say something of the server, or of what stands before it, and nothing of the file asked for; so does
-all above 500."""
+"""Statuses that concern the server or a proxy, not the requested file; so do all above 500."""
 _JSON: Final = {"Content-Type": "application/json"}
 _REFUSALS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
@@ -65,13 +64,13 @@ log = logging.getLogger(__name__)
 
 
 class UnclearSubmission(BackendLost):
-    """The POST got no proper answer: the prompt may be queued all the same. Look it up before sending it again."""
+    """The submission got no valid answer, so the prompt may be queued. Look it up before sending it again."""
 
     code = "backend_unclear"
 
 
 class SubmissionFailed(UnclearSubmission):
-    """The server stumbled over the submission: an error of its own, before the prompt was queued or after."""
+    """The server answered the submission with an internal error, before or after it queued the prompt."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"The backend answered the submission with status {status}.")
@@ -79,15 +78,15 @@ class SubmissionFailed(UnclearSubmission):
 
 
 class Unreadable(OutputInvalid):
-    """The server stumbles over the file itself; it may do so once, or each time."""
+    """The server fails with an internal error when it reads the file, once or every time."""
 
 
 class Accepted(NamedTuple):
-    """What became of a submission that the server took."""
+    """The answer to a successful submission."""
 
     prompt_id: str
     left_out: str | None
-    """What it will not run of it, and why; None when it runs all."""
+    """The parts that the server will not run, with the reason; None when it runs all."""
 
 
 class Place(StrEnum):
@@ -100,7 +99,7 @@ class Place(StrEnum):
 
 
 class ComfyUI:
-    """One server. Methods raise `BackendLost` when it is away or answers nonsense."""
+    """One server. Methods raise `BackendLost` when it is unreachable or its answer is invalid."""
 
     def __init__(self, session: ClientSession, url: str, *, timeout_s: float, max_message_bytes: int) -> None:
         self._session = own_session(session)
@@ -110,58 +109,58 @@ class ComfyUI:
         self._downloading = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
         self.version = ""
         self._cancels = True
-        """Whether it may have `POST /api/jobs/{id}/cancel`."""
+        """Whether the server may have the route `POST /api/jobs/{id}/cancel`."""
 
     async def system_stats(self) -> Stats:
-        """Return the server's memory and version, and note the version."""
+        """Return the server's memory and version, and keep the version."""
         stats = read_stats(await self._get_object("/system_stats"))
         if stats.version != self.version:
             self.version, self._cancels = stats.version, True
         return stats
 
     async def object_info(self) -> Offer:
-        """Return what the server offers, as far as it can be used."""
+        """Return the usable node classes and models of the server."""
         raw = await self._ok("GET", "/object_info")
         offer = await _read_offer(raw, await self.node_replacements())
         if not offer.catalog.nodes:
             raise BackendLost("The backend describes no nodes.")
         if offer.left_out:
-            log.warning("a backend describes %s of its node classes in a way that cannot be used", offer.left_out)
+            log.warning("a backend's descriptions of %s node classes are invalid: they are left out", offer.left_out)
         return offer
 
     async def node_class(self, name: str) -> Offer:
-        """Return what the server says of one node class: nothing if it has none of this name.
+        """Return the description of one node class; empty if the server has no such class.
 
-        What it costs a server does not depend on how much it has, unlike everything: that holds up its event loop.
+        Cheap for any server, while reading all classes blocks its event loop for as long as it has many.
         """
         try:
             path = f"/object_info/{quote(name, safe='')}"
         except UnicodeEncodeError:
             path = ""
-        # A name of dots would be another path; nobody calls a class so.
-        asked = bool(path.rpartition("/")[2].strip("."))
-        status, raw = await self._request("GET", path) if asked else (HTTPStatus.NOT_FOUND, b"")
+        # A name that consists of dots would change the path; no class has such a name.
+        is_valid = bool(path.rpartition("/")[2].strip("."))
+        status, raw = await self._request("GET", path) if is_valid else (HTTPStatus.NOT_FOUND, b"")
         if status == HTTPStatus.NOT_FOUND:
             return await _read_offer(b"{}", {})
         _expect_ok("/object_info", status)
         return await _read_offer(raw, {}, name)
 
     async def node_replacements(self) -> dict[str, Any]:
-        """Return which node classes the server takes for others; nothing of one that knows no such thing."""
+        """Return the server's replacements for old node classes; empty when it does not have the route."""
         status, raw = await self._request("GET", "/node_replacements")
         return read_object(raw) if status == HTTPStatus.OK else {}
 
     async def submit(self, graph: Graph, *, prompt_id: str, client_id: str, extra: Mapping[str, Any]) -> Accepted:
-        """Queue a prompt and return the id under which the server has it: an old one gives it another.
+        """Queue a prompt and return the id that the server uses for it; an old server assigns its own.
 
         Raises
         ------
         WorkflowRefused, BackendLacksModel, WorkflowUnread
-            The server will not run the graph, not even a part of it.
+            The server refuses the whole graph.
         SubmissionFailed
-            It stumbled over it, and may have queued it or not.
+            The server had an internal error; the prompt may be queued or not.
         UnclearSubmission
-            It may be queued or not.
+            The prompt may be queued or not.
         """
         body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": dict(extra)}
         try:
@@ -183,10 +182,10 @@ class ComfyUI:
         return Accepted(accepted, f"A part of the workflow did not run. {refused}" if refused else None)
 
     async def locate(self, prompt_id: str) -> tuple[Place, dict[str, Any] | None]:
-        """Return where the prompt is, and its history entry if it has finished.
+        """Return where the prompt is, and its history entry if it has ended.
 
-        The queue is read first: a job moves from there to history in one step, and in the other order a live job was
-        missing from both in half of all tries (section 0, point 2).
+        The queue is read first, because a prompt moves from the queue to the history. In the other order, a live prompt
+        was missing from both in half of all tries (section 0, point 2).
         """
         queue = await self._get_object("/queue")
         for key, place in (("queue_running", Place.RUNNING), ("queue_pending", Place.PENDING)):
@@ -195,28 +194,28 @@ class ComfyUI:
         entry = await self.history(prompt_id)
         return (Place.FINISHED, entry) if entry is not None else (Place.UNKNOWN, None)
 
-    async def at_hand(self) -> tuple[str | None, bool]:
-        """Return the id of the prompt that is being executed, whoever sent it, and whether another one waits."""
+    async def queue_state(self) -> tuple[str | None, bool]:
+        """Return the id of the running prompt, whichever client sent it, and whether others wait."""
         queue = await self._get_object("/queue")
         running = (prompt_id_of(item[1]) for item in listed(queue.get("queue_running")) if len(item) > 1)
         return next(filter(None, running), None), bool(listed(queue.get("queue_pending")))
 
     async def log_says(self) -> LogSays:
-        """Return what the server's own log says of its execution thread."""
+        """Return the state of the execution thread according to the server's log."""
         status, raw = await self._request("GET", "/internal/logs/raw")
         entries = read_object(raw).get("entries") if status == HTTPStatus.OK else None
         return read_log(entries) if isinstance(entries, list) else LogSays.UNREADABLE
 
     async def marked_prompts(self) -> dict[str, str]:
-        """Return our queued and running prompts: id → the id under which the run was sent; a node may queue it anew.
+        """Return our running and queued prompts, in this order: id → the id of the submitted prompt of the same run.
 
-        Running ones come first.
+        The two differ when a node has queued its prompt again.
         """
         queue = await self._get_object("/queue")
         return _runs([*listed(queue.get("queue_running")), *listed(queue.get("queue_pending"))][:_MOST_MARKED])
 
     async def marked_since(self, prompt_id: str) -> dict[str, str]:
-        """Return the same of the prompts that have ended since this one had, the oldest first."""
+        """Return the same for prompts that ended after `prompt_id`, the oldest first."""
         ended: dict[str, Any] = {}
         for most in _LAST:
             ended = await self._get_object(f"/history?max_items={most}")
@@ -227,15 +226,15 @@ class ComfyUI:
         return _runs(listed(prompts))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """Return the history entry of a prompt that has ended, else None."""
+        """Return the history entry of a prompt; None unless it has ended."""
         found = (await self._get_object(f"/history/{prompt_id}")).get(prompt_id)
         return found if isinstance(found, dict) else None
 
     async def stop(self, prompt_id: str) -> None:
-        """Take the prompt out of the queue, or interrupt it where it runs: sent, and not confirmed yet.
+        """Delete the prompt from the queue, or interrupt it if it runs; does not wait until it has stopped.
 
-        Newer servers do both in one step, which cannot hit the prompt that runs next. With older ones it takes two, of
-        which each alone can miss (point 9).
+        Newer servers do both in one step, which cannot hit the next prompt by mistake. Older ones need two requests,
+        each of which can miss the prompt (point 9).
         """
         if self._cancels and await self._cancel(prompt_id):
             return
@@ -245,24 +244,24 @@ class ComfyUI:
         await self._ok("POST", "/interrupt", {"prompt_id": prompt_id})
 
     async def _cancel(self, prompt_id: str) -> bool:
-        """Whether the server has the route by which newer ones cancel a prompt; it is not asked again if it has not."""
+        """Cancel by the route of newer servers; False when the server does not have it, which is then remembered."""
         status, raw = await self._request("POST", f"/api/jobs/{prompt_id}/cancel", {})
         self._cancels = status == HTTPStatus.OK and isinstance(read_object(raw).get("cancelled"), bool)
         return self._cancels
 
     async def free_memory(self) -> None:
-        """Have the server unload its models and forget its results, as soon as nothing runs (section 1)."""
+        """Have the server unload its models and clear its cache of results, once nothing runs (section 1)."""
         await self._ok("POST", "/free", {"unload_models": True, "free_memory": True})
 
     async def download(self, file: OutputFile, most_bytes: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of an output; None of one that is said to have more than `most_bytes`.
+        """Yield the bytes of an output, unless its announced size exceeds `most_bytes`.
 
         Raises
         ------
         OutputInvalid
-            The server has no such file, cannot read it, or it is too large.
+            The server does not have the file or cannot read it, or the file is too large.
         BackendLost
-            It is away, broke off in the middle, or sends so slowly that the end is not to be waited for.
+            The server is unreachable, closed the connection early, or sends too slowly.
         """
         if file.text is not None:
             yield file.text.encode("utf-8", "replace")
@@ -280,8 +279,8 @@ class ComfyUI:
             raise away(error) from error
 
     async def _view(self, method: str, file: OutputFile) -> ClientResponse:
-        """Ask for a file, and return as soon as it begins to come."""
-        # Of a name with folders the server would take the last part, and look for it elsewhere.
+        """Request a file, and return when the headers have arrived."""
+        # From a name with folders the server would take only the last part, so the folders go into `subfolder`.
         folder, _, name = file.filename.rpartition("/")
         query = {"filename": name, "subfolder": "/".join(filter(None, (file.subfolder, folder))), "type": file.folder}
         async with asyncio.timeout(self._timeout.total):
@@ -291,12 +290,12 @@ class ComfyUI:
                 params=query,
                 headers={"Accept-Encoding": "identity"},
                 allow_redirects=False,
-                # A whole video may take long; how it comes is seen to piece by piece.
+                # No total limit, because a video may take long; `Pace` limits the speed.
                 timeout=ClientTimeout(total=None, sock_connect=self._timeout.sock_connect),
             )
 
     async def stamp(self, file: OutputFile) -> Stamp:
-        """Return what tells this content of a file from another; raises `OutputInvalid`, `BackendLost`."""
+        """Return the headers that identify a version of a file; raises `OutputInvalid`, `BackendLost`."""
         try:
             async with await self._view("HEAD", file) as response:
                 await self._expect_file(file, response)
@@ -306,47 +305,47 @@ class ComfyUI:
             raise away(error) from error
 
     async def _expect_file(self, file: OutputFile, response: ClientResponse) -> None:
-        """Raise unless the file is about to come: of what the server says instead of it, the beginning is told."""
+        """Raise an error with the beginning of the server's answer, unless the answer is the file."""
         status = response.status
         of_the_file = HTTPStatus.BAD_REQUEST <= status <= HTTPStatus.INTERNAL_SERVER_ERROR
         if not of_the_file or status in _NOT_OF_THE_FILE:
             _expect_ok("/view", status)
             return
         async with asyncio.timeout(self._timeout.total):
-            said = clean((await response.content.read(_MOST_REFUSAL_BYTES)).decode("utf-8", "replace"), 200)
+            reason = clean((await response.content.read(_MOST_REFUSAL_BYTES)).decode("utf-8", "replace"), 200)
         answered = clean(f"{status} {response.reason or ''}", 100)
         refusal = Unreadable if status == HTTPStatus.INTERNAL_SERVER_ERROR else OutputInvalid
         raise refusal(
             f"The backend named the file {clean(file.filename, 100)} and answered {answered} when asked for it"
-            + (f": {' '.join(said.split())}" if said else ".")
+            + (f": {' '.join(reason.split())}" if reason else ".")
         )
 
     async def ran_last(self, prompt_id: str) -> bool:
-        """Whether nothing has been executed since this prompt, and nothing is."""
-        if (await self.at_hand())[0] is not None:
+        """Whether this prompt is the last one executed, and nothing runs now."""
+        if (await self.queue_state())[0] is not None:
             return False
         return prompt_id in await self._get_object("/history?max_items=1")
 
     async def forget_results(self) -> None:
-        """Have the server forget what it keeps of earlier runs, and keep its models; it does so when it is idle."""
+        """Have the server clear its cache of results but keep its models; it does so once it is idle."""
         await self._ok("POST", "/free", {"unload_models": False, "free_memory": True})
         await asyncio.sleep(FORGET_S)
 
     @asynccontextmanager
     async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse[bool]]:
-        """Connect to the server's events under a client id that was never used before.
+        """Connect to the server's events with a client id that was never used before.
 
-        A second connection of the same id goes deaf when the first one closes (section 7). The server never pings, so
-        we do; and its frames can be larger than any default limit (point 13).
+        A second connection with the same id gets no more events once the first one closes (section 7). The client
+        sends pings, because the server does not. Frames can be larger than the default limits (point 13).
         """
         ws = await self._connect(client_id)
         try:
             try:
-                # Only the first message of a connection is heard.
+                # The server reads feature flags only from the first message of a connection.
                 await ws.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
                 yield ws
             finally:
-                # Besides aiohttp's own limit, which begins anew with each frame that comes instead of the last one.
+                # aiohttp's own time-out for closing starts again with each frame that still arrives.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(2 * _CLOSE_S):
                         await ws.close()
@@ -362,7 +361,7 @@ class ComfyUI:
                     max_msg_size=self._max_message_bytes,
                     heartbeat=10,
                     timeout=ClientWSTimeout(ws_close=_CLOSE_S),
-                    # Read as they come: as a text a long one would take up to four times as much memory.
+                    # As bytes: a long frame decoded to a string would take up to four times as much memory.
                     decode_text=False,
                 )
         except ON_THE_WIRE as error:
@@ -377,7 +376,7 @@ class ComfyUI:
         raw = await self._ok("GET", path)
         answer = read_object(raw)
         if not answer and raw[:8].strip() != b"{}":
-            raise BackendLost(f"The backend answered {path.split('/')[1]} with something that is no JSON object.")
+            raise BackendLost(f"The backend answered {path.split('/')[1]} with something other than a JSON object.")
         return answer
 
     async def _ok(self, method: str, path: str, body: Any = None) -> bytes:
@@ -388,11 +387,11 @@ class ComfyUI:
     async def _request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Return status and content of an answer.
 
-        aiohttp sends a GET again that met a connection which the server was just closing, and never a POST.
+        When the server closes an idle connection just then, aiohttp repeats a GET, but never a POST.
         """
         data, headers = (None, None) if body is None else (dump_bytes(body), _JSON)
         try:
-            # Of a whole answer, so that one which comes at a drip has an end too.
+            # A limit for the whole answer, so that a very slow one ends as well.
             async with asyncio.timeout(self._timeout.total):
                 async with self._session.request(
                     method,
@@ -421,10 +420,10 @@ def _runs(prompts: list[list[Any]]) -> dict[str, str]:
 
 async def _read_offer(raw: bytes, replacing: Mapping[str, Any], only: str | None = None) -> Offer:
     try:
-        # In a thread, step by step: 30 MB at once would hold up everything else for a second.
+        # In a thread, because parsing 30 MB would block the event loop for a second.
         return await asyncio.to_thread(read_offer, raw, replacing, only)
     except ValueError as error:
-        raise BackendLost(f"The backend does not describe its nodes: {error}.") from error
+        raise BackendLost(f"The backend's description of its nodes is invalid: {error}.") from error
 
 
 def _expect_ok(path: str, status: int) -> None:

@@ -1,4 +1,4 @@
-"""A run that has its backend to itself: no prompt of ours is sent behind it until its files are here."""
+"""A run with exclusive use of its backend: none of our prompts is sent until its files are downloaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOOK_S: Final = 5.0
-"""Seconds between two looks of a run that waits: it is woken when its turn comes, and this heals a lost wake-up."""
+"""Seconds between two checks of a waiting run, in case a wake-up is lost."""
 
 
 class WaitingRun(Protocol):
@@ -16,39 +16,39 @@ class WaitingRun(Protocol):
 
     cancelling: bool
 
-    def seen(self) -> None:
-        """Forget what has happened up to now."""
+    def clear_news(self) -> None:
+        """Mark all news as handled."""
 
-    def look(self) -> None:
-        """Wake whoever awaits `news_within`."""
+    def wake(self) -> None:
+        """End the wait in `news_within`."""
 
     async def news_within(self, seconds: float) -> bool:
-        """Wait for something to happen, at most so many seconds."""
+        """Wait up to `seconds` for news; False when none came."""
 
 
 class ExclusiveRun:
-    """The run that has its backend to itself, if there is one, and those that wait for its end."""
+    """The run that has exclusive use of the backend, if any, and the runs that wait for it to end."""
 
     def __init__(self, on_free: Callable[[], None]) -> None:
         self._on_free = on_free
-        """Called when it is everybody's again."""
+        """Called when exclusive use ends."""
         self._holder: WaitingRun | None = None
         self._waiting: set[WaitingRun] = set()
 
     @property
     def taken(self) -> bool:
-        """Whether a run has the backend to itself."""
+        """Whether a run has exclusive use of the backend."""
         return self._holder is not None
 
     async def enter(self, watch: WaitingRun, *, alone: bool, at_once: bool = False) -> None:
-        """Return when the prompt may be sent: no other run has the backend to itself; from then on this one, if alone.
+        """Wait until no other run has exclusive use; with `alone`, this run then has it.
 
-        `at_once` is for a prompt that the backend has already. A job that is cancelled waits no longer.
+        `at_once` skips the wait, for a prompt that the backend already has. A cancelled job stops waiting too.
         """
         self._waiting.add(watch)
         try:
             while self._holder is not None and not watch.cancelling and not at_once:
-                watch.seen()
+                watch.clear_news()
                 await watch.news_within(_LOOK_S)
         finally:
             self._waiting.discard(watch)
@@ -56,9 +56,9 @@ class ExclusiveRun:
             self._holder = watch
 
     def leave(self, watch: WaitingRun) -> None:
-        """The files of the run are here, or it has none; nothing happens if it had no sole use."""
+        """End the run's exclusive use; does nothing when it has none."""
         if self._holder is watch:
             self._holder = None
             for other in self._waiting:
-                other.look()
+                other.wake()
             self._on_free()

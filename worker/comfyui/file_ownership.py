@@ -1,4 +1,4 @@
-"""Whose a file is: an output belongs to the run that made it, or it is not kept as that run's."""
+"""Whether a file was written by a given run: only then is it kept as one of the run's outputs."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
     from worker.comfyui.node_outputs import OutputFile
 
 _ETAG: Final = re.compile(r'^"([0-9a-f]{15,17})-[0-9a-f]+"$')
-"""As aiohttp makes it, whose server ComfyUI is: the time of the last change in nanoseconds, and the size."""
+"""aiohttp's format, which ComfyUI uses: the time of the last change in nanoseconds, and the size, in hexadecimal."""
 _NAMED_ONCE: Final = PREVIEWS | SHOWN_ON_THE_WAY
-"""Classes that give each of their temporary files a name of its own."""
+"""Classes that give each of their temporary files a unique name."""
 _TICK_S: Final = 0.02
-"""A file's time is that of the kernel's last tick, up to 10 ms before it was written."""
+"""Tolerance in seconds: a file's time is that of the kernel's last tick, up to 10 ms before it was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells one content of a file from another, as `/view` says it."""
+    """What identifies a version of a file, from the headers of `/view`."""
 
     etag: str | None
     size: str | None
     earliest: float | None
-    """When it was last changed by the server's clock, seconds since 1970: between these two moments. None: not said."""
+    """Earliest possible time of the last change by the server's clock, in seconds since 1970; None when unknown."""
     latest: float | None
+    """Latest possible time of the last change."""
 
 
 def stamp_of(etag: str | None, last_modified: str | None, size: str | None) -> Stamp:
-    """Read the headers of an answer; those that make no sense count as not sent."""
+    """Return the stamp from the headers of an answer; invalid headers count as missing."""
     if etag is not None and (match := _ETAG.match(etag)):
         changed = int(match[1], 16) / 1e9
         return Stamp(etag, size, changed, changed + _TICK_S)
@@ -45,7 +46,7 @@ def stamp_of(etag: str | None, last_modified: str | None, size: str | None) -> S
         changed = parsedate_to_datetime(last_modified or "").timestamp()
     except (ValueError, OverflowError):
         return Stamp(etag, size, None, None)
-    # It tells whole seconds.
+    # The header has whole seconds.
     return Stamp(etag, size, changed, changed + 1)
 
 
@@ -54,17 +55,18 @@ class Run:
     """A run that has ended."""
 
     prompt_id: str
-    """The last one of the run, if a node has queued it again."""
+    """The last prompt of the run, if a node has queued further ones."""
     folder_id: str
-    """By which the folder of its files is named, and the run was sent."""
+    """The id of the submitted prompt, which is in the name of the run's output folder."""
     graph: Graph
     alone: bool
-    """Whether no prompt of ours was to be sent behind it before its files are here."""
+    """Whether the run has exclusive use of its backend until its files are downloaded."""
     watched: bool
-    """Whether this worker has seen to that from its start; the run may have been taken over."""
+    """Whether this worker has ensured that from the start; False for a run that was taken over."""
     began_ms: float | None
-    """By the server's clock, milliseconds since 1970; below, when it had ended."""
+    """Start by the server's clock, in milliseconds since 1970; None when unknown."""
     ended_ms: float | None
+    """End by the server's clock, in milliseconds since 1970; None when unknown."""
     cached: frozenset[str] = frozenset()
     """Nodes that did not run: they name files of an earlier run."""
 
@@ -95,18 +97,18 @@ class Run:
             )
 
     def seen(self, file: OutputFile, failure: AttemptFailed) -> AttemptFailed:
-        """Return why a file cannot be kept: one that a node names which did not run is of an earlier run."""
+        """Return the reason why a file cannot be kept: a file of a node that did not run is from an earlier run."""
         if isinstance(failure, OutputInvalid) and file.node_id in self.cached:
-            return OutputNotOwn(f"It is of an earlier run, whose answer was repeated. {failure}")
+            return OutputNotOwn(f"The file is from an earlier run, whose cached result ComfyUI repeated. {failure}")
         return failure
 
     def outlasted_by(self, stamp: Stamp) -> bool:
-        """Whether the file was changed when the run had ended."""
+        """Whether the file was changed after the run had ended."""
         if self.ended_ms is None or stamp.earliest is None:
             return False
         return stamp.earliest > self.ended_ms / 1000 + _TICK_S
 
 
 def is_in_own_folder(file: OutputFile, folder_id: str) -> bool:
-    """Whether its name or folder is one that only this run's files have."""
+    """Whether the file's path contains `folder_id`, which only this run's files have."""
     return bool(folder_id) and folder_id in f"{file.subfolder}/{file.filename}"

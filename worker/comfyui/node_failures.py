@@ -1,4 +1,4 @@
-"""What a node raised, by the words of drivers and libraries: out of memory, an error of the device, or its own."""
+"""Classifies a node's exception by the messages of drivers and libraries: out of memory, device error, or other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from app.domain.errors import AttemptFailed, DeviceFailed, NodeFailed, OutOfMemory
 
 _KINDS_OF_MEMORY: Final = ("MemoryError", "OutOfMemory", "OutOfMemoryException", "ResourceExhaustedError")
-"""How names of exceptions end: `torch.OutOfMemoryError`, Python's own, numpy's `_ArrayMemoryError`, TensorFlow's."""
+"""Endings of exception names: `torch.OutOfMemoryError`, Python's own, numpy's `_ArrayMemoryError`, TensorFlow's."""
 _DEVICES: Final = r"CUDA|HIP|ROCm|MPS|XPU|NPU|MLU|MUSA|GPU|VRAM|DirectML|Vulkan|OpenCL|TensorRT|cuBLAS|cuDNN"
 _OUT_OF_MEMORY: Final = re.compile(
     # PyTorch: "HIP out of memory. Tried to allocate …", "CUDA error: out of memory"; TensorRT: "Cuda Runtime (out of
@@ -42,11 +42,11 @@ _DEVICE: Final = re.compile(
     r"|command buffer exited with error status",
     re.IGNORECASE,
 )
-"""Errors of the device, its driver or its libraries: cuBLAS and the like name their status."""
+"""Errors of the device, its driver or its libraries, for example the status names of cuBLAS."""
 
 
 def failure_of(kind: str, message: str) -> type[AttemptFailed]:
-    """Return the class of what a node raised: `kind` is the exception's full name, as ComfyUI tells it."""
+    """Return the error class for a node's exception; `kind` is the exception's full name, from ComfyUI."""
     if kind.endswith(_KINDS_OF_MEMORY) or _OUT_OF_MEMORY.search(message):
         return OutOfMemory
     return DeviceFailed if kind.endswith("AcceleratorError") or _DEVICE.search(message) else NodeFailed

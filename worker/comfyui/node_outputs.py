@@ -1,4 +1,4 @@
-"""What nodes show (`ui`), read as outputs: files, texts, and all else as data."""
+"""Reads the `ui` results of nodes as outputs: files, texts, and everything else as data."""
 
 from __future__ import annotations
 
@@ -18,72 +18,72 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SENT: Final = "websocket"
-"""Instead of a folder of ComfyUI's: the picture came through the event socket, and is nowhere else."""
+"""Value of `folder` for a picture that came through the event socket and exists nowhere else."""
 MOST_OUTPUTS: Final = 2_000
-"""Files, texts and data that are kept of a run: a film of as many pictures, each with its row and its thumbnail."""
+"""Maximum number of outputs kept of a run; each has a row, and possibly a thumbnail."""
 MOST_NAME_CHARS: Final = 1_024
-"""Of a file's name, and of its folder's: file systems take a quarter of that for a name."""
+"""Maximum characters of a file's or folder's name; file systems allow a quarter of that for a name."""
 _MOST_KEY_CHARS: Final = 100
 _FEW_ITEMS: Final = 16
-"""So many values under a key are an output each; of more, such as the points of a curve, one list is made."""
+"""Maximum number of values under a key that become an output each; more, such as a curve's points, become one list."""
 _MOST_DEPTH: Final = 200
-"""Data that is nested deeper is cut off there."""
+"""Maximum nesting depth of data; deeper parts are cut off."""
 _MARKS: Final = frozenset({"animated"})
-"""What ComfyUI tells its own page about the files beside it."""
+"""Keys by which ComfyUI tells its own page something about the files next to them."""
 _WHOLE_TEXTS: Final = frozenset({"PreviewAny", "SaveText"})
-"""ComfyUI's own nodes that show a text: they show it as one, never spelled out."""
+"""ComfyUI's own nodes that show a text; they never return it as a list of letters."""
 _OF_FILES: Final = frozenset("images gifs audio video videos files 3d latents".split())
-"""Keys under which a record need not say more of a file than its name."""
+"""Keys under which a record with just a file name counts as a file."""
 _FILES_AND_TEXTS: Final = frozenset({"files", "text"})
 _TEXT_ENDINGS: Final = (".txt", ".csv", ".md", ".json")
 _NUMBER: Final = re.compile(r"(\d{1,18})", re.ASCII)
 _NOTHING: Final[tuple[Any, ...]] = (None, [], {})
-"""Values that say nothing when nothing else stands beside them."""
+"""Values that are no output when they are the only ones under a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A file as ComfyUI's history names it, or what stands in the history itself: a text, or data."""
+    """A file that ComfyUI's history names, or a text or data that is in the history itself."""
 
     node_id: str
     filename: str
     subfolder: str = ""
     folder: str = "output"
     text: str | None = None
-    """What stands in the history itself; None of a file."""
+    """The text or JSON from the history; None for a file."""
     is_data: bool = False
-    """Whether `text` is JSON, and not meant to be read as it is."""
+    """Whether `text` is JSON."""
     key: str = ""
-    """Of the node's `ui`, under which it stood."""
+    """The key in the node's `ui`."""
     instead: OutputFile | None = None
-    """The same thing as a text, which the node told beside its file: kept where the file cannot be."""
+    """The file's text, if the node also returned it; kept when the file cannot be."""
 
     @property
     def content(self) -> tuple[str | None, ...]:
-        """What it holds, whichever node names it."""
+        """Key of the content, the same whichever node names it."""
         return self.folder, self.subfolder, self.filename, self.text
 
     @property
     def preview(self) -> bool:
-        """Whether it was made to be looked at, and not to last."""
+        """Whether it is a temporary file."""
         return self.text is None and self.folder == "temp"
 
     @property
     def source(self) -> dict[str, str]:
-        """What ComfyUI called it; a text and data have nothing but the key."""
+        """The name that ComfyUI gave it; texts and data have only the key."""
         if self.text is not None:
             return {"key": self.key}
         if self.folder == SENT:
-            # It was given no name, and was told of nowhere.
+            # ComfyUI gives such a picture no name.
             return {"type": SENT}
         return {"filename": self.filename, "subfolder": self.subfolder, "type": self.folder, "key": self.key}
 
 
 def read_shown(found: Any, graph: Any = None, folder_id: str = "") -> tuple[list[OutputFile], list[str]]:
-    """Return what all nodes show, and notes about what is left out.
+    """Return the outputs of all nodes, and warnings about those left out.
 
-    The order is that of the nodes in the graph: each server tells them in an order of its own, that of its cache or
-    that of running.
+    They are in the order of the nodes in the graph, because servers return them in the order of their cache or of
+    execution.
     """
     nodes = found.items() if isinstance(found, dict) else ()
     places = {word(key): place for place, key in enumerate(graph)} if isinstance(graph, dict) else {}
@@ -91,9 +91,9 @@ def read_shown(found: Any, graph: Any = None, folder_id: str = "") -> tuple[list
     read = list(chain.from_iterable(read_node(of, shown, class_of(graph, of), folder_id) for of, shown in placed))
     if len(read) <= MOST_OUTPUTS:
         return read, []
-    # What was made to last comes first, if not all can be kept.
+    # If not all can be kept, files that are not temporary come first.
     kept = sorted(sorted(range(len(read)), key=lambda index: read[index].preview)[:MOST_OUTPUTS])
-    note = f"The run left {len(read):,} outputs; {MOST_OUTPUTS:,} of them are kept."
+    note = f"The run made {len(read):,} outputs; only {MOST_OUTPUTS:,} of them are kept."
     return [read[index] for index in kept], [note]
 
 

@@ -1,4 +1,4 @@
-"""The backends of `COMFYUI_URLS`, shared out among the workers: those that this one drives, and by which right."""
+"""The backends of `COMFYUI_URLS`, distributed among the workers by leases: those that this worker drives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_DELAY_S: Final = 5.0
 
 
 class BackendPool:
-    """All backends of `COMFYUI_URLS`; those that no other worker drives are this one's."""
+    """All backends of `COMFYUI_URLS`; this worker drives those whose lease it holds."""
 
     def __init__(self, backends: list[Backend], registry: Registry, worker_id: str, lease_s: float) -> None:
         self.backends = {backend.name: backend for backend in backends}
@@ -34,27 +34,27 @@ class BackendPool:
         self._worker_id = worker_id
         self._lease_s = lease_s
         self.quiet = False
-        """This worker gives nothing to its backends, and lets go of each that has nothing of it left."""
+        """This worker starts no new prompts, and releases each backend as soon as it is idle."""
         self.drained: frozenset[str] | None = None
-        """What was decided about backends; None as long as that is not known, and nothing is driven before it is."""
+        """Names of drained backends; None until they are read, and no backend is driven before that."""
 
     @property
     def driven(self) -> list[Backend]:
-        """The backends that are ours to drive now."""
+        """The backends that this worker drives now."""
         return [backend for backend in self.backends.values() if backend.driven]
 
     def free_slots(self) -> int:
-        """Return how many prompts could be submitted at once."""
+        """Return how many prompts can be submitted now."""
         return 0 if self.quiet else sum(backend.load.free for backend in self.backends.values())
 
     def by_preference(self) -> list[Backend]:
-        """Return the backends with a free slot, the one that would begin soonest first."""
+        """Return the backends with a free slot, ordered by how soon a prompt would begin."""
         if self.quiet:
             return []
         return [self.backends[name] for name in by_preference(each.load for each in self.backends.values())]
 
     async def others(self, avoid: Sequence[str]) -> dict[str, Catalog]:
-        """Return what the live backends offer, of whichever worker, except those to avoid."""
+        """Return the catalogs of all live, healthy backends outside `avoid`, whichever worker drives them."""
         digests = {
             beat.name: str(beat.state["catalog"])
             for beat in await self._registry.backends()
@@ -63,43 +63,43 @@ class BackendPool:
         found = {digest: await self._registry.catalog(digest) for digest in set(digests.values())}
         return {name: catalog for name, digest in digests.items() if (catalog := found[digest]) is not None}
 
-    async def others_well(self, name: str) -> int:
-        """Return how many other backends are well, of whichever worker; raises `QueueUnavailable`."""
+    async def healthy_others(self, name: str) -> int:
+        """Return how many other backends are healthy, whichever worker drives them; raises `QueueUnavailable`."""
         beats = await self._registry.backends()
         return sum(beat.live and beat.name != name and bool(beat.state.get("healthy")) for beat in beats)
 
     def set_drained(self, names: frozenset[str]) -> None:
-        """Note which backends are to be given no more prompts."""
+        """Set which backends are drained and get no new prompts."""
         self.drained = names
         for backend in self.backends.values():
             backend.set_drained(backend.name in names)
 
     async def renew(self) -> None:
-        """Take or renew the leases on driving; raises `QueueUnavailable`, and then nothing changes.
+        """Acquire or renew the leases on backends; raises `QueueUnavailable`, and changes nothing more then.
 
-        While the worker is quiet each backend on which nothing of it runs is left to other workers.
+        While the worker is quiet, it releases each idle backend to other workers.
         """
         for backend in self.backends.values():
             if self.drained is None or (self.quiet and not backend.driven):
                 continue
             if self.quiet and not backend.used:
-                await self._let_go(backend)
+                await self._release(backend)
                 continue
             held = await self._registry.drive(backend.name, self._worker_id, self._lease_s)
             if held != backend.driven:
                 log.info("backend %s is %s driven by this worker", backend.name, "now" if held else "no longer")
             backend.driven = held
 
-    async def let_go(self) -> None:
-        """Give the leases back, so that other workers can take the backends over at once."""
+    async def release(self) -> None:
+        """Release all leases, so that other workers can drive the backends at once."""
         for backend in self.driven:
-            await self._let_go(backend)
+            await self._release(backend)
 
-    async def _let_go(self, backend: Backend) -> None:
-        log.info("backend %s is given up by this worker", backend.name)
+    async def _release(self, backend: Backend) -> None:
+        log.info("backend %s is released by this worker", backend.name)
         backend.driven = False
-        nobody = {"driver": None, "healthy": False, "reason": _UNDRIVEN, "since": timestamp(datetime.now(UTC))}
-        last = backend.state(self._worker_id) | nobody
+        undriven = {"driver": None, "healthy": False, "reason": _UNDRIVEN, "since": timestamp(datetime.now(UTC))}
+        last = backend.state(self._worker_id) | undriven
         await self._registry.stop_driving(backend.name, self._worker_id, last)
 
     async def run(self) -> None:
@@ -125,7 +125,7 @@ class BackendPool:
                 backend.disconnected(str(error))
                 await asyncio.sleep(delay_s)
             except Exception:
-                log.exception("backend %s: its driver stumbled, and begins again", backend.name)
+                log.exception("backend %s: unexpected error, connecting again", backend.name)
                 backend.disconnected("an error in the worker; see its log")
                 await asyncio.sleep(_MOST_DELAY_S)
             else:

@@ -1,4 +1,4 @@
-"""Why ComfyUI refused a graph, read from its answer: by which node, and whether another backend may take it."""
+"""Why ComfyUI refused a graph: the faults, the node, and whether another backend may run it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _MISSING: Final = ("value_not_in_list", "custom_validation_failed")
-"""What a node says of a file that is not there: the first of a choice, the second of what it looks for itself."""
+"""Error types for a missing file: of an input with choices, and of a node's own validation."""
 _NO_CLASS: Final = ("missing_node_type", "invalid_prompt")
-"""How the error as a whole is called when a node class is not there: by 0.33 and later, and before."""
+"""Types of the whole error for a missing node class: in 0.33 and later, and in older versions."""
 _OF_NODES: Final = "prompt_outputs_failed_validation"
 _MOST_REASONS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class _Reason:
-    """One thing that is wrong."""
+    """One fault of the graph."""
 
     kind: str
     text: str
@@ -31,20 +31,20 @@ class _Reason:
 
 
 def read_refusal(answer: Mapping[str, Any], status: int = HTTPStatus.BAD_REQUEST) -> WorkflowRefused:
-    """Return the error for a refusal. Its own details are empty when the fault is upstream: they are of the nodes."""
+    """Return the error for a refusal; the reasons come from the nodes' errors, or else from the error as a whole."""
     error, node_errors = answer.get("error"), answer.get("node_errors")
     if not isinstance(error, dict | str) and not node_errors:
-        # Not ComfyUI's own word: what stands before it would not let it through.
+        # Not an answer of ComfyUI: a proxy in front of it has refused the request.
         return WorkflowUnread(f"The backend refused the workflow with status {status}: no reason was given.")
     reasons = [*_of_nodes(node_errors)]
     if not reasons:
         reasons = [_of_all(error)]
-    told = "; ".join(each.text for each in reasons[:_MOST_REASONS]) or "no reason was given"
+    listed = "; ".join(each.text for each in reasons[:_MOST_REASONS]) or "no reason was given"
     more = len(reasons) - _MOST_REASONS
-    told += f"; and {more:,} more" if more > 0 else ""
+    listed += f"; and {more:,} more" if more > 0 else ""
     refused = BackendLacksModel if _is_lack(error, reasons) else WorkflowRefused
     node_id, node_type = reasons[0].node_id, reasons[0].node_type
-    return refused(f"ComfyUI refused the workflow: {told}", node_id=node_id or None, node_type=node_type or None)
+    return refused(f"ComfyUI refused the workflow: {listed}", node_id=node_id or None, node_type=node_type or None)
 
 
 def _of_nodes(node_errors: Any) -> Iterator[_Reason]:
@@ -60,18 +60,18 @@ def _of_node(node_id: str, node_type: str, error: Mapping[str, Any]) -> _Reason:
     extra = error.get("extra_info")
     name = word(extra.get("input_name")) if isinstance(extra, dict) else ""
     if kind.startswith("exception_during"):
-        # What the node raised while it was looked at says nothing that is for users.
-        told = message
+        # The details are the exception that a node's validation raised, which does not help users.
+        text = message
     elif kind == "required_input_missing" and name:
-        # The details have the last part of a name with dots.
-        told = f"{message}: {name}"
+        # For a name with dots the details have only its last part.
+        text = f"{message}: {name}"
     else:
-        told = clean(f"{message}: {clean(details or '', 300)}", 300).removesuffix(":")
-    return _Reason(kind, f"{node_type} (node {node_id}): {told}", node_id, node_type)
+        text = clean(f"{message}: {clean(details or '', 300)}", 300).removesuffix(":")
+    return _Reason(kind, f"{node_type} (node {node_id}): {text}", node_id, node_type)
 
 
 def _of_all(error: Any) -> _Reason:
-    """Return what is wrong with the graph as a whole."""
+    """Return the fault of the graph as a whole."""
     if not isinstance(error, dict):
         return _Reason("", clean(error or "", 500))
     text = clean(f"{clean(error.get('message'), 500)} {clean(error.get('details') or '', 500)}", 500)
@@ -82,9 +82,9 @@ def _of_all(error: Any) -> _Reason:
 
 
 def _is_lack(error: Any, reasons: list[_Reason]) -> bool:
-    """Whether all that is wrong is that this backend has not what another one may have."""
+    """Whether the only faults are files or node classes that another backend may have."""
     kind = word(error.get("type")) if isinstance(error, dict) else ""
     if kind in _NO_CLASS:
-        # A node without any class is nobody's.
+        # A node that names no class cannot run on any backend.
         return bool(reasons[0].node_type) if kind == _NO_CLASS[0] else "does not exist" in reasons[0].text
     return kind in ("", _OF_NODES) and bool(reasons) and all(each.kind in _MISSING for each in reasons)

@@ -1,9 +1,9 @@
-"""What a ComfyUI's own log says of its execution thread: the one place where its death is told (COMFYUI, section 9).
+"""Reads the state of ComfyUI's execution thread from its log, the only place that shows its end (COMFYUI, section 9).
 
-`GET /internal/logs/raw` holds the last 300 pieces that the server wrote to its terminal. A node that raises is logged
-as one piece, by the thread that goes on. When the thread itself ends by an exception, Python prints "Exception in
-thread … (prompt_worker)" and a traceback, in pieces of a line or less: of a long one only the end is still there.
-Seen on 0.3.64 and 0.33.0; a node that calls `sys.exit` ends the thread without a word.
+`GET /internal/logs/raw` returns the last 300 pieces that the server wrote to its terminal. An exception in a node is
+logged as one piece, and the thread continues. When the thread itself ends by an exception, Python prints "Exception in
+thread … (prompt_worker)" and a traceback, in pieces of a line or less; of a long one only the end is still there.
+Observed with 0.3.64 and 0.33.0. A node that calls `sys.exit` ends the thread without a log entry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MOST_CHARS: Final = 400
-"""A longer piece is none of a traceback's."""
+"""Maximum characters of a piece of a traceback."""
 _THREAD: Final = re.compile(r"Exception in thread [^\n]{0,80}\(prompt_worker\)|, in prompt_worker\b")
 _EXECUTOR: Final = re.compile(r'[/\\](?:execution|comfy_execution[/\\]\w{1,40})\.py", line \d{1,6}, in \w')
 _GOES_ON: Final = "Prompt executed in"
@@ -24,18 +24,18 @@ _GOES_ON: Final = "Prompt executed in"
 
 
 class LogSays(StrEnum):
-    """What the log says of the thread that executes prompts."""
+    """State of the execution thread according to the log."""
 
     DEAD = "dead"
     PROBABLY_DEAD = "probably dead"
-    """The end of a traceback through the executor, and nothing after it: its beginning is no longer there."""
+    """The log ends with a traceback through the executor whose beginning is no longer there."""
     NOTHING = "nothing"
     UNREADABLE = "unreadable"
-    """The server does not show it."""
+    """The server does not provide the log."""
 
 
 def read_log(entries: Iterable[Any]) -> LogSays:
-    """Return what these entries of the log say, the oldest first: `{"t": time, "m": text}`, or anything else."""
+    """Return what the log's entries show; oldest first, `{"t": time, "m": text}`, others are ignored."""
     text = "".join(_pieces(entries))
     if _THREAD.search(text):
         return LogSays.DEAD
@@ -47,6 +47,6 @@ def _pieces(entries: Iterable[Any]) -> Iterable[str]:
     for entry in entries:
         piece = entry.get("m") if isinstance(entry, dict) else None
         if isinstance(piece, str):
-            # What was logged whole is cut to its first line, so that no traceback of a node is taken for the thread's.
+            # Pieces with several lines are cut to the first, so that a node's traceback is not taken for the thread's.
             whole = piece.count("\n") > 1 or len(piece) > _MOST_CHARS
             yield f"{piece[:_MOST_CHARS].partition(chr(10))[0]}\n" if whole else piece

@@ -1,7 +1,7 @@
-"""Whether a backend executes at all: told from its frames, its queue and its own log, and from none of them alone.
+"""Whether a backend still executes prompts, judged from its frames, its queue and its log together.
 
-A ComfyUI whose execution thread has died answers everything as if well, and a node may be silent for minutes while it
-loads a model. What tells them apart: between two nodes nothing takes long, and the log shows how a thread ended.
+A ComfyUI whose execution thread has ended still answers all requests, and a node may send no frames for minutes while
+it loads a model. The difference: between two nodes nothing takes long, and the log shows how a thread ended.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 2.0
 QUIET_S: Final = 3.0
-"""A silence that is looked into."""
+"""Seconds without frames after which the backend is checked."""
 DOUBT_S: Final = 5.0
-"""With no node at work: the backend is given no more prompts until it is heard again."""
+"""Seconds without frames, while no node runs, after which the backend gets no new prompts until a frame comes."""
 DEAD_S: Final = {LogSays.PROBABLY_DEAD: 8.0, LogSays.UNREADABLE: 15.0, LogSays.NOTHING: 60.0}
-"""The silence that means death where no node is at work, or nothing runs and something waits.
+"""Seconds without frames that mean a standstill, when no node runs, or nothing runs while prompts wait.
 
-Beside a log that says nothing it must be long: it may be our socket that has gone deaf, or memory being freed."""
+Long when the log shows nothing: the event socket may be broken, or memory may be being freed."""
 
 
 class Followed(Protocol):
-    """A prompt of ours, as far as its frames tell."""
+    """A prompt of ours, as described by its frames."""
 
     @property
     def cancelling(self) -> bool:
-        """Whether nothing is waited for but its end, which was asked for."""
+        """Whether the prompt is being cancelled."""
 
     @property
     def at_work(self) -> bool | None:
-        """Whether a node is at work; None when frames were missed."""
+        """Whether a node is running; None when frames were lost."""
 
     @property
     def heard_at(self) -> float:
@@ -50,16 +50,16 @@ class Followed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Standstill:
-    """A backend that executes nothing any more."""
+    """The state of a backend that no longer executes prompts."""
 
     prompt_id: str | None
-    """What it has been executing ever since, if anything."""
+    """The prompt at which execution stopped, if any."""
     certain: bool
-    """Its own log says so; else it is what a long silence means."""
+    """True when the log shows it, False when it is concluded from a long silence."""
 
 
 class VitalSigns:
-    """Looks after one backend. Moments are of the monotonic clock."""
+    """Checks whether one backend executes prompts. Times are of the monotonic clock."""
 
     def __init__(
         self, name: str, comfyui: ComfyUI, followed: Mapping[str, Followed], on_change: Callable[[], None]
@@ -68,33 +68,33 @@ class VitalSigns:
         self._comfyui = comfyui
         self._followed = followed
         self._on_change = on_change
-        """Called when `standstill` or `doubt` is another than before."""
+        """Called when `standstill` or `doubt` changes."""
         self.standstill: Standstill | None = None
         self.doubt = False
-        """It has fallen silent where it should not: it is given no more until it is heard."""
+        """The backend is silent where it should not be: it gets no new prompts until a frame comes."""
         self._heard_at = time.monotonic()
         self._nothing_runs_since: float | None = None
         self._ahead: tuple[str, float] | None = None
-        """A prompt that is not followed here, since when it has been seen running before one that waits."""
+        """A prompt without a follower here that runs before a waiting one, and since when."""
 
     def heard(self) -> None:
-        """A frame of a prompt of ours came, or nothing is to be heard."""
+        """Note that a frame came, or that no frames are to be expected."""
         self._heard_at = time.monotonic()
         self._nothing_runs_since = None
         self._set_doubt(False)
 
     def stand_still(self, prompt_id: str | None, *, certain: bool) -> None:
-        """Note that it executes nothing any more; those who wait behind the prompt move elsewhere."""
+        """Note that execution stands still; jobs that wait behind the prompt move to other backends."""
         if self.standstill is None:
-            log.error("backend %s stands still at prompt %s: restart it", self._name, prompt_id)
+            log.error("backend %s stopped executing at prompt %s: restart it", self._name, prompt_id)
             self.standstill = Standstill(prompt_id, certain)
             self._on_change()
 
     def saw_running(self, prompt_id: str | None, stall_s: float) -> None:
-        """Note what is executed while one of ours waits behind it, or is to end: too long the same means a standstill.
+        """Note which prompt runs while one of ours waits behind it or is being stopped.
 
-        A prompt that is followed here is judged by its follower, who hears of its progress; unless that one stops it,
-        and waits for nothing but its end.
+        The same prompt for longer than `stall_s` means a standstill. A prompt that is followed here does not count: its
+        follower sees its progress. It counts while it is being cancelled.
         """
         now = time.monotonic()
         follower = self._followed.get(prompt_id or "")
@@ -105,13 +105,13 @@ class VitalSigns:
         elif now - self._ahead[1] > stall_s:
             self.stand_still(prompt_id, certain=False)
 
-    async def look(self) -> None:
-        """Look whether it still executes, if it is silent though there is something to do; raises `BackendLost`."""
+    async def check(self) -> None:
+        """Check whether the backend still executes, if it has been silent for `QUIET_S`; raises `BackendLost`."""
         now = time.monotonic()
         if self.standstill is not None or now - self._heard_at < QUIET_S:
             return
         says = await self._comfyui.log_says()
-        running, waits = await self._comfyui.at_hand()
+        running, waits = await self._comfyui.queue_state()
         if says is LogSays.DEAD:
             self.stand_still(running, certain=True)
         elif running is None:
@@ -121,7 +121,7 @@ class VitalSigns:
             self._judge_running(says, running, now)
 
     def _judge_idle(self, says: LogSays, now: float, *, waits: bool) -> None:
-        """Nothing runs: is there nothing to do, or nobody to do it?"""
+        """Judge a backend that runs nothing: idle, or at a standstill while prompts wait."""
         if not waits:
             self.heard()
         elif self._nothing_runs_since is None:
@@ -140,8 +140,8 @@ class VitalSigns:
         else:
             self._set_doubt(silent_s >= DOUBT_S and (between_nodes or says is LogSays.PROBABLY_DEAD))
 
-    async def look_after_standstill(self) -> None:
-        """See whether what stood still has moved on, or was restarted; raises `BackendLost`."""
+    async def check_standstill(self) -> None:
+        """End the standstill if the backend executes again or was restarted; raises `BackendLost`."""
         still = self.standstill
         if still is None:
             return
@@ -151,10 +151,10 @@ class VitalSigns:
         if still.prompt_id is not None:
             alive = (await self._comfyui.locate(still.prompt_id))[0] is not Place.RUNNING
         else:
-            running, waits = await self._comfyui.at_hand()
+            running, waits = await self._comfyui.queue_state()
             alive = running is not None or not waits
         if alive and self.standstill is still:
-            log.info("backend %s works again", self._name)
+            log.info("backend %s executes prompts again", self._name)
             self.standstill = None
             self.heard()
             self._on_change()
@@ -163,5 +163,5 @@ class VitalSigns:
         if doubt != self.doubt:
             self.doubt = doubt
             if doubt:
-                log.warning("backend %s has fallen silent between two nodes: it is given no more for now", self._name)
+                log.warning("backend %s is silent between two nodes: no new prompts for now", self._name)
             self._on_change()

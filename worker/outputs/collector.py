@@ -1,4 +1,4 @@
-"""From a prompt's outputs to durable files: received, checked, stored."""
+"""Downloads a run's outputs, checks them, and stores them as durable files."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHARED_TRIES: Final = 5
-"""A saver with a name of its own may also be one that goes on writing when its run has ended: 6 s at most."""
+"""Tries for a file outside the run's own folder, up to 6 s: some nodes go on writing after their run has ended."""
 AT_ONCE: Final = 2
-"""Looking through files and storing them takes a processor; more threads than this would take the loop's share."""
+"""Maximum number of threads that check and store files; more would slow down the event loop."""
 
 
 SAVING_LIMIT_S: Final = 3600.0
-"""Within this time all outputs of a run must have come: a file may come slowly, and a run may leave many."""
-_MOST_LOST_TOLD: Final = 20
-"""Of outputs that could not be kept; of further ones only how many there are."""
-_FOUND_OUT: Final = " Sent again, such a graph has the backend to itself, and all of its files are kept."
+"""Maximum seconds for downloading all outputs of a run: files may be slow and many."""
+_MOST_WARNINGS: Final = 20
+"""Maximum number of lost outputs with a warning each; further ones are only counted."""
+_RETRY_HINT: Final = " If you submit this workflow again, it runs alone on its backend, and all its files are kept."
 _DATA: Final = Media("data", "application/json", "json")
 _TEXT: Final = Media("text", "text/plain", "txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """An output that cannot be kept, whatever else can be."""
+    """An output that cannot be kept."""
 
     index: int
     file: OutputFile
@@ -49,22 +49,22 @@ class Lost:
 
     @property
     def saver(self) -> str | None:
-        """The class of a node that saves outside the folder that it was given; None where that is not the reason."""
+        """The node class that saved outside the folder it was given; None if the output was lost for another reason."""
         return self.failure.node_type if isinstance(self.failure, OutputNotOwn) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was kept of a run, all durable."""
+    """The outputs kept of a run, all durable."""
 
     outputs: list[Output]
     notes: list[str]
-    """What is less than perfect."""
+    """Warnings for the client."""
     lost: list[Lost]
 
 
 class Collector:
-    """Brings outputs into the store: holds what the attempts of a worker share, threads and limits."""
+    """Stores outputs; holds the threads and limits that all attempts of a worker share."""
 
     def __init__(self, files: FileStore, max_output_bytes: int, limit_s: float = SAVING_LIMIT_S) -> None:
         self._limit_s = limit_s
@@ -74,18 +74,18 @@ class Collector:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="media")
 
     def collection(self, comfyui: ComfyUI) -> Collection:
-        """Return what receives and keeps the outputs of one attempt on this backend."""
+        """Return the object that downloads and stores the outputs of one attempt on this backend."""
         looking = self._looking.setdefault(comfyui, asyncio.Semaphore(AT_ONCE))
         downloads = Downloads(comfyui, self._files, self._max_output_bytes, looking)
         return Collection(downloads, self._files, self._threads, self._limit_s)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Collection:
-    """The outputs of one attempt on their way into the store."""
+    """Downloads and stores the outputs of one attempt."""
 
     def __init__(self, downloads: Downloads, files: FileStore, threads: ThreadPoolExecutor, limit_s: float) -> None:
         self.downloads = downloads
@@ -94,15 +94,16 @@ class Collection:
         self._limit_s = limit_s
 
     async def keep(self, job: Job, found: list[OutputFile], run: Run) -> Collected:
-        """Keep what the run left, as much of it as can be kept.
+        """Store the outputs of a run, except those that cannot be kept.
+
+        A cancellation leaves stored files in place: another worker, which took the attempt over, may be writing them.
 
         Raises
         ------
         OutputInvalid, OutputNotOwn
-            None of it can be.
+            None of the outputs can be kept.
         StorageFailed, BackendLost
-            It could have been. Nothing of this attempt is left in the store then. A cancellation leaves what is there:
-            another worker, which took the attempt over, may be writing the very same files.
+            Storing or downloading failed; all stored files of this attempt are deleted.
         """
         kept: list[tuple[Output, str | None]] = []
         lost: list[Lost] = []
@@ -118,7 +119,7 @@ class Collection:
                 lost.append(Lost(index, file, run.seen(file, failure)))
                 if file.instead is not None:
                     await keep(index, file.instead)
-            except Exception as failure:  # noqa: BLE001 - raised when the others have ended too
+            except Exception as failure:  # noqa: BLE001 - raised below, once the others have ended
                 failures.append(failure)
 
         async def in_turn(index: int, file: OutputFile) -> None:
@@ -129,7 +130,7 @@ class Collection:
 
         await asyncio.gather(*(in_turn(index, file) for index, file in enumerate(found)))
         if failures:
-            # A thread cannot be stopped: only now is nothing more written.
+            # Threads cannot be cancelled, so files are deleted only now, when none is being written.
             await self._files.delete([output.path for output, _ in kept])
             raise failures[0]
         lost.sort(key=lambda each: each.index)
@@ -137,7 +138,7 @@ class Collection:
             raise _worst(lost)
         kept.sort(key=lambda each: each[0].index)
         outputs = [replace(output, index=number) for number, (output, _) in enumerate(kept)]
-        return Collected(outputs, [note for _, note in kept if note] + _told(lost), lost)
+        return Collected(outputs, [note for _, note in kept if note] + _warnings_of(lost), lost)
 
     async def _one(self, job: Job, file: OutputFile, index: int, run: Run, limit: float) -> tuple[Output, str | None]:
         try:
@@ -146,17 +147,17 @@ class Collection:
                     return await self._shared(job, file, index, run)
                 received = await self.downloads.take(file)
         except TimeoutError as error:
-            raise BackendLost(f"The outputs did not come within {self._limit_s:.0f} s.") from error
+            raise BackendLost(f"The outputs were not downloaded within {self._limit_s:.0f} s.") from error
         return await self._stored(job, file, index, received)
 
     async def _shared(self, job: Job, file: OutputFile, index: int, run: Run) -> tuple[Output, str | None]:
-        """Keep a file that other runs may write to as well, when it is whole and shown to be of this one."""
+        """Store a file that other runs may write to, once it is complete and proven to be from this run."""
         for number in range(SHARED_TRIES):
             try:
                 received = await self.downloads.take_shared(file, run, number)
                 return await self._stored(job, file, index, received)
             except OutputInvalid as error:
-                log.info("job %s: output %s is not whole yet: %s", job.job_id, index, error)
+                log.info("job %s: output %s is not complete yet: %s", job.job_id, index, error)
         return await self._stored(job, file, index, await self.downloads.take_shared(file, run, SHARED_TRIES))
 
     async def _stored(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
@@ -165,14 +166,14 @@ class Collection:
             async with self.downloads.looking:
                 return await loop.run_in_executor(self._threads, self._keep, job, file, index, received)
         except asyncio.CancelledError:
-            # The step may not have begun, and now never will.
+            # The thread may not have begun, and now never does.
             await self._files.discard(received)
             raise
 
     def _keep(self, job: Job, file: OutputFile, index: int, received: Received) -> tuple[Output, str | None]:
-        """Look into what was received and store it: all that blocks, in one step of a thread."""
+        """Inspect and store a received file; blocks, so it runs in a thread."""
         try:
-            media = _look(received, file)
+            media = _inspected(received, file)
         except BaseException:
             received.discard()
             raise
@@ -196,8 +197,8 @@ class Collection:
         return output, media.warning
 
 
-def _look(received: Received, file: OutputFile) -> Media:
-    """Return what it is that was received; raises `OutputInvalid` for what is not what it claims to be."""
+def _inspected(received: Received, file: OutputFile) -> Media:
+    """Return the type of the received file; raises `OutputInvalid` if the content does not match its name."""
     if file.text is not None:
         return _DATA if file.is_data else _TEXT
     with received.open() as opened:
@@ -205,16 +206,16 @@ def _look(received: Received, file: OutputFile) -> Media:
 
 
 def _worst(lost: list[Lost]) -> AttemptFailed:
-    """Return the failure of a run of which nothing can be kept: if there is one, that which another run may mend."""
+    """Return the failure of a run without a kept output, preferably `OutputNotOwn`, which another attempt can avoid."""
     return next((each.failure for each in lost if isinstance(each.failure, OutputNotOwn)), lost[0].failure)
 
 
-def _told(lost: list[Lost]) -> list[str]:
-    """Return what is said of outputs that are missing."""
-    told = [
+def _warnings_of(lost: list[Lost]) -> list[str]:
+    """Return the warnings about lost outputs."""
+    warnings = [
         f"An output of node {clean(each.file.node_id, 100)} could not be kept, {clean(each.file.filename, 100)}: "
-        f"{each.failure}{_FOUND_OUT if each.saver is not None else ''}"
-        for each in lost[:_MOST_LOST_TOLD]
+        f"{each.failure}{_RETRY_HINT if each.saver is not None else ''}"
+        for each in lost[:_MOST_WARNINGS]
     ]
-    more = len(lost) - len(told)
-    return [*told, f"And {more:,} more outputs could not be kept."] if more else told
+    more = len(lost) - len(warnings)
+    return [*warnings, f"And {more:,} more outputs could not be kept."] if more else warnings

@@ -1,4 +1,4 @@
-"""The files of one attempt on their way here: from when ComfyUI names them, while the run goes on."""
+"""Downloads the files of one attempt; begins during the run, as soon as ComfyUI names them."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AHEAD: Final = 4
-"""So many files are received before they are asked for; each is held in memory if it is small."""
+"""Maximum number of files downloaded in advance; small ones are held in memory."""
 TIMES_AS_MUCH: Final = 4
-"""All outputs of an attempt may have together so many times the bytes that one of them may have."""
+"""Maximum bytes of all outputs of an attempt together, as a multiple of the maximum for one output."""
 MOST_UNWRITTEN_BYTES: Final = 256 * 2**20
-"""Of pictures that have come through the event socket and are still in memory."""
+"""Maximum bytes of pictures from the event socket that are in memory and not written yet."""
 _PIECE_BYTES: Final = 2**18
 TRIES: Final = 4
-"""Downloads of a file before the attempt is given up: the picture is there, only the way to it is disturbed."""
+"""Maximum number of downloads of a file before the attempt fails: the file exists, so a retry is worthwhile."""
 
 
 class Downloads:
-    """Receives files from one backend. Those that nobody took are to be dropped in the end."""
+    """Downloads files from one backend. Call `drop` at the end, to delete those that were not taken."""
 
     def __init__(
         self, comfyui: ComfyUI, files: FileStore, max_output_bytes: int, looking: asyncio.Semaphore | None = None
     ) -> None:
         self.looking = looking or asyncio.Semaphore()
-        """Held while a file of this backend is looked into, so that it leaves something of the threads to others."""
+        """Held while a file of this backend is inspected, so that one backend does not use all threads."""
         self._size = 0
-        """Of what has come, together."""
+        """Bytes received so far."""
         self._comfyui = comfyui
         self._files = files
         self._max_output_bytes = max_output_bytes
@@ -53,12 +53,12 @@ class Downloads:
         self._coming: dict[tuple[str | None, ...], asyncio.Task[Received]] = {}
 
     def sent(self, file: OutputFile, image: memoryview) -> None:
-        """Receive a file that has come by itself, through the event socket; waits for nothing."""
+        """Store a picture that came through the event socket; does not wait."""
         receiving = self._files.receive(self._written(image), self._max_output_bytes)
         self._sent[file.content] = asyncio.create_task(receiving, name="sent-picture")
 
     def expect(self, files: Iterable[OutputFile]) -> None:
-        """Begin with the first of these files, which are likely to be asked for; waits for nothing."""
+        """Start downloading the first of these files, which will probably be taken; does not wait."""
         for file in files:
             if len(self._coming) >= AHEAD:
                 return
@@ -67,7 +67,7 @@ class Downloads:
                 self._coming[file.content] = asyncio.create_task(receiving, name="download")
 
     async def take(self, file: OutputFile) -> Received:
-        """Return what the file holds, for the caller to keep or to discard.
+        """Return the received file; the caller must keep or discard it.
 
         Raises
         ------
@@ -76,9 +76,9 @@ class Downloads:
         if file.folder == SENT:
             return await self._take_sent(file)
         if (coming := self._coming.pop(file.content, None)) is not None:
-            # What failed before it was asked for is nobody's failure yet.
+            # A failed download in advance is tried again below.
             with contextlib.suppress(AttemptFailed):
-                # Not shielded: whoever stops waiting stops the download.
+                # Not shielded: cancelling the caller cancels the download.
                 return await coming
         for number in range(1, TRIES):
             try:
@@ -91,19 +91,19 @@ class Downloads:
     async def _take_sent(self, file: OutputFile) -> Received:
         sent = self._sent.pop(file.content, None)
         if sent is None:
-            raise OutputInvalid(f"The backend named the picture {clean(file.filename, 100)} and has not sent it.")
+            raise OutputInvalid(f"The backend named the picture {clean(file.filename, 100)} but did not send it.")
         return await sent
 
     async def take_shared(self, file: OutputFile, run: Run, number: int) -> Received:
-        """Return what a file holds that other runs may write to as well, if it can be shown to be of this run.
+        """Return a received file that other runs may write to, if it is proven to be from this run.
 
-        `number` is which try it is, from 0: what is not whole yet may be written to the end a little later. The caller
-        keeps or discards it.
+        `number` counts the tries from 0; later ones wait first, because the file may still be being written. The caller
+        must keep or discard it.
 
         Raises
         ------
         OutputNotOwn
-            It is of another run, or may be.
+            The file is from another run, or may be.
         OutputInvalid, StorageFailed, BackendLost
         """
         run.require_alone(file)
@@ -123,12 +123,12 @@ class Downloads:
         name = clean(file.filename, 100)
         if await self._comfyui.stamp(file) != before:
             raise OutputInvalid(f"The file {name} changed while it was fetched.")
-        # Changed after the end it may be by the run itself, in a thread of its own; unless somebody else ran since.
+        # The run itself may change a file after its end, in a thread of its own; but so may any later run.
         if (run.outlasted_by(before) or not run.watched) and not await self._comfyui.ran_last(run.prompt_id):
             raise OutputNotOwn(f"The file {name} may have been changed by another run after this one had ended.")
 
     async def drop(self) -> None:
-        """End what nobody took, and delete it."""
+        """Cancel or delete all downloads that were not taken."""
         dropped = [*self._coming.values(), *self._sent.values()]
         self._coming, self._sent = {}, {}
         for received in await end_tasks(dropped) if dropped else ():
@@ -139,7 +139,7 @@ class Downloads:
         return await self._files.receive(self._counted(file), self._max_output_bytes)
 
     async def _counted(self, file: OutputFile) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of a file, as long as there are not too many of all files together."""
+        """Yield the bytes of a file, and check the total size of all files."""
         size = 0
         try:
             async with contextlib.aclosing(self._comfyui.download(file, self._max_output_bytes)) as chunks:
@@ -149,17 +149,17 @@ class Downloads:
                     self._require_room()
                     yield chunk
         except BaseException:
-            # It comes again, or is not kept.
+            # The file is downloaded again, or not kept.
             self._size -= size
             raise
 
     async def _written(self, image: memoryview) -> AsyncGenerator[bytes, None]:
-        """Yield a picture that has come, while those that are not written yet leave room for it."""
+        """Yield the bytes of a picture from the event socket, unless too many bytes are unwritten."""
         size = len(image)
         self._unwritten += size
         try:
             if self._unwritten > MOST_UNWRITTEN_BYTES:
-                raise OutputInvalid("The backend sent more pictures at once than can be held.")
+                raise OutputInvalid("The backend sent pictures faster than they can be stored.")
             self._size += size
             self._require_room()
             for start in range(0, size, _PIECE_BYTES):

@@ -1,4 +1,4 @@
-"""Pictures of running jobs as they come into being: the newest wins, made small, and at most two a second of a job."""
+"""Previews of running jobs: only the newest is published, scaled down, at most two a second for each job."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 2
-"""So many are made small at the same time: the memory that it takes is theirs together."""
+"""Maximum number of previews scaled at the same time, which limits the memory used."""
 EVERY_S: Final = 0.5
 KEEP_S: Final = 10.0
-"""A picture that stays the newest for so long is kept from being forgotten."""
+"""Seconds after which the expiry of an unchanged preview in Redis is renewed."""
 
 
 class PreviewFeeds:
-    """Makes and publishes the pictures of all attempts of a worker, beside whatever the attempts do."""
+    """Scales and publishes the previews of all attempts of a worker, in tasks of their own."""
 
     def __init__(self, previews: Previews) -> None:
         self._previews = previews
@@ -34,16 +34,16 @@ class PreviewFeeds:
         self._making = asyncio.Semaphore(AT_ONCE)
 
     def of(self, job_id: int, attempt: int) -> PreviewFeed:
-        """Return what takes the pictures of an attempt."""
+        """Return the feed for an attempt's previews."""
         return PreviewFeed(self._previews, self._tasks, self._making, job_id, attempt)
 
     async def close(self) -> None:
-        """End all; what is in Redis ends by itself."""
+        """Cancel all feeds; previews in Redis expire."""
         await end_tasks(self._tasks)
 
 
 class PreviewFeed:
-    """Takes the pictures of one attempt; nothing here waits for anything, or holds up the attempt's end."""
+    """Takes the previews of one attempt; its methods never wait, so they do not delay the attempt."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class PreviewFeed:
         self._task: asyncio.Task[None] | None = None
 
     def show(self, picture: Picture) -> None:
-        """Take a picture, in place of one that nobody has looked at yet."""
+        """Take a preview; it replaces one that is not published yet."""
         if self._ended.is_set() or len(picture.image) > MOST_PREVIEW_BYTES:
-            # Such a large one nobody would look at, and it is not to be held for that.
+            # One that large is never published, so it is not held in memory.
             return
         self._newest = picture.image
         self._woken.set()
@@ -76,7 +76,7 @@ class PreviewFeed:
             self._task.add_done_callback(self._tasks.discard)
 
     def end(self) -> None:
-        """The run is over, and so are its pictures."""
+        """End the feed and remove its preview, because the run is over."""
         self._ended.set()
         self._woken.set()
 
@@ -86,7 +86,7 @@ class PreviewFeed:
             try:
                 await self._publish()
             except QueueUnavailable as error:
-                # It costs the picture, and nothing else.
+                # Only this preview is lost.
                 log.info("job %s: %s", self._job_id, error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, EVERY_S - (time.monotonic() - began))):
@@ -95,7 +95,7 @@ class PreviewFeed:
             await self._previews.remove(self._job_id)
 
     async def _publish(self) -> None:
-        """Publish the next picture, or say after a while that there is none newer."""
+        """Publish the next preview, or renew the last one after `KEEP_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KEEP_S):
                 await self._woken.wait()
@@ -107,5 +107,5 @@ class PreviewFeed:
         async with self._making:
             small = await asyncio.to_thread(small_picture, image)
         if small is not None and not self._ended.is_set():
-            # Of the clock, so that those of a later attempt are newer.
+            # Numbered by the wall clock, so that those of a later attempt count as newer.
             await self._previews.put(self._job_id, self._attempt, int(time.time() * 1000), small)

@@ -1,4 +1,4 @@
-"""Thumbnails of what is stored: made after `completed`, which they never delay, while nothing else is to be done."""
+"""Thumbnails of stored outputs, made after the job is completed, while no other outputs are being saved."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 2
-"""Decoding pictures is processor work; more threads than this would take the loop's share."""
+"""Maximum number of threads that decode pictures; more would slow down the event loop."""
 MOST_WAITING: Final = 10_000
-"""So many are remembered here. PostgreSQL remembers all, and what was too much here is taken up when this is done."""
+"""Maximum number of thumbnails waiting in memory; PostgreSQL knows all, and further ones are read from it later."""
 BATCH: Final = 16
-"""So many of one job are stored and noted in one step, which costs as much as that of one."""
+"""Maximum number of thumbnails of one job that are stored in one step, which costs as much as for one."""
 REST_S: Final = 0.2
-"""For so long nothing was saved before one is made: of jobs in a row the next one comes sooner."""
+"""Seconds without saving before thumbnails are made; jobs in a row follow each other sooner than that."""
 YIELD_S: Final = 2.0
-"""So long the saving of other jobs goes first."""
+"""Maximum seconds that thumbnails wait for the saving of other jobs."""
 LATE_S: Final = 30.0
-"""What is due for longer has been forgotten: its worker has stopped or died, or had too many."""
+"""Seconds after which a due thumbnail is taken up by any worker: its own has stopped, or had too many."""
 GIVEN_UP_S: Final = 7 * 86400.0
-"""What is due for longer than this has no thumbnail: whoever tried it may have died of it each time."""
+"""Seconds after which a due thumbnail is given up, because making it may crash the worker each time."""
 TAKEN_UP: Final = 200
-"""So many that were forgotten are taken up at a time."""
+"""Maximum number of late thumbnails taken up at a time."""
 _NICENESS: Final = 10
 
 
 class Thumbnails:
-    """Makes thumbnails, one job after the other, in threads that give way to all others."""
+    """Makes thumbnails, one job after the other, in threads of low priority."""
 
     def __init__(self, files: FileStore, store: ThumbnailStore, yield_s: float = YIELD_S) -> None:
         self._yield_s = yield_s
@@ -63,11 +63,11 @@ class Thumbnails:
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="thumbnails", initializer=_give_way)
 
     def want(self, content_id: int, outputs: Iterable[Output]) -> None:
-        """Make those that are due of what a job has just left, soon; waits for nothing."""
+        """Have the due thumbnails of a job's new outputs made; does not wait."""
         self._add(Due(content_id, output.index, output.path) for output in outputs if output.thumbnail_due)
 
     async def take_up(self) -> int:
-        """Make those that were forgotten, whoever's they were, and return how many; raises `DatabaseUnavailable`."""
+        """Have late thumbnails of any worker made, and return how many; raises `DatabaseUnavailable`."""
         if self._waiting:
             return 0
         await self._store.give_up(GIVEN_UP_S)
@@ -77,7 +77,7 @@ class Thumbnails:
 
     @contextmanager
     def giving_way(self) -> Iterator[None]:
-        """Let what is done in the block go first, unless it lasts."""
+        """Delay thumbnails during the block, for at most `YIELD_S`."""
         self._saving += 1
         self._quiet.clear()
         try:
@@ -89,12 +89,12 @@ class Thumbnails:
                 self._quiet.set()
 
     async def done(self) -> None:
-        """Return when all that are remembered here were tried."""
+        """Wait until all waiting thumbnails were tried."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Leave the rest to others; what a thread is at is not waited for."""
+        """Stop; other workers make the remaining thumbnails. Running threads are not awaited."""
         self._waiting.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await end_tasks(self._tasks)
@@ -118,12 +118,12 @@ class Thumbnails:
             except (DatabaseUnavailable, StorageFailed) as error:
                 log.warning("thumbnails are made later: %s", error)
             except Exception:
-                log.exception("thumbnails stumbled over a bug")
+                log.exception("unexpected error while making thumbnails")
             finally:
                 self._under_way.difference_update(batch)
 
     async def _is_quiet(self) -> bool:
-        """Wait until nothing is being saved and nothing was a moment ago, but not for long; whether that is so."""
+        """Wait until nothing was saved for `REST_S`; False when that takes longer than the limit."""
         try:
             async with asyncio.timeout(self._yield_s):
                 count = None
@@ -144,7 +144,7 @@ class Thumbnails:
         return batch
 
     async def _make(self, batch: Sequence[Due], *, at_once: bool) -> None:
-        """Make, store and note thumbnails of one job; raises `StorageFailed`, `DatabaseUnavailable`."""
+        """Make and store thumbnails of one job; raises `StorageFailed`, `DatabaseUnavailable`."""
         loop = asyncio.get_running_loop()
         made = await loop.run_in_executor(self._threads, self._made, batch, at_once)
         self._waiting.extendleft(reversed([due for due in batch if due not in made]))
@@ -153,11 +153,11 @@ class Thumbnails:
         if files:
             await loop.run_in_executor(self._threads, self._files.write_now, files)
         gone = await self._store.made(paths)
-        # Deleted meanwhile, with all its files but these.
+        # The content was deleted in the meantime; these files are all that is left of it.
         await self._files.delete(path for due in gone if (path := paths[due]) is not None)
 
     def _made(self, batch: Sequence[Due], at_once: bool) -> dict[Due, bytes | None]:
-        """Make them, one at least, until something else is to be saved."""
+        """Make thumbnails, at least one, until other outputs are to be saved."""
         made: dict[Due, bytes | None] = {}
         for due in batch:
             if made and self._saving and not at_once:
@@ -166,14 +166,14 @@ class Thumbnails:
                 with self._files.absolute(due.path).open("rb") as file:
                     made[due] = thumbnail_of(file)
             except OSError as error:
-                # Deleted, most likely, and the job with it.
+                # Most likely deleted together with its job.
                 log.info("output %s of content %s cannot be read: %s", due.index, due.content_id, error)
                 made[due] = None
         return made
 
 
 def _give_way() -> None:
-    """Let this thread have the processor when nobody else wants it. Only Linux knows threads by such numbers."""
+    """Lower this thread's priority; only Linux can do this for a single thread."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 _ENDINGS: Final = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"RIFF", "webp"))
 _MOST: Final = 1_000
-"""Of a run; a film of as many pictures has a saver of its own."""
+"""Maximum number of pictures of a run."""
 _MOST_UNSURE: Final = 64
-"""Of a node, such as may be previews: the newest are kept until the node itself says whether it has sent any."""
+"""Maximum number of a node's pictures that may be previews; the newest are held until the node reports its own."""
 
 
 class WebSocketPictures:
-    """Takes what comes while the run goes on. Its methods wait for nothing."""
+    """Collects the pictures during the run. Its methods never wait."""
 
     def __init__(self, downloads: Downloads) -> None:
         self._downloads = downloads
@@ -34,19 +34,19 @@ class WebSocketPictures:
         self._count = 0
 
     def follow(self, graph: Graph, catalog: Catalog) -> None:
-        """Begin with the pictures of this graph's nodes."""
+        """Set the graph whose pictures are collected."""
         self._graph, self._catalog = graph, catalog
 
     @property
     def are_wanted(self) -> bool:
-        """Whether the graph has nodes whose pictures come in this way only, so that a lost one comes never again."""
+        """Whether the graph has nodes whose pictures come only through the event socket, and can be lost with it."""
         return any(node["class_type"] in SENDERS for node in self._graph.values())
 
     def take(self, picture: Picture, node_id: str) -> None:
-        """Take a picture of the node, if it may be an output: on the wire it cannot be told from a preview.
+        """Take a picture of the node, if it may be an output: its frame looks the same as a preview's.
 
-        Previews are made by nodes that compute, and ComfyUI sends them as JPEG. So what an output node sends as PNG is
-        an output; so is whatever is sent by a class that is known to do nothing else, or that lists it in its `ui`.
+        Previews come from nodes that compute, as JPEG. So a PNG from an output node is an output, as is any picture
+        from a class in `SENDERS`, or one that the node lists in its `ui`.
         """
         ending = next((name for head, name in _ENDINGS if picture.image[: len(head)] == head), None)
         if ending is None or self._count >= _MOST or not node_id:
@@ -61,13 +61,13 @@ class WebSocketPictures:
             unsure.append((ending, picture.image))
             del unsure[:-_MOST_UNSURE]
 
-    def told_in(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the history entry with a record of each picture among those of its node."""
+    def added_to(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the history entry, with a record of each picture added to its node's outputs."""
         outputs = entry.get("outputs")
         outputs = dict(outputs) if isinstance(outputs, dict) else {}
         for node_id, pictures in self._unsure.items():
-            said = len(_announced(outputs.get(node_id)))
-            for ending, image in pictures[-said:] if said else ():
+            count = len(_announced(outputs.get(node_id)))
+            for ending, image in pictures[-count:] if count else ():
                 self._keep(node_id, ending, image)
         self._unsure.clear()
         for node_id, files in self._sure.items():
@@ -82,14 +82,14 @@ class WebSocketPictures:
     def _keep(self, node_id: str, ending: str, image: memoryview) -> None:
         files = self._sure.setdefault(node_id, [])
         self._count += 1
-        # The node is part of the name, by which what has come is found again.
+        # The node is part of the key under which the downloads find the picture.
         file = OutputFile(node_id, f"picture_{len(files) + 1:05}.{ending}", node_id, SENT)
         files.append(file)
         self._downloads.sent(file, image)
 
 
 def _announced(shown: Any) -> list[Any]:
-    """Return the records by which a node says that it has sent pictures."""
+    """Return the records in which a node reports pictures that it has sent."""
     images = shown.get("images") if isinstance(shown, dict) else None
     return [each for each in images if _is_announcement(each)] if isinstance(images, list) else []
 

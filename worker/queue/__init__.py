@@ -1,1 +1,1 @@
-"""Taking turns from Redis: arq's worker on our keys, and what arq runs."""
+"""Taking turns from Redis with arq: the worker class, the turn function and the periodic tasks."""

@@ -1,4 +1,4 @@
-"""What arq runs: turns on one queue, periodic tasks on another, so that busy slots never hold up the clockwork."""
+"""What arq runs: turns on one queue, periodic tasks on another, so that busy slots never delay periodic tasks."""
 
 from __future__ import annotations
 
@@ -28,38 +28,39 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_TRIES: Final = 1_000_000
-"""arq counts restarts and full backends as tries; how often a job is tried is PostgreSQL's to say."""
+"""arq's limit of tries, without effect: arq also counts restarts and full backends. PostgreSQL limits the attempts."""
 MOST_WAIT_S: Final = 5.0
+"""Maximum seconds until a turn without a slot or job is tried again."""
 MOST_S: Final = 60
-"""A periodic task that takes longer is ended: the next run goes on where this one was."""
+"""Maximum seconds of a periodic task's run; the next run continues the work."""
 
 
 async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
-    """Run the job whose turn it is; `job_id` names the one that earned the turn."""
+    """Run the next job; `job_id` is the job for which the turn was enqueued, and another one may be next."""
     runner: Runner = ctx["runner"]
     again_s = await runner.take_turn(job_id)
     if again_s is not None:
-        # Ever more seldom: a thousand jobs for a backend that is away must not keep Redis busy.
+        # The delay grows: a thousand jobs for a backend that is unavailable must not keep Redis busy.
         raise Retry(defer=min(again_s * ctx["job_try"], MOST_WAIT_S))
 
 
 async def reconcile(ctx: dict[str, Any]) -> str:
-    """Put right what fell between PostgreSQL, Redis and the backends."""
+    """Resolve differences between PostgreSQL, Redis and the backends."""
     return await _noted(ctx, "reconcile", _schedule(ctx, "reconcile"), ctx["reconciler"].run)
 
 
 async def sweep(ctx: dict[str, Any]) -> str:
-    """Delete what nobody needs any more."""
+    """Delete expired data and unused files."""
     return await _noted(ctx, "sweep", _schedule(ctx, "sweep"), ctx["reconciler"].sweep)
 
 
 async def record_statistics(ctx: dict[str, Any]) -> str:
-    """Count in the statistics what has ended, and how many jobs wait and run."""
+    """Add ended jobs, and the numbers of waiting and running jobs, to the statistics."""
     return await _noted(ctx, "record_statistics", _schedule(ctx, "record_statistics"), ctx["statistics_recorder"].run)
 
 
 async def announce(ctx: dict[str, Any]) -> None:
-    """Tell when each periodic task runs, so that one that has never run is seen to be waiting for its time."""
+    """Store when each periodic task runs next, so that a task which has not run yet is listed as well."""
     now = datetime.now(UTC)
     tasks = ctx["clockwork"].items()
     plans = [Plan(name=name, schedule=_schedule(ctx, name), next_run=_following(task, now)) for name, task in tasks]
@@ -67,7 +68,7 @@ async def announce(ctx: dict[str, Any]) -> None:
 
 
 def _schedule(ctx: dict[str, Any], name: str) -> str:
-    """Return in words when a periodic task runs, as `periodic_tasks` has it for the clock."""
+    """Return the schedule of a periodic task in words; must match `periodic_tasks`."""
     words = {
         "reconcile": f"every {ctx['reconcile_seconds']} s",
         "sweep": "every hour",
@@ -77,21 +78,21 @@ def _schedule(ctx: dict[str, Any], name: str) -> str:
 
 
 async def _noted(ctx: dict[str, Any], name: str, schedule: str, work: Callable[[], Awaitable[str]]) -> str:
-    """Do the work of a periodic task, and note how it went, also when it failed."""
+    """Run a periodic task and store its result, also when it failed."""
     began, now, failed = time.monotonic(), datetime.now(UTC), True
     try:
         async with asyncio.timeout(MOST_S):
             result = await work()
         failed = False
     except GenonautError as error:
-        log.warning("%s could not do its work: %s", name, error)
+        log.warning("periodic task %s failed: %s", name, error)
         result = str(error)
     except TimeoutError:
-        log.warning("%s took longer than %s s, and was ended", name, MOST_S)
-        result = f"It took longer than {MOST_S} s, and was ended."
+        log.warning("periodic task %s took longer than %s s and was cancelled", name, MOST_S)
+        result = f"It took longer than {MOST_S} s and was cancelled."
     except Exception:
-        log.exception("%s stumbled over a bug", name)
-        result = "Something went wrong in the worker; its log says what."
+        log.exception("unexpected error in the periodic task %s", name)
+        result = "An unexpected error occurred in the worker; see its log."
     run = PeriodicRun(
         name=name,
         schedule=schedule,
@@ -105,21 +106,21 @@ async def _noted(ctx: dict[str, Any], name: str, schedule: str, work: Callable[[
     try:
         await ctx["runs"].note(run)
     except DatabaseUnavailable as error:
-        log.warning("the run of %s cannot be noted: %s", name, error)
+        log.warning("the result of the periodic task %s cannot be stored: %s", name, error)
     return result
 
 
 def _following(task: CronJob, now: datetime) -> datetime:
-    """Return when the clock has the task run next, whatever made it run this time."""
+    """Return when the task runs next by its schedule."""
     hand = {unit: getattr(task, unit) for unit in ("month", "day", "weekday", "hour", "minute", "second")}
     return next_cron(now, **hand, microsecond=task.microsecond)
 
 
 class WorkerSettings:
-    """arq's settings of the queue of turns; the queue's name and the connection come from ours."""
+    """arq's settings for the queue of turns; the queue's name and the connection come from our settings."""
 
     functions: ClassVar[list[Function]] = [
-        # No time limit of arq's: the attempt has its own, which ComfyUI's word ends, and not a cancellation.
+        # No effective arq timeout: the attempt has its own, which stops the prompt and waits for the confirmation.
         func(take_turn, name=TURN_FUNCTION, timeout=10**9, max_tries=MOST_TRIES, keep_result=0)
     ]
     job_serializer = staticmethod(serialize)
@@ -140,15 +141,15 @@ class MaintenanceSettings:
     keep_result = 0
     log_results = False
     max_jobs = 4
-    # An outage that keeps it from telling lets arq begin again: worker.main.
+    # If an outage makes it fail, the worker starts arq again: worker.upkeep.loops.
     on_startup = staticmethod(announce)
-    # Not arq's time limit ends a task but its own, which is noted.
+    # Longer than the tasks' own limit, whose result is stored.
     job_timeout = MOST_S + 10
     timezone = UTC
 
 
 def periodic_tasks(reconcile_seconds: int) -> list[CronJob]:
-    """Return the periodic tasks: arq's cron counts in calendar seconds, so the period is one that divides a minute."""
+    """Return the periodic tasks; `reconcile_seconds` must divide 60, because arq's cron uses calendar seconds."""
     seconds = set(range(0, 60, reconcile_seconds))
     return [
         cron(reconcile, name="reconcile", second=seconds, run_at_startup=True, max_tries=1, keep_result=0),

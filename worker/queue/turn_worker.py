@@ -1,6 +1,6 @@
-"""The arq worker that takes turns: arq's own, on its own keys, woken instead of polling, with short renewed locks.
+"""The arq worker that takes turns: woken by messages instead of polling, with short locks that are renewed.
 
-What is overridden are private hooks of arq 0.28; a test fails when their names change.
+It overrides private methods of arq 0.28; a test fails when their names change.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_S: Final = 15.0
-"""A killed worker's turns are free again after this time; arq's own rule is the longest job timeout plus 10 s."""
+"""Seconds until a killed worker's turns are free again; arq's own rule is the longest job timeout plus 10 s."""
 IDLE_POLL_S: Final = 2.0
-"""The poll that heals a lost wake-up."""
+"""Seconds between two polls, in case a wake-up is lost."""
 MOST_TURNS: Final = 1000
-"""So many due turns are looked at: more than all workers together have slots, for running ones stay in the queue."""
+"""Maximum number of due turns read: more than the slots of all workers, because running turns stay in the queue."""
 RETRY_KEY_S: Final = 88400
-"""arq's own."""
+"""Seconds until a turn's count of tries expires; arq's own value."""
 
 
 _TAKE: Final = f"""
@@ -63,17 +63,17 @@ for at = 1, #due, 2 do
 end
 return {{taken, redis.call('ZRANGEBYSCORE', queue, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)}}
 """
-"""Ends turns and takes others, on arq's keys and by arq's rules, in one round trip; arq itself takes six for each turn.
+"""Ends turns and takes others, on arq's keys and by arq's rules, in one round trip; arq needs six for each turn.
 
-A turn that ended is given with an empty text when it is done, with the time at which it is due again, or with 0 when
-it goes back to its place."""
+An ended turn comes with an empty string when it is done, with the time at which it is due again, or with 0 when it
+keeps its place in the queue."""
 
 
 class TurnWorker(Worker):
     """Takes as many turns as there are free slots, as soon as it is woken.
 
-    A turn's function is to take its slot before it first waits for anything, or slots are given away twice. Turns are
-    taken and ended over `line`, and what else arq does goes over its own pool.
+    A turn's function must take its slot before its first `await`, or a slot would be used twice. Turns are taken and
+    ended over the connection `line`; everything else in arq uses arq's own pool.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class TurnWorker(Worker):
         self._woken = asyncio.Event()
         self._begun: set[str] = set()
         self._ended: dict[str, int | str] = {}
-        """Turn → when it is due again, as `_TAKE` wants it, of those that Redis has yet to be told of."""
+        """Ended turn not yet reported to Redis → when it is due again, in the format of `_TAKE`."""
         self._take = line.register_script(_TAKE)
 
     def wake(self, due_ms: int | None = None) -> None:
-        """Look at the queue now; when the turn is due later, the look finds out when."""
+        """Read the queue now; this also finds out when a later turn is due."""
         del due_ms
         self._woken.set()
 
     async def settle(self) -> None:
-        """Tell Redis of the turns that have ended; raises what redis-py raises while it is away."""
+        """Report ended turns to Redis; raises redis-py's errors while Redis is unavailable."""
         if self._ended:
             await self._exchange(0)
 
@@ -117,7 +117,7 @@ class TurnWorker(Worker):
                 wait_s = min(wait_s, await self._exchange(wanted))
             await self.heart_beat()
         except (*AWAY, RedisError) as error:
-            log.warning("Redis is away, no turns until it is back: %s", error)
+            log.warning("Redis is unavailable, no turns until it is back: %s", error)
             await asyncio.sleep(1)
         if self.burst and not self.tasks:
             return
@@ -126,20 +126,20 @@ class TurnWorker(Worker):
                 await self._woken.wait()
 
     async def _exchange(self, wanted: int) -> float:
-        """Give back turns that ended, begin up to `wanted` others, and return in how many seconds the next is due."""
+        """End turns, begin up to `wanted` others, and return in how many seconds the next turn is due."""
         ended = dict(self._ended)
-        told = [each for turn in ended.items() for each in turn]
+        ended_args = [each for turn in ended.items() for each in turn]
         now_ms = int(time.time() * 1000)
         lock_ms = int(self.in_progress_timeout_s * 1000)
-        taken, following = await self._take(keys=[self.queue_name], args=[now_ms, lock_ms, wanted, *told])
+        taken, following = await self._take(keys=[self.queue_name], args=[now_ms, lock_ms, wanted, *ended_args])
         for turn in ended:
             del self._ended[turn]
         for raw, score, tries, payload in taken:
             turn = raw.decode()
-            # One of ours whose lock ran out, because this process was stopped for a while, has just got a new one.
+            # A turn that runs here can be taken again if its lock expired, for example while the process was suspended.
             if turn not in self.tasks:
                 self.tasks[turn] = asyncio.create_task(self._run_turn(turn, int(float(score)), tries, payload))
-        # A little later: arq compares whole milliseconds.
+        # 2 ms later, because arq compares whole milliseconds.
         return float(following[1]) / 1000 + 0.002 - time.time() if following else math.inf
 
     def _reap(self) -> None:
@@ -151,11 +151,11 @@ class TurnWorker(Worker):
         self._begun &= self.tasks.keys()
 
     def _waiting_for_slots(self) -> int:
-        """Return how many turns were taken whose functions have not begun, and have yet to take their slots."""
+        """Return how many taken turns have not begun, and so hold no slot yet."""
         return sum(turn not in self._begun for turn in self.tasks)
 
     async def _run_turn(self, turn: str, score: int, tries: int, payload: bytes | None) -> None:
-        """Run a turn's function as arq does, without keeping its result; what becomes of the turn is told later."""
+        """Run a turn's function as arq does, without keeping its result; the next exchange reports its end."""
         due: int | str = ""
         self.job_tasks[turn] = self.tasks[turn]
         self._begun.add(turn)
@@ -170,7 +170,7 @@ class TurnWorker(Worker):
             due = int(time.time() * 1000) + again.defer_score if again.defer_score else 0
             self.jobs_retried += 1
         except asyncio.CancelledError:
-            # Whoever cancelled it wants this run to end, and not the turn to be lost.
+            # A cancellation ends this run; the turn stays in the queue.
             due = 0
             self.jobs_retried += 1
         except Exception:
@@ -182,7 +182,7 @@ class TurnWorker(Worker):
             self.wake()
 
     async def renew_locks(self) -> None:
-        """Keep the locks of running turns from ending; called with each heartbeat."""
+        """Renew the locks of running turns; called with each heartbeat."""
         if not self.tasks:
             return
         async with self.pool.pipeline(transaction=False) as pipe:

@@ -1,4 +1,4 @@
-"""The loops of a worker: leases, heartbeats, operators' requests, and messages from Redis. Each survives an outage."""
+"""The loops of a worker: leases, heartbeats, operators' requests, messages from Redis. Each goes on after an outage."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WakeUps:
-    """Reasons not to wait for the next heartbeat."""
+    """Events that make a loop run at once instead of with the next heartbeat."""
 
     heartbeat: asyncio.Event = field(default_factory=asyncio.Event)
-    """Something that a heartbeat says has changed, or an operator has asked for something."""
+    """The content of the heartbeat has changed, or an operator has made a request."""
     drains: asyncio.Event = field(default_factory=asyncio.Event)
     """An operator has drained or resumed a backend."""
     offer_questions: asyncio.Event = field(default_factory=asyncio.Event)
-    """A server asks whether a backend offers what it misses."""
+    """A server asks whether a backend now offers something that its catalog lacks."""
 
     def operators(self) -> None:
-        """Look at once what operators want of this worker."""
+        """Read operators' requests at once."""
         self.heartbeat.set()
         self.drains.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the loops look after."""
+    """The parts of a worker that the loops call."""
 
     names: Names
     listener: Redis
@@ -72,7 +72,7 @@ class Parts:
 
 
 class Loops:
-    """Everything that a worker does all the time, whatever it runs."""
+    """The tasks that a worker runs from start to end, independent of its jobs."""
 
     def __init__(self, parts: Parts, wake_ups: WakeUps, heartbeat_s: float, stop: Callable[[], None]) -> None:
         self._parts = parts
@@ -86,7 +86,7 @@ class Loops:
             backend.on_change = parts.heartbeat.change
 
     def start(self) -> list[asyncio.Task[Any]]:
-        """Start every loop as a task named for it; none ends by itself unless something is broken."""
+        """Start each loop as a task with its name; a loop ends by itself only because of a bug."""
         parts = self._parts
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "leases": self._renew_leases,
@@ -102,11 +102,11 @@ class Loops:
         return [asyncio.create_task(run(), name=name) for name, run in loops.items()]
 
     async def end(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """End the tasks that `start` gave."""
+        """End the tasks that `start` returned."""
         await end_tasks([*tasks, *([self._freeing] if self._freeing else [])])
 
     async def _renew_leases(self) -> None:
-        """Every `HEARTBEAT_SECONDS` renew the leases on jobs, and take over attempts whose lease has ended."""
+        """Every `HEARTBEAT_SECONDS`: renew the leases on jobs, and take over attempts whose lease has expired."""
         runner = self._parts.runner
         while True:
             began = asyncio.get_running_loop().time()
@@ -116,26 +116,26 @@ class Loops:
             await asyncio.sleep(max(0.05, self._heartbeat_s - spent))
 
     async def _send_heartbeats(self) -> None:
-        """Every `HEARTBEAT_SECONDS`, and when woken: heartbeats in Redis, and what operators have asked for there.
+        """Every `HEARTBEAT_SECONDS`, and when woken: send heartbeats to Redis, and carry out operators' requests.
 
-        This loop is apart from the leases: a Redis that hangs must not cost the leases in PostgreSQL.
+        This loop is separate from the leases: if Redis hangs, the leases in PostgreSQL must still be renewed.
         """
         parts, requests = self._parts, self._parts.operator_requests
-        steps = (requests.obey, self._drive, parts.turns.renew_locks, parts.heartbeat.beat, self._add_figures)
+        steps = (requests.apply_state, self._drive, parts.turns.renew_locks, parts.heartbeat.beat, self._add_figures)
         while True:
             self._wake_ups.heartbeat.clear()
             for step in steps:
                 await _survive(step)
             if self._freeing is None or self._freeing.done():
-                # Not waited for: a backend that does not answer must not cost a lease.
-                self._freeing = asyncio.create_task(_survive(requests.free), name="freeing")
+                # Not awaited: a backend that does not answer must not delay the renewal of leases.
+                self._freeing = asyncio.create_task(_survive(requests.free_memory), name="freeing")
             if requests.state is WorkerState.STOPPING and self._is_idle():
-                log.info("nothing runs any more, and this worker was asked to stop then")
+                log.info("all jobs have ended: stopping, as an operator requested")
                 self._stop()
             await self._next(self._wake_ups.heartbeat)
 
     async def _drive(self) -> None:
-        """Renew the leases on backends; those that were let go are for the other workers to take at once."""
+        """Renew the leases on backends; tell the other workers at once when some were released."""
         pool = self._parts.pool
         before = len(pool.driven)
         await pool.renew()
@@ -146,49 +146,49 @@ class Loops:
         await self._parts.figures.add(self._parts.metrics.tally)
 
     def _is_idle(self) -> bool:
-        """Whether this worker has finished all that it was given."""
+        """Whether no attempt runs or is being saved."""
         return not self._parts.runner.running and not any(b.used for b in self._parts.pool.backends.values())
 
     async def _read_drains(self) -> None:
-        """Every `HEARTBEAT_SECONDS`, and when woken: which backends are drained.
+        """Every `HEARTBEAT_SECONDS`, and when woken: read which backends are drained.
 
-        This loop is apart from the heartbeats: a PostgreSQL that hangs must not cost the leases in Redis.
+        This loop is separate from the heartbeats: if PostgreSQL hangs, the leases in Redis must still be renewed.
         """
         while True:
             self._wake_ups.drains.clear()
-            await _survive(self._parts.operator_requests.learn)
+            await _survive(self._parts.operator_requests.read_drains)
             await self._next(self._wake_ups.drains)
 
     async def _publish_news(self) -> None:
-        """Publish changes as they happen; while Redis is away the heartbeats do."""
+        """Publish changes as they happen; what an outage of Redis delays is sent with the next heartbeat."""
         while True:
             await _survive(self._parts.heartbeat.run)
             await asyncio.sleep(self._heartbeat_s)
 
     async def _answer_offer_questions(self) -> None:
-        """Every `HEARTBEAT_SECONDS`, and when woken: whether a backend offers what a server misses in it."""
+        """Every `HEARTBEAT_SECONDS`, and when woken: answer servers' questions about what a backend offers."""
         while True:
             self._wake_ups.offer_questions.clear()
-            await _survive(self._parts.offer_answers.look)
+            await _survive(self._parts.offer_answers.start_answers)
             await self._next(self._wake_ups.offer_questions)
 
     async def _next(self, woken: asyncio.Event) -> None:
-        """Return when it is time for the next heartbeat, or when woken."""
+        """Wait until the next heartbeat is due, or until woken."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._heartbeat_s):
                 await woken.wait()
 
     async def _run_arq(self, worker: Worker) -> None:
-        """Run an arq worker; an outage of Redis must not end the process."""
+        """Run an arq worker, and start it again after an outage of Redis."""
         while True:
             try:
                 await worker.async_run()
             except (*AWAY, RedisError, Unavailable) as error:
-                log.warning("arq stopped at an outage, and begins again: %s", error)
+                log.warning("arq stopped because of an outage, starting it again: %s", error)
                 await asyncio.sleep(1)
 
     async def _listen(self) -> None:
-        """Hear of turns, cancels and requests from Redis as they come; each has a poll behind it."""
+        """Receive messages about turns, cancellations and requests from Redis; polling finds what is missed."""
         delay_s = 0.1
         while True:
             try:
@@ -209,7 +209,7 @@ class Loops:
             except (*AWAY, RedisError) as error:
                 log.warning("not listening to Redis, polling until it is back: %s", error)
             except Exception:
-                log.exception("the listener met a bug")
+                log.exception("unexpected error in the listener")
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 2.0)
 
@@ -228,15 +228,15 @@ class Loops:
     def _slot_is_free(self) -> None:
         self._parts.turns.wake()
         if self._parts.pool.quiet:
-            # A backend with nothing left to do is for others to drive.
+            # The backend may be idle now, and can then be released to other workers.
             self._wake_ups.heartbeat.set()
 
 
 async def _survive(step: Callable[[], Awaitable[None]]) -> None:
-    """Do one step; log what goes wrong in it, so that the loop goes on."""
+    """Run one step and log its errors, so that the loop goes on."""
     try:
         await step()
     except (Unavailable, *AWAY, RedisError) as error:
         log.warning("%s: %s", getattr(step, "__name__", "heartbeat"), error)
     except Exception:
-        log.exception("%s met a bug", getattr(step, "__name__", "heartbeat"))
+        log.exception("unexpected error in %s", getattr(step, "__name__", "heartbeat"))

@@ -1,4 +1,4 @@
-"""Reading again what somebody misses in a backend that this worker drives, before a job is refused for it."""
+"""Reads node classes again that a server did not find in a driven backend, before a job is refused for that."""
 
 from __future__ import annotations
 
@@ -23,33 +23,37 @@ log = logging.getLogger(__name__)
 
 
 class OfferAnswers:
-    """Answers questions about what our backends offer. `tell` writes heartbeats, by which others see what is new."""
+    """Answers questions about what the driven backends offer; `send_heartbeats` makes changes visible to others."""
 
     def __init__(
-        self, questions: OfferQuestions, pool: BackendPool, registry: Registry, tell: Callable[[], Awaitable[None]]
+        self,
+        questions: OfferQuestions,
+        pool: BackendPool,
+        registry: Registry,
+        send_heartbeats: Callable[[], Awaitable[None]],
     ) -> None:
         self._questions = questions
         self._pool = pool
         self._registry = registry
-        self._tell = tell
+        self._send_heartbeats = send_heartbeats
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._news: dict[str, asyncio.Event] = {}
-        """Backend → whether something was asked of it, or read, since that was last looked at."""
+        """Backend → set when there is a new question about it, or a class has been read."""
 
-    async def look(self) -> None:
-        """See to all that is asked for; raises `QueueUnavailable`."""
+    async def start_answers(self) -> None:
+        """Start a task for each driven backend with open questions; raises `QueueUnavailable`."""
         for backend in self._pool.driven:
             name = backend.name
             self._news.setdefault(name, asyncio.Event()).set()
             if name not in self._tasks and await self._questions.asked(name):
-                self._tasks[name] = asyncio.create_task(self._see_to(backend), name=f"answer-{name}")
+                self._tasks[name] = asyncio.create_task(self._answer(backend), name=f"answer-{name}")
 
     async def close(self) -> None:
-        """End what is being read."""
+        """Cancel all running answers."""
         await end_tasks(self._tasks.values())
 
-    async def _see_to(self, backend: Backend) -> None:
-        """Answer until nothing is asked of the backend any more."""
+    async def _answer(self, backend: Backend) -> None:
+        """Answer questions about the backend until none is open."""
         news, reading = self._news[backend.name], dict[str, asyncio.Task[None]]()
         try:
             while True:
@@ -62,9 +66,9 @@ class OfferAnswers:
                     async with asyncio.timeout(later_s):
                         await news.wait()
         except QueueUnavailable as error:
-            log.warning("backend %s: what is asked of it cannot be answered: %s", backend.name, error)
+            log.warning("backend %s: questions about its offer cannot be answered: %s", backend.name, error)
         except Exception:
-            log.exception("backend %s: answering what is asked of it stumbled", backend.name)
+            log.exception("backend %s: unexpected error while answering questions about its offer", backend.name)
         finally:
             del self._tasks[backend.name]
             await end_tasks(reading.values())
@@ -72,10 +76,10 @@ class OfferAnswers:
     async def _begin(
         self, backend: Backend, asked: Mapping[str, int], reading: dict[str, asyncio.Task[None]]
     ) -> float | None:
-        """Begin to read what may be read now; return in how many seconds more may be, None when nothing waits for that.
+        """Start reading the classes that may be read now; return in how many seconds the next one may be, or None.
 
-        What may not be read soon is answered at once: what is known of it decides. Who asks while a class waits for its
-        turn has the same answer as those before.
+        Questions about a class that may not be read soon are answered at once, from the current catalog. All questions
+        about a class that waits to be read get the same answer.
         """
         later_s: float | None = None
         given_up = {}
@@ -101,16 +105,16 @@ class OfferAnswers:
         self._news[backend].set()
 
     async def _read(self, backend: Backend, name: str, number: int) -> None:
-        """Read a class, have others see it, and say that it is done."""
+        """Read a class, publish what has changed, and answer the question."""
         try:
             try:
                 await backend.offering.read_again(name)
             except BackendLost as error:
-                log.info("backend %s did not say what it offers: %s", backend.name, error)
+                log.info("backend %s: a node class cannot be read: %s", backend.name, error)
             if await backend.offering.publish(self._registry):
-                await self._tell()
+                await self._send_heartbeats()
             await self._questions.answer(backend.name, {name: number})
         except QueueUnavailable as error:
-            log.warning("backend %s: what was asked of it cannot be answered: %s", backend.name, error)
+            log.warning("backend %s: a question about its offer cannot be answered: %s", backend.name, error)
         except Exception:
-            log.exception("backend %s: reading a node class again stumbled", backend.name)
+            log.exception("backend %s: unexpected error while reading a node class", backend.name)

@@ -1,4 +1,4 @@
-"""What operators want of this worker: taken from Redis and PostgreSQL when they say so, and with each heartbeat."""
+"""Operators' requests to this worker, read from Redis and PostgreSQL when announced and with each heartbeat."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class OperatorRequests:
-    """Carries them out. `changed` is called when this worker is in another state."""
+    """Carries out operators' requests; `changed` is called when the worker's state changes."""
 
     def __init__(
         self,
@@ -37,33 +37,33 @@ class OperatorRequests:
         self._pool = pool
         self._changed = changed
 
-    async def obey(self) -> None:
-        """Be in the state that this worker was last asked to be in; raises `QueueUnavailable`, and stays as it is.
+    async def apply_state(self) -> None:
+        """Set the worker's state to the one last requested; raises `QueueUnavailable`, and changes nothing then.
 
-        A wish that Redis has lost is not taken back by that.
+        A request that Redis has lost is not undone: the worker keeps its state.
         """
         wanted = (await self._commands.asked([self._worker_id])).get(self._worker_id, self.state)
         if wanted is not self.state:
-            log.info("this worker was asked to be %s", wanted)
+            log.info("an operator has set this worker's state to %s", wanted)
             self.state = wanted
             self._pool.quiet = wanted is not WorkerState.WORKING
             self._changed()
 
-    async def learn(self) -> None:
-        """Read which backends are drained; raises `DatabaseUnavailable`, and all stays as it is."""
+    async def read_drains(self) -> None:
+        """Read which backends are drained; raises `DatabaseUnavailable`, and changes nothing then."""
         first = self._pool.drained is None
         self._pool.set_drained(await self._states.drained())
         if first:
             self._changed()
 
-    async def free(self) -> None:
-        """Have those of our backends free their memory that are to; raises `QueueUnavailable`."""
+    async def free_memory(self) -> None:
+        """Have driven backends free their memory where an operator asks for it; raises `QueueUnavailable`."""
         driven = {backend.name: backend for backend in self._pool.driven}
-        wishes = await self._commands.asked_to_free(list(driven))
-        await asyncio.gather(*(self._free(driven[name], wish) for name, wish in wishes.items()))
+        requests = await self._commands.asked_to_free(list(driven))
+        await asyncio.gather(*(self._free(driven[name], request) for name, request in requests.items()))
 
-    async def _free(self, backend: Backend, wish: str) -> None:
-        """Pass the wish on once: what became of it stands in the backend's heartbeat."""
-        log.info("backend %s is to free its memory", backend.name)
+    async def _free(self, backend: Backend, request: str) -> None:
+        """Pass the request on once, without a retry: the backend's heartbeat shows the result."""
+        log.info("backend %s: freeing its memory, as an operator requested", backend.name)
         await backend.free_memory()
-        await self._commands.freed(backend.name, wish)
+        await self._commands.freed(backend.name, request)

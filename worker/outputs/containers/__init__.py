@@ -1,5 +1,5 @@
-"""What a file is, and whether it is all there, by its container's own structure: lengths, checksums, end marks.
+"""Recognizes formats and detects truncated files by the container's structure: lengths, checksums, end marks.
 
-Nothing is decoded, and nothing is claimed of what has no structure that is known here. What an encoder has written
-wrong between right checksums is kept as it is: it is what ComfyUI has made.
+Nothing is decoded, and unknown formats are not checked. Wrong data with correct checksums is accepted, because it is
+what ComfyUI has written.
 """

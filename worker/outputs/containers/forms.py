@@ -1,4 +1,4 @@
-"""Which form a file has: told by how it begins, and then looked through."""
+"""Recognizes a file's format by its first bytes, and checks its structure."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ _STARTS: Final[tuple[tuple[tuple[bytes, ...], Callable[[Source], Form | None]], 
     ((b"OggS\0",), sounds.ogg),
     ((b"ID3\2", b"ID3\3", b"ID3\4", b"\xff"), sounds.mpeg),
 )
-"""What a file begins with, and who looks through it."""
+"""First bytes of a format → the function that checks it."""
 MEDIA_ENDINGS: Final = frozenset(
     (
         "png apng jpg jpeg webp gif tif tiff bmp avif heic heif jxl exr svg "
         "mp4 m4v mov webm mkv avi ogv wav flac mp3 ogg oga opus m4a aac aiff aif glb"
     ).split()
 )
-"""A file of such a name claims to be of a form that is known here."""
+"""File name endings of the known formats."""
 _TENSORS: Final = ("safetensors", "latent")
 _BARE_JXL: Final = b"\xff\x0a"
 _SHORT_BYTES: Final = 12
-"""Of a file that is shorter nobody can tell more than that it begins like one of a form."""
+"""Minimum bytes for recognizing a format; a shorter file with a known ending counts as truncated."""
 
 
 def read_form(file: BinaryIO, ending: str) -> Form | None:
-    """Return what a file is, by its content; None for what is of no form that is known here.
+    """Return a file's format by its content; None for an unknown format.
 
-    `ending`, in small letters, counts only where a content could be anything. Raises `Damaged` for one that is not all
-    there.
+    `ending`, in lower case, is used only where the content is ambiguous. Raises `Damaged` for a truncated or
+    inconsistent file.
     """
     source = Source(file)
     try:
         return _read(source, ending)
     except (struct.error, IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Damaged("it is not built as it should be") from error
+        raise Damaged("its structure is invalid") from error
 
 
 def _read(source: Source, ending: str) -> Form | None:

@@ -1,4 +1,4 @@
-"""A file as those see it who walk through its parts: no read beyond its end goes unnoticed, and none is large."""
+"""Reads parts of a file for structure checks: every read is checked against the end of the file, and is small."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 MOST_PARTS: Final = 4_000_000
-"""So many parts of a file are walked through, which takes seconds; what comes behind them is believed."""
+"""Maximum number of parts of a file that are checked, which takes seconds; further ones are not."""
 STEP_BYTES: Final = 2**20
 _START_BYTES: Final = 64
 
 
 class Damaged(Exception):
-    """A file is cut off, or says one thing here and another there."""
+    """A file is truncated or inconsistent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a file is."""
+    """The type and size of a file."""
 
     kind: str
     content_type: str
@@ -32,7 +32,7 @@ class Form:
 
 
 class Source:
-    """A file that is looked into."""
+    """A file whose structure is checked."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -41,14 +41,14 @@ class Source:
         self.start = file.read(_START_BYTES)
 
     def at(self, offset: int, length: int) -> bytes:
-        """Return so many bytes from there; raises `Damaged` when they are not all there."""
+        """Return `length` bytes from `offset`; raises `Damaged` if the file is shorter."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise Damaged("it is cut off")
         self._file.seek(offset)
         return self._file.read(length)
 
     def most(self, offset: int, length: int) -> bytes:
-        """Return so many bytes from there, or as many as there are."""
+        """Return up to `length` bytes from `offset`."""
         return self.at(offset, max(0, min(length, self.size - offset)))
 
     def number(self, offset: int, length: int, order: str = "big") -> int:
@@ -56,7 +56,7 @@ class Source:
         return int.from_bytes(self.at(offset, length), "little" if order == "little" else "big")
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield so many bytes from there, piece by piece; raises `Damaged` when they are not all there."""
+        """Yield `length` bytes from `offset` in pieces; raises `Damaged` if the file is shorter."""
         self.require(offset + length)
         while length > 0:
             piece = self.at(offset, min(length, STEP_BYTES))
@@ -65,6 +65,6 @@ class Source:
             length -= len(piece)
 
     def require(self, end: int) -> None:
-        """Raise `Damaged` unless the file goes as far as that."""
+        """Raise `Damaged` if the file is shorter than `end` bytes."""
         if end > self.size:
             raise Damaged("it is cut off")
