@@ -120,7 +120,7 @@ class Service:
             driven = {
                 beat.name
                 for beat in await registry.backends()
-                if beat.live and beat.state.get("healthy") and beat.state.get("driver") == worker.worker_id
+                if beat.live and beat.healthy and beat.driver == worker.worker_id
             }
             return worker.worker_id in live and names <= driven
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.commands.redis_database import open_redis
 from app.commands.terminal import duration, show, table
@@ -14,7 +14,7 @@ from app.storage.database import Database, make_engine
 from app.storage.periodic_tasks import PeriodicTasks
 
 if TYPE_CHECKING:
-    from app.messaging.registry import Beat
+    from app.domain.heartbeats import WorkerBeat
     from app.settings import Settings
     from app.storage.periodic_tasks import PeriodicRun, Plan
 
@@ -54,16 +54,15 @@ async def cron_status(settings: Settings) -> int:
     return 0
 
 
-def _worker_row(beat: Beat) -> tuple[object, ...]:
-    state = beat.state
+def _worker_row(beat: WorkerBeat) -> tuple[object, ...]:
     return (
         beat.name,
         "live" if beat.live else "lost",
-        f"{state.get('host', '?')}:{state.get('pid', '?')}",
-        _at(state.get("started_at")),
+        f"{beat.host or '?'}:{'?' if beat.pid is None else beat.pid}",
+        _told(beat.started_at) if beat.started_at is not None else "never",
         f"{duration(beat.age_s)} ago",
-        _listed(state.get("backends")) or "none",
-        _listed(state.get("running")) or "nothing",
+        ", ".join(beat.backends) or "none",
+        ", ".join(map(str, beat.running)) or "nothing",
     )
 
 
@@ -75,25 +74,8 @@ def _cron_row(plan: Plan, run: PeriodicRun | None) -> tuple[object, ...]:
     return (plan.name, plan.schedule, _told(run.last_run), result, f"{run.duration_ms} ms", next_run)
 
 
-def _at(text: Any) -> str:
-    """Return a heartbeat's time as a table shows it."""
-    try:
-        at = datetime.fromisoformat(text)
-        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        return "never" if text is None else str(text)
-    return _told(at)
-
-
 def _told(at: datetime, past: str = "{} ago") -> str:
     """Return a time as a table shows it: UTC, and how far away; `past` says that of a time that is over."""
     away_s = (datetime.now(UTC) - at).total_seconds()
     told = past.format(duration(away_s)) if away_s >= 0 else f"in {duration(-away_s)}"
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z ({told})"
-
-
-def _listed(value: Any) -> str:
-    """Return what a heartbeat says of several things: a list, a mapping's keys, or a number."""
-    if isinstance(value, (list, tuple, dict)):
-        return ", ".join(map(str, value))
-    return str(value) if value else ""

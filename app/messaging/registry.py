@@ -8,17 +8,17 @@ import json
 import logging
 import time
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 
 from app.domain.errors import QueueUnavailable
+from app.domain.heartbeats import BackendBeat, WorkerBeat, backend_beat, parse_heartbeat, worker_beat
 from app.domain.offers import MOST_BYTES, MOST_REPLACING_BYTES, Offer, changed_by, read_kept
 from app.messaging.redis_connection import AWAY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from arq.connections import ArqRedis
 
@@ -38,10 +38,6 @@ _MOST_KEPT_BYTES: Final = MOST_BYTES + MOST_REPLACING_BYTES + 1
 CHANGED_BY: Final = "+"
 """Stands in the digest of what a backend offers between that of what was read whole, and that of what was read since:
 the classes that somebody missed something in. That is little, and the whole may be 30 MB."""
-_MOST_BEAT_BYTES: Final = 2**20
-_MOST_BEAT_CHARS: Final = 2_000
-_MOST_BEAT_DEPTH: Final = 3
-_MOST_BEAT_NUMBER: Final = 2**53
 
 _DRIVE: Final = """
 local holder = redis.call('GET', KEYS[1])
@@ -57,16 +53,7 @@ return 1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """A heartbeat as it was found."""
-
-    name: str
-    age_s: float
-    """Since it was written, by Redis' own clock: the clocks of our machines may differ."""
-    state: Mapping[str, Any]
-    live: bool
-    """It is young enough for its writer to be alive."""
+_Beat = TypeVar("_Beat", WorkerBeat, BackendBeat)
 
 
 class Registry:
@@ -82,6 +69,8 @@ class Registry:
         self._catalogs: dict[str, Catalog] = {}
         self._weights: dict[str, int] = {}
         """Length of what a catalog was read from, which tells how much memory it takes."""
+        self._unreadable: set[str] = set()
+        """Names of which it was logged that their heartbeat cannot be read."""
         self._drive = redis.register_script(_DRIVE)
         self._stop_driving = redis.register_script(_STOP_DRIVING)
 
@@ -116,13 +105,13 @@ class Registry:
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("The heartbeat could not be removed.") from error
 
-    async def workers(self) -> list[Beat]:
+    async def workers(self) -> list[WorkerBeat]:
         """Return the heartbeats of all workers seen within a day."""
-        return await self._beats(self._names.workers, self._names.worker)
+        return await self._beats(self._names.workers, self._names.worker, worker_beat)
 
-    async def backends(self) -> list[Beat]:
+    async def backends(self) -> list[BackendBeat]:
         """Return the heartbeats of all backends seen within a day."""
-        return await self._beats(self._names.backends, self._names.backend)
+        return await self._beats(self._names.backends, self._names.backend, backend_beat)
 
     async def drive(self, name: str, worker_id: str, lease_s: float) -> bool:
         """Take or renew the lease on driving a backend; False while another worker holds it."""
@@ -194,7 +183,12 @@ class Registry:
             del self._catalogs[oldest], self._weights[oldest]
         self._catalogs[digest] = offer.catalog
 
-    async def _beats(self, index: str, key: Any) -> list[Beat]:
+    async def _beats(
+        self,
+        index: str,
+        key: Callable[[str], str],
+        read: Callable[[str, float, bool, Mapping[str, Any]], _Beat],
+    ) -> list[_Beat]:
         try:
             names = [name.decode("utf-8", "replace") for name in await self._redis.zrange(index, 0, -1)]
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -204,46 +198,29 @@ class Registry:
                 found = await pipe.execute()
         except (*AWAY, RedisError) as error:
             raise QueueUnavailable("The heartbeats cannot be read at the moment.") from error
-        beats = []
+        beats: list[_Beat] = []
         for name, raw, left_ms in zip(names, found[::2], found[1::2], strict=True):
             if raw is not None:
                 age_s = max(0.0, KEPT_S - left_ms / 1000)
-                beats.append(Beat(name, age_s, _state(raw), age_s < self.stale_s))
+                beats.append(read(name, age_s, age_s < self.stale_s, self._fields(name, raw)))
         return sorted(beats, key=lambda beat: beat.name)
+
+    def _fields(self, name: str, raw: bytes) -> dict[str, Any]:
+        """Return what a heartbeat holds; nothing of one that cannot be read, which is logged once."""
+        try:
+            fields = parse_heartbeat(raw)
+        except ValueError as error:
+            if name not in self._unreadable:
+                self._unreadable.add(name)
+                log.warning("the heartbeat of %.100r cannot be read: %s", name, error)
+            return {}
+        self._unreadable.discard(name)
+        return fields
 
 
 def _parts(digest: Any) -> list[str]:
     """Return the digests of what is kept of an offer."""
     return digest.split(CHANGED_BY) if isinstance(digest, str) and digest else []
-
-
-def _state(raw: bytes) -> dict[str, Any]:
-    """Return what a heartbeat says, as far as it can be shown; nothing of one that cannot be read.
-
-    It may be of another version, and quotes what a backend told of itself.
-    """
-    if len(raw) > _MOST_BEAT_BYTES:
-        return {}
-    try:
-        state = json.loads(raw, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        return {}
-    return {name: _shown(value) for name, value in state.items()} if isinstance(state, dict) else {}
-
-
-def _shown(value: Any, depth: int = 0) -> Any:
-    """Return a value of a heartbeat; None for a number with which nobody can reckon, and for what is nested deeply."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()[:_MOST_BEAT_CHARS]
-    if isinstance(value, list | dict):
-        if depth > _MOST_BEAT_DEPTH:
-            return None
-        if isinstance(value, list):
-            return [_shown(each, depth + 1) for each in value]
-        return {name: _shown(each, depth + 1) for name, each in value.items()}
-    if isinstance(value, int | float):
-        return value if abs(value) <= _MOST_BEAT_NUMBER else None
-    return value
 
 
 def _encoded(name: str, state: Mapping[str, Any]) -> str | None:

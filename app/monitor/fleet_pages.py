@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
     from typing import TypeVar
 
-    from app.messaging.registry import Beat
+    from app.domain.heartbeats import BackendBeat
 
     T = TypeVar("T")
 
@@ -60,7 +60,7 @@ async def show_schedule(request: web.Request) -> web.Response:
     return await render(request, "schedule.html", {"tasks": await request.config_dict[FLEET].schedule()})
 
 
-async def _backends(request: web.Request, beats: Sequence[Beat]) -> list[ShownBackend]:
+async def _backends(request: web.Request, beats: Sequence[BackendBeat]) -> list[ShownBackend]:
     """Return the backends that are known by a heartbeat, or by being drained."""
     fleet, figures = request.config_dict[FLEET], request.config_dict[FLEET_FIGURES]
     decided = await _if_there(fleet.decisions(), {})

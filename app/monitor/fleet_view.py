@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
+from app.domain.heartbeats import backend_beat
 from app.domain.message import timestamp
 from app.domain.worker_states import WorkerState
-from app.monitor.page_data import number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from datetime import datetime
 
+    from app.domain.heartbeats import BackendBeat, WorkerBeat
     from app.domain.message import Snapshot
-    from app.messaging.registry import Beat
     from app.storage.backend_states import BackendState
     from app.storage.fleet_figures import LastHour, Run
 
@@ -93,11 +93,10 @@ class ShownBackend:
     failed_link: str
 
 
-def show_worker(beat: Beat, asked: WorkerState | None) -> ShownWorker:
+def show_worker(beat: WorkerBeat, asked: WorkerState | None) -> ShownWorker:
     """Return a worker for the templates."""
-    state = beat.state
-    host, pid = _text(state, "host"), _whole(state, "pid")
-    told = _text(state, "state")
+    host, pid = beat.host, beat.pid
+    told = beat.state
     is_in = WorkerState(told) if told in list(WorkerState) else None
     return ShownWorker(
         name=beat.name,
@@ -106,21 +105,21 @@ def show_worker(beat: Beat, asked: WorkerState | None) -> ShownWorker:
         age_s=beat.age_s,
         state=is_in,
         asked=asked if asked is not is_in else None,
-        version=_text(state, "version"),
-        started_at=_time(state, "started_at"),
-        slots=_whole(state, "slots"),
-        used=_whole(state, "used"),
-        running=[job_id for job_id in _list(state, "running") if type(job_id) is int],
-        done=_whole(state, "done"),
-        failed=_whole(state, "failed"),
-        memory_bytes=number(state, "memory_bytes"),
-        backends=[str(name) for name in _list(state, "backends")],
+        version=beat.version,
+        started_at=beat.started_at,
+        slots=beat.slots,
+        used=beat.used,
+        running=list(beat.running),
+        done=beat.done,
+        failed=beat.failed,
+        memory_bytes=beat.memory_bytes,
+        backends=list(beat.backends),
     )
 
 
 def show_backend(
     name: str,
-    beat: Beat | None,
+    found: BackendBeat | None,
     *,
     decided: BackendState | None,
     freeing: bool,
@@ -128,35 +127,33 @@ def show_backend(
     hour: LastHour | None,
 ) -> ShownBackend:
     """Return a backend for the templates; one without a heartbeat is known by what was decided about it."""
-    state: Mapping[str, Any] = beat.state if beat is not None else {}
-    total, free = number(state, "vram_total"), number(state, "vram_free")
-    remaining, foreign = _whole(state, "queue_remaining"), _whole(state, "foreign")
-    drained = state.get("drained") is True
-    freed = state.get("freed")
-    freed = freed if isinstance(freed, dict) else {}
+    beat = found or backend_beat(name, 0, live=False, fields={})
+    total, free = beat.vram_total, beat.vram_free
+    remaining, foreign = beat.queue_remaining, beat.foreign
+    drained = beat.drained is True
     asked = None
     if decided is not None and decided.drained is not drained:
         asked = "drain" if decided.drained else "resume"
     return ShownBackend(
         name=name,
-        url=_text(state, "url"),
-        word=_word(beat),
-        reason=_text(state, "reason"),
-        since=_time(state, "since"),
-        age_s=beat.age_s if beat is not None else None,
+        url=beat.url,
+        word=_word(found),
+        reason=beat.reason,
+        since=beat.since,
+        age_s=found.age_s if found is not None else None,
         drained=drained,
         asked=asked,
         decided=decided if decided is not None and decided.drained else None,
         freeing=freeing,
-        freed_at=_time(freed, "at"),
-        free_fault=_text(freed, "fault"),
-        driver=_text(state, "driver"),
-        version=_text(state, "version"),
-        slots=_whole(state, "slots"),
-        used=_whole(state, "used"),
+        freed_at=beat.freed.at,
+        free_fault=beat.freed.fault,
+        driver=beat.driver,
+        version=beat.version,
+        slots=beat.slots,
+        used=beat.used,
         own=remaining - foreign if remaining is not None and foreign is not None else None,
         foreign=foreign,
-        models=[str(model).removesuffix(".safetensors") for model in _list(state, "models")],
+        models=[model.removesuffix(".safetensors") for model in beat.models],
         vram_total=total or None,
         vram_used=max(0.0, total - free) if total and free is not None else None,
         runs=list(runs),
@@ -175,14 +172,14 @@ def show_run(run: Run, told: Snapshot, preview: int | None) -> ShownRun:
     return ShownRun(told, short, preview)
 
 
-def _word(beat: Beat | None) -> str:
+def _word(beat: BackendBeat | None) -> str:
     if beat is None:
         return "unknown"
     if not beat.live:
         return "lost"
-    if "driver" in beat.state and beat.state["driver"] is None:
+    if beat.undriven:
         return "undriven"
-    healthy = beat.state.get("healthy")
+    healthy = beat.healthy
     return "unknown" if healthy is None else "healthy" if healthy else "unhealthy"
 
 
@@ -192,27 +189,3 @@ def _ended_link(name: str, status: str, hour: LastHour | None) -> str:
     if hour is not None:
         query |= {"ended_from": timestamp(hour.since), "ended_to": timestamp(hour.until)}
     return f"/monitor/?{urlencode(query)}"
-
-
-def _text(state: Mapping[str, Any], name: str) -> str | None:
-    value = state.get(name)
-    return str(value) if value not in (None, "") else None
-
-
-def _whole(state: Mapping[str, Any], name: str) -> int | None:
-    value = number(state, name)
-    return int(value) if value is not None else None
-
-
-def _list(state: Mapping[str, Any], name: str) -> list[Any]:
-    value = state.get(name)
-    return value if isinstance(value, list) else []
-
-
-def _time(state: Mapping[str, Any], name: str) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(state.get(name) or "")
-        # In UTC, so that no page stumbles over a time at the edge of the calendar.
-        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-    except (TypeError, ValueError, OverflowError):
-        return None

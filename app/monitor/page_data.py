@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import Unavailable
 from app.domain.job import JobStatus
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from app.domain.heartbeats import BackendBeat, WorkerBeat
     from app.domain.message import Snapshot
-    from app.messaging.registry import Beat
     from app.storage.job_views import QueueStats
     from app.storage.whole_jobs import JobView
 
@@ -35,8 +35,8 @@ class Health:
     stats: QueueStats | None
     finished: Mapping[str, int] | None
     """How many jobs ended in each way within the last hour."""
-    workers: Sequence[Beat] | None
-    backends: Sequence[Beat] | None
+    workers: Sequence[WorkerBeat] | None
+    backends: Sequence[BackendBeat] | None
     events: bool
     """Whether changes arrive by push."""
 
@@ -53,8 +53,7 @@ class Health:
     @property
     def slots(self) -> int | None:
         """How many jobs the live workers can hold; None when no worker says."""
-        told = [number(beat.state, "slots") for beat in self.workers or () if beat.live]
-        known = [int(slots) for slots in told if slots is not None]
+        known = [beat.slots for beat in self.workers or () if beat.live and beat.slots is not None]
         return sum(known) if known else None
 
     @property
@@ -70,11 +69,7 @@ class Health:
     @property
     def backends_down(self) -> list[str]:
         """Names of backends that cannot be given jobs; one that went silent long ago has probably been taken away."""
-        return [
-            beat.name
-            for beat in self.backends or ()
-            if not (beat.live and beat.state.get("healthy")) and beat.age_s < GONE_S
-        ]
+        return [beat.name for beat in self.backends or () if not (beat.live and beat.healthy) and beat.age_s < GONE_S]
 
     def ended(self, status: str) -> int | None:
         """How many jobs ended so within the last hour."""
@@ -109,12 +104,6 @@ async def read_snapshots(request: web.Request, views: Sequence[JobView]) -> list
         return snapshots
 
 
-def number(state: Mapping[str, Any], name: str) -> float | None:
-    """Return a number of a heartbeat; None when it is absent, or none."""
-    value = state.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 async def _figures(request: web.Request) -> tuple[QueueStats | None, Mapping[str, int] | None]:
     views = request.config_dict[VIEWS]
     try:
@@ -127,7 +116,7 @@ async def _figures(request: web.Request) -> tuple[QueueStats | None, Mapping[str
         return None, None
 
 
-async def _beats(request: web.Request) -> tuple[list[Beat] | None, list[Beat] | None]:
+async def _beats(request: web.Request) -> tuple[list[WorkerBeat] | None, list[BackendBeat] | None]:
     registry = request.config_dict[REGISTRY]
     try:
         async with asyncio.timeout(PATIENCE_S):

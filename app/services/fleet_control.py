@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from app.domain.heartbeats import BackendBeat
     from app.messaging.operator_messages import OperatorMessages
-    from app.messaging.registry import Beat, Registry
+    from app.messaging.registry import Registry
     from app.storage.backend_states import BackendState, BackendStates
     from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 
@@ -99,7 +100,7 @@ class Fleet:
         QueueUnavailable
         """
         beat = await self._backend(name)
-        if beat is None or not beat.live or beat.state.get("driver") is None:
+        if beat is None or not beat.live or beat.driver is None:
             raise BackendNotFound(f"No worker drives a backend called {name} at the moment.")
         await self._commands.ask_to_free(name)
         log.info("backend %s is to free its memory, says %s", name, actor)
@@ -171,7 +172,7 @@ class Fleet:
             log.warning("backend %s: its driver finds out with its next heartbeat: %s", name, error)
         return state
 
-    async def _backend(self, name: str) -> Beat | None:
+    async def _backend(self, name: str) -> BackendBeat | None:
         return next((beat for beat in await self._registry.backends() if beat.name == name), None)
 
 

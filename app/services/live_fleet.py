@@ -13,7 +13,8 @@ from app.domain.errors import QueueUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from app.messaging.registry import Beat, Registry
+    from app.domain.heartbeats import BackendBeat, WorkerBeat
+    from app.messaging.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ FRESH_S: Final = 0.2
 class FleetMembers:
     """Who is there at one moment."""
 
-    backends: Sequence[Beat]
+    backends: Sequence[BackendBeat]
     """The heartbeats of all backends seen within a day."""
-    workers: Sequence[Beat]
+    workers: Sequence[WorkerBeat]
     """Those of all workers."""
 
     @property

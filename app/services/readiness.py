@@ -9,7 +9,7 @@ from app.domain.worker_states import WorkerState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from app.messaging.registry import Beat
+    from app.domain.heartbeats import BackendBeat, WorkerBeat
 
 MOST_NAMED: Final = 10
 """Of more backends that cannot take work the rest are counted."""
@@ -17,7 +17,7 @@ NO_BACKEND: Final = "No backend can take work"
 _NOT_WORKING: Final = (WorkerState.QUIET, WorkerState.STOPPING)
 
 
-def why_idle(backends: Sequence[Beat], workers: Sequence[Beat]) -> dict[str, str | None]:
+def why_idle(backends: Sequence[BackendBeat], workers: Sequence[WorkerBeat]) -> dict[str, str | None]:
     """Return backend → why it can be given no job; None of one that can, be it that its slots are all taken."""
     drivers = {beat.name: beat for beat in workers}
     return {beat.name: _why(beat, drivers) for beat in backends}
@@ -34,19 +34,18 @@ def no_backend(reasons: Mapping[str, str | None]) -> str | None:
     return f"{NO_BACKEND}. {' '.join(named)}{f' And {more} more.' if more else ''}"
 
 
-def _why(beat: Beat, drivers: Mapping[str, Beat]) -> str | None:
-    state = beat.state
-    if "driver" in state and state["driver"] is None:
+def _why(beat: BackendBeat, drivers: Mapping[str, WorkerBeat]) -> str | None:
+    if beat.undriven:
         return "No worker drives it at the moment."
     if not beat.live:
         return f"No worker has told of it for {beat.age_s:.0f} s."
-    if not state.get("healthy"):
-        return _sentence(str(state.get("reason") or "it is not well"))
-    if state.get("drained"):
+    if not beat.healthy:
+        return _sentence(beat.reason or "it is not well")
+    if beat.drained:
         return "It is drained."
-    driver = drivers.get(str(state.get("driver")))
-    if driver is not None and driver.state.get("state") in _NOT_WORKING:
-        return f"The worker that drives it is {driver.state['state']}, and takes no more jobs."
+    driver = drivers.get(beat.driver or "")
+    if driver is not None and driver.state in _NOT_WORKING:
+        return f"The worker that drives it is {driver.state}, and takes no more jobs."
     return None
 
 

@@ -28,9 +28,9 @@ class Seeds:
         if time.monotonic() >= self._until:
             try:
                 beats = await self._registry.backends()
-                known = [beat for beat in beats if beat.state.get("catalog")]
+                known = [beat for beat in beats if beat.catalog]
                 live = [beat for beat in known if beat.live] or known
-                digests = dict.fromkeys(str(beat.state["catalog"]) for beat in live)
+                digests = dict.fromkeys(beat.catalog for beat in live if beat.catalog)
                 found = [await self._registry.catalog(digest) for digest in digests]
             except QueueUnavailable:
                 return Drawing()

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from app.domain.catalog import Catalog
+    from app.domain.heartbeats import BackendBeat
     from app.domain.job import Asked, Job
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
-    from app.messaging.registry import Beat, Registry
+    from app.messaging.registry import Registry
     from app.runtime.side_thread import SideThread
     from app.services.live_fleet import FleetMembers
     from app.services.offer_refresh import OfferRefresh
@@ -290,16 +291,16 @@ class Submitting:
 
         Of the live ones, or, with none alive, as last seen.
         """
-        eligible = [beat for beat in _eligible(job, present) if beat.state.get("catalog")]
+        eligible = [beat for beat in _eligible(job, present) if beat.catalog]
         live = [beat for beat in eligible if beat.live] or eligible
         reasons = why_idle(live, present.workers)
-        able = dict.fromkeys(str(beat.state["catalog"]) for beat in live if reasons[beat.name] is None)
-        digests = able | dict.fromkeys(str(beat.state["catalog"]) for beat in live)
+        able = dict.fromkeys(beat.catalog for beat in live if beat.catalog and reasons[beat.name] is None)
+        digests = able | dict.fromkeys(beat.catalog for beat in live if beat.catalog)
         return [
             _Offered(
                 await self._registry.catalog(digest),
                 digest in able,
-                [each.name for each in live if each.state["catalog"] == digest and _is_driven(each)],
+                [each.name for each in live if each.catalog == digest and _is_driven(each)],
             )
             for digest in digests
         ]
@@ -352,12 +353,12 @@ def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:
     return [Fault("/workflow", "too_large", detail)]
 
 
-def _is_driven(beat: Beat) -> bool:
+def _is_driven(beat: BackendBeat) -> bool:
     """Whether a worker would answer for it."""
-    return beat.live and beat.state.get("driver") is not None
+    return beat.live and beat.driver is not None
 
 
-def _eligible(job: NewJob, present: FleetMembers) -> list[Beat]:
+def _eligible(job: NewJob, present: FleetMembers) -> list[BackendBeat]:
     return [beat for beat in present.backends if job.backend in (None, beat.name)]
 
 
@@ -369,7 +370,7 @@ def _why_it_waits(job: NewJob, present: FleetMembers) -> str:
     return f"{no_backend(reasons) or NOT_OFFERED} The job waits until one can."
 
 
-def _check_backend_name(job: NewJob, backends: Sequence[Beat]) -> None:
+def _check_backend_name(job: NewJob, backends: Sequence[BackendBeat]) -> None:
     known = tuple(beat.name for beat in backends)
     if job.backend is not None and known and job.backend not in known:
         detail = f"There is no backend called {job.backend!r}."

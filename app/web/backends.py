@@ -37,9 +37,7 @@ async def _decided(request: web.Request, state: BackendState) -> web.Response:
         beats = await request.app[REGISTRY].backends()
     except QueueUnavailable:
         beats = []
-    confirmed = any(
-        beat.live and beat.state.get("drained") is state.drained for beat in beats if beat.name == state.name
-    )
+    confirmed = any(beat.live and beat.drained is state.drained for beat in beats if beat.name == state.name)
     answer = BackendStateAnswer(
         name=state.name,
         drained=state.drained,

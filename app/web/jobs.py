@@ -131,7 +131,7 @@ async def queue_stats(request: web.Request) -> web.Response:
         by_priority={str(priority): count for priority, count in stats.by_priority.items()},
         by_model=stats.by_model,
         workers_online=sum(beat.live for beat in await registry.workers()),
-        backends_online=sum(beat.live and bool(beat.state.get("healthy")) for beat in await registry.backends()),
+        backends_online=sum(beat.live and bool(beat.healthy) for beat in await registry.backends()),
     )
     return answered(answer)
 

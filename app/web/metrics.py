@@ -18,7 +18,7 @@ from app.metrics import Found, fleet_families
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from app.messaging.registry import Beat
+    from app.domain.heartbeats import BackendBeat
     from app.storage.job_views import QueueStats
 
 routes: Final = web.RouteTableDef()
@@ -72,7 +72,7 @@ async def _fleet(app: web.Application) -> dict[str, float] | None:
         return None
 
 
-async def _beats(app: web.Application) -> list[Beat] | None:
+async def _beats(app: web.Application) -> list[BackendBeat] | None:
     """Return the heartbeats of backends; None while Redis is away."""
     try:
         async with asyncio.timeout(SCRAPE_S):
@@ -96,11 +96,11 @@ def _up(redis: bool, postgresql: bool, events: bool) -> Metric:
     return up
 
 
-def _well(beats: list[Beat]) -> Metric:
+def _well(beats: list[BackendBeat]) -> Metric:
     told = "1 while the backend is trusted with jobs, 0 while it is ill, stands still or is not heard of."
     well = GaugeMetricFamily("genonaut_backend_well", told, labels=["backend"])
     for beat in beats:
-        well.add_metric([beat.name], float(beat.live and bool(beat.state.get("healthy"))))
+        well.add_metric([beat.name], float(beat.live and bool(beat.healthy)))
     return well
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from app.domain.errors import Unavailable
+from app.domain.message import timestamp
 from app.keys import DATABASE, HUB, QUEUE, REGISTRY
 from app.services.readiness import no_backend, why_idle
 from app.web.jobs import answered
@@ -15,9 +17,9 @@ from app.web.openapi import document
 from app.web.payloads import Check, ReadyAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Awaitable, Mapping, Sequence
 
-    from app.messaging.registry import Beat
+    from app.domain.heartbeats import BackendBeat, WorkerBeat
 
 routes: Final = web.RouteTableDef()
 
@@ -43,8 +45,8 @@ async def ready(request: web.Request) -> web.Response:
         "redis": await _check(request.app[QUEUE].ping()),
         "events": Check(status="ok" if request.app[HUB].connected else "away"),
     }
-    workers: list[Beat] = []
-    backends: list[Beat] = []
+    workers: list[WorkerBeat] = []
+    backends: list[BackendBeat] = []
     if checks["redis"].status == "ok":
         workers, backends = await request.app[REGISTRY].workers(), await request.app[REGISTRY].backends()
     reasons = why_idle(backends, workers)
@@ -79,14 +81,14 @@ async def _check(ping: Awaitable[None]) -> Check:
     return Check(status="ok")
 
 
-def _present(beats: list[Beat]) -> Check:
+def _present(beats: Sequence[WorkerBeat | BackendBeat]) -> Check:
     if not beats:
         return Check(status="none")
     youngest = min(beats, key=lambda beat: beat.age_s)
     return Check(status="ok" if youngest.live else "away", age_seconds=round(youngest.age_s, 1))
 
 
-def _able(backends: list[Beat], reasons: Mapping[str, str | None]) -> Check:
+def _able(backends: list[BackendBeat], reasons: Mapping[str, str | None]) -> Check:
     """Return whether any backend can take work, and if none can, which and why."""
     able = _present([beat for beat in backends if reasons[beat.name] is None])
     if able.status == "ok":
@@ -95,7 +97,11 @@ def _able(backends: list[Beat], reasons: Mapping[str, str | None]) -> Check:
     return Check(status="away" if backends else "none", detail=no_backend(reasons))
 
 
-def _told(beat: Beat) -> dict[str, Any]:
+def _told(beat: WorkerBeat | BackendBeat) -> dict[str, Any]:
     shown = ("healthy", "drained", "state", "reason", "version", "slots", "running", "driver", "backends", "started_at")
-    state = {name: beat.state[name] for name in shown if name in beat.state}
+    state = {name: _json(getattr(beat, name)) for name in shown if hasattr(beat, name) and name in beat.told}
     return {"name": beat.name, "live": beat.live, "age_seconds": round(beat.age_s, 1)} | state
+
+
+def _json(value: Any) -> Any:
+    return timestamp(value) if isinstance(value, datetime) else list(value) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ async def told(service: Service, kind: str, name: str) -> dict[str, Any] | None:
     """Return the live heartbeat of a worker or backend."""
     registry = service.client.app[keys.REGISTRY]
     beats = await (registry.workers() if kind == "worker" else registry.backends())
-    return next((dict(beat.state) for beat in beats if beat.name == name and beat.live), None)
+    found = next((asdict(beat) for beat in beats if beat.name == name and beat.live), None)
+    return found and {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 async def until_told(service: Service, kind: str, name: str, **wanted: Any) -> None:

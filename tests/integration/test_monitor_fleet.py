@@ -221,6 +221,22 @@ async def test_heartbeats_that_tell_little_or_nonsense_are_borne(client):
         assert shown in said(await read(client, "/monitor/backends"))
 
 
+async def test_a_strange_heartbeat_hides_no_other_backend(client):
+    strange = {name: [{"deep": [2**80, "x" * 5000]}] for name in (*BACKEND, "current", "catalog", "unknown")}
+    await client.app[keys.REGISTRY].beat("box:42:x", WORKER, {"gpu-a": BACKEND, "gpu-b": strange})
+    stats = await (await client.get("/api/v1/generation-jobs/queue/stats")).json()
+    assert (stats["workers_online"], stats["backends_online"]) == (1, 1)
+    ready = await (await client.get("/health/ready")).json()
+    assert {each["name"]: each["able"] for each in ready["backends"]} == {"gpu-a": True, "gpu-b": False}
+    figures = await (await client.get("/metrics")).text()
+    for name, healthy in (("gpu-a", "1.0"), ("gpu-b", "0.0")):
+        assert f'genonaut_backend_well{{backend="{name}"}} {healthy}' in figures
+    for address in ("/monitor/", "/monitor/backends"):
+        shown = said(await read(client, address))
+        assert "gpu-a" in shown
+        assert "gpu-b" in shown
+
+
 async def test_who_has_no_heartbeat_is_lost_and_not_idle(client):
     await client.app[keys.REGISTRY].beat("gone", {"host": "gone", "pid": 1}, {"gpu-z": {"healthy": True}})
 

@@ -55,11 +55,11 @@ async def test_a_beat_tells_of_worker_and_backends(registry: Registry) -> None:
     await registry.beat("w2", {"pid": 2}, {})
     await registry.beat("w1", {"pid": 1}, {"gpu-1": {"healthy": True}, "gpu-0": {"healthy": False}})
     workers, backends = await registry.workers(), await registry.backends()
-    assert [(beat.name, beat.state, beat.live) for beat in workers] == [
-        ("w1", {"pid": 1}, True),
-        ("w2", {"pid": 2}, True),
+    assert [(beat.name, beat.pid, beat.live) for beat in workers] == [
+        ("w1", 1, True),
+        ("w2", 2, True),
     ]
-    assert [(beat.name, beat.state["healthy"]) for beat in backends] == [("gpu-0", False), ("gpu-1", True)]
+    assert [(beat.name, beat.healthy) for beat in backends] == [("gpu-0", False), ("gpu-1", True)]
     assert all(0 <= beat.age_s < 10 for beat in workers + backends)
 
 
@@ -126,10 +126,10 @@ async def test_a_lease_that_is_given_back_is_free_at_once_and_nobody_gives_back_
     await registry.beat("w1", {}, {"gpu": {"healthy": True}})
     await registry.stop_driving("gpu", "w2", {"healthy": False})
     assert not await registry.drive("gpu", "w2", 60)
-    assert [beat.state for beat in await registry.backends()] == [{"healthy": True}]
+    assert [beat.healthy for beat in await registry.backends()] == [True]
     await registry.stop_driving("gpu", "w1", {"healthy": False})
     assert await registry.drive("gpu", "w2", 60)
-    assert [beat.state for beat in await registry.backends()] == [{"healthy": False}]
+    assert [beat.healthy for beat in await registry.backends()] == [False]
 
 
 # What backends offer, outages.
@@ -191,11 +191,24 @@ async def test_a_catalog_that_cannot_be_read_is_not_known(
 
 
 async def test_a_heartbeat_that_cannot_be_written_costs_the_others_nothing(registry: Registry) -> None:
-    await registry.beat("w", {"pid": 1}, {"bad": {"vram_free": float("nan")}, "odd": {"a": object()}, "good": {"a": 1}})
-    assert [(beat.name, beat.state) for beat in await registry.backends()] == [("good", {"a": 1})]
+    await registry.beat(
+        "w", {"pid": 1}, {"bad": {"vram_free": float("nan")}, "odd": {"a": object()}, "good": {"slots": 1}}
+    )
+    assert [(beat.name, beat.slots) for beat in await registry.backends()] == [("good", 1)]
     assert [beat.name for beat in await registry.workers()] == ["w"]
-    await registry.beat("w", {"pid": float("inf")}, {"good": {"a": 2}})
-    assert [beat.state for beat in await registry.backends()] == [{"a": 2}]
+    await registry.beat("w", {"pid": float("inf")}, {"good": {"slots": 2}})
+    assert [beat.slots for beat in await registry.backends()] == [2]
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"[1]", b"[" * 100_000, b"1" * 5000, b'"' + b"x" * 2**20 + b'"'])
+async def test_a_heartbeat_that_cannot_be_read_costs_the_others_nothing_and_is_logged_once(
+    registry: Registry, redis: ArqRedis, names: Names, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    await registry.beat("w", {}, {"bad": {"healthy": True}, "good": {"healthy": True}})
+    await redis.set(names.backend("bad"), raw, ex=KEPT_S)
+    for _ in range(2):
+        assert [(beat.name, beat.healthy) for beat in await registry.backends()] == [("bad", None), ("good", True)]
+    assert caplog.text.count("the heartbeat of 'bad' cannot be read") == 1
 
 
 async def test_while_redis_is_away_everything_says_so(settings: Settings, names: Names) -> None:

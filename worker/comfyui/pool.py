@@ -56,9 +56,9 @@ class BackendPool:
     async def others(self, avoid: Sequence[str]) -> dict[str, Catalog]:
         """Return the catalogs of all live, healthy backends outside `avoid`, whichever worker drives them."""
         digests = {
-            beat.name: str(beat.state["catalog"])
+            beat.name: beat.catalog
             for beat in await self._registry.backends()
-            if beat.live and beat.name not in avoid and beat.state.get("healthy") and beat.state.get("catalog")
+            if beat.live and beat.name not in avoid and beat.healthy and beat.catalog
         }
         found = {digest: await self._registry.catalog(digest) for digest in set(digests.values())}
         return {name: catalog for name, digest in digests.items() if (catalog := found[digest]) is not None}
@@ -66,7 +66,7 @@ class BackendPool:
     async def healthy_others(self, name: str) -> int:
         """Return how many other backends are healthy, whichever worker drives them; raises `QueueUnavailable`."""
         beats = await self._registry.backends()
-        return sum(beat.live and beat.name != name and bool(beat.state.get("healthy")) for beat in beats)
+        return sum(beat.live and beat.name != name and bool(beat.healthy) for beat in beats)
 
     def set_drained(self, names: frozenset[str]) -> None:
         """Set which backends are drained and get no new prompts."""

@@ -120,7 +120,7 @@ class Reconciler:
         abandoned = await self._store.abandoned(over_for_s, BATCH)
         if not abandoned:
             return 0
-        usable = {beat.name for beat in await self._registry.backends() if beat.live and beat.state.get("healthy")}
+        usable = {beat.name for beat in await self._registry.backends() if beat.live and beat.healthy}
         # A cancellation is only confirmed by ComfyUI's own word; it waits for the backend to come back.
         lost = {job.backend_name for job in abandoned if job.phase is not Phase.CANCELLING} - usable - {None}
         names = sorted(filter(None, lost))
