@@ -68,7 +68,7 @@ async def prepared(job: Job, backend: Backend, prompt_id: str) -> Separated:
 
 
 def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Separated:
-    """Return the graph to be sent, checked as COMFYUI section 9 demands, with a folder of this attempt's own.
+    """Return the graph to be sent, checked for what would end ComfyUI's thread, with a folder of this attempt's own.
 
     Not `sure`: what the backend lacks by its list it may have.
 

@@ -1,4 +1,4 @@
-"""What ComfyUI says, read: frames, histories and refusals, of which nothing can be taken for granted (COMFYUI)."""
+"""What ComfyUI says, read: frames, histories and refusals; nothing can be taken for granted (manual, comfyui.md)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def read_frame(message: Any) -> tuple[str, dict[str, Any]] | Picture | None:
 
 
 def _picture(frame: memoryview) -> Picture | None:
-    """Return what a binary frame shows, in either form (section 5)."""
+    """Return what a binary frame shows, in either form (manual, comfyui.md, "Binary frames")."""
     if len(frame) <= _HEAD.size:
         return None
     kind, number = _HEAD.unpack_from(frame)

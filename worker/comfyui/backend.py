@@ -308,7 +308,7 @@ class Backend:
             ]
             try:
                 async for message in in_turns(ws):
-                    # Only memory is touched here: a client that stops reading holds up everybody's events (section 7).
+                    # Only memory is touched here: a client that stops reading holds up all events (manual, comfyui.md).
                     frame = read_frame(message)
                     if isinstance(frame, Picture):
                         self._show(frame)

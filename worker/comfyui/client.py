@@ -1,4 +1,4 @@
-"""The one place that speaks to ComfyUI: its HTTP routes and its socket, as measured (COMFYUI) and not as hoped."""
+"""The one place that speaks to ComfyUI: its HTTP routes and its socket, as measured (manual, comfyui.md)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LAST: Final = (8, 64, 1_000)
 MARK: Final = "genonaut"
 """Key in a prompt's `extra_data` by which we know our own: of which attempt it is, and as what it was sent."""
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
-"""Older servers take every interrupt for a global one (COMFYUI, section 11)."""
+"""Older servers take every interrupt for a global one (manual, comfyui.md, "Stopping")."""
 _MOST_REFUSAL_BYTES: Final = 2048
 _NOT_OF_THE_FILE: Final = frozenset(
     {
@@ -178,7 +178,7 @@ class ComfyUI:
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
-        # Outputs that do not validate are dropped, and the rest runs (section 0, point 6).
+        # Outputs that do not validate are dropped, and the rest runs (comfyui.md, "Several outputs").
         refused = read_refusal(answer) if answer.get("node_errors") else None
         return Accepted(accepted, f"A part of the workflow did not run. {refused}" if refused else None)
 
@@ -186,7 +186,7 @@ class ComfyUI:
         """Return where the prompt is, and its history entry if it has finished.
 
         The queue is read first: a job moves from there to history in one step, and in the other order a live job was
-        missing from both in half of all tries (section 0, point 2).
+        missing from both in half of all tries (comfyui.md, "Finding a prompt").
         """
         queue = await self._get_object("/queue")
         for key, place in (("queue_running", Place.RUNNING), ("queue_pending", Place.PENDING)):
@@ -251,7 +251,7 @@ class ComfyUI:
         return self._cancels
 
     async def free_memory(self) -> None:
-        """Have the server unload its models and forget its results, as soon as nothing runs (section 1)."""
+        """Have the server unload its models and forget its results, as soon as nothing runs (comfyui.md)."""
         await self._ok("POST", "/free", {"unload_models": True, "free_memory": True})
 
     async def download(self, file: OutputFile, most_bytes: int | None = None) -> AsyncGenerator[bytes, None]:
@@ -336,7 +336,7 @@ class ComfyUI:
     async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse[bool]]:
         """Connect to the server's events under a client id that was never used before.
 
-        A second connection of the same id goes deaf when the first one closes (section 7). The server never pings, so
+        A second connection of the same id goes deaf when the first one closes (comfyui.md). The server never pings, so
         we do; and its frames can be larger than any default limit (point 13).
         """
         ws = await self._connect(client_id)

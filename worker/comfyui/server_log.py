@@ -1,4 +1,4 @@
-"""What a ComfyUI's own log says of its execution thread: the one place where its death is told (COMFYUI, section 9).
+"""What a ComfyUI's own log says of its execution thread: the one place where its death is told (manual, comfyui.md).
 
 `GET /internal/logs/raw` holds the last 300 pieces that the server wrote to its terminal. A node that raises is logged
 as one piece, by the thread that goes on. When the thread itself ends by an exception, Python prints "Exception in
