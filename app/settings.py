@@ -29,58 +29,102 @@ class WrongSettings(GenonautError):
 
 
 class Settings(BaseSettings):
-    """Everything that can be set; README, "Settings", is this list in words."""
+    """Everything that can be set. The manual's table (`app/manual/settings.md`) is made from these docstrings."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=False, hide_input_in_errors=True
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     genonaut_env: Environment = "dev"
+    """Name of the environment: `dev`, `demo` or `test`."""
 
     api_host: str = "127.0.0.1"
+    """Address that the server listens on. Only a loopback address is allowed, because REST has no keys yet."""
     allowed_hosts: str = ""
+    """Host names, separated by commas, that the server answers to besides this machine's own, such as a proxy's."""
     api_port: int = Field(8001, ge=1, le=65535)
+    """Port of the server."""
     monitor_port: int = Field(5555, ge=1, le=65535)
+    """Port of the monitor page when it runs alone."""
     standin_port: int = Field(8189, ge=1, le=65535)
+    """Port of the stand-in."""
     monitor_read_only: bool = False
+    """`true`: the page changes nothing, whatever the role."""
 
     database_url: SecretStr = SecretStr("")
+    """`postgresql://user:password@host:5432/name`. Empty: an embedded server is started."""
     redis_url: SecretStr = SecretStr("")
+    """`redis://:password@host:6379`. Empty: an embedded server, its password in `{DATA_DIR}/redis/password`."""
     redis_db: int = Field(4, ge=0, le=15)
+    """Number of the Redis database."""
     redis_namespace: str = Field("genonaut_dev", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """Prefix of every key and channel in Redis."""
     redis_port: int = Field(6379, ge=1, le=65535)
+    """Preferred port of the embedded Redis. If it is taken, another port is used and printed at the start."""
     database_pool_size: int = Field(10, ge=1, le=200)
+    """Maximum database connections of each process."""
     database_timeout_seconds: float = Field(10, gt=0, le=300)
+    """Maximum time to connect to PostgreSQL, and for one statement."""
     redis_timeout_seconds: float = Field(5, gt=0, le=300)
+    """Maximum time to connect to Redis, and for one answer."""
 
     data_dir: Path | None = None
+    """Folder of the embedded servers' data. Empty: `env/data/{environment}`."""
     storage_dir: Path | None = None
+    """Folder of the stored outputs. Empty: `{DATA_DIR}/storage`."""
 
     comfyui_urls: str = ""
+    """URLs of the ComfyUI servers, separated by commas, each optionally `name=URL`. Empty: the stand-in is started."""
     default_checkpoint: str = Field("", max_length=255)
+    """Checkpoint of jobs that name none. Empty: the first one that the backends offer."""
     backend_slots: int = Field(2, ge=1, le=16)
+    """Maximum prompts given to a backend at once: one runs, the others wait behind it."""
     comfyui_timeout_seconds: float = Field(30, gt=0, le=600)
+    """Maximum time to wait for an answer of ComfyUI."""
     comfyui_poll_seconds: float = Field(5, gt=0, le=600)
+    """Silence on the event socket after which a run is looked up."""
     comfyui_stall_seconds: float = Field(600, gt=0, le=86400)
+    """Time without progress, while no node runs, after which a backend counts as stuck and its jobs move."""
     comfyui_max_message_bytes: int = Field(64 * 2**20, ge=2**20, le=2**30)
+    """Maximum size of a frame from ComfyUI. A larger one closes the socket; its run is looked up instead."""
     max_output_bytes: int = Field(2 * 2**30, ge=1024)
+    """Maximum size of an output that is kept."""
 
     lease_seconds: float = Field(15, ge=0.5, le=3600)
+    """Time after which another worker takes over from a silent one."""
     heartbeat_seconds: float = Field(5, ge=0.1, le=1200)
+    """Time between two heartbeats. At most half of `LEASE_SECONDS`."""
     retry_base_seconds: float = Field(2, ge=0, le=3600)
+    """Wait before the second attempt. It doubles with each further attempt."""
     retry_max_seconds: float = Field(600, ge=0, le=86400)
+    """Maximum wait between two attempts."""
     orphan_seconds: float = Field(3600, ge=1, le=86400)
+    """Age at which a stored file that belongs to no job is deleted."""
     shutdown_grace_seconds: float = Field(10, ge=0, le=3600)
+    """Time that a stopping worker has to save what has ended."""
     reconcile_seconds: int = Field(15, ge=1, le=60)
+    """Time between two searches for jobs that lost their turn."""
 
     max_body_bytes: int = Field(8 * 2**20, ge=65536, le=2**30)
+    """Maximum size of a request body after decompression."""
     max_workflow_bytes: int = Field(2 * 2**20, ge=65536, le=2**28)
+    """Maximum size of a workflow as JSON, overrides included."""
     ws_linger_seconds: float = Field(30, ge=0, le=3600)
+    """Time between the end of the last watched job and the close of the socket."""
     ws_heartbeat_seconds: float = Field(20, gt=0, le=3600)
+    """Time between two pings to a WebSocket client."""
     ws_outbox_frames: int = Field(1000, ge=10, le=100_000)
+    """Maximum frames kept for a slow WebSocket client before it is closed."""
     cancel_wait_seconds: float = Field(5, ge=0, le=60)
+    """Maximum time that a cancel waits for ComfyUI's confirmation before it answers 202."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level that is logged: `DEBUG`, `INFO`, `WARNING` or `ERROR`."""
 
     @classmethod
     def settings_customise_sources(

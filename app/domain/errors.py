@@ -250,7 +250,7 @@ class SchemaNotAtHead(GenonautError):
     code = "schema_not_at_head"
 
 
-# What may end an attempt (DESIGN, "The job": the class decides whether there is another one).
+# What may end an attempt (manual, failures.md: the class decides whether there is another one).
 
 
 class ErrorClass(StrEnum):

@@ -82,7 +82,7 @@ RULES: Final[Mapping[ErrorClass, Rule]] = {
     ErrorClass.STORAGE: Rule(where=Where.ANYWHERE, why="there may be room by then"),
     ErrorClass.BUG: Rule(where=Where.NOWHERE, why="ours; it would be met again"),
 }
-"""One line a class: what decides, and what the README tells, come from it."""
+"""One line a class: what decides, and what the manual's failures.md tells, come from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is told of a job: the frames of the WebSocket contract (API, section 2), made from a snapshot of the job."""
+"""What is told of a job: the frames of the WebSocket contract (manual, api.md), made from a snapshot of the job."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ def separated(
     """Return a copy whose savers save below `folder`, a folder of this run's own, and whether all of them do.
 
     Without it ComfyUI answers a repeated graph from its cache and names the old file, even a deleted one; savers
-    overwrite each other's; and saving slows down with the number of files in the folder (measured: COMFYUI, section 0,
-    points 5 and 12). `run` is a text that no other run has; `careless` are classes that are known to take a prefix and
+    overwrite each other's; and saving slows down with the number of files in the folder (measured: manual,
+    comfyui.md). `run` is a text that no other run has; `careless` are classes that are known to take a prefix and
     not to use it.
     """
     changed, alone = dict(graph), False

@@ -31,7 +31,7 @@ def check_structure(graph: Any, pointer: str = "/workflow") -> list[Fault]:
 
     What damages a ComfyUI is among it, but for what depends on the classes: `check_against` finds that. So it does with
     links to nowhere and cycles, which do no harm in a node that no output needs.
-    Measured (COMFYUI, section 9): a node without an `inputs` object ends the server's execution thread for good.
+    Measured (manual, comfyui.md): a node without an `inputs` object ends the server's execution thread for good.
     """
     if (wrong := workflow_fault(graph, pointer)) is not None:
         return [wrong]

@@ -39,7 +39,7 @@ def word(value: object, limit: int = 200) -> str:
 def clean(text: object, limit: int = MAX_CHARS) -> str:
     """Return the text without what PostgreSQL refuses (NUL, lone surrogates) or users must not see (server paths).
 
-    ComfyUI's error texts can be megabytes long and show folders of its machine (COMFYUI, section 0, point 14).
+    ComfyUI's error texts can be megabytes long and show folders of its machine (manual, comfyui.md, "Error texts").
     """
     # Of a structure nobody knows how deep it goes. Cut first: a replacement over megabytes would block the event loop.
     plain = "" if isinstance(text, dict | list) else str(text)[: limit * 2]

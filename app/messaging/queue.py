@@ -42,7 +42,7 @@ end
 return added
 """
 """arq's own enqueue takes four round trips, and answers "duplicate" when the connection breaks in the middle, with
-nothing queued (ARQ, section 0, point 4). This one can be sent again, and mends a turn of which only half is there."""
+nothing queued (manual, architecture.md). This one can be sent again, and mends a turn of which only half is there."""
 
 _TAKE_BACK: Final = """
 if redis.call('EXISTS', KEYS[3]) == 0 then

@@ -420,7 +420,7 @@ BAD_GRAPHS: dict[str, tuple[Any, str, str, str | None]] = {
 async def test_a_graph_that_cannot_run_is_refused_and_never_reaches_comfyui(
     service: Service, database: Database
 ) -> None:
-    """Some of these would end ComfyUI's execution thread for good (COMFYUI, section 9)."""
+    """Some of these would end ComfyUI's execution thread for good (manual, comfyui.md)."""
     state = service.standin.state
     for name, (graph, pointer, code, suggestion) in BAD_GRAPHS.items():
         body = {"user_id": "u", "job_type": "workflow", "workflow": graph}

@@ -1,4 +1,4 @@
-"""`/metrics`: every figure that the README lists is there, moves when it should, and is read as Prometheus reads it."""
+"""`/metrics`: every figure that the manual lists is there, moves when it should, and is read as Prometheus reads it."""
 
 from __future__ import annotations
 
@@ -66,14 +66,13 @@ async def reaching(client: TestClient[Any, Any], least: float, name: str, **labe
 
 
 def listed() -> dict[str, tuple[str, set[str]]]:
-    """Return metric → (type, labels) as the README's table has them."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", section, re.MULTILINE)
+    """Return metric → (type, labels) as the manual's table has them."""
+    text = (ROOT / "app" / "manual" / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", text, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
-async def test_the_readme_lists_exactly_what_is_shown(service: Service) -> None:
+async def test_the_manual_lists_exactly_what_is_shown(service: Service) -> None:
     await service.run()
     found = await reaching(service.client, 1, "genonaut_jobs_finished_total", status="completed")
     assert found.names() == set(listed())

@@ -38,7 +38,7 @@ KEYS = {
     "failed": {"error", "error_code"},
     "cancelled": {"error", "reason"},
 }
-"""The table of API.md, section 2; `completed` also says that its progress is 100."""
+"""The table of the manual's api.md; `completed` also says that its progress is 100."""
 FINAL = {"completed", "failed", "cancelled"}
 TICKS = 1_000_000
 """A frame's `seq` between two multiples of this tells of progress, and of nothing else."""

@@ -1,4 +1,4 @@
-"""What holds for the code as a whole: who imports whom, that imports do nothing, that settings are documented."""
+"""What holds for the code as a whole: who imports whom, and that imports do nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from pydantic import SecretStr
-
-from app.settings import ROOT, Settings
+from app.settings import ROOT
 
 IMPORT_ALL = """
 import pkgutil, socket, subprocess, sys, threading
@@ -41,17 +38,3 @@ def test_no_module_does_work_when_it_is_imported() -> None:
     assert done.returncode == 0, done.stderr
     names = done.stdout.split()
     assert {"app.main", "worker.main", "worker.standin.main", "app.web.websockets"} <= set(names)
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_each_setting_stands_in_the_readme_with_its_default(name: str) -> None:
-    rows = re.findall(rf"^\| `{name.upper()}` \| (.+?) \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(rows) == 1, f"README.md: {len(rows)} rows | `{name.upper()}` | default | meaning |"
-    default = Settings.model_fields[name].default
-    plain = default.get_secret_value() if isinstance(default, SecretStr) else default
-    if plain == "":
-        assert rows[0][0] == "empty"
-    elif plain is not None:
-        # Where environments differ the default of dev comes first; None is a rule, said in words.
-        shown = f"{plain:g}" if isinstance(plain, float) else str(plain).lower() if plain is False else str(plain)
-        assert rows[0][0].partition(" / ")[0].strip("`") == shown

@@ -1,4 +1,4 @@
-"""The README lists the codes with which attempts end, all of them and no others."""
+"""The manual lists the codes with which attempts end, all of them and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.domain.errors import AttemptFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "app" / "manual" / "failures.md"
 
 
 def codes(kind: type[AttemptFailed]) -> Iterator[str]:
@@ -21,7 +21,7 @@ def codes(kind: type[AttemptFailed]) -> Iterator[str]:
         yield from codes(below)
 
 
-def test_the_readme_lists_every_code_with_which_an_attempt_ends() -> None:
-    table = README.read_text().partition("| `error_code` |")[2].partition("\n\n")[0]
+def test_the_manual_lists_every_code_with_which_an_attempt_ends() -> None:
+    table = PAGE.read_text().partition("| `error_code` |")[2].partition("\n\n")[0]
     cells = [row.split("|")[1] for row in table.splitlines()[2:]]
     assert {code for cell in cells for code in re.findall(r"`(\w+)`", cell)} == set(codes(AttemptFailed))

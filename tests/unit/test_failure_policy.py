@@ -1,4 +1,4 @@
-"""One table says what follows a failure; the README prints it, and the code decides by nothing else."""
+"""One table says what follows a failure; the manual prints it, and the code decides by nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.domain.failure_policy import RULES, Against, Verdict, Where, after_fail
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "app" / "manual" / "failures.md"
 ONCE, EACH = "once", "as long as there are attempts"
 
 
@@ -43,9 +43,9 @@ def row(error_class: ErrorClass) -> str:
     return f"| {', '.join(codes_of(error_class))} | {rule.where} | {often} | {against} | {rule.why} |"
 
 
-def test_the_readme_prints_the_table() -> None:
+def test_the_manual_prints_the_table() -> None:
     rows = "\n".join(row(error_class) for error_class in ErrorClass)
-    table = README.read_text().partition("| `error_code` | another attempt |")[2].partition("\n\n")[0]
+    table = PAGE.read_text().partition("| `error_code` | another attempt |")[2].partition("\n\n")[0]
     assert table.split("\n", 2)[2] == rows, rows
 
 

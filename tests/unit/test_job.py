@@ -1,4 +1,4 @@
-"""The table of transitions against an independent statement of DESIGN section 3, and what follows a failure."""
+"""The table of transitions against an independent statement of its rules, and what follows a failure."""
 
 from __future__ import annotations
 

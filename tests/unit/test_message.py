@@ -1,4 +1,4 @@
-"""The frames of the WebSocket contract, to the key (API, section 2)."""
+"""The frames of the WebSocket contract, to the key (manual, api.md)."""
 
 from __future__ import annotations
 

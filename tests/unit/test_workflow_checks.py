@@ -1,4 +1,4 @@
-"""Graphs checked before POST: what damages a ComfyUI (COMFYUI, section 9), and what a backend would refuse."""
+"""Graphs checked before POST: what damages a ComfyUI (manual, comfyui.md), and what a backend would refuse."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class PromptWatch:
             case "execution_success":
                 self.spans.succeeded(now)
             case "executing" if data.get("node") is None:
-                # Only now is the history readable (COMFYUI, section 0, point 1).
+                # Only now is the history readable (manual, comfyui.md, "End of a run").
                 self.ended_at = now
                 seen = self.began_at if self.due_at is not None else None
                 self._metrics.ended(self._backend, seen, self.ended_at)

@@ -68,7 +68,7 @@ async def prepared(job: Job, backend: Backend, prompt_id: str) -> Separated:
 
 
 def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Separated:
-    """Return the graph to send, checked as COMFYUI section 9 demands, with an output folder for this attempt only.
+    """Return the graph to send, checked for what ends ComfyUI's thread, with an output folder of this attempt only.
 
     Without `sure`, missing files and node classes are no fault: the catalog may be out of date.
 

@@ -1,4 +1,4 @@
-"""Parses ComfyUI's frames, history entries and statistics; every field is checked (COMFYUI)."""
+"""Parses ComfyUI's frames, history entries and statistics; every field is checked (manual, comfyui.md)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def read_frame(message: Any) -> tuple[str, dict[str, Any]] | Picture | None:
 
 
 def _picture(frame: memoryview) -> Picture | None:
-    """Return the picture in a binary frame of the old or the new format (section 5)."""
+    """Return the picture in a binary frame of the old or the new format (manual, comfyui.md, "Binary frames")."""
     if len(frame) <= _HEAD.size:
         return None
     kind, number = _HEAD.unpack_from(frame)

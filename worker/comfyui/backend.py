@@ -309,7 +309,7 @@ class Backend:
             ]
             try:
                 async for message in in_turns(ws):
-                    # Nothing here may wait: a client that stops reading delays all clients' events (section 7).
+                    # Nothing here may wait: a client that stops reading delays all events (comfyui.md).
                     frame = read_frame(message)
                     if isinstance(frame, Picture):
                         self._show(frame)

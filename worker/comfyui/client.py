@@ -1,4 +1,4 @@
-"""The client for ComfyUI's HTTP routes and event socket; it follows the observed behaviour (COMFYUI)."""
+"""The client for ComfyUI's HTTP routes and event socket; it follows the observed behaviour (manual, comfyui.md)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LAST: Final = (8, 64, 1_000)
 MARK: Final = "genonaut"
 """Key in a prompt's `extra_data` that marks our prompts, with the attempt and the submitted prompt id."""
 _TARGETED_INTERRUPT: Final = (0, 3, 57)
-"""First version that interrupts a single prompt; older ones interrupt whatever runs (COMFYUI, section 11)."""
+"""First version that interrupts a single prompt; older ones interrupt whatever runs (comfyui.md, "Stopping")."""
 _MOST_REFUSAL_BYTES: Final = 2048
 _NOT_OF_THE_FILE: Final = frozenset(
     {
@@ -177,7 +177,7 @@ class ComfyUI:
         accepted = prompt_id_of(answer.get("prompt_id"))
         if status != HTTPStatus.OK or accepted is None:
             raise UnclearSubmission(f"The backend answered the submission with status {status} and no prompt id.")
-        # Outputs that do not validate are dropped, and the rest runs (section 0, point 6).
+        # Outputs that do not validate are dropped, and the rest runs (comfyui.md, "Several outputs").
         refused = read_refusal(answer) if answer.get("node_errors") else None
         return Accepted(accepted, f"A part of the workflow did not run. {refused}" if refused else None)
 
@@ -185,7 +185,7 @@ class ComfyUI:
         """Return where the prompt is, and its history entry if it has ended.
 
         The queue is read first, because a prompt moves from the queue to the history. In the other order, a live prompt
-        was missing from both in half of all tries (section 0, point 2).
+        was missing from both in half of all tries (manual, comfyui.md, "Finding a prompt").
         """
         queue = await self._get_object("/queue")
         for key, place in (("queue_running", Place.RUNNING), ("queue_pending", Place.PENDING)):
@@ -250,7 +250,7 @@ class ComfyUI:
         return self._cancels
 
     async def free_memory(self) -> None:
-        """Have the server unload its models and clear its cache of results, once nothing runs (section 1)."""
+        """Have the server unload its models and clear its cache of results, once nothing runs (manual, comfyui.md)."""
         await self._ok("POST", "/free", {"unload_models": True, "free_memory": True})
 
     async def download(self, file: OutputFile, most_bytes: int | None = None) -> AsyncGenerator[bytes, None]:
@@ -335,8 +335,8 @@ class ComfyUI:
     async def socket(self, client_id: str) -> AsyncIterator[ClientWebSocketResponse[bool]]:
         """Connect to the server's events with a client id that was never used before.
 
-        A second connection with the same id gets no more events once the first one closes (section 7). The client
-        sends pings, because the server does not. Frames can be larger than the default limits (point 13).
+        A second connection with the same id gets no more events once the first one closes (manual, comfyui.md).
+        The client sends pings, because the server does not. Frames can be larger than the default limits.
         """
         ws = await self._connect(client_id)
         try:

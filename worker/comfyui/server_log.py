@@ -1,4 +1,4 @@
-"""Reads the state of ComfyUI's execution thread from its log, the only place that shows its end (COMFYUI, section 9).
+"""Reads the state of ComfyUI's execution thread from its log, the only place that shows its end (manual, comfyui.md).
 
 `GET /internal/logs/raw` returns the last 300 pieces that the server wrote to its terminal. An exception in a node is
 logged as one piece, and the thread continues. When the thread itself ends by an exception, Python prints "Exception in

@@ -1,0 +1,1 @@
+"""The manual, in Markdown: `index.md` lists its pages."""
