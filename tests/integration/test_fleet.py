@@ -21,8 +21,8 @@ from app.messaging.channels import Names
 from app.storage.backend_states import BackendStates
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 from harness import Service, StandinServer, eventually
-from worker import tasks
 from worker.main import WorkerProcess
+from worker.queue import arq_tasks
 from worker.queue.arq_tasks import periodic_tasks
 from worker.upkeep.heartbeat import NEWS_S
 
@@ -302,12 +302,12 @@ async def test_a_task_that_fails_is_noted_as_failed_in_words_for_everybody(
             await asyncio.Event().wait()
         raise fault or AssertionError
 
-    monkeypatch.setattr(tasks, "MOST_S", 0 if fault is None else 60)
-    hourly = cron(tasks.sweep, name="sweep", minute=7, second=0)
+    monkeypatch.setattr(arq_tasks, "MOST_S", 0 if fault is None else 60)
+    hourly = cron(arq_tasks.sweep, name="sweep", minute=7, second=0)
     runs = PeriodicTasks(database)
     ctx = {"clockwork": {"sweep": hourly}, "runs": runs, "worker_id": "w"}
     with caplog.at_level(logging.CRITICAL, "worker.queue.arq_tasks"):
-        await tasks._noted(ctx, "sweep", "every hour", work)
+        await arq_tasks._noted(ctx, "sweep", "every hour", work)
     (run,) = await runs.all()
     assert isinstance(run, PeriodicRun)
     assert (run.failed, run.result, run.next_run.minute, run.next_run.second) == (True, result, 7, 0)

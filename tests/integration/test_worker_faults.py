@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession
 
 from harness import BOTH_AGES, eventually
-from worker import stopping
+from worker.attempts import stop_prompt
 from worker.standin.faults import Fault, FaultKind, ViewFault
 
 if TYPE_CHECKING:
@@ -431,7 +431,7 @@ async def test_a_cancel_that_its_backend_does_not_confirm_stays_asked_for(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker that gave up asking lets the job go; whoever takes it over asks again."""
-    monkeypatch.setattr(stopping, "LIMIT_S", 0.5)
+    monkeypatch.setattr(stop_prompt, "LIMIT_S", 0.5)
     job_id = (await service.submit(**running_for(30)))["job_id"]
     await executing(service, job_id)
     await service.standin.state.apply(Fault(kind=FaultKind.REFUSE, route="/queue", status=503, times=None))

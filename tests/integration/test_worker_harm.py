@@ -12,8 +12,9 @@ from aiohttp import ClientSession
 from app.domain import breaker
 from app.storage import claims
 from harness import BOTH_AGES, eventually
-from worker import backend as backend_module
-from worker import stopping, vital_signs
+from worker.attempts import stop_prompt
+from worker.comfyui import backend as backend_module
+from worker.comfyui import vital_signs
 from worker.comfyui.server_log import LogSays
 from worker.standin.faults import Fault, FaultKind
 from worker.standin.gpu_faults import GpuFault
@@ -247,7 +248,7 @@ async def test_a_run_whose_worker_was_replaced_is_given_the_same_time(
 async def test_an_execution_that_ended_within_a_node_is_noticed_when_its_time_is_over(
     service: Service, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopping, "LATE_LIMIT_S", 2.0)
+    monkeypatch.setattr(stop_prompt, "LATE_LIMIT_S", 2.0)
     service.worker.stop()
     await start_worker(f"a={service.standin.url}", comfyui_stall_seconds=1, comfyui_poll_seconds=0.2)
     await service.backend_online()
