@@ -1,4 +1,8 @@
-"""Static files of the page: read once at start, addressed by their content, so that browsers may keep them for ever."""
+"""Static files of the page: read once at start. Their version is in their address, so that browsers may keep them.
+
+The version is a folder in the path and not a part of each name, so that script modules import one another by relative
+addresses of the same version.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,13 @@ from app.domain.errors import NotFound
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FOR_EVER: Final = "public, max-age=31536000, immutable"
+_KEEP: Final = "public, max-age=31536000, immutable"
+
+_BLOCKING_SCRIPT: Final = "theme.js"
+"""The only script that is no module: it must run before the page is drawn."""
+
+_SCRIPT_TYPE: Final = "text/javascript"
+"""Browsers refuse a module of another type, so it does not depend on the machine's table of types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,9 @@ class Assets:
 
     def __init__(self, folder: Path) -> None:
         self._assets = {path.name: _read(path) for path in sorted(folder.iterdir()) if path.is_file()}
+        contents = "".join(f"{name} {asset.digest}\n" for name, asset in self._assets.items())
+        self.version: Final = _digest(contents.encode())
+        """Changes whenever a file changes."""
 
     def get(self, name: str) -> Asset:
         """Return a file, or raise `NotFound`."""
@@ -42,18 +55,27 @@ class Assets:
         return self._assets[name]
 
     def address(self, name: str) -> str:
-        """Return a file's address, another one whenever the file is another one."""
-        return f"/monitor/static/{name}?v={self._assets[name].digest}"
+        """Return a file's address, with the version in the path."""
+        return f"/monitor/static/{self.version}/{name}"
+
+    def modules(self) -> list[str]:
+        """Return the names of all script modules, for a page to load them at once and not import by import."""
+        return [name for name in self._assets if name.endswith(".js") and name != _BLOCKING_SCRIPT]
 
 
 ASSETS: Final = web.AppKey("ASSETS", Assets)
 
 
 async def send_asset(request: web.Request) -> web.Response:
-    """Send a static file."""
-    asset = request.config_dict[ASSETS].get(request.match_info["name"])
-    kept = request.query.get("v") == asset.digest
-    headers = {"Cache-Control": _FOR_EVER if kept else "no-cache", "Vary": "Accept-Encoding"}
+    """Send a static file.
+
+    A page that was made before an update asks for another version, or for none. It gets the present file, which
+    browsers must not keep under that address.
+    """
+    assets = request.config_dict[ASSETS]
+    asset = assets.get(request.match_info["name"])
+    present = request.match_info.get("version") == assets.version
+    headers = {"Cache-Control": _KEEP if present else "no-cache", "Vary": "Accept-Encoding"}
     known = request.if_none_match or ()
     if any(tag.value in (asset.digest, "*") for tag in known):
         unchanged = web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -71,5 +93,10 @@ async def send_asset(request: web.Request) -> web.Response:
 
 def _read(path: Path) -> Asset:
     plain = path.read_bytes()
-    content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return Asset(content_type, plain, gzip.compress(plain, 9, mtime=0), hashlib.sha256(plain).hexdigest()[:16])
+    guessed = _SCRIPT_TYPE if path.suffix == ".js" else mimetypes.guess_type(path.name)[0]
+    zipped = gzip.compress(plain, 9, mtime=0)
+    return Asset(guessed or "application/octet-stream", plain, zipped, _digest(plain))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -39,7 +39,7 @@ class Step:
 
     @property
     def words(self) -> str:
-        """Return what is said of it in a line; monitor.js says it of an event in the same way."""
+        """Return what is said of it in a line; jobs.js says it of an event in the same way."""
         return f"{self.node_type} {self.value:g}/{self.most:g}" if self.most > 1 else self.node_type
 
 

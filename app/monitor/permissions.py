@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SAFE_METHODS: Final = ("GET", "HEAD")
 PREFIX: Final = "/monitor"
-PUBLIC: Final = frozenset({"/monitor/sign-in", "/monitor/static/{name}"})
+PUBLIC: Final = frozenset({"/monitor/sign-in", "/monitor/static/{name}", "/monitor/static/{version}/{name}"})
 """What is served to who has not signed in."""
 READS: Final[Mapping[str, Ability]] = {
     "/monitor": Ability.SEE,

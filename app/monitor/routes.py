@@ -52,6 +52,7 @@ def create_monitor() -> web.Application:
         filters=FILTERS,
     )
     environment.globals["asset"] = app[ASSETS].address
+    environment.globals["modules"] = app[ASSETS].modules()
     environment.globals["spark"] = spark
     app.on_response_prepare.append(add_security_headers)
     app.add_routes(list_page.routes)
@@ -64,5 +65,6 @@ def create_monitor() -> web.Application:
     app.add_routes(audit_pages.routes)
     app.add_routes(sessions.routes)
     app.router.add_get("/static/{name}", send_asset)
+    app.router.add_get("/static/{version}/{name}", send_asset)
     require_listed(app.router)
     return app

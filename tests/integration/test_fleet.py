@@ -227,7 +227,7 @@ async def test_a_backend_is_told_to_free_its_memory(service: Service) -> None:
 
     async def freed() -> bool:
         state = await told(service, "backend", "standin")
-        return bool(state and state["freed"])
+        return bool(state and state["freed"]["at"])
 
     await eventually(freed)
     state = await told(service, "backend", "standin")

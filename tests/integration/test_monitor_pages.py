@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +10,6 @@ from integration.monitor_fixtures import WORKER, Document, Life, read
 from pydantic import SecretStr
 from sqlalchemy import event, text
 
-import app.monitor
 from app import keys
 from app.domain.errors import NodeFailed
 from app.main import create_app, create_monitor_app
@@ -213,23 +210,6 @@ async def test_the_page_serves_alone(settings: Settings, database, aiohttp_clien
     page = await read(client, f"/monitor/jobs/{job.job_id}")
     for address in page.addresses:
         assert (await client.get(address)).status == 200, address
-
-
-async def test_static_files_are_kept_for_ever_by_their_content_and_asked_for_again_without(client):
-    page = await read(client, "/monitor/")
-    address = page.all("script")[0]["src"]
-    answer = await client.get(address)
-    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
-    again = await client.get(address, headers={"If-None-Match": answer.headers["ETag"]})
-    assert (again.status, await again.read()) == (304, b"")
-    assert (await client.get(address.partition("?")[0])).headers["Cache-Control"] == "no-cache"
-    assert (await client.get("/monitor/static/../routes.py")).status == 404
-
-
-def test_style_and_script_weigh_at_most_30_kb_together():
-    folder = Path(app.monitor.__file__).parent / "static"
-    files = [path for path in folder.iterdir() if path.suffix in (".css", ".js")]
-    assert sum(len(gzip.compress(path.read_bytes())) for path in files) <= 30_000
 
 
 async def test_a_broken_page_tells_no_secrets(client, life, database):
