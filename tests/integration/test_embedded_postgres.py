@@ -19,13 +19,14 @@ from app.embedded.binaries import find_postgres
 from app.embedded.processes import run_as
 from app.embedded.shared import State
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 STARTER = """
 import sys
 from pathlib import Path
 from app.embedded import Wanted, start
 
-pytestmark = pytest.mark.slow
 start(Wanted(Path(sys.argv[1]), postgres=True))
 """
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as another user")

@@ -21,12 +21,13 @@ from app.embedded.ports import is_listening
 from app.embedded.processes import Process
 from app.embedded.shared import State
 
+pytestmark = pytest.mark.slow
+
 USER = """
 import subprocess, sys
 from pathlib import Path
 from app.embedded import Wanted, start
 
-pytestmark = pytest.mark.slow
 services = start(Wanted(Path(sys.argv[1]), **{sys.argv[2]: True}, redis_port=0, durable=False))
 if sys.argv[3:]:
     subprocess.Popen(sys.argv[3:], close_fds=False)

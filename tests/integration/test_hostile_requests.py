@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from app.storage.database import Database
 
+pytestmark = pytest.mark.slow
+
 UPGRADE = {
     "Upgrade": b"websocket",
     "Connection": b"Upgrade",
