@@ -17,6 +17,7 @@ from arq.worker import Worker, get_kwargs
 from redis.exceptions import RedisError
 
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable
+from app.domain.failure_policy import Backoff
 from app.messaging.channels import Names
 from app.messaging.events import Events
 from app.messaging.figures import Figures
@@ -33,6 +34,7 @@ from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
+from app.storage.keys import KeyStore
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics_recorder import StatisticsRecorder
 from app.storage.thumbnails import ThumbnailStore
@@ -98,6 +100,7 @@ class WorkerProcess:
         self.pool = BackendPool(backends, registry, self.worker_id, settings.lease_seconds)
         self.thumbnails = Thumbnails(files, ThumbnailStore(database))
         self._metrics = AttemptMetrics()
+        backoff = Backoff(settings.retry_base_seconds, settings.retry_max_seconds)
         self.runner = Runner(
             self.worker_id,
             settings,
@@ -105,7 +108,7 @@ class WorkerProcess:
             self._events,
             self.pool,
             RetryOrFail(
-                settings,
+                backoff,
                 store,
                 views,
                 queue,
@@ -141,7 +144,10 @@ class WorkerProcess:
             self._events,
             registry,
             files,
+            KeyStore(database),
             self.thumbnails,
+            backoff=backoff,
+            metrics=self._metrics,
             lease_s=settings.lease_seconds,
             orphan_s=settings.orphan_seconds,
         )

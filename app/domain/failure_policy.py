@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import ErrorClass
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-SPARE_BACKENDS = 2
-"""So many other backends must be well before a job that is known to have killed one is tried on another: one of them
-is left, whatever becomes of it."""
+    from app.domain.job import Attempt
+
+MOST_IN_A_ROUND: Final = 200
+"""Maximum attempts that follow each other by themselves: ten that count, and one for each backend that refuses."""
+SPARE_BACKENDS: Final = 2
+"""Minimum of other healthy backends before a job that is known to have killed one is tried on another: one is left."""
 
 
 class Where(StrEnum):
@@ -41,10 +44,10 @@ class Rule:
 
     where: Where
     times: int | None = None
-    """So many failures of this class get another attempt, in one round of attempts; None: as many as the job has."""
+    """Maximum failures of this class in a round that get another attempt; None: as many as the job has attempts."""
     against: Against = Against.ATTEMPTS
     at_once: bool = False
-    """Nothing is waited for where another backend can take it."""
+    """The next attempt waits for no delay if another backend can take it."""
     why: str
 
 
@@ -126,6 +129,33 @@ def may_be_tried_again(suspicions: int, *, certain: bool, others_well: int) -> b
     or a machine that failed, is no fault of the job; two in a row are held to be one.
     """
     return suspicions == 0 and (not certain or others_well >= SPARE_BACKENDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long jobs wait before another attempt: `base_s`, doubled with each failure in a row, `cap_s` at most."""
+
+    base_s: float
+    cap_s: float
+
+    def delay_s(self, earlier: Sequence[Attempt]) -> float:
+        """Return the seconds to wait after an attempt that has just failed, `earlier` being those of its round."""
+        return retry_delay(len(earlier) + 1, base_s=self.base_s, cap_s=self.cap_s)
+
+
+def of_this_round(attempts: Sequence[Attempt], number: int) -> list[Attempt]:
+    """Return the attempts before this one that led to it by automatic retries, oldest first.
+
+    A round begins when a job is sent, or retried by hand; a retry by hand of a waiting job leaves a gap in the numbers.
+    """
+    found: list[Attempt] = []
+    for each in reversed(attempts):
+        if each.number >= number:
+            continue
+        if each.outcome != "retried" or each.number != number - len(found) - 1:
+            break
+        found.insert(0, each)
+    return found
 
 
 def retry_delay(failures: int, *, base_s: float = 2.0, cap_s: float = 600.0, jitter: float = 0.2) -> float:

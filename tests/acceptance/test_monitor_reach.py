@@ -98,7 +98,7 @@ async def opened(page: Page) -> None:
 
 async def look(page: Page, where: str, found: dict[str, list[str]], rules: list[str] | None = None) -> None:
     """Add what axe finds by these rules, by default by all."""
-    options = {"runOnly": {"type": "rule", "values": rules}} if rules else None
+    options = {"resultTypes": ["violations"]} | ({"runOnly": {"type": "rule", "values": rules}} if rules else {})
     for fault in (await Axe().run(page, options=options)).response["violations"]:
         told = [f"{fault['id']} {node['target']} {node['failureSummary']}" for node in fault["nodes"]]
         found.setdefault(f"{fault['impact']} in {where}", []).extend(told[:3])

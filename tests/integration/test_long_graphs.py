@@ -13,6 +13,7 @@ from integration.tcp_proxy import proxied
 from plans import plan, recorded
 
 from app import keys
+from app.domain.failure_policy import Backoff
 from app.domain.job import Phase
 from app.domain.seeds import Drawing
 from app.main import create_app
@@ -20,6 +21,8 @@ from app.runtime.json_text import loads
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import JobFilter
 from app.storage.job_views import JobViews
+from app.storage.keys import KeyStore
+from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.upkeep.reconciler import Reconciler
 
 if TYPE_CHECKING:
@@ -191,7 +194,7 @@ async def test_the_reconciler_sees_to_lost_turns_and_lost_backends_without_a_gra
     queue = app[keys.CONTROL]._queue
     reconciler = Reconciler(
         app[keys.DATABASE], store, app[keys.VIEWS], queue, app[keys.EVENTS], app[keys.REGISTRY], app[keys.FILES],
-        lease_s=10, orphan_s=60,
+        KeyStore(app[keys.DATABASE]), backoff=Backoff(0.05, 1), metrics=AttemptMetrics(), lease_s=10, orphan_s=60,
     )  # fmt: skip
     with Counted(proxy[0]) as counted:
         said = await reconciler.run()

@@ -14,18 +14,22 @@ from samples import new_job, output
 from sqlalchemy import func, insert, select, text, true
 
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable
+from app.domain.failure_policy import Backoff
 from app.domain.job import Phase, task_id
 from app.messaging.channels import Names
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
 from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import Registry
+from app.metrics import JOBS_FINISHED
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.idempotency import Once
 from app.storage.job_views import SOON, JobViews
+from app.storage.keys import KeyStore
 from app.storage.schema import JobRow
+from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.upkeep import reconciler as reconciler_module
 from worker.upkeep.reconciler import ABANDONED_LEASES, BATCH, Reconciler
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from app.settings import Settings
 
+BACKOFF = Backoff(base_s=30, cap_s=600)
 LEASE_S = 10.0
 
 
@@ -67,7 +72,9 @@ def registry(redis: ArqRedis, names: Names) -> Registry:
     return Registry(redis, names, stale_s=30)
 
 
-def reconciler_of(database: Database, redis: ArqRedis, names: Names, files: FileStore) -> Reconciler:
+def reconciler_of(
+    database: Database, redis: ArqRedis, names: Names, files: FileStore, metrics: AttemptMetrics | None = None
+) -> Reconciler:
     return Reconciler(
         database,
         AttemptStore(database),
@@ -76,6 +83,9 @@ def reconciler_of(database: Database, redis: ArqRedis, names: Names, files: File
         Events(redis, names),
         Registry(redis, names, stale_s=30),
         files,
+        KeyStore(database),
+        backoff=BACKOFF,
+        metrics=metrics or AttemptMetrics(),
         lease_s=LEASE_S,
         orphan_s=60,
     )
@@ -87,8 +97,15 @@ def files(settings: Settings) -> FileStore:
 
 
 @pytest.fixture
-def reconciler(database: Database, redis: ArqRedis, names: Names, files: FileStore) -> Reconciler:
-    return reconciler_of(database, redis, names, files)
+def metrics() -> AttemptMetrics:
+    return AttemptMetrics()
+
+
+@pytest.fixture
+def reconciler(
+    database: Database, redis: ArqRedis, names: Names, files: FileStore, metrics: AttemptMetrics
+) -> Reconciler:
+    return reconciler_of(database, redis, names, files, metrics)
 
 
 async def accepted(store: AttemptStore, queue: JobQueue, **changes: Any) -> Job:
@@ -200,14 +217,19 @@ async def test_a_job_of_a_lost_backend_gets_another_attempt_with_its_turn(
     job = await store.get(claim.job_id)
     assert (job.phase, job.attempt, job.error_code) == (Phase.RETRYING, 2, "backend_lost")
     assert await queue.missing([job.task_id]) == []
+    waits_s = (job.available_at - job.updated_at).total_seconds()
+    assert BACKOFF.base_s * 0.8 - 0.01 <= waits_s <= BACKOFF.base_s * 1.2 + 0.01
     assert await reconciler.run() == "nothing to do"
 
 
-async def test_after_the_last_attempt_it_fails(store: AttemptStore, database: Database, reconciler: Reconciler) -> None:
+async def test_after_the_last_attempt_it_fails_and_is_counted(
+    store: AttemptStore, database: Database, reconciler: Reconciler, metrics: AttemptMetrics
+) -> None:
     claim = await abandoned(store, database, max_attempts=1)
     await reconciler.run()
     job = await store.get(claim.job_id)
     assert (job.phase, job.error_code) == (Phase.FAILED, "backend_lost")
+    assert metrics.tally.take() == {f"{JOBS_FINISHED.name}|failed|total": 1}
 
 
 @pytest.mark.parametrize("why", ["backend is there", "lease just ended", "to be cancelled"])

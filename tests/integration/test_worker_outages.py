@@ -16,6 +16,7 @@ from integration.test_worker_faults import executing, running_for
 from pydantic import SecretStr
 from sqlalchemy import func, select, text, update
 
+from app.domain.failure_policy import Backoff
 from app.messaging.channels import Names
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
@@ -24,8 +25,10 @@ from app.messaging.registry import Registry
 from app.storage.attempts import AttemptStore
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
+from app.storage.keys import KeyStore
 from app.storage.schema import EventRow, JobRow
 from harness import eventually
+from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.standin.faults import Fault, FaultKind
 from worker.upkeep.reconciler import Reconciler
 
@@ -50,6 +53,9 @@ async def reconciler(settings: Settings, database: Database) -> AsyncIterator[Re
         Events(redis, names),
         Registry(redis, names, settings.stale_seconds),
         FileStore(settings.storage_path),
+        KeyStore(database),
+        backoff=Backoff(0.05, 1),
+        metrics=AttemptMetrics(),
         lease_s=settings.lease_seconds,
         orphan_s=settings.orphan_seconds,
     )

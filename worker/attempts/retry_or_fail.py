@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from app.domain.errors import (
     AttemptFailed,
@@ -19,14 +19,22 @@ from app.domain.errors import (
     Poisonous,
     QueueUnavailable,
 )
-from app.domain.failure_policy import RULES, Against, Where, after_failure, may_be_tried_again, retry_delay
+from app.domain.failure_policy import (
+    MOST_IN_A_ROUND,
+    RULES,
+    Against,
+    Where,
+    after_failure,
+    may_be_tried_again,
+    of_this_round,
+)
 from app.domain.job import Phase
 
 if TYPE_CHECKING:
+    from app.domain.failure_policy import Backoff
     from app.domain.job import Attempt as AttemptRecord
     from app.domain.job import Job
     from app.messaging.queue import JobQueue
-    from app.settings import Settings
     from app.storage.attempts import AttemptStore, Claim
     from app.storage.job_views import JobViews
     from worker.attempts.attempt import Attempt
@@ -37,16 +45,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_IN_A_ROUND: Final = 200
-"""Maximum number of automatic attempts in a row: ten that count, and one for each backend that refuses."""
-
 
 class RetryOrFail:
     """Decides what follows a failed attempt, and stores it."""
 
     def __init__(
         self,
-        settings: Settings,
+        backoff: Backoff,
         store: AttemptStore,
         views: JobViews,
         queue: JobQueue,
@@ -56,7 +61,7 @@ class RetryOrFail:
     ) -> None:
         self.failed = 0
         """Number of jobs that failed on this worker."""
-        self._settings = settings
+        self._backoff = backoff
         self._store = store
         self._views = views
         self._queue = queue
@@ -96,17 +101,13 @@ class RetryOrFail:
         if failure.under_it:
             failure = await self._suspected(job, backend, failure)
         avoid = await self._others_offer(job, backend, failure)
-        attempts = _of_this_round(await self._history(job), job.attempt)
+        attempts = of_this_round(await self._history(job), job.attempt)
         verdict = after_failure(
             failure.error_class,
             attempts_left=job.attempt_limit - job.attempt,
             failed_alike=_failed_alike(failure, attempts, backend),
             offered_elsewhere=bool(avoid),
-            delay_s=retry_delay(
-                len(attempts) + 1,
-                base_s=self._settings.retry_base_seconds,
-                cap_s=self._settings.retry_max_seconds,
-            ),
+            delay_s=self._backoff.delay_s(attempts),
         )
         log.info("job %s: attempt %s failed (%s): %s", job.job_id, job.attempt, failure.code, failure)
         if not verdict.retry:
@@ -157,7 +158,7 @@ class RetryOrFail:
         """Return a job's last attempts, waiting while PostgreSQL is unavailable: an outage must not fail the job."""
         while True:
             try:
-                return await self._views.attempts(job.job_id, after=max(0, job.attempt - _MOST_IN_A_ROUND))
+                return await self._views.attempts(job.job_id, after=max(0, job.attempt - MOST_IN_A_ROUND))
             except DatabaseUnavailable as error:
                 log.warning("job %s: waiting for the database: %s", job.job_id, error)
                 await asyncio.sleep(0.5)
@@ -172,21 +173,6 @@ class RetryOrFail:
         if rule.where is Where.ONLY_OTHERWISE and not await others.described_otherwise(job, backend, avoid):
             return []
         return avoid if await others.offered(job, avoid) else []
-
-
-def _of_this_round(attempts: list[AttemptRecord], attempt: int) -> list[AttemptRecord]:
-    """Return the automatic attempts before this one, since the job was submitted or retried by hand.
-
-    A retry by hand shows as an outcome other than "retried", or as a gap in the numbers.
-    """
-    found: list[AttemptRecord] = []
-    for each in reversed(attempts):
-        if each.number >= attempt:
-            continue
-        if each.outcome != "retried" or each.number != attempt - len(found) - 1:
-            break
-        found.insert(0, each)
-    return found
 
 
 def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend: Backend) -> int:

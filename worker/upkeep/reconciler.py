@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import text
 
 from app.domain.errors import BackendLost, InvalidTransition, LostClaim
+from app.domain.failure_policy import MOST_IN_A_ROUND, after_failure, of_this_round
 from app.domain.job import Phase, Standing
 from app.storage.attempts import Claim
 from app.storage.job_views import snapshot_of
-from app.storage.keys import KeyStore
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from app.domain.failure_policy import Backoff
     from app.messaging.events import Events
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Registry
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from app.storage.database import Database
     from app.storage.files import FileStore
     from app.storage.job_views import JobViews
+    from app.storage.keys import KeyStore
+    from worker.attempts.attempt_metrics import AttemptMetrics
     from worker.outputs.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,11 @@ class Reconciler:
         events: Events,
         registry: Registry,
         files: FileStore,
+        keys: KeyStore,
         thumbnails: Thumbnails | None = None,
         *,
+        backoff: Backoff,
+        metrics: AttemptMetrics,
         lease_s: float,
         orphan_s: float,
     ) -> None:
@@ -60,7 +66,10 @@ class Reconciler:
         self._events = events
         self._registry = registry
         self._files = files
+        self._keys = keys
         self._thumbnails = thumbnails
+        self._backoff = backoff
+        self._metrics = metrics
         self._lease_s = lease_s
         self._orphan_s = orphan_s
 
@@ -96,7 +105,7 @@ class Reconciler:
             orphans += [path for path in paths if path not in known]
         await self._files.delete(orphans)
         keys = await self._store.prune_keys()
-        sessions = await KeyStore(self._database).prune()
+        sessions = await self._keys.prune()
         return f"deleted {len(orphans)} orphaned files, {keys} old idempotency keys and {sessions} ended sessions"
 
     async def _enqueue_lost(self, session: AsyncSession) -> list[int]:
@@ -129,16 +138,26 @@ class Reconciler:
         return sum([await self._move(job) for job in taken if job.phase is not Phase.CANCELLING])
 
     async def _move(self, job: Standing) -> bool:
+        """Retry or fail a job by the rule of a lost backend; False when somebody else has it by now."""
         claim = Claim(job.job_id, job.attempt, ACTOR)
         error = BackendLost("The worker and the backend that ran the job are both gone.")
         try:
-            if job.attempt >= job.attempt_limit:
-                ended = await self._store.fail(claim, error)
-            else:
-                ended = await self._store.requeue(claim, error, 0.0)
+            earlier = await self._views.attempts(job.job_id, after=max(0, job.attempt - MOST_IN_A_ROUND))
+            verdict = after_failure(
+                error.error_class,
+                attempts_left=job.attempt_limit - job.attempt,
+                failed_alike=0,  # the rule of a lost backend counts attempts alone
+                offered_elsewhere=False,
+                delay_s=self._backoff.delay_s(of_this_round(earlier, job.attempt)),
+            )
+            if verdict.retry:
+                ended = await self._store.requeue(claim, error, verdict.delay_s)
                 await self._queue.enqueue(ended.job_id, ended.attempt, ended.available_at)
+            else:
+                ended = await self._store.fail(claim, error)
         except (LostClaim, InvalidTransition):
             return False
+        self._metrics.reached(ended.status, job.backend_name or "", None)
         log.warning("job %s: its backend %s is gone, it is %s", job.job_id, job.backend_name, ended.phase)
         await self._events.publish(snapshot_of(ended))
         return True
