@@ -16,6 +16,7 @@ from app.metrics import ServerMetrics
 from app.runtime.side_thread import SideThread
 from app.services.access import Access
 from app.services.control import Control
+from app.services.eta import Eta
 from app.services.fleet_control import Fleet
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
@@ -45,6 +46,7 @@ PREVIEWS: Final = web.AppKey("PREVIEWS", Previews)
 REGISTRY: Final = web.AppKey("REGISTRY", Registry)
 FILES: Final = web.AppKey("FILES", FileStore)
 VIEWS: Final = web.AppKey("VIEWS", JobViews)
+ETA: Final = web.AppKey("ETA", Eta)
 RUN_TIMES: Final = web.AppKey("RUN_TIMES", RunTimes)
 KNOWN_NAMES: Final = web.AppKey("KNOWN_NAMES", KnownNames)
 STATISTICS: Final = web.AppKey("STATISTICS", Statistics)

@@ -30,7 +30,9 @@ from app.runtime.end_tasks import end_tasks
 from app.runtime.side_thread import SideThread
 from app.services.access import Access
 from app.services.control import Control
+from app.services.eta import Eta
 from app.services.fleet_control import Fleet
+from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import OfferRefresh
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
@@ -161,7 +163,9 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.REGISTRY] = registry
     app[keys.FILES] = files
     app[keys.VIEWS] = views
-    app[keys.RUN_TIMES] = RunTimes(database)
+    app[keys.RUN_TIMES] = run_times = RunTimes(database)
+    fleet = LiveFleet(registry)
+    app[keys.ETA] = Eta(run_times, fleet)
     app[keys.KNOWN_NAMES] = KnownNames(database)
     app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots
@@ -172,6 +176,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         store,
         queue,
         registry,
+        fleet,
         seeds,
         OfferRefresh(OfferQuestions(redis, names)),
         sideline,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 FEW: Final = 5
-"""Runs; what so few of them, or fewer, say is taken for less exact."""
+"""Maximum number of runs that count as few: what they say is taken for less exact."""
 _FEW_SPREAD: Final = 1.25
 _PROJECTED_SPREAD: Final = 1.2
 """A run does not go on exactly as fast as it began."""
@@ -22,19 +22,40 @@ class RunTime:
     count: int
 
 
-def remaining_s(usual: RunTime, elapsed_s: float, percent: int) -> tuple[float, float]:
-    """Return the least and the most that is probably left, in seconds, of a run that has lasted `elapsed_s`.
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A length of time that is not known exactly, in seconds."""
 
-    `percent` is how far it is. At the beginning the runs before it say more; the further it is, the more its own speed
-    does. One that waits has lasted 0 s.
+    low_s: float
+    likely_s: float
+    high_s: float
+
+
+def remaining(usual: RunTime, elapsed_s: float, percent: int) -> Range:
+    """Return how long a run that has lasted `elapsed_s` will probably take to its end; one that waits has lasted 0 s.
+
+    `percent` is how far it is. At the beginning the earlier runs say more; the further it is, the more its own speed
+    does.
     """
     spread = _FEW_SPREAD if usual.count <= FEW else 1.0
     low = max(0.0, usual.p10 / spread - elapsed_s)
-    # One that takes longer than nearly all before it will hardly end this very moment.
+    likely = max(0.0, usual.p50 - elapsed_s)
+    # A run that takes longer than nearly all before it will hardly end this very moment.
     high = max(usual.p90 * spread - elapsed_s, elapsed_s / 10)
     share = min(max(percent, 0), 100) / 100
     if share and elapsed_s > 0:
         projected = elapsed_s * (1 - share) / share
         low += share * (projected / _PROJECTED_SPREAD - low)
+        likely += share * (projected - likely)
         high += share * (projected * _PROJECTED_SPREAD - high)
-    return max(0.0, low), max(0.0, low, high)
+    low, high = max(0.0, low), max(0.0, low, high)
+    return Range(low, min(max(likely, low), high), high)
+
+
+def until_turn(usual: RunTime, position: int, slots: int) -> Range:
+    """Return how long a job at this position, from 1, waits until one of the slots is free for it.
+
+    The runs before it share the slots; the one on each slot may be about to end, or may just have begun.
+    """
+    rounds = (position - 1) // slots
+    return Range(usual.p10 * rounds, usual.p50 * rounds, usual.p90 * (rounds + 1))

@@ -6,14 +6,10 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self
 
-from app.domain.job import Phase
-from app.domain.run_times import remaining_s
-
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from app.domain.job import Standing
-    from app.domain.run_times import RunTime
+    from app.services.eta import Estimate
 
 UNKNOWN: Final = "no runs to compare with"
 _UNITS: Final = ((100.0, 1.0, "s"), (100 * 60.0, 60.0, "min"), (math.inf, 3600.0, "h"))
@@ -33,33 +29,17 @@ class Left(str):
         return said
 
 
-def left(job: Standing, usual: RunTime | None, began_at: datetime | None, progress: int, now: datetime) -> str | None:
-    """Return what is to be said of the end of a running job; None when there is nothing to say.
-
-    `usual` is how long runs of the same workflow take, `began_at` when ComfyUI began with this one. Of a job that
-    ComfyUI has not begun with nothing is said: it may be queued there behind another one, for as long as that takes.
-    """
-    if job.phase is not Phase.EXECUTING:
+def in_words(estimate: Estimate | None, now: datetime) -> str | None:
+    """Return what the page says of an estimate as of `now`; None when there is nothing to say."""
+    if estimate is None:
         return None
-    if usual is None:
+    if estimate.time is None:
         return UNKNOWN
-    elapsed_s = max(0.0, (now - began_at).total_seconds()) if began_at else 0.0
-    range_s = remaining_s(usual, elapsed_s, progress if began_at else 0)
-    # What does not run yet has as much before it a minute from now: that is no countdown.
-    return Left(now, *range_s) if began_at else f"{between(*range_s)} left"
-
-
-def until_turn(position: int, slots: int | None, usual: RunTime | None) -> str | None:
-    """Return what is to be said of the turn of a waiting job, from how long the last runs of all kinds took.
-
-    The runs before it share the slots; one on each may be about to end, or may just have begun.
-    """
-    if not slots:
-        return None
-    if usual is None:
-        return UNKNOWN
-    ahead = position - 1
-    return f"{between(usual.p10 * (ahead // slots), usual.p90 * (ahead // slots + 1))} until its turn"
+    low_s, high_s = estimate.time.low_s, estimate.time.high_s
+    if estimate.turn:
+        return f"{between(low_s, high_s)} until its turn"
+    # What has not begun takes as long a minute from now: that is no countdown.
+    return Left(now, low_s, high_s) if estimate.counts_down else f"{between(low_s, high_s)} left"
 
 
 def between(low_s: float, high_s: float) -> str:

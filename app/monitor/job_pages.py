@@ -13,7 +13,7 @@ from aiohttp import web
 
 from app.domain.errors import JobNotFound, NotFound
 from app.domain.job import JobStatus
-from app.keys import FILES, PREVIEWS, RUN_TIMES, SEEDS, VIEWS
+from app.keys import ETA, FILES, PREVIEWS, SEEDS, VIEWS
 from app.monitor import eta
 from app.monitor.job_view import show, step_of
 from app.monitor.listing import read_alike
@@ -83,7 +83,7 @@ async def show_job(request: web.Request) -> web.Response:
         "now": now,
         "health": health,
         "position": view.position,
-        "eta": await _eta(request, view, snapshot.progress, health.slots, now),
+        "eta": eta.in_words(await request.config_dict[ETA].of(view, snapshot.progress, now), now),
         "preview": preview,
         "failed": _failed(view),
         "alike": await _alike(views, view),
@@ -149,17 +149,6 @@ async def _preview_of(request: web.Request, view: JobView) -> int | None:
         return None
     numbers = await request.config_dict[PREVIEWS].numbers([view.job.job_id])
     return numbers.get(view.job.job_id)
-
-
-async def _eta(request: web.Request, view: JobView, progress: int, slots: int | None, now: datetime) -> str | None:
-    """Return what is to be said of how long it will take; None of a job that has ended."""
-    run_times, last = request.config_dict[RUN_TIMES], view.attempts[-1] if view.attempts else None
-    if view.position is not None:
-        return eta.until_turn(view.position, slots, await run_times.lately())
-    if view.job.status is not JobStatus.RUNNING or last is None:
-        return None
-    usual = await run_times.usual([last.workflow_key]) if last.workflow_key else {}
-    return eta.left(view.job, usual.get(last.workflow_key or ""), last.executing_at, progress, now)
 
 
 def _failed(view: JobView) -> Attempt | None:

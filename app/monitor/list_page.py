@@ -12,12 +12,13 @@ from aiohttp import web
 from app.domain.job import JobStatus
 from app.keys import KNOWN_NAMES, PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
 from app.monitor.backend_strip import read_strip
-from app.monitor.eta import left
+from app.monitor.eta import in_words
 from app.monitor.job_view import show
 from app.monitor.listing import NARROWING, NEWEST, ORDERS, SIZES, ListAddress, count_tabs, read_alike, read_listing
 from app.monitor.page_data import read_health, read_snapshots
 from app.monitor.rendering import FRAGMENT_HEADER, render
 from app.monitor.shared_fragments import shared
+from app.services.eta import end_of
 from app.web.bodies import MAX_ID, read_query
 from app.web.checking import check
 
@@ -134,7 +135,7 @@ async def _rows(request: web.Request, address: ListAddress, items: list[JobView]
         node_type, count = alike.get(job.job_id, (None, ""))
         link = address.link(status="failed", error=job.error_code, node=node_type) if count else None
         known = usual.get(_workflow_key(view) or "")
-        eta = left(job, known, began_at, snapshot.progress, now) if known is not None else None
+        eta = in_words(end_of(job, known, began_at, snapshot.progress, now), now) if known is not None else None
         return Row(show(view, snapshot), previews.get(job.job_id), eta, node_type, count, link)
 
     return [row(view, snapshot) for view, snapshot in zip(items, snapshots, strict=True)]

@@ -20,7 +20,6 @@ from app.messaging.events import news
 from app.runtime.batching import Batcher
 from app.runtime.json_text import kept_bytes, size_bytes
 from app.runtime.side_thread import SMALL_BYTES
-from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import WAIT_S
 from app.services.readiness import no_backend, why_idle
 from app.storage.job_views import snapshot_of
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Registry
     from app.runtime.side_thread import SideThread
-    from app.services.live_fleet import FleetMembers
+    from app.services.live_fleet import FleetMembers, LiveFleet
     from app.services.offer_refresh import OfferRefresh
     from app.services.seeds import Seeds
     from app.storage.idempotency import Once
@@ -102,6 +101,7 @@ class Submitting:
         store: JobStore,
         queue: JobQueue,
         registry: Registry,
+        fleet: LiveFleet,
         seeds: Seeds,
         afresh: OfferRefresh,
         sideline: SideThread,
@@ -115,7 +115,7 @@ class Submitting:
         self._afresh = afresh
         self._sideline = sideline
         self._max_workflow_bytes = max_workflow_bytes
-        self._presence = LiveFleet(registry)
+        self._fleet = fleet
         self._accepting = Batcher(self._accept, most=MOST_AT_ONCE, flights=FLIGHTS)
         self._default_checkpoint = default_checkpoint or None
 
@@ -179,7 +179,7 @@ class Submitting:
     async def settle(self) -> None:
         """Wait for no more answers about what backends offer, and return when no job is being accepted."""
         await self._accepting.settle()
-        await self._presence.settle()
+        await self._fleet.settle()
         await self._afresh.close()
 
     async def _check(self, job: NewJob, weight: int) -> NewJob:
@@ -187,13 +187,13 @@ class Submitting:
 
         `weight` is the size of its graph, in bytes of JSON.
         """
-        present = await self._presence.recently()
+        present = await self._fleet.recently()
         try:
             verdict = await self._judge(job, present, weight)
         except InvalidRequest:
             verdict = None
         if verdict is None or not verdict.able:
-            present = await self._presence.now()
+            present = await self._fleet.now()
             verdict = await self._judge(job, present, weight)
         if verdict.refusal is not None:
             present, verdict = await self._judge_afresh(job, present, verdict, weight)
@@ -220,7 +220,7 @@ class Submitting:
             asked |= {name: asked.get(name, frozenset()) | classes for name, classes in wanted.items()}
             async with aclosing(self._afresh.read(wanted, until)) as answered:
                 async for _ in answered:
-                    present = await self._presence.afresh()
+                    present = await self._fleet.afresh()
                     verdict = await self._judge(job, present, weight)
                     if verdict.refusal is None:
                         break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +18,6 @@ from app.storage.graphs import AskedGraph, ShownGraphs, read_asked, read_sent, r
 from app.storage.job_lists import COUNTED, PAGE_BYTES, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists
 from app.storage.schema import (
     IS_WAITING,
-    WAS_COMPLETED,
     AttemptRow,
     ContentRow,
     EventRow,
@@ -46,8 +44,6 @@ MOST_STEPS: Final = 500
 """Events, or attempts, of a job that one read brings."""
 GRAPHS_AT_ONCE: Final = 4
 """So many graphs are read at a time, whoever asks."""
-USUAL_S: Final = 5.0
-"""So old may be what is said of how long runs take."""
 
 
 MOST_MODELS: Final = 200
@@ -100,8 +96,6 @@ class JobViews(JobLists):
         super().__init__(database, counted=counted, searched=searched, page_bytes=page_bytes)
         self._graphs = asyncio.Semaphore(GRAPHS_AT_ONCE)
         self._viewing = Batcher(self._read, most=MOST_AT_ONCE, flights=2)
-        self._usual: tuple[float, float] | None = None
-        """What `usual_execution_s` returned last, and until when that holds, in seconds of the monotonic clock."""
 
     async def view(self, job_id: int) -> JobView:
         """Return one job with all that belongs to it, or raise `JobNotFound`; many that ask at once share the reads."""
@@ -172,25 +166,6 @@ class JobViews(JobLists):
         async with self._database.transaction() as session:
             before, after = (await session.execute(select(older, newer))).one()
         return before, after
-
-    async def usual_execution_s(self) -> float | None:
-        """Return the median execution time of the last 50 completed attempts, in seconds; None when there are none.
-
-        It may be `USUAL_S` old: everybody who looks at a live job asks for it.
-        """
-        if self._usual is not None and time.monotonic() < self._usual[1]:
-            return self._usual[0]
-        took = func.extract(
-            "epoch", AttemptRow.executed_at - func.coalesce(AttemptRow.executing_at, AttemptRow.submitted_at)
-        )
-        last = select(took.label("took")).where(WAS_COMPLETED).order_by(AttemptRow.ended_at.desc()).limit(50).subquery()
-        async with self._database.transaction() as session:
-            found = await session.scalar(select(func.percentile_cont(0.5).within_group(last.c.took)))
-        if found is None:
-            # The first one is to be heard of at once.
-            return None
-        self._usual = float(found), time.monotonic() + USUAL_S
-        return float(found)
 
     async def events(self, job_id: int, *, after: int = 0, limit: int = MOST_STEPS) -> list[Event]:
         """Return steps of the job's life in order, from the one after this `seq` on, or raise `JobNotFound`."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 LAST: Final = 30
-"""So many runs of a kind are looked at."""
+"""Maximum number of runs of a kind that are compared."""
 AGE_S: Final = 5.0
-"""So old may be what is said of a kind; whoever looks at a live job asks for it again and again."""
+"""Seconds for which an answer is kept: viewers of a live job ask for it again and again."""
 MOST_KEPT: Final = 1000
 
 _USUAL: Final = f"""
@@ -45,6 +45,8 @@ class RunTimes:
         self._database = database
         self._known: dict[str, tuple[float, RunTime | None]] = {}
         """What was read last of a kind, and until when that holds by the monotonic clock."""
+        self._lately: tuple[float, RunTime] | None = None
+        """The same of runs of all kinds."""
 
     async def usual(self, workflow_keys: Sequence[str]) -> dict[str, RunTime]:
         """Return how long runs of these kinds take, of those of which any has been completed."""
@@ -61,11 +63,15 @@ class RunTimes:
 
     async def lately(self) -> RunTime | None:
         """Return how long the last runs took, whatever they were; None before any was completed."""
+        if self._lately is not None and time.monotonic() < self._lately[0]:
+            return self._lately[1]
         async with self._database.driver() as connection:
             row = await connection.fetchrow(_LATELY)
         if not row["count"]:
+            # Not kept: the first run is to be seen at once.
             return None
-        return _run_time(row)
+        self._lately = time.monotonic() + AGE_S, _run_time(row)
+        return self._lately[1]
 
     async def _read(self, workflow_keys: Sequence[str]) -> dict[str, RunTime]:
         async with self._database.driver() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
-from app.keys import CONTROL, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
+from app.keys import CONTROL, ETA, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
@@ -77,7 +78,8 @@ def json_answer(
 async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     """Return a job with the last progress and the time it will probably take."""
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
-    eta_s = await _eta(request, view, snapshot.progress)
+    estimate = await request.app[ETA].of(view, snapshot.progress, datetime.now(UTC))
+    eta_s = estimate.end_s if estimate is not None else None
     if not view.job.has_workflow and not view.job.has_extra_pnginfo:
         return job_answer(view, snapshot, eta_s)
     asked = await request.app[VIEWS].asked_graph(view.job.job_id)
@@ -266,20 +268,3 @@ def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot]) -> bytes:
         "next_cursor": page.next_cursor,
     }
     return dump_bytes(answer)
-
-
-async def _eta(request: web.Request, view: JobView, progress: int) -> float | None:
-    """Estimate the seconds to the end: what a run usually takes, times the runs that come before on each slot.
-
-    Of a job that a worker has and ComfyUI has not begun with nothing is said, nor of one that is to be stopped: it may
-    be queued there behind another one, for as long as that takes.
-    """
-    if view.job.status is not JobStatus.PENDING and view.job.phase is not Phase.EXECUTING:
-        return None
-    usual_s = await request.app[VIEWS].usual_execution_s()
-    if usual_s is None:
-        return None
-    if view.position is None:
-        return round(usual_s * (100 - progress) / 100, 1)
-    backends = sum(beat.live for beat in await request.app[REGISTRY].backends())
-    return round(usual_s * -(-view.position // max(1, backends)), 1) if backends else None

@@ -120,7 +120,10 @@ class JobAnswer(BaseModel):
     queue_position: int | None = Field(
         description="1 is the next; null unless the job waits, and when it was just submitted."
     )
-    eta_seconds: float | None = Field(description="Estimated from the last runs; null when there is nothing to go by.")
+    eta_seconds: float | None = Field(
+        description="Seconds until the job ends: of a running job by the last runs of its workflow, of a waiting one "
+        "by the last runs of all kinds and the slots of the backends that can take work. Null if nothing is known."
+    )
     backend_name: str | None
     comfyui_prompt_id: str | None
     content_id: int | None

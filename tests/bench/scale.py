@@ -35,6 +35,7 @@ from app.storage.database import Database, make_engine
 from app.storage.job_lists import JobFilter
 from app.storage.job_views import JobViews
 from app.storage.migrating import migrate
+from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from tests.bench.filling import fill
 from tests.plans import plan, recorded
@@ -145,7 +146,7 @@ MEASURES: Final = [
     Measure("claim", lambda subject, _: subject.store.claim("w1", "gpu1", "prompt", 60), after=_end),
     _reads("read a finished job", lambda subject: subject.views.view(subject.jobs // 2)),
     _reads("read a waiting job, with its position", lambda subject: subject.views.view(subject.jobs - 20)),
-    _reads("what a run usually takes", lambda subject: JobViews(subject.database).usual_execution_s()),
+    _reads("what a run usually takes", lambda subject: RunTimes(subject.database).lately()),
     _reads("queue stats", lambda subject: subject.views.stats()),
     _reads("jobs ended in the last hour", lambda subject: subject.views.finished_since(SINCE)),
     _reads("list: first page", lambda subject: subject.page()),

@@ -53,13 +53,19 @@ async def registry(settings: Settings) -> AsyncIterator[Counting]:
 
 
 @pytest.fixture
-async def submitting(registry: Counting, settings: Settings, database: Database) -> AsyncIterator[Submitting]:
+def fleet(registry: Counting) -> LiveFleet:
+    return LiveFleet(registry)
+
+
+@pytest.fixture
+async def submitting(
+    registry: Counting, fleet: LiveFleet, settings: Settings, database: Database
+) -> AsyncIterator[Submitting]:
     redis, sideline = make_redis(settings, patient=False), SideThread()
     names = Names(settings.redis_namespace)
     afresh = OfferRefresh(OfferQuestions(redis, names))
-    found = Submitting(
-        JobStore(database), JobQueue(redis, names), registry, Seeds(registry), afresh, sideline, "", 2**21
-    )
+    store, queue, seeds = JobStore(database), JobQueue(redis, names), Seeds(registry)
+    found = Submitting(store, queue, registry, fleet, seeds, afresh, sideline, "", 2**21)
     yield found
     await found.settle()
     sideline.close()
@@ -104,7 +110,9 @@ async def test_a_picture_older_than_a_heartbeat_is_not_given(registry: Counting)
     assert len((await presence.recently()).backends) == 1
 
 
-async def test_nobody_is_turned_away_by_an_old_picture(registry: Counting, submitting: Submitting) -> None:
+async def test_nobody_is_turned_away_by_an_old_picture(
+    registry: Counting, fleet: LiveFleet, submitting: Submitting
+) -> None:
     await offer(registry, "SaveImage")
     await submit(submitting)
     for fault, changes in (
@@ -115,19 +123,21 @@ async def test_nobody_is_turned_away_by_an_old_picture(registry: Counting, submi
             await submit(submitting, **changes)
     await offer(registry, "SaveImage", "SaveVideo", backend="gpu-1")
     for changes in ({"backend": "gpu-1"}, {"workflow": {"1": {"class_type": "SaveVideo", "inputs": {}}}}):
-        submitting._presence._read_at -= 2 * FRESH_S
+        fleet._read_at -= 2 * FRESH_S
         assert (await submit(submitting, **changes)).warnings == []
 
 
-async def test_that_no_worker_lives_is_said_only_when_it_is_so_now(registry: Counting, submitting: Submitting) -> None:
+async def test_that_no_worker_lives_is_said_only_when_it_is_so_now(
+    registry: Counting, fleet: LiveFleet, submitting: Submitting
+) -> None:
     assert (await submit(submitting)).warnings == [NO_WORKER]
     await offer(registry, "SaveImage")
-    submitting._presence._read_at -= 2 * FRESH_S
+    fleet._read_at -= 2 * FRESH_S
     assert (await submit(submitting)).warnings == []
 
 
 async def test_a_job_that_no_backend_can_take_at_the_moment_says_so_and_why(
-    registry: Counting, submitting: Submitting
+    registry: Counting, fleet: LiveFleet, submitting: Submitting
 ) -> None:
     digest = await registry.put_catalog(json.dumps({"SaveImage": {"output": [], "output_node": True}}).encode())
     other = await registry.put_catalog(json.dumps({"SaveVideo": {"output": [], "output_node": True}}).encode())
@@ -135,7 +145,7 @@ async def test_a_job_that_no_backend_can_take_at_the_moment_says_so_and_why(
 
     async def warnings(backends: dict[str, Any], **changes: Any) -> list[str]:
         await registry.beat("w", {}, backends)
-        submitting._presence._read_at = float("-inf")
+        fleet._read_at = float("-inf")
         return (await submit(submitting, **changes)).warnings
 
     offering, drained = well | {"catalog": digest}, well | {"catalog": digest, "drained": True}

@@ -18,6 +18,7 @@ from app.services.access import SESSION_COOKIE
 from app.storage.attempts import Claim
 from app.storage.keys import KeyStore
 from app.storage.schema import AttemptRow, JobRow
+from harness import eventually
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
@@ -111,8 +112,13 @@ async def test_a_waiting_job_shows_its_place_and_when_its_turn_may_come(client, 
     page = await job_page(client, second)
     assert "number 2 in the queue" in words(page)
     assert not page.all("span", id="eta"), "without a live worker nothing can be said"
-    await client.app[keys.REGISTRY].beat("w", {"slots": 1}, {})
-    assert "no runs to compare with" in words(await job_page(client, second))
+    beats = {"gpu-a": {"healthy": True, "slots": 1}, "ill": {"healthy": False, "slots": 8}}
+    await client.app[keys.REGISTRY].beat("w", {"slots": 9}, beats)
+
+    async def said() -> bool:
+        return "no runs to compare with" in words(await job_page(client, second))
+
+    await eventually(said)
     await act(client, f"/monitor/jobs/{first}/cancel")
     done = Claim((await life.store.claim(WORKER, "gpu-a", "p", 60)).job_id, 1, WORKER)
     await life.store.executing(done)

@@ -17,11 +17,13 @@ from sqlalchemy import text
 
 from app.domain.errors import InvalidRequest, JobNotFound, NodeFailed
 from app.domain.job import JobStatus, Phase
+from app.domain.run_times import RunTime
 from app.monitor.listing import ListAddress, read_listing
 from app.storage import job_lists
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import STRETCHES, JobFilter, Sort
 from app.storage.job_views import JobViews
+from app.storage.run_times import RunTimes
 
 if TYPE_CHECKING:
     from app.storage.database import Database
@@ -393,7 +395,8 @@ async def test_the_position_counts_who_comes_before(database: Database) -> None:
 
 async def test_figures_of_the_queue(database: Database) -> None:
     store, views = AttemptStore(database), JobViews(database)
-    assert await views.usual_execution_s() is None
+    run_times = RunTimes(database)
+    assert await run_times.lately() is None
     assert (await views.stats()).oldest_wait_s is None
     for priority, model in ((0, "a"), (0, None), (7, "a"), (9, "a")):
         await store.create(new_job(priority=priority, checkpoint_model=model))
@@ -413,11 +416,11 @@ async def test_figures_of_the_queue(database: Database) -> None:
     await store.saving(claim)
     await store.complete(claim, [output()])
     await sql(database, "UPDATE job_attempts SET executed_at = executing_at + interval '12 seconds'")
-    assert await views.usual_execution_s() == pytest.approx(12)
-    # It is read once for all who ask within a few seconds.
+    assert await run_times.lately() == RunTime(*[pytest.approx(12)] * 3, count=1)
+    # It is read once for all that ask within a few seconds.
     await sql(database, "DELETE FROM job_attempts")
-    assert await views.usual_execution_s() == pytest.approx(12)
-    assert await JobViews(database).usual_execution_s() is None
+    assert await run_times.lately() == RunTime(*[pytest.approx(12)] * 3, count=1)
+    assert await RunTimes(database).lately() is None
     assert await views.finished_since(datetime.now(UTC) - timedelta(hours=1)) == {"completed": 1}
     assert await views.finished_since(datetime.now(UTC) + timedelta(hours=1)) == {}
 

@@ -16,6 +16,7 @@ from app.domain.job import FINISHED, JobStatus
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import JobViews
+from app.storage.run_times import RunTimes
 from tests.bench.filling import fill
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ async def test_the_work_of_every_second_scans_no_table(full: Database, plain: as
         await views.events(ENDED)
         await views.snapshots([ENDED, WAITING])
         assert sum((await views.stats()).by_status.values()) == 203
-        assert await views.usual_execution_s()
+        assert await RunTimes(full).lately()
         await views.known_paths(["a", "b"])
         async with full.transaction() as session:
             assert len(await views.waiting_turns(session, 100)) == 100

@@ -10,7 +10,8 @@ from samples import new_job
 
 from app.domain.job import Job, Phase
 from app.domain.run_times import RunTime
-from app.monitor.eta import UNKNOWN, between, left, until_turn
+from app.monitor.eta import UNKNOWN, between, in_words
+from app.services.eta import end_of, turn_of
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 USUAL = RunTime(10.0, 12.0, 16.0, 30)
@@ -41,24 +42,41 @@ def test_a_range_is_rounded_outwards_in_one_unit(low_s: float, high_s: float, sa
     assert between(low_s, high_s) == said
 
 
+def left(job: Job, usual: RunTime | None, began_at: datetime | None, progress: int) -> str | None:
+    return in_words(end_of(job, usual, began_at, progress, NOW), NOW)
+
+
 def test_what_is_left_shrinks_as_the_run_goes_on() -> None:
     running = job(Phase.EXECUTING)
-    assert left(running, USUAL, NOW, 0, NOW) == "≈ 10–16 s left"
-    assert left(running, USUAL, NOW - timedelta(seconds=6), 50, NOW) == "≈ 4–9 s left"
-    assert left(running, None, NOW, 0, NOW) == UNKNOWN
+    assert left(running, USUAL, NOW, 0) == "≈ 10–16 s left"
+    assert left(running, USUAL, NOW - timedelta(seconds=6), 50) == "≈ 4–9 s left"
+    assert left(running, None, NOW, 0) == UNKNOWN
 
 
 @pytest.mark.parametrize("phase", [Phase.ASSIGNED, Phase.SAVING, Phase.CANCELLING, Phase.COMPLETED, Phase.QUEUED])
 def test_of_a_job_that_does_not_run_towards_its_end_nothing_is_said(phase: Phase) -> None:
-    assert left(job(phase), USUAL, NOW, 0, NOW) is None
-    assert left(job(phase), USUAL, None, 0, NOW) is None
-    assert left(job(phase), None, None, 0, NOW) is None
+    assert left(job(phase), USUAL, NOW, 0) is None
+    assert left(job(phase), USUAL, None, 0) is None
+    assert left(job(phase), None, None, 0) is None
 
 
 def test_a_turn_comes_after_the_runs_before_it_which_share_the_slots() -> None:
-    assert until_turn(1, 1, USUAL) == "≈ 0–16 s until its turn"
-    assert until_turn(3, 1, USUAL) == "≈ 20–48 s until its turn"
-    assert until_turn(3, 2, USUAL) == "≈ 10–32 s until its turn"
-    assert until_turn(3, 2, None) == UNKNOWN
-    assert until_turn(3, None, USUAL) is None
-    assert until_turn(3, 0, USUAL) is None
+    assert in_words(turn_of(1, 1, USUAL), NOW) == "≈ 0–16 s until its turn"
+    assert in_words(turn_of(3, 1, USUAL), NOW) == "≈ 20–48 s until its turn"
+    assert in_words(turn_of(3, 2, USUAL), NOW) == "≈ 10–32 s until its turn"
+    assert in_words(turn_of(3, 2, None), NOW) == UNKNOWN
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50, 99, 100])
+@pytest.mark.parametrize("elapsed_s", [0, 6, 30])
+def test_the_likely_end_of_the_api_lies_within_what_the_page_says(percent: int, elapsed_s: int) -> None:
+    estimate = end_of(job(Phase.EXECUTING), USUAL, NOW - timedelta(seconds=elapsed_s), percent, NOW)
+    assert estimate is not None
+    assert estimate.time is not None
+    assert estimate.end_s is not None
+    assert estimate.time.low_s <= estimate.end_s <= estimate.time.high_s
+
+
+def test_a_waiting_job_ends_after_its_turn_and_its_own_run() -> None:
+    assert [turn_of(position, 2, USUAL).end_s for position in (1, 2, 3)] == [12.0, 12.0, 24.0]
+    assert turn_of(1, 2, None).end_s is None
