@@ -49,6 +49,7 @@ def job_answer(
         **{name: getattr(job, name) for name in _SAME},
         **{name: _time(getattr(job, name)) for name in _TIMES},
         "id": job.job_id,
+        "celery_task_id": job.task_id,
         "workflow": workflow,
         "extra_pnginfo": extra_pnginfo,
         "seq": snapshot.order,

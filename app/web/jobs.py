@@ -79,7 +79,7 @@ async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     """Return a job with the last progress and the time it will probably take."""
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
     estimate = await request.app[ETA].of(view, snapshot.progress, datetime.now(UTC))
-    eta_s = estimate.end_s if estimate is not None else None
+    eta_s = round(estimate.end_s, 1) if estimate is not None and estimate.end_s is not None else None
     if not view.job.has_workflow and not view.job.has_extra_pnginfo:
         return job_answer(view, snapshot, eta_s)
     asked = await request.app[VIEWS].asked_graph(view.job.job_id)

@@ -86,6 +86,9 @@ class JobAnswer(BaseModel):
     job_id: int
     id: int
     task_id: str
+    celery_task_id: str = Field(
+        description="The same as `task_id`, for clients of the old service.", json_schema_extra={"deprecated": True}
+    )
     user_id: str
     job_type: str
     prompt: str | None

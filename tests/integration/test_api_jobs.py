@@ -77,7 +77,7 @@ async def test_a_job_is_created_with_and_without_a_trailing_slash(client: TestCl
     job = await answer.json()
     assert isinstance(job["job_id"], int)
     assert job["id"] == job["job_id"]
-    assert job["task_id"] == f"{job['job_id']}:1"
+    assert job["task_id"] == job["celery_task_id"] == f"{job['job_id']}:1"
     assert answer.headers["Location"] == f"{BASE}/{job['job_id']}"
     assert answer.headers["X-Request-Id"]
     for where in (answer.headers["Location"], f"{BASE}/{job['job_id']}/"):
@@ -387,6 +387,7 @@ async def test_a_failed_job_is_retried_with_its_own_seed(service: Service) -> No
     assert "no luck" in failed["error_message"]
     retried = await post(service.client, f"{failed['job_id']}/retry", 200)
     assert (retried["attempt"], retried["task_id"]) == (2, f"{failed['job_id']}:2")
+    assert retried["celery_task_id"] == retried["task_id"]
     assert retried["status"] in ("pending", "running", "completed")
     done = await service.finished(failed["job_id"])
     assert (done["status"], done["error_message"], done["error_code"]) == ("completed", None, None)
@@ -464,13 +465,15 @@ async def test_the_time_that_is_left_is_said_where_there_is_something_to_go_by(
     running = await life.execute()
     async with database.transaction() as session:
         await session.execute(
-            text("UPDATE job_attempts SET executing_at = executed_at - interval '20 s' WHERE outcome = 'completed'")
+            text("UPDATE job_attempts SET executing_at = executed_at - interval '20 hours' WHERE outcome = 'completed'")
         )
         await session.execute(text("UPDATE job_attempts SET workflow_key = 'the same graph'"))
     # Both had the same graph, so the first says how long the second will take.
-    assert 15 < (await eta_s(running.job_id) or 0) <= 20
+    assert 71_000 < (await eta_s(running.job_id) or 0) <= 72_000
     await life.progress(running, 40)
-    assert 9 < (await eta_s(running.job_id) or 0) <= 15
+    left_s = await eta_s(running.job_id)
+    assert left_s == pytest.approx(0.6 * 72_000, rel=0.02)
+    assert left_s == round(left_s or 0, 1)
     # What ComfyUI has not begun with may wait in its queue for any time.
     taken = await life.claim()
     assert await eta_s(taken.job_id) is None
@@ -481,11 +484,11 @@ async def test_the_time_that_is_left_is_said_where_there_is_something_to_go_by(
     await client.app[REGISTRY].beat("w1", {"slots": 7}, beats)
 
     async def told() -> bool:
-        return [await eta_s(job_id) for job_id in waiting] == [20.0, 20.0, 40.0]
+        return [await eta_s(job_id) for job_id in waiting] == [72_000.0, 72_000.0, 144_000.0]
 
     await eventually(told)
     page = await (await client.get(f"/monitor/jobs/{waiting[2]}")).text()
-    assert "≈ 20–40 s until its turn" in page, "two runs share two slots, and one may just have begun"
+    assert "≈ 20–40 h until its turn" in page, "two runs share two slots, and one may just have begun"
     await life.store.cancel(running.job_id, None, "test")
     assert await eta_s(running.job_id) is None
     assert await eta_s(done.job_id) is None
