@@ -30,30 +30,28 @@ COMMANDS: Final[Mapping[str, str]] = {
     "keys-revoke": "keys:revoke",
 }
 """Module and function below `app.commands`, imported when chosen: a server needs no memory for what others do."""
-_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {"keys-add": ("name", "role"), "keys-revoke": ("name",)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; what goes wrong is one clear sentence."""
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("--env", choices=("dev", "demo", "test"), help="the environment; default GENONAUT_ENV or dev")
-    parser.add_argument("--once", action="store_true", help="of demo: end when the image is there")
-    parser.add_argument("--name", help="of keys-add and keys-revoke: whose key it is")
-    parser.add_argument("--role", help="of keys-add: viewer, operator or admin")
-    chosen = parser.parse_args(arguments)
-    name = COMMANDS[chosen.command]
-    if chosen.once:
-        if chosen.command != "demo":
-            parser.error("--once belongs to demo")
-        name = "demo:demo_once"
-    given = {option: getattr(chosen, option) for option in ("name", "role") if getattr(chosen, option) is not None}
-    wanted = _OPTIONS.get(chosen.command, ())
-    if set(given) != set(wanted):
-        needed = " and ".join(f"--{option}" for option in wanted) or "neither --name nor --role"
-        parser.error(f"{chosen.command} takes {needed}")
-    command = partial(pkgutil.resolve_name(f"app.commands.{name}"), **given)
-    return run_command(chosen.env or ("demo" if chosen.command == "demo" else None), command)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=", ".join(COMMANDS))
+    for name in COMMANDS:
+        command = commands.add_parser(name)
+        command.add_argument(
+            "--env", choices=("dev", "demo", "test"), help="the environment; default GENONAUT_ENV or dev"
+        )
+        if name == "demo":
+            command.add_argument("--once", action="store_true", help="end when the image is there")
+        if name in ("keys-add", "keys-revoke"):
+            command.add_argument("--name", required=True, help="whose key it is")
+        if name == "keys-add":
+            command.add_argument("--role", required=True, help="viewer, operator or admin")
+    given = vars(parser.parse_args(arguments))
+    name, env = given.pop("command"), given.pop("env")
+    function = "demo:demo_once" if given.pop("once", False) else COMMANDS[name]
+    run = partial(pkgutil.resolve_name(f"app.commands.{function}"), **given)
+    return run_command(env or ("demo" if name == "demo" else None), run)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from app.domain.hints import Hints, shown, token
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from app.domain.catalog import Catalog
+    from app.domain.job import Job, NewJob
+
 Graph = dict[str, Any]
 """Node id → `{"class_type": …, "inputs": {…}}`; a link is `[node id, output index]`."""
 
@@ -114,3 +117,25 @@ def _nowhere(graph: Graph, key: str, hints: Hints) -> Fault:
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
+
+
+def graph_of(job: Job | NewJob, catalog: Catalog) -> Graph | None:
+    """Return the graph to run for a job: the client's, or one of its simple fields for what a backend offers.
+
+    None when there is no checkpoint to take.
+    """
+    if job.workflow is not None:
+        return job.workflow
+    checkpoint = job.checkpoint_model or next(iter(catalog.checkpoints), None)
+    if checkpoint is None:
+        return None
+    return build_graph(
+        checkpoint=checkpoint,
+        loras=job.lora_models,
+        prompt=job.prompt or "",
+        negative_prompt=job.negative_prompt,
+        width=job.width,
+        height=job.height,
+        batch_size=job.batch_size,
+        sampler=job.sampler_params,
+    )

@@ -15,7 +15,7 @@ from app.domain.job import NewJob
 from app.domain.replacements import check_as_executed
 from app.domain.stale_lists import classes_in_doubt
 from app.domain.structure import check_structure
-from app.domain.workflow import build_graph, with_overrides
+from app.domain.workflow import graph_of, with_overrides
 from app.messaging.events import news
 from app.runtime.batching import Batcher
 from app.runtime.json_text import kept_bytes, size_bytes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Catalog
     from app.domain.heartbeats import BackendBeat
-    from app.domain.job import Asked, Job
+    from app.domain.job import Job
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Registry
@@ -318,26 +318,9 @@ def checked_workflow(workflow: Any, overrides: Mapping[str, Any], max_bytes: int
     return changed
 
 
-def graph_of(job: Asked, catalog: Catalog) -> Graph | None:
-    """Return the graph of a job's simple fields for a backend; None when it has no checkpoint to take."""
-    checkpoint = job.checkpoint_model or next(iter(catalog.checkpoints), None)
-    if checkpoint is None:
-        return None
-    return build_graph(
-        checkpoint=checkpoint,
-        loras=job.lora_models,
-        prompt=job.prompt or "",
-        negative_prompt=job.negative_prompt,
-        width=job.width,
-        height=job.height,
-        batch_size=job.batch_size,
-        sampler=job.sampler_params,
-    )
-
-
 def _held_against(job: NewJob, catalog: Catalog) -> tuple[Checked, frozenset[str]]:
     """Return what is wrong with the job for such a backend, and what is to be read again before that is believed."""
-    graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
+    graph = graph_of(job, catalog)
     if graph is None:
         fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
         return Checked([fault]), frozenset({CHECKPOINTS})

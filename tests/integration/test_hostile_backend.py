@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,7 +106,7 @@ async def test_a_server_that_says_nonsense_of_itself_silences_nobody(
     beats = {beat.name: beat for beat in await Registry(redis, Names(settings.redis_namespace), 30).backends()}
     await close(redis)
     assert beats["bad"].live
-    assert len(json.dumps(dict(beats["bad"].state))) < 4000
+    assert len(json.dumps(asdict(beats["bad"]), default=str)) < 4000
     job = await service.run(backend="bad")
     assert job["status"] == "completed"
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from app.domain.errors import QueueUnavailable
 from app.domain.replacements import check_as_executed
 from app.domain.stale_lists import classes_in_doubt
+from app.domain.workflow import graph_of
 from app.services.offer_refresh import WAIT_S
-from app.services.submit import CHECKPOINTS, graph_of
+from app.services.submit import CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ class OtherBackends:
 
     async def described_otherwise(self, job: Job, backend: Backend, avoid: Sequence[str]) -> bool:
         """Whether a backend outside `avoid` describes a node class of the job differently from `backend`."""
-        graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
+        graph = graph_of(job, backend.catalog)
         classes = {node["class_type"] for node in (graph or {}).values()}
         ours = backend.catalog.nodes
         try:
@@ -64,7 +65,7 @@ class OtherBackends:
 
 def _missing(job: Job, catalog: Catalog) -> frozenset[str] | None:
     """Return the node classes to read again; None when the catalog has no faults for the job."""
-    graph = job.workflow if job.workflow is not None else graph_of(job, catalog)
+    graph = graph_of(job, catalog)
     if graph is None:
         return frozenset({CHECKPOINTS})
     faults = check_as_executed(graph, catalog).faults

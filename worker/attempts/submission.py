@@ -22,8 +22,9 @@ from app.domain.output_folders import Separated, own_folder, separated
 from app.domain.replacements import check_as_executed, replaced, with_titles
 from app.domain.stale_lists import classes_in_doubt
 from app.domain.structure import check_structure
+from app.domain.workflow import graph_of
 from app.runtime.json_text import Written, as_sent
-from app.services.submit import CHECKPOINTS, graph_of
+from app.services.submit import CHECKPOINTS
 from worker.comfyui.client import MARK, Place, SubmissionFailed, UnclearSubmission
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def prepare(job: Job, backend: Backend, prompt_id: str, sure: bool = True) -> Se
     BackendLacksModel, WorkflowRefused
     """
     offered = backend.catalog
-    graph = job.workflow if job.workflow is not None else graph_of(job, offered)
+    graph = graph_of(job, offered)
     if graph is None:
         raise BackendLacksModel("The backend offers no checkpoint at all.")
     faults = check_structure(graph)
@@ -119,7 +120,7 @@ async def _look_again(job: Job, backend: Backend, long: bool) -> bool:
 
 
 def _in_doubt(job: Job, backend: Backend) -> frozenset[str]:
-    graph = job.workflow if job.workflow is not None else graph_of(job, backend.catalog)
+    graph = graph_of(job, backend.catalog)
     if graph is None:
         return frozenset({CHECKPOINTS})
     return classes_in_doubt(graph, backend.catalog, check_as_executed(graph, backend.catalog).faults)
