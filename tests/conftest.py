@@ -24,8 +24,7 @@ from app.main import SERVING, create_app
 from app.settings import Settings, load_settings
 from app.storage.database import Database, make_engine
 from app.storage.migrating import alembic_config
-from harness import NEWEST_COMFYUI, Service, StandinServer
-from worker.main import WorkerProcess
+from harness import NEWEST_COMFYUI, Service, StandinServer, Workers
 from worker.standin.main import STANDIN
 from worker.standin.main import create_app as create_standin
 from worker.standin.options import StandinOptions
@@ -159,32 +158,24 @@ async def start_standin(aiohttp_server: Any, comfyui_version: str) -> Callable[.
 
 
 @pytest.fixture
-async def start_worker(settings: Settings) -> AsyncIterator[Callable[..., Awaitable[WorkerProcess]]]:
+async def start_worker(settings: Settings) -> AsyncIterator[Workers]:
     """Start a worker for the backends of the given settings, or of `comfyui_urls`; it is stopped at the end."""
-    running: list[tuple[WorkerProcess, asyncio.Task[int]]] = []
-
-    async def start_one(comfyui_urls: str, **changes: Any) -> WorkerProcess:
-        worker = WorkerProcess(settings.model_copy(update={"comfyui_urls": comfyui_urls, **changes}))
-        running.append((worker, asyncio.create_task(worker.work(), name="worker")))
-        return worker
-
-    yield start_one
-    for worker, task in running:
-        worker.stop()
-        assert await task == 0
+    workers = Workers(settings)
+    yield workers
+    await workers.stop_all()
 
 
 @pytest.fixture
 async def service(
     client: TestClient[Any, Any],
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> Service:
     """Server, worker and stand-in together, ready to run jobs."""
     standin = await start_standin()
     worker = await start_worker(f"standin={standin.url}")
     found = Service(client, standin, worker)
-    await found.backend_online()
+    await found.heard_of(worker)
     return found
 
 

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.keys import REGISTRY
+from worker.main import WorkerProcess
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from aiohttp.test_utils import TestClient
 
-    from worker.main import WorkerProcess
+    from app.settings import Settings
     from worker.standin.server import Standin
+
+GUARD_S = 60.0
+"""Seconds after which a test that waits for something fails instead of hanging; it says nothing about speed."""
 
 FOUNDING_BODY = {
     "user_id": "your-user-id",
@@ -42,6 +48,30 @@ class StandinServer:
     state: Standin = field(repr=False)
 
 
+class Workers:
+    """Starts workers in this process; calling it is what the fixture `start_worker` gives to tests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._running: list[tuple[WorkerProcess, asyncio.Task[int]]] = []
+
+    async def __call__(self, comfyui_urls: str, **changes: Any) -> WorkerProcess:
+        """Start a worker for these backends, with these settings changed."""
+        worker = WorkerProcess(self._settings.model_copy(update={"comfyui_urls": comfyui_urls, **changes}))
+        self._running.append((worker, asyncio.create_task(worker.work(), name="worker")))
+        return worker
+
+    async def stop(self, worker: WorkerProcess) -> None:
+        """Stop a worker, and return when it has ended."""
+        worker.stop()
+        assert await next(task for each, task in self._running if each is worker) == 0
+
+    async def stop_all(self) -> None:
+        """Stop all workers, those that were started first at first."""
+        for worker, _ in self._running:
+            await self.stop(worker)
+
+
 @dataclass
 class Service:
     """The whole service in this process, with what tests do again and again."""
@@ -59,6 +89,53 @@ class Service:
 
         await eventually(online)
 
+    async def exchange_worker(
+        self,
+        start_worker: Workers,
+        comfyui_urls: str | None = None,
+        *,
+        ready: Iterable[str] | None = None,
+        **changes: Any,
+    ) -> WorkerProcess:
+        """Stop the worker, and start one for these backends when it has ended; by default for `standin` again.
+
+        Returns when the server has heard of the new worker, and that it drives the backends of these names and finds
+        them well; by default those of all that it was given. A job that is submitted then carries no warning.
+        """
+        await start_worker.stop(self.worker)
+        self.worker = await start_worker(comfyui_urls or f"standin={self.standin.url}", **changes)
+        await self.heard_of(self.worker, ready)
+        return self.worker
+
+    async def heard_of(self, worker: WorkerProcess, ready: Iterable[str] | None = None) -> None:
+        """Wait until the server knows from heartbeats that this worker lives and has these backends, by default all.
+
+        A count of backends does not show it: a worker that has just ended leaves heartbeats that are still young.
+        """
+        names = set(worker._settings.backends if ready is None else ready)
+        registry = self.client.app[REGISTRY]
+
+        async def heard() -> bool:
+            live = {beat.name for beat in await registry.workers() if beat.live}
+            driven = {
+                beat.name
+                for beat in await registry.backends()
+                if beat.live and beat.state.get("healthy") and beat.state.get("driver") == worker.worker_id
+            }
+            return worker.worker_id in live and names <= driven
+
+        await eventually(heard)
+
+    async def drain(self, name: str) -> None:
+        """Drain a backend, and return when the worker that drives it has confirmed that it gives it no more jobs."""
+
+        async def confirmed() -> bool:
+            answer = await self.client.post(f"/api/v1/backends/{name}/drain")
+            assert answer.status == 200, await answer.text()
+            return bool((await answer.json())["confirmed"])
+
+        await eventually(confirmed)
+
     async def submit(self, **changes: Any) -> dict[str, Any]:
         """Submit a small job with these fields changed."""
         answer = await self.client.post("/api/v1/generation-jobs/", json=SMALL_BODY | changes)
@@ -71,7 +148,7 @@ class Service:
         assert answer.status == 200, await answer.text()
         return dict(await answer.json())
 
-    async def finished(self, job_id: int, timeout_s: float = 20) -> dict[str, Any]:
+    async def finished(self, job_id: int, timeout_s: float = GUARD_S) -> dict[str, Any]:
         """Wait for the job's end over its WebSocket, and read it then."""
         async with asyncio.timeout(timeout_s), self.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
             async for message in ws:
@@ -84,7 +161,7 @@ class Service:
         return await self.finished((await self.submit(**changes))["job_id"])
 
 
-async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float = 10) -> Any:
+async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float = GUARD_S) -> Any:
     """Wait until the condition holds, and return what it gave; a test that waits in vain fails by `TimeoutError`."""
     async with asyncio.timeout(timeout_s):
         while not (found := await condition()):

@@ -9,8 +9,8 @@ import pytest
 from integration.known_cases import AGES, DATA, Case, cases_of, fill
 
 from harness import Service
-from worker import backend as backend_module
-from worker import vital_signs
+from worker.comfyui import backend as backend_module
+from worker.comfyui import vital_signs
 from worker.comfyui.server_log import LogSays
 
 BETTER: Final[Mapping[str, str]] = {

@@ -16,7 +16,7 @@ import app.monitor
 from app import keys
 from app.domain.errors import NodeFailed
 from app.main import create_app, create_monitor_app
-from app.monitor import sharing
+from app.monitor import shared_fragments
 from app.storage.attempts import Claim
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ async def test_a_fragment_is_made_once_for_all_who_ask_together_each_with_a_toke
     client, life, page, monkeypatch
 ):
     # However slowly the machine lets the twenty ask, they ask together: the next one is not made before.
-    monkeypatch.setattr(sharing, "APART_S", 1.5)
+    monkeypatch.setattr(shared_fragments, "APART_S", 1.5)
     assert await life.submit() == 1
     statements = 0
 

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings
-    from harness import StandinServer
-    from worker.main import WorkerProcess
+    from harness import StandinServer, Workers
     from worker.standin.node_run import NodeRun
 
 CASES = sorted((Path(__file__).parent.parent / "data" / "cases" / "endings").glob("*.json"))
@@ -65,7 +64,7 @@ LEAVES = NodeType(
 async def odd(
     client: TestClient[Any, Any],
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> Service:
     """The whole service, with a backend whose nodes show and leave what they are told to."""
     standin = await start_standin()
@@ -253,11 +252,8 @@ async def test_of_many_lost_outputs_the_first_ones_are_named(odd: Service) -> No
     assert job["warnings"][-1] == "And 10 more outputs could not be kept."
 
 
-async def test_a_file_that_is_too_large_is_lost_alone(
-    odd: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
-    odd.worker.stop()
-    await start_worker(f"small={odd.standin.url}", max_output_bytes=1000)
+async def test_a_file_that_is_too_large_is_lost_alone(odd: Service, start_worker: Workers) -> None:
+    await odd.exchange_worker(start_worker, f"small={odd.standin.url}", max_output_bytes=1000)
     big = {"name": "big.txt", "text": "x" * 1001}
     job = await run(odd, {"7": leaves(big, {"name": "small.txt", "text": "y"})})
     assert (job["status"], len(job["outputs"])) == ("completed", 1)

@@ -26,7 +26,7 @@ from app.storage.files import FileStore
 from app.storage.idempotency import Once
 from app.storage.job_views import SOON, JobViews
 from app.storage.schema import JobRow
-from worker import reconcile
+from worker.upkeep import reconciler as reconciler_module
 from worker.upkeep.reconciler import ABANDONED_LEASES, BATCH, Reconciler
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ async def test_of_many_reconcilers_at_once_one_works(
 ) -> None:
     jobs = [await store.create(new_job()) for _ in range(5)]
     async with database.transaction() as session:
-        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconcile._LOCK})
+        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconciler_module._LOCK})
         assert await reconciler_of(database, redis, names, files).run() == "another worker sees to the turns"
     results = await asyncio.gather(*(reconciler_of(database, redis, names, files).run() for _ in range(6)))
     assert set(results) <= {"another worker sees to the turns", "nothing to do", "enqueued 5 waiting jobs again"}

@@ -12,15 +12,14 @@ import pytest
 from aiohttp import ClientSession
 
 from harness import BOTH_AGES, eventually
-from worker import stopping
+from worker.attempts import stop_prompt
 from worker.standin.faults import Fault, FaultKind, ViewFault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from app.settings import Settings
-    from harness import Service, StandinServer
-    from worker.main import WorkerProcess
+    from harness import Service, StandinServer, Workers
 
 
 def slow_graph(seconds: float = 30, steps: int = 300) -> dict[str, Any]:
@@ -162,11 +161,8 @@ async def test_a_restarted_backend_gets_the_job_again(service: Service) -> None:
     assert [each["error_code"] for each in done["attempts"]] == ["backend_lost", None]
 
 
-async def test_a_job_waits_for_a_backend_that_is_away(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
-    service.worker.stop()
-    await start_worker("gone=http://127.0.0.1:9")
+async def test_a_job_waits_for_a_backend_that_is_away(service: Service, start_worker: Workers) -> None:
+    await service.exchange_worker(start_worker, "gone=http://127.0.0.1:9", ready=())
     job = await service.submit()
 
     async def told() -> bool:
@@ -212,13 +208,12 @@ async def test_a_cancelled_job_behind_the_running_one_never_runs(service: Servic
 
 
 @BOTH_AGES
-async def test_a_worker_that_stops_hands_its_run_over(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
-    job = await service.submit(**running_for(3))
+async def test_a_worker_that_stops_hands_its_run_over(service: Service, start_worker: Workers) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    job = await service.submit()
     await executing(service, job["job_id"])
-    await start_worker(f"standin={service.standin.url}")
-    service.worker.stop()
+    await service.exchange_worker(start_worker)
+    service.standin.state.faults.clear()
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
     assert runs(service) == {done["comfyui_prompt_id"]: 1}
@@ -227,7 +222,7 @@ async def test_a_worker_that_stops_hands_its_run_over(
 async def test_a_missing_model_is_looked_for_on_another_backend(
     service: Service,
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> None:
     other = await start_standin(checkpoints=("rare.safetensors",))
     await start_worker(f"other={other.url}")
@@ -320,11 +315,9 @@ async def test_outputs_of_every_kind_are_kept_and_served(service: Service, name:
 async def test_a_backend_that_stands_still_is_left_and_said_to_be_sick(
     service: Service,
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
-    await service.backend_online()
+    await service.exchange_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     jobs = [await service.submit() for _ in range(2)]
 
@@ -340,11 +333,8 @@ async def test_a_backend_that_stands_still_is_left_and_said_to_be_sick(
     assert done[0]["attempts"][0]["error_code"] == "backend_stalled"
 
 
-async def test_a_stuck_backend_is_used_again_when_it_was_restarted(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
-    service.worker.stop()
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
+async def test_a_stuck_backend_is_used_again_when_it_was_restarted(service: Service, start_worker: Workers) -> None:
+    await service.exchange_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     job = await service.submit()
 
@@ -359,11 +349,9 @@ async def test_a_stuck_backend_is_used_again_when_it_was_restarted(
 
 @pytest.mark.parametrize("behind", [0, 1])
 async def test_a_backend_that_stands_still_at_a_job_being_cancelled_is_said_to_be_sick(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]], behind: int
+    service: Service, start_worker: Workers, behind: int
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
-    await service.backend_online()
+    await service.exchange_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
     stuck = (await service.submit())["job_id"]
 
@@ -390,16 +378,20 @@ async def test_a_backend_that_stands_still_at_a_job_being_cancelled_is_said_to_b
 async def test_a_job_behind_a_foreign_prompt_that_stands_still_moves_on(
     service: Service,
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> None:
-    service.worker.stop()
-    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD_AT_START))
+    await service.exchange_worker(start_worker, f"dead={service.standin.url}", comfyui_stall_seconds=1)
     async with ClientSession(service.standin.url) as foreign:
-        body = {"prompt": slow_graph(1, 1), "client_id": "somebody-else"}
+        body = {"prompt": slow_graph(), "client_id": "somebody-else"}
         assert (await foreign.post("/prompt", json=body)).status == 200
-    await start_worker(f"dead={service.standin.url}", comfyui_stall_seconds=1)
-    await service.backend_online()
     job = await service.submit()
+
+    async def is_behind_it() -> bool:
+        return bool((await service.job(job["job_id"]))["comfyui_prompt_id"])
+
+    # Only then it stops: a backend that is known to stand still is given no job.
+    await eventually(is_behind_it)
+    await service.standin.state.apply(Fault(kind=FaultKind.DEAD_THREAD))
 
     async def moved() -> bool:
         return bool((await service.job(job["job_id"]))["attempt"] == 2)
@@ -415,7 +407,7 @@ async def test_a_job_behind_a_foreign_prompt_that_stands_still_moves_on(
 async def test_a_job_that_failed_on_a_backend_is_tried_on_another_one(
     service: Service,
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> None:
     other = await start_standin()
     await start_worker(f"other={other.url}")
@@ -431,7 +423,7 @@ async def test_a_cancel_that_its_backend_does_not_confirm_stays_asked_for(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker that gave up asking lets the job go; whoever takes it over asks again."""
-    monkeypatch.setattr(stopping, "LIMIT_S", 0.5)
+    monkeypatch.setattr(stop_prompt, "LIMIT_S", 0.5)
     job_id = (await service.submit(**running_for(30)))["job_id"]
     await executing(service, job_id)
     await service.standin.state.apply(Fault(kind=FaultKind.REFUSE, route="/queue", status=503, times=None))

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from app.storage.database import Database
-    from harness import Service, StandinServer
-    from worker.main import WorkerProcess
+    from harness import Service, StandinServer, Workers
 
 
 @pytest.fixture
@@ -74,12 +73,11 @@ async def history(database: Database, job_id: int) -> list[str]:
 async def test_postgresql_away_during_a_run_costs_a_delay_and_no_second_run(
     service: Service,
     settings: Settings,
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
     away_s: float,
 ) -> None:
     proxy, url = await TcpProxy.before(settings.database_url.get_secret_value())
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", database_url=SecretStr(url))
+    await service.exchange_worker(start_worker, database_url=SecretStr(url))
     job = await service.submit(**running_for(2))
     await executing(service, job["job_id"])
     await proxy.cut()
@@ -93,11 +91,10 @@ async def test_postgresql_away_during_a_run_costs_a_delay_and_no_second_run(
 
 
 async def test_redis_away_during_a_run_costs_nothing(
-    service: Service, settings: Settings, start_worker: Callable[..., Awaitable[WorkerProcess]]
+    service: Service, settings: Settings, start_worker: Workers
 ) -> None:
     proxy, url = await TcpProxy.before(settings.redis_url.get_secret_value())
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", redis_url=SecretStr(url))
+    await service.exchange_worker(start_worker, redis_url=SecretStr(url))
     first = await service.submit(**running_for(1.5))
     await executing(service, first["job_id"])
     await proxy.cut()
@@ -126,13 +123,12 @@ async def test_an_emptied_redis_loses_no_waiting_job(
     assert "turn_renewed" in await history(database, jobs[-1]["job_id"])
 
 
-async def test_a_takeover_stands_in_the_history(
-    service: Service, database: Database, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
-    job = await service.submit(**running_for(2))
+async def test_a_takeover_stands_in_the_history(service: Service, database: Database, start_worker: Workers) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    job = await service.submit()
     await executing(service, job["job_id"])
-    await start_worker(f"standin={service.standin.url}")
-    service.worker.stop()
+    await service.exchange_worker(start_worker)
+    service.standin.state.faults.clear()
     done = await service.finished(job["job_id"])
     assert done["status"] == "completed"
     assert await history(database, job["job_id"]) == [
@@ -157,7 +153,7 @@ async def test_a_job_whose_worker_and_backend_are_gone_runs_elsewhere(
     database: Database,
     reconciler: Reconciler,
     start_standin: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
+    start_worker: Workers,
 ) -> None:
     job = await service.submit(**running_for(30))
     await executing(service, job["job_id"])
@@ -238,10 +234,9 @@ def small_disk(tmp_path: Path) -> Any:
 
 
 async def test_a_full_disk_fails_the_job_clearly_and_heals(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]], small_disk: Path
+    service: Service, start_worker: Workers, small_disk: Path
 ) -> None:
-    service.worker.stop()
-    await start_worker(f"standin={service.standin.url}", storage_dir=small_disk)
+    await service.exchange_worker(start_worker, storage_dir=small_disk)
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * 95_000)
     job = await service.run(width=256, height=256, max_attempts=2)
@@ -253,17 +248,15 @@ async def test_a_full_disk_fails_the_job_clearly_and_heals(
     assert small["status"] == "completed"
 
 
-async def test_a_thumbnail_that_cannot_be_stored_costs_nothing_but_itself(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]], settings: Settings
-) -> None:
-    service.worker.stop()
-    worker = await start_worker(f"standin={service.standin.url}")
-    job = await service.submit(not_before=(datetime.now(UTC) + timedelta(seconds=1)).isoformat())
+async def test_a_thumbnail_that_cannot_be_stored_costs_nothing_but_itself(service: Service, settings: Settings) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    job = await service.submit()
     folder = settings.storage_path / f"{datetime.fromisoformat(job['created_at']):%Y/%m/%d}" / str(job["job_id"])
     # A folder where the thumbnail is to be: it cannot be written, whoever one is.
     (folder / "1_0.thumb.webp" / "in-the-way").mkdir(parents=True)
+    service.standin.state.faults.clear()
     done = await service.finished(job["job_id"])
-    await worker.thumbnails.done()
+    await service.worker.thumbnails.done()
     assert (done["status"], done["warnings"]) == ("completed", [])
     for url in (done["outputs"][0]["url"], done["outputs"][0]["thumbnail_url"]):
         answer = await service.client.get(url)

@@ -13,7 +13,7 @@ from app.settings import ROOT
 PROGRAM = """
 import asyncio
 from pathlib import Path
-from app.commands import memory
+from app.runtime import malloc_trim
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -27,8 +27,8 @@ async def command():
         await asyncio.sleep(0.01)
     return len(kept)
 
-memory.EVERY_S = 0.01
-print(asyncio.run(memory.giving_memory_back(command())))
+malloc_trim.EVERY_S = 0.01
+print(asyncio.run(malloc_trim.giving_memory_back(command())))
 """
 
 
