@@ -83,11 +83,11 @@ async def at_work(worker: TurnWorker) -> AsyncIterator[asyncio.Task[None]]:
         await worker.settle()
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], Any]) -> None:
     async def met() -> Any:
         return condition()
 
-    await eventually(met, timeout_s)
+    await eventually(met)
 
 
 async def idle(worker: TurnWorker) -> None:

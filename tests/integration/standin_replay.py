@@ -21,7 +21,7 @@ CAPTURES = {
     OLD: Path(__file__).parents[1] / "data" / "comfyui-captures",
     NEW: Path(__file__).parents[1] / "data" / "comfyui-captures-0.33",
 }
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 0.3
 """A gap in a recording that is longer was the client waiting for the job to end."""
 

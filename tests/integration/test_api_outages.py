@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from app.keys import HUB
 from app.main import create_app
 from app.storage.schema import JobRow
-from harness import SMALL_BODY, Service, eventually
+from harness import GUARD_S, SMALL_BODY, Service, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def accepted(database: Database) -> int:
 
 async def post(client: TestClient[Any, Any], **changes: Any) -> Any:
     """Submit a small job, and return the answer."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(GUARD_S):
         return await client.post(f"{BASE}/", json=SMALL_BODY | changes)
 
 
@@ -102,7 +102,7 @@ async def test_away_in_the_middle_nothing_is_accepted_and_it_heals_by_itself(
         async def healed() -> bool:
             return bool((await post(client)).status == 201)
 
-        await eventually(healed, 20)
+        await eventually(healed)
         assert await accepted(database) == 2
         checks = (await (await client.get("/health/ready")).json())["checks"]
         assert [checks[name]["status"] for name in ("postgresql", "redis")] == ["ok", "ok"]
@@ -123,12 +123,12 @@ async def test_away_at_the_start_the_server_starts_and_waits(
     async def healed() -> bool:
         return bool((await post(client)).status == 201)
 
-    await eventually(healed, 20)
+    await eventually(healed)
 
     async def listens() -> bool:
         return bool(client.server.app[HUB].connected)
 
-    await eventually(listens, 20)
+    await eventually(listens)
     await client.close()
     await proxy.cut()
 
@@ -171,7 +171,7 @@ async def test_a_client_gets_the_end_though_redis_was_cut_in_the_middle(
         await standin.state.apply(Fault(kind=FaultKind.SLOW_STEPS, times=None, seconds=0.01))
         job = await service.submit(sampler_params={"steps": 150})
         frames: list[dict[str, Any]] = []
-        async with asyncio.timeout(60), client.ws_connect(f"/ws/jobs/{job['job_id']}") as ws:
+        async with asyncio.timeout(GUARD_S), client.ws_connect(f"/ws/jobs/{job['job_id']}") as ws:
             while not frames or frames[-1].get("progress", 0) < 20:
                 frames.append(await ws.receive_json())
             await proxies["redis_url"].cut()
@@ -180,7 +180,7 @@ async def test_a_client_gets_the_end_though_redis_was_cut_in_the_middle(
                 return bool((await service.job(job["job_id"]))["status"] == "completed")
 
             # The end is told to nobody, because the connection is away. Polling finds it.
-            await eventually(completed, 40)
+            await eventually(completed)
             frames += [message.json() async for message in ws]
         assert [frame["status"] for frame in frames].count("completed") == 1
         assert frames[-1]["status"] == "completed"
@@ -190,7 +190,7 @@ async def test_a_client_gets_the_end_though_redis_was_cut_in_the_middle(
         async def listens() -> bool:
             return bool(client.server.app[HUB].connected)
 
-        await eventually(listens, 20)
+        await eventually(listens)
         # And events arrive again, without polling.
         assert (await service.run())["status"] == "completed"
 
@@ -205,7 +205,7 @@ async def test_a_redis_that_comes_back_at_once_costs_nobody_a_frame(settings: Se
                 await proxies["redis_url"].cut()
                 await proxies["redis_url"].restore()
                 assert (await client.post(f"{BASE}/{job_id}/cancel")).status == 200
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(GUARD_S):
                     frame = await ws.receive_json()
                 assert (frame["job_id"], frame["status"]) == (job_id, "cancelled")
 
@@ -213,7 +213,7 @@ async def test_a_redis_that_comes_back_at_once_costs_nobody_a_frame(settings: Se
 async def test_a_database_that_goes_away_leaves_open_sockets_open(settings: Settings, aiohttp_client: Any) -> None:
     async with server_behind_proxies(settings, aiohttp_client) as (client, proxies):
         job_id = (await (await post(client)).json())["job_id"]
-        async with asyncio.timeout(60), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+        async with asyncio.timeout(GUARD_S), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
             await ws.receive_json()
             await proxies["database_url"].cut()
             await expect_unavailable(await client.get(f"{BASE}/{job_id}"), "database_unavailable")
@@ -224,5 +224,5 @@ async def test_a_database_that_goes_away_leaves_open_sockets_open(settings: Sett
             async def cancelled() -> bool:
                 return bool((await client.post(f"{BASE}/{job_id}/cancel")).status == 200)
 
-            await eventually(cancelled, 20)
+            await eventually(cancelled)
             assert (await ws.receive_json())["status"] == "cancelled"

@@ -15,7 +15,7 @@ from yarl import URL
 
 from app.domain.errors import GenonautError
 from app.main import create_app
-from harness import SMALL_BODY
+from harness import GUARD_S, SMALL_BODY
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -57,7 +57,7 @@ async def raw(client: TestClient[Any, Any], request: bytes) -> bytes:
     try:
         writer.write(request)
         await writer.drain()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_S):
             return await reader.read()
     finally:
         writer.close()

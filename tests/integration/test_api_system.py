@@ -9,7 +9,6 @@ import jsonschema
 import pytest
 from pydantic import SecretStr
 
-from app.embedded.ports import free_port
 from app.keys import FLEET
 from app.main import create_app
 from harness import SMALL_BODY, eventually
@@ -30,7 +29,7 @@ def closed(settings: Settings, *names: str) -> Settings:
     for name in names:
         url = urlsplit(getattr(settings, name).get_secret_value())
         account, at, _ = url.netloc.rpartition("@")
-        changes[name] = SecretStr(url._replace(netloc=f"{account}{at}127.0.0.1:{free_port()}").geturl())
+        changes[name] = SecretStr(url._replace(netloc=f"{account}{at}127.0.0.1:1").geturl())
     return settings.model_copy(update=changes)
 
 
@@ -77,7 +76,7 @@ async def not_ready(client: TestClient[Any, Any], words: str) -> dict[str, Any]:
         assert answer.headers["Retry-After"].isdecimal()
         return told
 
-    return dict(await eventually(said, 20))
+    return dict(await eventually(said))
 
 
 async def is_ready(client: TestClient[Any, Any]) -> bool:
@@ -120,7 +119,7 @@ async def test_one_backend_that_can_take_work_is_enough(
             told if {each["name"]: each["able"] for each in told["backends"]} == {"good": True, "gone": False} else None
         )
 
-    told = await eventually(both, 20)
+    told = await eventually(both)
     assert told["status"] == "ready"
     assert "cannot be reached" in next(each["reason"] for each in told["backends"] if each["name"] == "gone")
     await client.post("/api/v1/backends/good/drain")
@@ -137,7 +136,7 @@ async def test_a_backend_whose_worker_is_quiet_cannot_take_work(service: Service
     await service.client.app[FLEET].quiet(service.worker.worker_id, "ann")
     await not_ready(service.client, "standin: ")
     await service.client.app[FLEET].resume_worker(service.worker.worker_id, "ann")
-    await eventually(lambda: is_ready(service.client), 20)
+    await eventually(lambda: is_ready(service.client))
 
 
 async def test_a_backend_that_stands_still_cannot_take_work(service: Service, start_worker: Workers) -> None:
@@ -184,7 +183,7 @@ async def test_the_figures_of_an_empty_queue(client: TestClient[Any, Any]) -> No
 
 
 async def test_the_figures_tell_what_waits_and_what_runs(service: Service) -> None:
-    await service.standin.state.apply(Fault(kind=FaultKind.SLOW_STEPS, times=None, seconds=0.05))
+    await service.standin.state.apply(Fault(kind=FaultKind.SLOW_STEPS, times=None, seconds=0.5))
     running = await service.submit(sampler_params={"steps": 150})
 
     async def runs() -> bool:

@@ -25,7 +25,7 @@ from app.services.snapshots import Snapshots
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews, snapshot_of
-from harness import BOTH_AGES, eventually
+from harness import BOTH_AGES, GUARD_S, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
     hub = Hub(listener, names, Snapshots(JobViews(database), events).read, bytes.strip, ServerMetrics())
     # What is not heard is not healed either.
     listening = [asyncio.create_task(hub.run(), name="hub")] if told else []
-    files, look_again_s = FileStore(settings.storage_path), 60 if told else 0.1
+    files, look_again_s = FileStore(settings.storage_path), 3600 if told else 0.1
     seeds = Seeds(Registry(redis, names, settings.stale_seconds))
-    control = Control(store, queue, events, hub, figures, files, seeds, cancel_wait_s=30, look_again_s=look_again_s)
+    control = Control(store, queue, events, hub, figures, files, seeds, cancel_wait_s=3600, look_again_s=look_again_s)
 
     async def connected() -> bool:
         return hub.connected is told
@@ -86,7 +86,7 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
         done = await store.cancelled(Claim(job.job_id, job.attempt, "w"))
         if told:
             await events.publish(snapshot_of(done))
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(GUARD_S):
             assert (await cancelling).phase is Phase.CANCELLED
         assert hub._watchers == {}
     finally:
@@ -119,8 +119,8 @@ async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(
 
 @BOTH_AGES
 async def test_a_job_that_is_being_saved_is_past_cancelling_and_completes(service: Service) -> None:
-    # Downloads that fail at first keep it in that phase for a while.
-    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how="error", times=2))
+    # A download that is slow to begin keeps it in that phase for a while.
+    await service.standin.state.apply(Fault(kind=FaultKind.SLOW_HTTP, route="/view", seconds=3))
     job = await service.submit()
     await in_phase(service, job["job_id"], "saving")
     status, told = await cancel(service, job["job_id"])

@@ -16,7 +16,7 @@ from hostile import ID, PICTURE, ROUTES, ask, bomb, drip, says, serving, speakin
 
 from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
 from app.storage.files import FileStore
-from harness import eventually
+from harness import GUARD_S, eventually
 from worker.comfyui.client import DOWNLOADS_AT_ONCE, ComfyUI, UnclearSubmission
 from worker.comfyui.file_ownership import Run
 from worker.comfyui.node_outputs import OutputFile
@@ -72,7 +72,7 @@ async def test_a_packed_answer_of_usual_length_is_read() -> None:
 @pytest.mark.parametrize("route", [*ROUTES, "/view", "/ws"])
 async def test_an_answer_that_comes_at_a_drip_has_an_end(route: str) -> None:
     queue = says({}) if route == "/interrupt" else drip
-    async with asyncio.timeout(20), speaking({"*": drip, "/queue": queue}, timeout_s=0.5) as comfyui:
+    async with asyncio.timeout(GUARD_S), speaking({"*": drip, "/queue": queue}, timeout_s=0.5) as comfyui:
         with pytest.raises(BackendLost):
             await ask(comfyui, route)
 
@@ -91,7 +91,7 @@ async def test_a_head_that_never_ends_has_an_end(head: bytes) -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, ClientSession() as session, asyncio.timeout(20):
+    async with server, ClientSession() as session, asyncio.timeout(GUARD_S):
         comfyui = ComfyUI(session, url, timeout_s=0.5, max_message_bytes=2**20)
         for route in ("/view", "/queue", "/ws"):
             with pytest.raises(BackendLost):
@@ -102,12 +102,13 @@ async def test_a_file_that_comes_slowly_and_comes_is_taken(tmp_path: Path) -> No
     async def slowly(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
+        # Longer than the time-out as a whole, and a long way from it each time.
         for _ in range(6):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
             await response.write(b"x" * 20_000)
         return response
 
-    async with speaking({"*": slowly}, timeout_s=0.25) as comfyui:
+    async with speaking({"*": slowly}, timeout_s=1.5) as comfyui:
         received = await FileStore(tmp_path).receive(comfyui.download(PICTURE), 2**20)
     assert received.size_bytes == 120_000
 
@@ -142,7 +143,7 @@ async def test_a_socket_on_which_frames_come_without_end_can_be_closed() -> None
                 await asyncio.sleep(0.01)
         return ws
 
-    async with speaking({"/ws": answer}, timeout_s=30) as comfyui, asyncio.timeout(30), comfyui.socket("c") as ws:
+    async with speaking({"/ws": answer}, timeout_s=600) as comfyui, asyncio.timeout(GUARD_S), comfyui.socket("c") as ws:
         await ws.receive()
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.storage.files import HELD_BYTES, FileStore
-from harness import eventually
+from harness import GUARD_S, eventually
 from worker.comfyui.answers import read_saved
 from worker.comfyui.node_outputs import OutputFile
 from worker.outputs.downloads import AHEAD, TIMES_AS_MUCH, TRIES, Downloads
@@ -227,7 +227,7 @@ async def test_outputs_stand_in_the_order_of_their_nodes(service: Service) -> No
         graph[node_id] = graph.pop(f"s{number}")
     graph["e0"]["inputs"] |= {"width": 3000, "height": 3000}
     job_id = (await service.submit(job_type="workflow", workflow=graph))["job_id"]
-    async with asyncio.timeout(20), service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+    async with asyncio.timeout(GUARD_S), service.client.ws_connect(f"/ws/jobs/{job_id}") as ws:
         frames = [message.json() async for message in ws]
     job = await service.job(job_id)
     prompt_id = job["comfyui_prompt_id"]

@@ -41,7 +41,7 @@ WRONG = refusal("return_type_mismatch", "model, received_type(CLIP) mismatch inp
 
 async def ended(service: Service, **changes: Any) -> dict[str, Any]:
     """Submit a job, and return it when it has ended: between two attempts it may wait for a while."""
-    return await service.finished((await service.submit(**changes))["job_id"], 60)
+    return await service.finished((await service.submit(**changes))["job_id"])
 
 
 def asked(standin: StandinServer) -> int:
@@ -97,9 +97,9 @@ async def test_what_a_backend_has_not_is_looked_for_elsewhere_and_uses_up_no_att
     async def refused() -> bool:
         return bool((await service.job(job_id))["attempt"] == 2)
 
-    await eventually(refused, 30)
+    await eventually(refused)
     await service.client.post("/api/v1/backends/other/resume")
-    job = await service.finished(job_id, 60)
+    job = await service.finished(job_id)
     assert (job["status"], job["backend_name"], job["attempt"]) == ("completed", "other", 2)
     assert [each["outcome"] for each in job["attempts"]] == ["retried", "completed"]
     assert job["attempts"][0]["error_code"] in ("not_offered_by_backend", "invalid_workflow")
@@ -169,13 +169,13 @@ async def test_when_nobody_else_takes_it_a_run_that_took_its_whole_time_fails_wi
     async def waits() -> bool:
         return bool((await service.job(job_id))["attempt"] == 2)
 
-    await eventually(waits, 30)
+    await eventually(waits)
     assert (await service.job(job_id))["status"] == "pending"
     async with database.transaction() as session:
         moment = "UPDATE generation_jobs SET available_at = now() - interval '6 minutes' WHERE id = :id"
         await session.execute(text(moment), {"id": job_id})
     await service.submit()  # whose turn finds the other one
-    job = await service.finished(job_id, 60)
+    job = await service.finished(job_id)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "timeout", 2)
     assert len([each for each in service.standin.state.log.executions if str(each.outcome) == "interrupted"]) == 1
     aside.stop()

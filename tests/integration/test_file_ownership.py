@@ -10,14 +10,11 @@ import pytest
 from aiohttp import ClientSession
 from PIL import Image
 
-from harness import eventually
+from harness import Workers, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from harness import Service
-    from worker.main import WorkerProcess
 
 SAVERS: dict[str, dict[str, Any]] = {
     "FixedNameSaver": {"name": "fixed"},
@@ -143,17 +140,16 @@ async def test_a_file_that_is_never_there_fails_the_job_and_says_so(service: Ser
     assert (job["status"], job["error_code"]) == ("failed", "output_invalid")
 
 
-async def test_a_run_taken_over_keeps_its_file_if_nothing_ran_since(
-    service: Service, start_worker: Callable[..., Awaitable[WorkerProcess]]
-) -> None:
-    job_id = await submitted(service, picture(3, SlowProgress={"steps": 20, "seconds_per_step": 0.1}))
+async def test_a_run_taken_over_keeps_its_file_if_nothing_ran_since(service: Service, start_worker: Workers) -> None:
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    job_id = await submitted(service, picture(3))
 
     async def executing() -> bool:
         return bool((await service.job(job_id))["phase"] == "executing")
 
     await eventually(executing)
-    await start_worker(f"standin={service.standin.url}")
-    service.worker.stop()
+    await service.exchange_worker(start_worker)
+    service.standin.state.faults.clear()
     job = await service.finished(job_id)
     assert (await colors(service, job), job["attempt"]) == ([3], 1)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from arq.cron import cron
-from integration.test_worker_faults import executing, running_for
+from integration.test_worker_faults import executing
 from redis.asyncio import Redis
 
 from app import keys
@@ -21,10 +21,11 @@ from app.domain.worker_states import PERIODIC_TASKS
 from app.messaging.channels import Names
 from app.storage.backend_states import BackendStates
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
-from harness import Service, StandinServer, Workers, eventually
+from harness import GUARD_S, Service, StandinServer, Workers, eventually
 from worker.main import WorkerProcess
 from worker.queue import arq_tasks
 from worker.queue.arq_tasks import periodic_tasks
+from worker.standin.faults import Fault, FaultKind
 from worker.upkeep.heartbeat import NEWS_S
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ async def rest(service: Service, path: str) -> dict[str, Any]:
 
 
 async def test_a_drained_backend_finishes_what_it_runs_and_is_given_no_more(two: Service) -> None:
-    running = await two.submit(**running_for(1.5), backend="a")
+    await two.standin.state.apply(Fault(kind=FaultKind.HANG))
+    running = await two.submit(backend="a")
     await executing(two, running["job_id"])
     decided = await rest(two, "a/drain")
     assert (decided["name"], decided["drained"], decided["changed_by"]) == ("a", True, "api")
@@ -94,6 +96,7 @@ async def test_a_drained_backend_finishes_what_it_runs_and_is_given_no_more(two:
     bound = await two.submit(backend="a")
     elsewhere = [await two.run() for _ in range(4)]
     assert {job["backend_name"] for job in elsewhere} == {"b"}
+    two.standin.state.faults.clear()
     assert (await two.finished(running["job_id"]))["backend_name"] == "a"
     assert len(two.standin.state.log.executions) == 1
     assert (await two.job(bound["job_id"]))["status"] == "pending"
@@ -164,12 +167,14 @@ async def test_a_quiet_worker_finishes_what_it_has_and_leaves_the_rest_to_others
     service: Service, start_worker: Workers
 ) -> None:
     first = service.worker.worker_id
-    running = await service.submit(**running_for(1.5))
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    running = await service.submit()
     await executing(service, running["job_id"])
     await fleet(service).quiet(first, "ann")
     await until_told(service, "worker", first, state="quiet", running=[running["job_id"]], backends=["standin"])
     waiting = await service.submit()
     second = await start_worker(f"standin={service.standin.url}")
+    service.standin.state.faults.clear()
     done = await service.finished(waiting["job_id"])
     assert done["attempts"][0]["worker"] == second.worker_id
     assert (await service.job(running["job_id"]))["attempts"][0]["worker"] == first
@@ -195,12 +200,14 @@ async def test_a_worker_stops_after_what_it_runs_with_exit_code_0(
     working = asyncio.create_task(worker.work())
     service = Service(client, standin, worker)
     await service.backend_online()
-    running = await service.submit(**running_for(1.5))
+    await standin.state.apply(Fault(kind=FaultKind.HANG))
+    running = await service.submit()
     await executing(service, running["job_id"])
     await fleet(service).stop(worker.worker_id, "ann")
     await until_told(service, "worker", worker.worker_id, state="stopping")
     waiting = await service.submit()
-    assert await asyncio.wait_for(working, 20) == 0
+    standin.state.faults.clear()
+    assert await asyncio.wait_for(working, GUARD_S) == 0
     assert (await service.job(running["job_id"]))["status"] == "completed"
     assert (await service.job(waiting["job_id"]))["status"] == "pending"
     assert await told(service, "worker", worker.worker_id) is None
@@ -247,7 +254,7 @@ async def test_each_periodic_task_is_run_at_once_when_that_is_asked_for(service:
     async def have_run() -> bool:
         return {run.name for run in await runs.all()} == PERIODIC_TASKS.keys()
 
-    await eventually(have_run, 20)
+    await eventually(have_run)
 
     async def nothing_is_asked() -> bool:
         return not any(task.asked for task in await fleet(service).schedule())
@@ -347,9 +354,11 @@ async def test_changes_are_told_as_they_happen_and_not_more_than_twice_a_second(
         return found
 
     await eventually(heard("backend", backend="standin", healthy=True, drained=False))
-    running = await service.submit(**running_for(1))
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    running = await service.submit()
     await eventually(heard("worker", worker=worker_id, running=[running["job_id"]], used=1))
     await eventually(heard("backend", backend="standin", current=[running["job_id"]]))
+    service.standin.state.faults.clear()
     await service.finished(running["job_id"])
     await asyncio.gather(*(service.run() for _ in range(20)))
     await rest(service, "standin/drain")

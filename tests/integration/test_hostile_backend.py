@@ -15,7 +15,7 @@ from app.domain.job import Phase
 from app.messaging.channels import Names
 from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import Registry
-from harness import Service, StandinServer, eventually
+from harness import GUARD_S, Service, StandinServer, eventually
 from worker.standin.main import STANDIN
 from worker.standin.main import create_app as create_standin
 from worker.standin.options import StandinOptions
@@ -182,14 +182,14 @@ async def test_a_file_that_comes_at_a_drip_ends_that_attempt_and_holds_up_nobody
 
 
 async def test_a_worker_stops_while_files_come_at_a_drip(both: Callable[..., Awaitable[Service]]) -> None:
-    service = await both({"comfyui_timeout_seconds": 30, "shutdown_grace_seconds": 0.2}, view=drip)
+    service = await both({"comfyui_timeout_seconds": 600, "shutdown_grace_seconds": 0.2}, view=drip)
     job_id = (await service.submit(backend="bad"))["job_id"]
 
     async def saving() -> bool:
         return bool((await service.job(job_id))["phase"] == Phase.SAVING)
 
     await eventually(saving)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(GUARD_S):
         service.worker.stop()
 
         async def gone() -> bool:

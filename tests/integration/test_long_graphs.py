@@ -22,6 +22,7 @@ from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import JobFilter
 from app.storage.job_views import JobViews
 from app.storage.keys import KeyStore
+from harness import GUARD_S
 from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.upkeep.reconciler import Reconciler
 
@@ -184,7 +185,7 @@ async def test_watching_sixty_jobs_brings_no_graph(client, proxy):
     with Counted(proxy[0]) as counted:
         job_ids = ",".join(str(job_id) for job_id in range(1, 61))
         async with client.ws_connect(f"/ws/jobs?job_ids={job_ids}") as socket:
-            frames = [await socket.receive_json(timeout=30) for _ in range(60)]
+            frames = [await socket.receive_json(timeout=GUARD_S) for _ in range(60)]
     assert {frame["job_id"] for frame in frames} == set(range(1, 61))
     assert counted.brought < FEW_BYTES
 

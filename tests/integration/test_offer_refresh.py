@@ -15,7 +15,7 @@ from app.messaging.channels import Names
 from app.messaging.offer_questions import OfferQuestions
 from app.services import offer_refresh, submit
 from app.services.offer_refresh import OfferRefresh
-from harness import SMALL_BODY, Service, eventually
+from harness import GUARD_S, SMALL_BODY, Service, eventually
 from worker.attempts import other_backends
 from worker.attempts.other_backends import OtherBackends
 from worker.attempts.submission import prepared
@@ -37,7 +37,7 @@ NEW = "just-copied.safetensors"
 JOBS = "/api/v1/generation-jobs/"
 LOADER = "CheckpointLoaderSimple"
 HANG = Fault(kind=FaultKind.HANG, times=None, node="KSampler")
-SILENT = Fault(kind=FaultKind.SLOW_HTTP, times=None, seconds=60, route="/object_info/")
+SILENT = Fault(kind=FaultKind.SLOW_HTTP, times=None, seconds=3600, route="/object_info/")
 SCALED = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
     "2": {
@@ -195,20 +195,19 @@ async def test_who_is_asked_and_does_not_answer_holds_up_neither_a_yes_nor_a_no_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     silent, other = await start_standin(), await start_standin()
-    service = Service(client, other, await start_worker(f"silent={silent.url},other={other.url}"))
+    worker = await start_worker(f"silent={silent.url},other={other.url}", comfyui_timeout_seconds=600)
+    service = Service(client, other, worker)
     await service.backend_online(2)
     await silent.state.apply(replace(SILENT))
     for module in (offer_refresh, submit):
         monkeypatch.setattr(module, "WAIT_S", 1)
-    began = time.monotonic()
-    await refused(client, "nowhere.safetensors")
-    assert time.monotonic() - began < 15
+    async with asyncio.timeout(GUARD_S):
+        await refused(client, "nowhere.safetensors")
     copy_in(other)
-    monkeypatch.setattr(submit, "WAIT_S", 60)
-    monkeypatch.setattr(offer_refresh, "WAIT_S", 60)
-    began = time.monotonic()
-    assert (await service.run(checkpoint_model=NEW))["backend_name"] == "other"
-    assert time.monotonic() - began < 30
+    monkeypatch.setattr(submit, "WAIT_S", 600)
+    monkeypatch.setattr(offer_refresh, "WAIT_S", 600)
+    async with asyncio.timeout(GUARD_S):
+        assert (await service.run(checkpoint_model=NEW))["backend_name"] == "other"
 
 
 async def test_a_wrong_name_is_refused_with_the_right_one(service: Service) -> None:

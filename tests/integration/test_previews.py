@@ -16,7 +16,7 @@ from aiohttp import WSMsgType
 from PIL import Image
 
 from app import keys
-from harness import Service, eventually
+from harness import GUARD_S, Service, eventually
 from worker.comfyui.answers import Picture, read_frame
 from worker.outputs.media import PREVIEW_PX, small_picture
 from worker.outputs.preview_feed import PreviewFeeds
@@ -67,7 +67,7 @@ async def test_a_picture_comes_while_it_runs_and_goes_at_the_end(slow):
         async def shown() -> Any:
             return await previews.get(job_id)
 
-        first = await eventually(shown, 20)
+        first = await eventually(shown)
         with Image.open(io.BytesIO(first.image)) as picture:
             assert (picture.format, max(picture.size) <= PREVIEW_PX) == ("WEBP", True)
         answer = await slow.client.get(f"/monitor/jobs/{job_id}/preview?n={first.number}")
@@ -79,7 +79,7 @@ async def test_a_picture_comes_while_it_runs_and_goes_at_the_end(slow):
 
         await eventually(gone)
         told = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_S):
             while not told or told[-1].get("status") != "completed":
                 told.append(json.loads((await events.receive()).data))
     numbers = [event["number"] for event in told if event["type"] == "preview"]
@@ -120,7 +120,7 @@ async def test_a_cancelled_run_leaves_its_spans_and_no_picture(slow):
     async def shown() -> Any:
         return await previews.get(job_id)
 
-    await eventually(shown, 20)
+    await eventually(shown)
     await slow.client.post(f"/api/v1/generation-jobs/{job_id}/cancel")
     assert (await slow.finished(job_id))["status"] == "cancelled"
     attempt = await attempt_of(slow.client, job_id)
@@ -139,7 +139,7 @@ async def test_pictures_are_handed_to_whose_they_are_and_to_nobody_else(slow):
     async def both() -> bool:
         return len(backend._followers) == 2 and any(each.executing for each in backend._followers.values())
 
-    await eventually(both, 20)
+    await eventually(both)
     shown: list[tuple[str, Picture]] = []
     for prompt_id, follower in backend._followers.items():
         follower.on_picture = lambda picture, whose=prompt_id: shown.append((whose, picture))

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from worker.standin.main import STANDIN, Standin, StandinOptions, create_app
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def batch_graph(frames: int, per_batch: int, seconds_per_frame: float = 0.0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from integration.known_cases import AGES, DATA, TWICE_TOLD, UNPLAYABLE, cases_of
 
 from harness import StandinServer
 
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 60.0
 
 
 class Direct:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from worker.standin.main import STANDIN, Standin, StandinOptions, create_app
 
 DEATHS = Path(__file__).parents[1] / "data" / "comfyui-deaths"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 LATER = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 9}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "later"}},

@@ -19,6 +19,7 @@ from app.embedded.temporary import temporary_data_dir
 from app.storage.attempts import AttemptStore
 from app.storage.database import Database, make_engine
 from app.storage.migrating import migrate
+from harness import GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -151,8 +152,8 @@ async def test_a_database_is_closed_when_its_connections_have_come_back(connect:
 
 
 async def test_a_pool_without_a_free_connection_is_away_in_bounded_time(connect: Callable[..., Database]) -> None:
-    database = connect(database_pool_size=1, database_timeout_seconds=0.3)
-    async with asyncio.timeout(10):
+    database = connect(database_pool_size=1, database_timeout_seconds=1.5)
+    async with asyncio.timeout(GUARD_S):
         async with database.transaction() as session:
             await session.execute(text("SELECT 1"))
             with pytest.raises(DatabaseUnavailable):
@@ -161,11 +162,11 @@ async def test_a_pool_without_a_free_connection_is_away_in_bounded_time(connect:
 
 
 async def test_a_statement_that_takes_too_long_is_away_and_the_pool_survives(connect: Callable[..., Database]) -> None:
-    database = connect(database_pool_size=1, database_timeout_seconds=0.3)
+    database = connect(database_pool_size=1, database_timeout_seconds=1.5)
     for _ in range(3):
         with pytest.raises(DatabaseUnavailable):
-            async with asyncio.timeout(10), database.transaction() as session:
-                await session.execute(text("SELECT pg_sleep(60)"))
+            async with asyncio.timeout(GUARD_S), database.transaction() as session:
+                await session.execute(text("SELECT pg_sleep(600)"))
     await database.ping()
 
 
@@ -173,7 +174,7 @@ async def test_a_row_that_somebody_holds_is_away_in_bounded_time(
     database: Database, connect: Callable[..., Database]
 ) -> None:
     job = await AttemptStore(database).create(new_job())
-    quick = AttemptStore(connect(database_timeout_seconds=0.3))
+    quick = AttemptStore(connect(database_timeout_seconds=1.5))
     async with database.transaction() as session:
         await session.execute(text("SELECT 1 FROM generation_jobs FOR UPDATE"))
         with pytest.raises(DatabaseUnavailable):
@@ -223,7 +224,7 @@ async def test_cancelling_a_caller_gives_the_connection_back(connect: Callable[.
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(GUARD_S):
         await database.ping()
 
 

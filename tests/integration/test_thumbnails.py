@@ -362,7 +362,7 @@ async def test_what_a_worker_leaves_due_another_one_makes(
     async def made() -> bool:
         return [due for due, _ in await left.told()] == [False]
 
-    await eventually(made, 20)
+    await eventually(made)
     answer = await service.client.get(done["outputs"][0]["thumbnail_url"])
     assert (answer.status, answer.content_type) == (200, "image/webp")
 

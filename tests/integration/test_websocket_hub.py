@@ -30,7 +30,7 @@ from app.runtime.end_tasks import end_tasks
 from app.services.snapshots import Snapshots
 from app.storage.job_views import JobViews, snapshot_of
 from app.storage.jobs import JobStore
-from harness import SMALL_BODY, eventually
+from harness import GUARD_S, SMALL_BODY, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -228,7 +228,7 @@ async def test_a_watcher_that_has_come_misses_nothing_published_afterwards(setti
             async def told(watcher: Watching = watcher, job_id: int = job_id) -> bool:
                 return (job_id, 5_000_000, False) in watcher.frames
 
-            await eventually(told, 5)
+            await eventually(told)
 
 
 async def test_what_happens_while_the_present_is_read_is_told_after_it(
@@ -250,11 +250,11 @@ async def test_what_happens_while_the_present_is_read_is_told_after_it(
         await eventually(watched)
         later = [replace(present, seq=present.seq + more) for more in (1, 2)]
         await app[EVENTS].publish(present, *later)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(GUARD_S):
             while (await everything.receive_json()).get("seq") != later[-1].order:
                 pass
         assert not connecting.done()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_S):
         ws = await connecting
         seqs = [(await ws.receive_json())["seq"] for _ in range(3)]
         assert seqs == [present.order, *(each.order for each in later)]
@@ -273,7 +273,7 @@ async def test_who_follows_a_job_just_sent_waits_for_no_database(
     await eventually(heard)
     async with database.transaction() as session:
         await session.execute(text("LOCK TABLE generation_jobs IN ACCESS EXCLUSIVE MODE"))
-        async with asyncio.timeout(20), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+        async with asyncio.timeout(GUARD_S), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
             told = await ws.receive_json()
     read = frame(snapshot_of((await client.app[VIEWS].view(job_id)).job))
     assert told == read
@@ -419,14 +419,14 @@ async def test_what_was_published_while_redis_was_away_is_read(settings: Setting
             return (1, 5_000_000, True) in watcher.frames
 
         # Even though it stays away.
-        await eventually(told, 20)
+        await eventually(told)
         truth.jobs[2] = snapshot(2, Phase.FAILED, seq=6)
         await proxy.restore()
 
         async def back() -> bool:
             return hub.connected and (2, 6_000_000, True) in watcher.frames and {"type": "hello"} in all_.events
 
-        await eventually(back, 20)
+        await eventually(back)
         proxy_connections = proxy.accepted
         assert proxy_connections >= 2
 
@@ -434,7 +434,7 @@ async def test_what_was_published_while_redis_was_away_is_read(settings: Setting
 async def test_as_soon_as_redis_is_back_what_was_missed_is_read(settings: Settings) -> None:
     """Six times within a time in which the slow poll would have come round twice."""
     truth = Truth()
-    async with hub_behind_proxy(settings, truth) as (hub, proxy), asyncio.timeout(20):
+    async with hub_behind_proxy(settings, truth) as (hub, proxy), asyncio.timeout(GUARD_S):
         watcher = Watching()
         hub.watch(watcher, [1])
         for seq in range(2, 8):
@@ -445,7 +445,7 @@ async def test_as_soon_as_redis_is_back_what_was_missed_is_read(settings: Settin
             async def told(seq: int = seq) -> bool:
                 return (1, seq * 1_000_000, False) in watcher.frames
 
-            await eventually(told, 20)
+            await eventually(told)
 
 
 async def test_who_comes_while_redis_is_away_is_told_all_the_same(settings: Settings) -> None:
@@ -464,7 +464,7 @@ async def test_who_comes_while_redis_is_away_is_told_all_the_same(settings: Sett
         async def told() -> bool:
             return (3, 4_000_000, False) in watcher.frames
 
-        await eventually(told, 20)
+        await eventually(told)
 
 
 @pytest.mark.parametrize("fault", [DatabaseUnavailable("away"), RuntimeError("a bug")])
@@ -481,14 +481,14 @@ async def test_a_failing_read_does_not_end_the_healing(
         async def tried() -> bool:
             return truth.reads >= reads + 2
 
-        await eventually(tried, 20)
+        await eventually(tried)
         truth.fault = None
         truth.jobs[1] = snapshot(1, Phase.CANCELLED, seq=2)
 
         async def told() -> bool:
             return (1, 2_000_000, True) in watcher.frames
 
-        await eventually(told, 20)
+        await eventually(told)
     assert caplog.records
 
 
@@ -503,7 +503,7 @@ async def test_a_job_that_is_gone_is_waited_for_no_longer(settings: Settings) ->
         async def told() -> bool:
             return watcher.forgotten != []
 
-        await eventually(told, 20)
+        await eventually(told)
         assert set(watcher.forgotten) == {1}
 
 
@@ -513,7 +513,7 @@ async def test_a_socket_whose_job_was_deleted_is_closed_all_the_same(settings: S
         client = await aiohttp_client(create_app(settings.model_copy(update={"redis_url": through})))
         other = await aiohttp_client(create_app(settings))
         job_id = (await (await other.post("/api/v1/generation-jobs/", json=SMALL_BODY)).json())["job_id"]
-        async with asyncio.timeout(40), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
+        async with asyncio.timeout(GUARD_S), client.ws_connect(f"/ws/jobs/{job_id}") as ws:
             assert (await ws.receive_json())["status"] == "pending"
             await proxy.cut()
             await other.post(f"/api/v1/generation-jobs/{job_id}/cancel")
@@ -539,7 +539,7 @@ async def test_nonsense_on_a_channel_does_not_end_the_hub(settings: Settings, ca
             await events.publish(snapshot(1, seq=8))
             return (1, 8_000_000, False) in watcher.frames
 
-        await eventually(told, 20)
+        await eventually(told)
 
 
 async def test_a_hundred_sockets_share_one_connection_to_redis(settings: Settings, aiohttp_client: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from app.main import create_app
-from harness import SMALL_BODY, Service, eventually
+from harness import GUARD_S, SMALL_BODY, Service, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -75,14 +75,14 @@ async def create(client: TestClient[Any, Any], **changes: Any) -> int:
 
 async def next_frame(ws: ClientWebSocketResponse) -> dict[str, Any]:
     """Return the next frame; its end of the connection is an error."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_S):
         return dict(await ws.receive_json())
 
 
 async def to_the_end(ws: ClientWebSocketResponse) -> list[dict[str, Any]]:
     """Return every frame until the server closes, and check that it does so with 1000."""
     frames = []
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(GUARD_S):
         async for message in ws:
             assert message.type is WSMsgType.TEXT
             frames.append(message.json())
@@ -180,8 +180,8 @@ async def test_a_late_client_is_told_how_it_ended_and_let_go(service: Service) -
 
 
 async def test_a_client_that_comes_in_the_middle_begins_with_the_present(service: Service) -> None:
-    await service.standin.state.apply(replace(SLOW, seconds=0.3))
-    job_id = await create(service.client, sampler_params={"steps": 20})
+    await service.standin.state.apply(replace(SLOW, seconds=0.08))
+    job_id = await create(service.client, sampler_params={"steps": 150})
 
     async def half() -> bool:
         return bool((await service.job(job_id))["progress"] >= 30)

@@ -209,10 +209,11 @@ async def test_a_cancelled_job_behind_the_running_one_never_runs(service: Servic
 
 @BOTH_AGES
 async def test_a_worker_that_stops_hands_its_run_over(service: Service, start_worker: Workers) -> None:
-    job = await service.submit(**running_for(3))
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    job = await service.submit()
     await executing(service, job["job_id"])
-    await start_worker(f"standin={service.standin.url}")
-    service.worker.stop()
+    await service.exchange_worker(start_worker)
+    service.standin.state.faults.clear()
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
     assert runs(service) == {done["comfyui_prompt_id"]: 1}

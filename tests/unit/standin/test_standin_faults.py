@@ -290,14 +290,11 @@ async def test_a_restart_forgets_all_but_files_log_and_faults(client: Client) ->
 
 
 async def test_a_restart_can_take_a_while(client: Client) -> None:
-    await arm(client, "restart", seconds=0.3)
+    await arm(client, "restart", seconds=1.5)
     with pytest.raises(aiohttp.ClientConnectionError):
         await client.get("/queue")
-    loop = asyncio.get_running_loop()
-    started = loop.time()
     while client.standin.down:
         await asyncio.sleep(0.01)
-        assert loop.time() - started < 5
     assert (await client.get("/queue"))[0] == 200
 
 
