@@ -112,7 +112,13 @@ async def database_url(servers: Running, model: str, template: str, reused: Reus
 
 
 @pytest.fixture
-def settings(servers: Running, database_url: str, tmp_path: Path) -> Settings:
+def heartbeat_seconds() -> float:
+    """`HEARTBEAT_SECONDS`: short, for workers; see `LIVES` for heartbeats written by hand."""
+    return 0.3
+
+
+@pytest.fixture
+def settings(servers: Running, database_url: str, tmp_path: Path, heartbeat_seconds: float) -> Settings:
     """Settings of the test environment with this test's own database, namespace and store, and short times."""
     assert servers.redis_url is not None
     with Redis.from_url(servers.redis_url, db=3) as redis:
@@ -126,8 +132,8 @@ def settings(servers: Running, database_url: str, tmp_path: Path) -> Settings:
         storage_dir=tmp_path / "storage",
         comfyui_urls="",
         default_checkpoint="",
-        heartbeat_seconds=0.3,
-        lease_seconds=1.5,
+        heartbeat_seconds=heartbeat_seconds,
+        lease_seconds=5 * heartbeat_seconds,
         retry_base_seconds=0.05,
         comfyui_poll_seconds=0.3,
         ws_linger_seconds=0.3,

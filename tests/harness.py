@@ -40,6 +40,10 @@ BOTH_AGES = pytest.mark.parametrize("comfyui_version", ["0.3.64", NEWEST_COMFYUI
 """For tests of what each age of ComfyUI does in its own way: deaths, interrupts, frames, histories, files."""
 
 
+LIVES = pytest.mark.parametrize("heartbeat_seconds", [30.0], ids=[""])
+"""For tests that write heartbeats by hand: they count as live for 90 s, however slow the machine is."""
+
+
 @dataclass
 class StandinServer:
     """A running stand-in."""

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from app.keys import QUEUE, REGISTRY
 from app.main import create_app
-from harness import FOUNDING_BODY, SMALL_BODY, Service, eventually
+from harness import FOUNDING_BODY, LIVES, SMALL_BODY, Service, eventually
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -453,6 +453,7 @@ async def test_an_unfinished_job_is_not_deleted(service: Service) -> None:
     assert (await service.client.delete(f"{BASE}/{job['job_id']}")).status == 204
 
 
+@LIVES
 async def test_the_time_that_is_left_is_said_where_there_is_something_to_go_by(
     client: TestClient[Any, Any], database: Database, life: Life
 ) -> None:

@@ -133,7 +133,7 @@ async def test_a_real_restart_while_a_turn_runs_loses_nothing(settings: Settings
                 port = int(url.rpartition(":")[2])
                 services = await asyncio.to_thread(start, Wanted(data_dir=folder, redis=True, redis_port=port))
                 assert services.running.redis_url == url
-                await until(lambda: slots.ended == [1, 2], 20)
+                await until(lambda: slots.ended == [1, 2])
                 await until_gone(client, names)
                 assert not task.done()
             await close(line)

@@ -241,7 +241,7 @@ async def test_two_workers_share_the_turns_and_each_runs_once(redis: ArqRedis, n
         each.go_on.set()
     workers = [turn_worker(redis, names, each.take_turn, each.free) for each in slots]
     async with at_work(workers[0]), at_work(workers[1]):
-        await until(lambda: sum(len(each.ended) for each in slots) == 30, 30)
+        await until(lambda: sum(len(each.ended) for each in slots) == 30)
     assert sorted(slots[0].ended + slots[1].ended) == list(range(30))
     assert max(each.most for each in slots) <= 2
 

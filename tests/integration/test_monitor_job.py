@@ -18,7 +18,7 @@ from app.services.access import SESSION_COOKIE
 from app.storage.attempts import Claim
 from app.storage.keys import KeyStore
 from app.storage.schema import AttemptRow, JobRow
-from harness import eventually
+from harness import LIVES, eventually
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
@@ -106,6 +106,7 @@ async def test_the_jobs_before_and_after_are_linked_past_those_that_are_gone(cli
     assert not (await job_page(client, last)).all("a", rel="next")
 
 
+@LIVES
 async def test_a_waiting_job_shows_its_place_and_when_its_turn_may_come(client, life, database):
     first, second = await life.submit(), await life.submit()
     assert "next in the queue" in words(await job_page(client, first))

@@ -19,6 +19,7 @@ from app.main import create_app
 from app.monitor.listing import NARROWING
 from app.storage.job_views import snapshot_of
 from app.storage.statistics_recorder import StatisticsRecorder
+from harness import LIVES
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -118,6 +119,7 @@ async def test_each_filter_of_the_address_narrows_and_can_be_taken_away(client, 
     assert all(len(parse_qs(urlsplit(chip).query)) == len(only) for chip in chips)
 
 
+@LIVES
 async def test_filters_offer_the_names_that_jobs_had(client, life, database):
     def offered(page) -> dict[str, list[str]]:
         lists: dict[str, list[str]] = {}
@@ -195,6 +197,7 @@ async def test_an_empty_tab_says_why_and_leads_on(client, life):
     assert "No failed job has text “fox” and user “ann”. Look among all statuses or Show all jobs" in told
 
 
+@LIVES
 async def test_a_backend_is_a_line_with_its_work_and_its_memory(client, life):
     claim = await life.execute()
     await life.progress(claim, 61)
@@ -215,6 +218,7 @@ async def test_a_backend_is_a_line_with_its_work_and_its_memory(client, life):
     assert (await read(client, "/monitor/")).all("meter")[0]["value"] == str(18 * 2**30)
 
 
+@LIVES
 async def test_the_step_at_work_stands_in_the_row_and_with_its_backend(client, life):
     claim = await life.execute()
     node = {"id": "3", "type": "KSampler", "value": 13, "max": 20}
