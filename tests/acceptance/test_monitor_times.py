@@ -98,7 +98,7 @@ async def test_what_is_left_is_counted_down_between_two_answers(
 ) -> None:
     before = await life.execute()
     await life.complete(before)
-    await note(database, before, (0, 0, 3, 3), workflow_key="k" * 32)
+    await note(database, before, (0, 0, 8, 8), workflow_key="k" * 32)
     claim = await life.execute()
     await note(database, claim, workflow_key="k" * 32)
     path, selector = ("/monitor/", "#rows .eta") if where == "list" else (f"/monitor/jobs/{claim.job_id}", "#eta")
@@ -106,7 +106,7 @@ async def test_what_is_left_is_counted_down_between_two_answers(
         await live(page)
         # Once the page has answered after it was told of the connection, it does not ask again for some seconds.
         await page.evaluate(LEFT, selector)
-        await page.wait_for_function("() => told.at(-1) === 'any moment now'", timeout=8000)
+        await page.wait_for_function("() => told.at(-1) === 'any moment now'", timeout=60_000)
         told = await page.evaluate("told")
         ends = [int(re.findall(r"\d+", each)[-1]) for each in told[:-1]]
         assert len(ends) >= 2

@@ -119,15 +119,18 @@ async def test_such_a_saver_beside_a_good_one_costs_no_run_and_is_found_out_all_
 
 async def test_a_file_that_somebody_else_overwrites_is_not_kept_as_the_runs_own(service: Service) -> None:
     """Somebody else's prompt waits in ComfyUI's queue, and saves under the same name before our file is fetched."""
-    job_id = await submitted(service, picture(1, SlowProgress={"steps": 5, "seconds_per_step": 0.1}))
+    await service.standin.state.apply(Fault(kind=FaultKind.HANG))
+    # Our worker asks for nothing of the run before it has read its history: the other prompt runs in that time.
+    await service.standin.state.apply(Fault(kind=FaultKind.SLOW_HTTP, route="/history", seconds=2, times=None))
+    job_id = await submitted(service, picture(1))
 
     async def begun() -> bool:
         return bool(service.standin.state.log.executions)
 
     await eventually(begun)
-    await service.standin.state.apply(Fault(kind=FaultKind.HISTORY_LATE, seconds=0.5, times=1))
     async with ClientSession(service.standin.url) as foreign:
         assert (await foreign.post("/prompt", json={"prompt": picture(2), "client_id": "else"})).status == 200
+    service.standin.state.faults.clear(FaultKind.HANG)
     job = await service.finished(job_id)
     assert await colors(service, job) == [1]
     assert [each["error_code"] for each in job["attempts"]] == ["output_not_own", None]
