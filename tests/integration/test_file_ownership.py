@@ -120,7 +120,8 @@ async def test_such_a_saver_beside_a_good_one_costs_no_run_and_is_found_out_all_
 async def test_a_file_that_somebody_else_overwrites_is_not_kept_as_the_runs_own(service: Service) -> None:
     """Somebody else's prompt waits in ComfyUI's queue, and saves under the same name before our file is fetched."""
     await service.standin.state.apply(Fault(kind=FaultKind.HANG))
-    # Our worker asks for nothing of the run before it has read its history: the other prompt runs in that time.
+    # The other prompt begins half a second after the end of ours, and our worker reads the history two seconds later.
+    await service.standin.state.apply(Fault(kind=FaultKind.HISTORY_LATE, seconds=0.5, times=1))
     await service.standin.state.apply(Fault(kind=FaultKind.SLOW_HTTP, route="/history", seconds=2, times=None))
     job_id = await submitted(service, picture(1))
 
