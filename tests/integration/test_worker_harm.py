@@ -277,7 +277,7 @@ async def test_a_backend_that_falls_silent_between_two_nodes_is_given_no_more_un
     await eventually(begun)
 
     async def in_doubt() -> bool:
-        return service.worker._pool.backends["a"].load.free == 0
+        return service.worker.pool.backends["a"].load.free == 0
 
     await eventually(in_doubt)
     later = [await service.submit(**running_for(0.2 + number / 100)) for number in range(4)]
@@ -346,7 +346,7 @@ async def test_a_device_whose_jobs_succeed_elsewhere_makes_its_backend_ill_until
     assert 'genonaut_backend_well{backend="a"} 0.0' in metrics
     assert 'genonaut_backend_well{backend="b"} 1.0' in metrics
     page = await (await service.client.get("/monitor/backends")).text()
-    assert "met an error of its device" in page
+    assert "failed with an error of its device" in page
     service.standin.state.faults.clear()
 
     async def well() -> bool:
