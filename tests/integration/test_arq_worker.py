@@ -288,7 +288,7 @@ async def test_what_we_override_of_arq_is_still_as_we_know_it() -> None:
     ):
         assert hasattr(worker, name), name
     assert worker.in_progress_timeout_s == 310
-    # Not `inspect.getsource`, which parses: in Python 3.11 that can fail when garbage is collected meanwhile (gh-106905).
+    # Not `inspect.getsource`: it parses, which a collection of garbage can break in Python 3.11 (gh-106905).
     used = Path(inspect.getsourcefile(Worker) or "").read_text()
     for line in (
         "await self._poll_iteration()",
