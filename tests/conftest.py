@@ -39,18 +39,18 @@ _numbers = itertools.count(1)
 
 
 class GroupsThatShareAMachine(LoadScopeScheduling):
-    """Gives each group of tests below to one of the parallel processes, and each other test to any that is free.
+    """Gives each group of tests to one of the parallel processes, and each other test to any that is free.
 
-    Tests of commands start processes on ports that they found free, and would race for them; of those in a browser a
-    second one at the same time would only take the processor from the first. (pytest-xdist's own groups do nothing with
+    Tests of commands start processes on ports that they found free, and would race for them. Those in a browser are a
+    group a module: more would leave one process with all of them at the end. (pytest-xdist's own groups do nothing with
     pytest 9.2, which does not let the name of a test be changed any more.)
     """
 
-    GROUPS = ("/acceptance/test_monitor", "/acceptance/", "/integration/test_embedded")
-
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return next((group for group in self.GROUPS if group in module), nodeid)
+        if "/acceptance/test_monitor" in module:
+            return module
+        return next((group for group in ("/acceptance/", "/integration/test_embedded") if group in module), nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
