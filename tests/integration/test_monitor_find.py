@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from app.storage.database import Database
     from app.storage.job_lists import Sort
 
+# Each goes through a grid of filters, orders and places, and asks plain SQL for the same.
+pytestmark = pytest.mark.slow
+
 VIEWERS = 30
 ENDED = "COALESCE(completed_at, now())"
 OF_AN_ATTEMPT = "EXISTS (SELECT FROM job_attempts AS a WHERE a.job_id = j.id AND {})"
