@@ -53,9 +53,9 @@ async def test_workers_live_and_lost_are_told_apart(place, own, redis):
     names = Names(own["REDIS_NAMESPACE"])
     registry = Registry(redis, names, 15)
     started = timestamp(datetime.now(UTC) - timedelta(minutes=5))
-    state = {"host": "box", "pid": 71, "started_at": started, "backends": ["a", "b"], "running": 2}
+    state = {"host": "box", "pid": 71, "started_at": started, "backends": ["a", "b"], "running": [2]}
     await registry.beat("box:71:aa", state, {})
-    await registry.beat("box:72:bb", state | {"pid": 72, "backends": [], "running": 0}, {})
+    await registry.beat("box:72:bb", state | {"pid": 72, "backends": [], "running": []}, {})
     await redis.expire(names.worker("box:72:bb"), KEPT_S - 600)
     done = place.run("workers", "--env", "test", **own)
     assert done.returncode == 0, done.stderr
