@@ -28,7 +28,7 @@ SELECT md5(string_agg(concat_ws(' ', c.oid, c.relname, c.relkind, c.reloptions, 
     a.attisdropped), ',' ORDER BY c.oid, a.attnum))
     || (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace)
     || (SELECT count(*) FROM pg_trigger) || (SELECT count(*) FROM pg_constraint)
-    || (SELECT count(*) FROM pg_db_role_setting)
+    || (SELECT count(*) FROM pg_db_role_setting) || (SELECT string_agg(version_num, ',') FROM alembic_version)
 FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace
 """
 """What a test may have changed besides rows; sequences that start again keep their names and numbers."""

@@ -53,9 +53,9 @@ async def test_a_key_is_made_listed_and_revoked(place: Place, database: Database
     [
         (("keys-add", "--name", "", "--role", "viewer"), 1, "NAME=ann"),
         (("keys-add", "--name", "x", "--role", "boss"), 1, "viewer, operator, admin"),
-        (("keys-add", "--name", "x"), 2, "--name and --role"),
+        (("keys-add", "--name", "x"), 2, "required: --role"),
         (("keys-revoke", "--name", "nobody"), 1, "no key called 'nobody'"),
-        (("keys-list", "--name", "x"), 2, "neither"),
+        (("keys-list", "--name", "x"), 2, "unrecognized arguments: --name x"),
     ],
 )
 def test_a_command_that_lacks_something_says_what(

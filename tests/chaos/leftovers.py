@@ -12,6 +12,7 @@ from PIL import Image
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.domain.failure_policy import Backoff
 from app.messaging.channels import Names
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
@@ -21,7 +22,9 @@ from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
+from app.storage.keys import KeyStore
 from tests.chaos.evidence import Violation
+from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.upkeep.reconciler import Reconciler
 
 if TYPE_CHECKING:
@@ -89,6 +92,9 @@ async def sweep(settings: Settings) -> str:
         Events(redis, names),
         Registry(redis, names, settings.stale_seconds),
         FileStore(settings.storage_path),
+        KeyStore(database),
+        backoff=Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
+        metrics=AttemptMetrics(),
         lease_s=settings.lease_seconds,
         orphan_s=settings.orphan_seconds,
     )
