@@ -46,6 +46,7 @@ from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
 from app.storage.keys import KeyStore
 from app.storage.known_names import KnownNames
+from app.storage.outages import repeat_until_available
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
@@ -247,14 +248,10 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
 
 async def _watch_schema(database: Database, help_command: str, stopping: asyncio.Event) -> None:
     """Check the schema as soon as the database can be reached, and stop the server if it is not at head."""
-    while True:
-        try:
-            await database.check_schema(help_command)
-        except DatabaseUnavailable:
-            log.warning("the database cannot be reached; requests are answered with 503 until it can")
-            await asyncio.sleep(2)
-        except SchemaNotAtHead:
-            stopping.set()
-            raise
-        else:
-            return
+    try:
+        await repeat_until_available(
+            lambda: database.check_schema(help_command), "requests are answered with 503 until the database is back"
+        )
+    except SchemaNotAtHead:
+        stopping.set()
+        raise

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from arq.worker import Worker, get_kwargs
-from redis.exceptions import RedisError
 
-from app.domain.errors import DatabaseUnavailable, QueueUnavailable
+from app.domain.errors import QueueUnavailable
 from app.domain.failure_policy import Backoff
 from app.messaging.channels import Names
 from app.messaging.events import Events
@@ -25,7 +24,7 @@ from app.messaging.offer_questions import OfferQuestions
 from app.messaging.operator_messages import OperatorMessages
 from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
-from app.messaging.redis_connection import AWAY, Line, close, make_listener, make_redis
+from app.messaging.redis_connection import REDIS_ERRORS, Line, close, make_listener, make_redis
 from app.messaging.registry import Registry
 from app.runtime.end_tasks import end_tasks
 from app.services.offer_refresh import OfferRefresh
@@ -35,6 +34,7 @@ from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.keys import KeyStore
+from app.storage.outages import repeat_until_available
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics_recorder import StatisticsRecorder
 from app.storage.thumbnails import ThumbnailStore
@@ -239,7 +239,7 @@ class WorkerProcess:
         await self._offer_refresh.close()
         # Turns that were just ended may have published more events.
         await self._events.all_told()
-        with contextlib.suppress(QueueUnavailable, TimeoutError, *AWAY, RedisError):
+        with contextlib.suppress(QueueUnavailable, *REDIS_ERRORS):
             async with asyncio.timeout(_FORCED_END_S):
                 await self.turns.settle()
                 await self._quick_redis.delete(self.turns.health_check_key, self._maintenance.health_check_key)
@@ -249,7 +249,7 @@ class WorkerProcess:
                 await self._figures.add(self._metrics.tally)
         await self._session.close()
         for client in (self._redis, self._quick_redis, self._line, self._turns_line, self._listener):
-            with contextlib.suppress(*AWAY, RedisError):
+            with contextlib.suppress(*REDIS_ERRORS):
                 await close(client)
         await self._database.close()
 
@@ -258,13 +258,6 @@ async def wait_for_schema(settings: Settings, help_command: str) -> None:
     """Return when the database can be reached and its schema is at head; raises `SchemaNotAtHead`."""
     database = Database(make_engine(settings))
     try:
-        while True:
-            try:
-                await database.check_schema(help_command)
-            except DatabaseUnavailable as error:
-                log.warning("waiting for the database: %s", error)
-                await asyncio.sleep(2)
-            else:
-                return
+        await repeat_until_available(lambda: database.check_schema(help_command), "waiting for the database")
     finally:
         await database.close()

@@ -16,13 +16,12 @@ from arq.constants import (
     result_key_prefix,
     retry_key_prefix,
 )
-from redis.exceptions import RedisError
 
 from app.commands.terminal import amount, duration, show, table
 from app.domain.errors import QueueUnavailable
 from app.environment import with_servers
 from app.messaging.channels import Names
-from app.messaging.redis_connection import AWAY, close, make_redis
+from app.messaging.redis_connection import REDIS_ERRORS, close, make_redis
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -48,7 +47,7 @@ async def open_redis(settings: Settings) -> AsyncIterator[tuple[ArqRedis, Settin
         redis = make_redis(complete, patient=False)
         try:
             yield redis, complete
-        except (*AWAY, RedisError) as error:
+        except REDIS_ERRORS as error:
             where = without_password(complete.redis_url_with_db)
             raise QueueUnavailable(f"Redis at {where} (REDIS_URL) cannot be used: {error}") from error
         finally:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.job import FINISHED, STATUS_OF, JobStatus, Phase
+
+if TYPE_CHECKING:
+    from app.domain.job import Standing
 
 SEQ_STRIDE: Final = 1_000_000
 """Room for progress ticks between two events of a job, so that one number orders both; 2**53 / stride events fit."""
@@ -43,6 +46,24 @@ class Snapshot:
     def order(self) -> int:
         """The `seq` of the frame: of two frames of a job the greater is the later."""
         return self.seq * SEQ_STRIDE + min(self.tick, SEQ_STRIDE - 1)
+
+
+def snapshot_of(job: Standing, output_paths: list[str] | None = None) -> Snapshot:
+    """Return what watchers are told of this job."""
+    return Snapshot(
+        job_id=job.job_id,
+        phase=job.phase,
+        seq=job.seq,
+        at=job.updated_at,
+        attempt=job.attempt,
+        progress=job.progress,
+        backend_name=job.backend_name,
+        error_code=job.error_code,
+        error_message=job.error_message,
+        cancel_reason=job.cancel_reason,
+        content_id=job.content_id,
+        output_paths=output_paths or [],
+    )
 
 
 def timestamp(at: datetime) -> str:

@@ -9,11 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import RedisError
-
 from app.domain.job import STATUS_OF, JobStatus
 from app.domain.message import Snapshot, frame, timestamp
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import REDIS_ERRORS
 from app.runtime.json_text import dumps
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ class Events:
             snapshots, self._outbox = self._outbox, []
             try:
                 await self._send(snapshots)
-            except (*AWAY, RedisError) as error:
+            except REDIS_ERRORS as error:
                 log.warning("could not publish events of jobs %s: %s", [each.job_id for each in snapshots], error)
             except Exception:
                 log.exception("could not publish events of jobs %s", [each.job_id for each in snapshots])
@@ -102,14 +100,14 @@ class Events:
         """Tell the workers that a running job is to be cancelled; they also find out when they renew its lease."""
         try:
             await self._redis.publish(self._names.cancels, str(job_id))
-        except (*AWAY, RedisError) as error:
+        except REDIS_ERRORS as error:
             log.warning("could not tell the workers to cancel job %s: %s", job_id, error)
 
     async def publish_event(self, event: dict[str, Any]) -> None:
         """Tell those who watch everything of something that is no job's, such as a worker's start."""
         try:
             await self._redis.publish(self._names.events, json.dumps(event))
-        except (*AWAY, RedisError) as error:
+        except REDIS_ERRORS as error:
             log.warning("could not publish %s: %s", event.get("type"), error)
 
     async def with_live(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
@@ -123,7 +121,7 @@ class Events:
             return {}
         try:
             kept = await self._redis.mget([self._names.live(job_id) for job_id in job_ids])
-        except (*AWAY, RedisError):
+        except REDIS_ERRORS:
             return {}
         return {job_id: raw for job_id, raw in zip(job_ids, kept, strict=True) if raw}
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
-
 from app.domain.errors import QueueUnavailable
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import REDIS_ERRORS, redis_errors_as
 
 if TYPE_CHECKING:
     from arq.connections import ArqRedis
@@ -36,14 +34,12 @@ class Figures:
                 for field, value in added.items():
                     pipe.hincrbyfloat(self._names.figures, field, value)
                 await pipe.execute()
-        except (*AWAY, RedisError) as error:
+        except REDIS_ERRORS as error:
             tally.put_back(added)
             raise QueueUnavailable("What was counted could not be handed over.") from error
 
     async def read(self) -> dict[str, float]:
         """Return the sums by their fields."""
-        try:
+        with redis_errors_as("The fleet's figures cannot be read at the moment."):
             found = await self._redis.execute_command("HGETALL", self._names.figures)  # type: ignore[no-untyped-call]
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The fleet's figures cannot be read at the moment.") from error
         return {field.decode(): float(value) for field, value in found.items()}

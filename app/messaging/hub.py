@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
-from redis.exceptions import RedisError
 
 from app.domain.errors import Unavailable
 from app.domain.job import Phase
 from app.domain.message import Snapshot, frame
 from app.messaging.events import frame_of
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import REDIS_ERRORS
 from app.runtime.end_tasks import end_tasks
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ class Hub:
             while True:
                 try:
                     await self._listen()
-                except (*AWAY, RedisError) as error:
+                except REDIS_ERRORS as error:
                     log.warning("no connection to Redis, watched jobs are polled until it is back: %s", error)
                 except Exception:
                     log.exception("the hub stumbled, and begins again")

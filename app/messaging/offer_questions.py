@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from redis.exceptions import RedisError
-
-from app.domain.errors import QueueUnavailable
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import redis_errors_as
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Collection, Mapping, Sequence
@@ -53,32 +50,24 @@ class OfferQuestions:
         """Have these classes of a backend read again; return the number of the question."""
         names = self._names
         keys = [names.questions, names.asked_to_read(backend), names.questions_asked]
-        try:
+        with redis_errors_as("Whoever drives the backend cannot be asked at the moment."):
             return int(await self._ask(keys=keys, args=[KEPT_S, *classes]))
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("Whoever drives the backend cannot be asked at the moment.") from error
 
     async def answered(self, backend: str, classes: Sequence[str], number: int) -> bool:
         """Whether all of these have been read since the question with this number."""
-        try:
+        with redis_errors_as("The answer cannot be read at the moment."):
             found = await self._redis.mget([self._names.read(backend, each) for each in classes])
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The answer cannot be read at the moment.") from error
         return all(raw is not None and int(raw) >= number for raw in found)
 
     async def asked(self, backend: str) -> dict[str, int]:
         """Return class → number of the last question about it, of those that have no answer yet."""
-        try:
+        with redis_errors_as("What is asked cannot be read at the moment."):
             found = await cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(self._names.asked_to_read(backend)))
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("What is asked cannot be read at the moment.") from error
         return {name.decode("utf-8", "replace"): int(number) for name, number in found.items()}
 
     async def answer(self, backend: str, numbers: Mapping[str, int]) -> None:
         """Readings of these classes that began after these questions are over; what was asked since remains."""
         names = self._names
         keys = [names.asked_to_read(backend), *(names.read(backend, each) for each in numbers)]
-        try:
+        with redis_errors_as("The answer cannot be given at the moment."):
             await self._answer(keys=keys, args=[KEPT_S, *(part for each in numbers.items() for part in each)])
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The answer cannot be given at the moment.") from error

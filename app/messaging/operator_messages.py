@@ -8,11 +8,9 @@ from uuid import uuid4
 
 from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
-from redis.exceptions import RedisError
 
-from app.domain.errors import QueueUnavailable
 from app.domain.worker_states import WorkerState
-from app.messaging.redis_connection import AWAY, serialize
+from app.messaging.redis_connection import redis_errors_as, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,10 +45,8 @@ class OperatorMessages:
 
     async def nudge(self) -> None:
         """Have all workers look at once what is wanted of them, here or in PostgreSQL."""
-        try:
+        with redis_errors_as("The workers cannot be told at the moment."):
             await self._redis.publish(self._names.commands, b"")
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The workers cannot be told at the moment.") from error
 
     async def ask(self, worker_id: str, state: WorkerState) -> None:
         """Ask a worker to be in this state; its heartbeat says when it is."""
@@ -73,10 +69,8 @@ class OperatorMessages:
 
     async def freed(self, backend: str, wish: str) -> None:
         """The wish was passed on; one that was uttered since remains."""
-        try:
+        with redis_errors_as("What was done cannot be noted at the moment."):
             await self._delete(keys=[self._names.asked_to_free(backend)], args=[wish])
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("What was done cannot be noted at the moment.") from error
 
     async def ask_to_run(self, task: str, last_run: str) -> bool:
         """Enqueue a periodic task; False when it waits to be run already.
@@ -87,10 +81,8 @@ class OperatorMessages:
         turn = f"{task}:asked:{now_ms}"
         job = serialize_job(task, (), {}, None, now_ms, serializer=serialize)
         keys = [self._names.asked_to_run(task), job_key_prefix + turn, self._names.maintenance]
-        try:
+        with redis_errors_as("The workers cannot be told at the moment."):
             return bool(await self._run(keys=keys, args=[last_run, SOON_S, job, now_ms, turn]))
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The workers cannot be told at the moment.") from error
 
     async def asked_to_run(self, tasks: Sequence[str]) -> dict[str, str]:
         """Return task → its last run when it was asked to run at once, of those that were."""
@@ -98,19 +90,15 @@ class OperatorMessages:
         return {name: raw.decode() for name, raw in zip(tasks, found, strict=True) if raw is not None}
 
     async def _leave(self, key: str, wish: str, kept_s: int) -> None:
-        try:
+        with redis_errors_as("The workers cannot be told at the moment."):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.set(key, wish, ex=kept_s)
                 pipe.publish(self._names.commands, b"")
                 await pipe.execute()
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The workers cannot be told at the moment.") from error
 
     async def _found(self, keys: Iterable[str]) -> list[bytes | None]:
         wanted = list(keys)
         if not wanted:
             return []
-        try:
+        with redis_errors_as("What was asked for cannot be read at the moment."):
             return list(await self._redis.mget(wanted))
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("What was asked for cannot be read at the moment.") from error

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
-
-from app.domain.errors import QueueUnavailable
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import REDIS_ERRORS, redis_errors_as
 from app.runtime.json_text import dumps
 
 if TYPE_CHECKING:
@@ -41,33 +38,27 @@ class Previews:
     async def put(self, job_id: int, attempt: int, number: int, image: bytes) -> None:
         """Keep the picture in place of the one before, and tell those who watch everything."""
         news = {"type": "preview", "job_id": job_id, "attempt": attempt, "number": number, "seq": number}
-        try:
+        with redis_errors_as("A preview could not be kept."):
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.set(self._names.preview(job_id), number.to_bytes(_NUMBER_BYTES, "big") + image, ex=TTL_S)
                 pipe.publish(self._names.events, dumps(news))
                 await pipe.execute()
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("A preview could not be kept.") from error
 
     async def keep(self, job_id: int) -> None:
         """The run goes on, and has no newer picture."""
-        try:
+        with redis_errors_as("A preview could not be kept."):
             await self._redis.expire(self._names.preview(job_id), TTL_S)
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("A preview could not be kept.") from error
 
     async def remove(self, job_id: int) -> None:
         """The run is over."""
-        try:
+        with redis_errors_as("A preview could not be removed."):
             await self._redis.delete(self._names.preview(job_id))
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("A preview could not be removed.") from error
 
     async def get(self, job_id: int) -> Preview | None:
         """Return the newest picture of a job, if it has one."""
         try:
             kept = await self._redis.get(self._names.preview(job_id))
-        except (*AWAY, RedisError):
+        except REDIS_ERRORS:
             return None
         if not kept or len(kept) <= _NUMBER_BYTES:
             return None
@@ -82,7 +73,7 @@ class Previews:
                 for job_id in job_ids:
                     pipe.getrange(self._names.preview(job_id), 0, _NUMBER_BYTES - 1)
                 heads: list[bytes] = await pipe.execute()
-        except (*AWAY, RedisError):
+        except REDIS_ERRORS:
             return {}
         return {
             job_id: int.from_bytes(head, "big")

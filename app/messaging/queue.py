@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.jobs import serialize_job
-from redis.exceptions import RedisError
 
-from app.domain.errors import QueueUnavailable
 from app.domain.job import task_id
-from app.messaging.redis_connection import AWAY, EXPIRES_MS, serialize
+from app.messaging.redis_connection import EXPIRES_MS, redis_errors_as, serialize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,10 +81,8 @@ class JobQueue:
             payload = serialize_job(TURN_FUNCTION, (job_id,), {}, None, now_ms, serializer=serialize)
             keys.append(job_key_prefix + turn)
             values += [payload, score - now_ms + EXPIRES_MS, score, turn]
-        try:
+        with redis_errors_as("The queue cannot be reached at the moment."):
             added = await self._enqueue(keys=keys, args=[*values, *news])
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The queue cannot be reached at the moment.") from error
         return [bool(each) for each in added]
 
     async def take_back(self, job_id: int, attempt: int) -> None:
@@ -94,24 +90,18 @@ class JobQueue:
         turn = task_id(job_id, attempt)
         prefixes = (job_key_prefix, in_progress_key_prefix, retry_key_prefix)
         job, running, retries = (prefix + turn for prefix in prefixes)
-        try:
+        with redis_errors_as("The queue cannot be reached at the moment."):
             await self._take_back(keys=[job, self._names.queue, running, retries], args=[turn])
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The queue cannot be reached at the moment.") from error
 
     async def missing(self, turns: list[str]) -> list[str]:
         """Return those of the turns that are not in the queue."""
         if not turns:
             return []
-        try:
+        with redis_errors_as("The queue cannot be reached at the moment."):
             scores = await self._redis.zmscore(self._names.queue, turns)
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The queue cannot be reached at the moment.") from error
         return [turn for turn, score in zip(turns, scores, strict=True) if score is None]
 
     async def ping(self) -> None:
         """Ask Redis for a sign of life."""
-        try:
+        with redis_errors_as("The queue cannot be reached at the moment."):
             await self._redis.ping()
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The queue cannot be reached at the moment.") from error

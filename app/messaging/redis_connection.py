@@ -13,19 +13,40 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from app.domain.errors import QueueUnavailable
+
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from app.settings import Settings
 
-AWAY: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
-"""Errors that say that Redis is away; `BusyLoading` and refused authentication are among them."""
+REDIS_ERRORS: Final = (RedisError, OSError)
+"""What a command raises when Redis cannot be reached, does not answer in time, or refuses it. (`TimeoutError` is an
+`OSError`.)"""
 
 MOST_CONNECTIONS: Final = 100
 """So many of a client's commands go on at once; the next one waits for one of them."""
 
 EXPIRES_MS: Final = 30 * 24 * 3600 * 1000
 """arq drops a turn at this age, however long it waits or is retried; a waiting job is enqueued again long before."""
+
+
+class redis_errors_as:  # noqa: N801 -- read as a statement, like `contextlib.suppress`
+    """Have an error of Redis in the block raised as `QueueUnavailable` with this message."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __enter__(self) -> None:
+        """Enter the block."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Raise `QueueUnavailable` in place of an error of Redis."""
+        if isinstance(error, REDIS_ERRORS):
+            raise QueueUnavailable(self._message) from error
 
 
 def make_redis(settings: Settings, *, patient: bool) -> ArqRedis:

@@ -10,12 +10,9 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from redis.exceptions import RedisError
-
-from app.domain.errors import QueueUnavailable
 from app.domain.heartbeats import BackendBeat, WorkerBeat, backend_beat, parse_heartbeat, worker_beat
 from app.domain.offers import MOST_BYTES, MOST_REPLACING_BYTES, Offer, changed_by, read_kept
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import redis_errors_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +74,7 @@ class Registry:
     async def beat(self, worker_id: str, worker: Mapping[str, Any], backends: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the heartbeat of a worker and of the backends that it drives."""
         now = time.time()
-        try:
+        with redis_errors_as("The heartbeat could not be written."):
             async with self._redis.pipeline(transaction=False) as pipe:
                 if (written := _encoded(worker_id, worker)) is not None:
                     pipe.set(self._names.worker(worker_id), written, ex=KEPT_S)
@@ -92,18 +89,14 @@ class Registry:
                 for index in (self._names.workers, self._names.backends):
                     pipe.zremrangebyscore(index, "-inf", now - KEPT_S)
                 await pipe.execute()
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The heartbeat could not be written.") from error
 
     async def leave(self, worker_id: str) -> None:
         """A worker has stopped of its own will: it is not lost, it is gone."""
-        try:
+        with redis_errors_as("The heartbeat could not be removed."):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.delete(self._names.worker(worker_id), self._names.asked(worker_id))
                 pipe.zrem(self._names.workers, worker_id)
                 await pipe.execute()
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The heartbeat could not be removed.") from error
 
     async def workers(self) -> list[WorkerBeat]:
         """Return the heartbeats of all workers seen within a day."""
@@ -115,10 +108,8 @@ class Registry:
 
     async def drive(self, name: str, worker_id: str, lease_s: float) -> bool:
         """Take or renew the lease on driving a backend; False while another worker holds it."""
-        try:
+        with redis_errors_as("The lease on a backend could not be taken."):
             return bool(await self._drive(keys=[self._names.driver(name)], args=[worker_id, int(lease_s * 1000)]))
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The lease on a backend could not be taken.") from error
 
     async def stop_driving(self, name: str, worker_id: str, last: Mapping[str, Any]) -> None:
         """Let the lease on a backend go, so that another worker need not wait for its end.
@@ -126,10 +117,8 @@ class Registry:
         `last` becomes its heartbeat, until the next driver tells more.
         """
         keys = [self._names.driver(name), self._names.backend(name)]
-        try:
+        with redis_errors_as("The lease on a backend could not be given back."):
             await self._stop_driving(keys=keys, args=[worker_id, _encoded(name, last) or "{}", KEPT_S])
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The lease on a backend could not be given back.") from error
 
     async def put_catalog(self, described: bytes, instead_of: str | None = None) -> str:
         """Keep what a backend offers and return its digest; what it offered before is soon forgotten, if nobody does.
@@ -138,7 +127,7 @@ class Registry:
         """
         digest = hashlib.sha256(described).hexdigest()[:32]
         packed = await asyncio.to_thread(zlib.compress, described, 1)
-        try:
+        with redis_errors_as("What a backend offers could not be kept."):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.set(self._names.catalog(digest), packed, ex=KEPT_S)
                 for part in _parts(instead_of):
@@ -146,8 +135,6 @@ class Registry:
                         # Another backend that still offers this says so with its next heartbeat.
                         pipe.expire(self._names.catalog(part), int(self.stale_s * _REPLACED_BEATS) + 1)
                 await pipe.execute()
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("What a backend offers could not be kept.") from error
         return digest
 
     async def catalog(self, digest: str) -> Catalog | None:
@@ -162,10 +149,8 @@ class Registry:
 
     async def _part(self, digest: str) -> Catalog | None:
         if digest not in self._catalogs:
-            try:
+            with redis_errors_as("What the backends offer could not be read."):
                 raw = await self._redis.get(self._names.catalog(digest))
-            except (*AWAY, RedisError) as error:
-                raise QueueUnavailable("What the backends offer could not be read.") from error
             offer = await asyncio.to_thread(_unpacked, raw) if raw is not None else None
             if offer is None:
                 return None
@@ -189,15 +174,13 @@ class Registry:
         key: Callable[[str], str],
         read: Callable[[str, float, bool, Mapping[str, Any]], _Beat],
     ) -> list[_Beat]:
-        try:
+        with redis_errors_as("The heartbeats cannot be read at the moment."):
             names = [name.decode("utf-8", "replace") for name in await self._redis.zrange(index, 0, -1)]
             async with self._redis.pipeline(transaction=False) as pipe:
                 for name in names:
                     pipe.get(key(name))
                     pipe.pttl(key(name))
                 found = await pipe.execute()
-        except (*AWAY, RedisError) as error:
-            raise QueueUnavailable("The heartbeats cannot be read at the moment.") from error
         beats: list[_Beat] = []
         for name, raw, left_ms in zip(names, found[::2], found[1::2], strict=True):
             if raw is not None:

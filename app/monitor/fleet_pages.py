@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from app.domain.errors import Unavailable
+from app.domain.message import snapshot_of
 from app.keys import EVENTS, FLEET, FLEET_FIGURES, PREVIEWS
 from app.monitor.fleet_view import ShownBackend, ShownRun, show_backend, show_run, show_worker
 from app.monitor.page_data import PATIENCE_S, read_health
 from app.monitor.rendering import render
 from app.monitor.shared_fragments import shared
-from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import Unavailable
 from app.domain.job import JobStatus
+from app.domain.message import snapshot_of
 from app.keys import DATABASE, EVENTS, HUB, REGISTRY, VIEWS
-from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.domain.errors import GenonautError, JobAlreadyFinished, QueueUnavailable, Unavailable
 from app.domain.job import FINISHED, JobStatus, Phase, Standing
+from app.domain.message import snapshot_of
 from app.metrics import JOBS_FINISHED, Tally
 from app.runtime.end_tasks import end_tasks
-from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -12,6 +12,7 @@ from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChang
 from app.domain.graph_check import Checked
 from app.domain.hints import nearest
 from app.domain.job import NewJob
+from app.domain.message import snapshot_of
 from app.domain.replacements import check_as_executed
 from app.domain.stale_lists import classes_in_doubt
 from app.domain.structure import check_structure
@@ -22,7 +23,6 @@ from app.runtime.json_text import kept_bytes, size_bytes
 from app.runtime.side_thread import SMALL_BYTES
 from app.services.offer_refresh import WAIT_S
 from app.services.readiness import no_backend, why_idle
-from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

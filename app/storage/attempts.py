@@ -14,12 +14,23 @@ from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
 from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair, Standing
 from app.domain.workflow_key import workflow_key
 from app.runtime.json_text import dump_kept, dumps
-from app.storage import claims
+from app.storage.claims import AVOID_FOR, CLAIM, CLAIM_SUSPECT, HEAD_START
 from app.storage.columns import STANDING, STANDING_COLUMNS, job_of, standing_of
 from app.storage.graphs import read_whole
 from app.storage.jobs import JobStore
 from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow, OutputRow
-from app.storage.transitions import FENCE, NOTED, claimed_step, listed, log_event, stepped
+from app.storage.statements import Statement
+from app.storage.transitions import (
+    FENCE,
+    NO_DATA,
+    RELEASED,
+    claimed_transition,
+    event_row,
+    event_rows,
+    listed,
+    noted_attempt,
+    stepped,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,15 +85,29 @@ class AttemptStore(JobStore):
         that another backend has failed.
         """
         async with self._database.driver() as connection:
-            values = worker_id, backend, prompt_id, lease_s, claims.AVOID_FOR, unrefused, claims.HEAD_START
-            row = await connection.fetchrow(claims.CLAIM, *values)
+            row = await CLAIM.row(
+                connection,
+                worker_id=worker_id,
+                backend=backend,
+                prompt_id=prompt_id,
+                lease_s=lease_s,
+                avoid_for=AVOID_FOR,
+                unrefused=unrefused,
+                head_start=HEAD_START,
+            )
         return job_of(row) if row is not None else None
 
     async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
         """Take a waiting job under which a backend stopped: for a backend with nothing else to do, there or waiting."""
-        values = worker_id, backend, prompt_id, lease_s, claims.AVOID_FOR
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(claims.CLAIM_SUSPECT, *values)
+            row = await CLAIM_SUSPECT.row(
+                connection,
+                worker_id=worker_id,
+                backend=backend,
+                prompt_id=prompt_id,
+                lease_s=lease_s,
+                avoid_for=AVOID_FOR,
+            )
         return job_of(row) if row is not None else None
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
@@ -92,8 +117,9 @@ class AttemptStore(JobStore):
         """
         told, key = await written(graph)
         async with self._database.driver() as connection:
-            values = prompt_id, told, ago_s, key
-            kept = await connection.fetchval(_SUBMITTING, *_fence_of(claim), *values)
+            kept = await _SUBMITTING.value(
+                connection, **_fence_of(claim), prompt_id=prompt_id, graph=told, workflow_key=key, sent_s=ago_s
+            )
         if kept is None:
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
 
@@ -120,12 +146,12 @@ class AttemptStore(JobStore):
         When it is told when the run ended, a job whose `saving` was not noted goes through that phase in the same
         statement.
         """
-        values = dumps([asdict(output) for output in outputs]), list(warnings)
-        return await self._step(JobEvent.COMPLETED, _COMPLETE, claim, noted, *values)
+        rows = dumps([asdict(output) for output in outputs])
+        return await self._step(JobEvent.COMPLETED, _COMPLETE, claim, noted, outputs=rows, warnings=list(warnings))
 
     async def fail(self, claim: Claim, error: AttemptFailed, *, noted: Noted = NOTHING) -> Standing:
         """End the job as failed."""
-        return await self._step(JobEvent.FAILED, _FAIL, claim, noted, *_told(error))
+        return await self._step(JobEvent.FAILED, _FAIL, claim, noted, **_error_of(error))
 
     async def requeue(
         self,
@@ -143,8 +169,17 @@ class AttemptStore(JobStore):
         A `suspect` is one under which the backend stopped; see `claim_suspect`. Not `counted` is an attempt that the
         job has besides those that it may have.
         """
-        values = *_told(error), delay_s, list(avoid), int(suspect), int(not counted)
-        return await self._step(JobEvent.REQUEUED, _REQUEUE, claim, noted, *values)
+        return await self._step(
+            JobEvent.REQUEUED,
+            _REQUEUE,
+            claim,
+            noted,
+            **_error_of(error),
+            delay_s=delay_s,
+            avoid=list(avoid),
+            suspicions=int(suspect),
+            uncounted=int(not counted),
+        )
 
     async def cancelled(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
         """ComfyUI confirmed that the prompt no longer runs."""
@@ -157,13 +192,13 @@ class AttemptStore(JobStore):
         what is `cancelling` is to be cancelled.
         """
         async with self._database.driver() as connection:
-            found = await connection.fetch(
-                _RENEW,
-                worker_id,
-                lease_s,
-                [claim.job_id for claim in held],
-                [claim.attempt for claim in held],
-                list(held.values()),
+            found = await _RENEW.rows(
+                connection,
+                worker_id=worker_id,
+                lease_s=lease_s,
+                job_ids=[claim.job_id for claim in held],
+                attempts=[claim.attempt for claim in held],
+                percents=list(held.values()),
             )
         return {row["id"]: Phase(row["phase"]) for row in found}
 
@@ -184,7 +219,15 @@ class AttemptStore(JobStore):
         their leases, it still has them. The leases ran out at least `over_for_s` seconds ago.
         """
         async with self._database.driver() as connection:
-            rows = await connection.fetch(_TAKE_OVER, worker_id, list(backends), lease_s, list(held), limit, over_for_s)
+            rows = await _TAKE_OVER.rows(
+                connection,
+                worker_id=worker_id,
+                backends=list(backends),
+                lease_s=lease_s,
+                held=list(held),
+                limit=limit,
+                over_for_s=over_for_s,
+            )
         return [standing_of(row) for row in rows]
 
     async def whole(self, job_id: int) -> Job:
@@ -222,12 +265,8 @@ class AttemptStore(JobStore):
 
     async def note_turn_renewed(self, job_id: int, actor: str) -> None:
         """Note in a waiting job's history that its turn had been lost."""
-        async with self._database.transaction() as session:
-            statement = update(JobRow).where(JobRow.id == job_id, IS_WAITING).values(seq=JobRow.seq + 1)
-            statement, options = statement.returning(*STANDING_COLUMNS), {"synchronize_session": False}
-            row = (await session.execute(statement, execution_options=options)).mappings().one_or_none()
-            if row is not None:
-                await log_event(session, standing_of(row), Repair.TURN_RENEWED, actor, {})
+        async with self._database.driver() as connection:
+            await _NOTE_TURN_RENEWED.row(connection, job_id=job_id, actor=actor)
 
     async def stale_prompts(self, prompt_ids: Sequence[str]) -> list[str]:
         """Return those of the prompts that are of an attempt of ours which has ended, or was given up."""
@@ -243,11 +282,10 @@ class AttemptStore(JobStore):
             statement = update(JobRow).where(*_fence(claim), JobRow.status == "running")
             await session.execute(statement.values(lease_expires_at=func.now() - timedelta(seconds=1)))
 
-    async def _step(self, event: JobEvent, statement: str, claim: Claim, noted: Noted, *values: Any) -> Standing:
+    async def _step(self, event: JobEvent, statement: Statement, claim: Claim, noted: Noted, **values: Any) -> Standing:
         """Make a transition; raises `LostClaim`, `InvalidTransition` or `JobNotFound` when it cannot be made."""
-        whole = f"{statement} SELECT {STANDING} FROM moved"  # noqa: S608  # of our own words only
         async with self._database.driver() as connection:
-            row = await connection.fetchrow(whole, *_fence_of(claim), *_values_of(noted), *values)
+            row = await statement.row(connection, **_fence_of(claim), **_noted(noted), **values)
         if row is not None:
             return standing_of(row)
         found = await self.get(claim.job_id)
@@ -271,116 +309,140 @@ def _fence(claim: Claim) -> list[ColumnElement[bool]]:
     return [JobRow.id == claim.job_id, JobRow.attempt == claim.attempt, JobRow.worker_id == claim.worker_id]
 
 
-def _fence_of(claim: Claim) -> tuple[int, int, str]:
-    return claim.job_id, claim.attempt, claim.worker_id
+def _fence_of(claim: Claim) -> dict[str, Any]:
+    """Return the parameters of `FENCE`."""
+    return {"job_id": claim.job_id, "attempt": claim.attempt, "worker_id": claim.worker_id}
 
 
-def _values_of(noted: Noted) -> tuple[Any, ...]:
+def _noted(noted: Noted) -> dict[str, Any]:
     """Return the parameters of `NOTED`."""
-    return noted.graph, noted.workflow_key, noted.sent_s, noted.began_s, noted.ended_s, noted.spans
+    return {name: getattr(noted, name) for name in Noted.__dataclass_fields__}
 
 
-def _told(error: AttemptFailed) -> tuple[str, str, str | None, str | None, str | None]:
-    return error.code, str(error), error.node_id, error.node_type, error.traceback
+def _error_of(error: AttemptFailed) -> dict[str, Any]:
+    """Return the parameters of `_ERROR` and `_NODE`."""
+    return {
+        "error_code": error.code,
+        "error": str(error),
+        "node_id": error.node_id,
+        "node_type": error.node_type,
+        "traceback": error.traceback,
+    }
 
 
-_RENEW: Final = """
+_RENEW: Final = Statement("""
     UPDATE generation_jobs AS job
-    SET lease_expires_at = now() + make_interval(secs => $2), progress = GREATEST(job.progress, held.percent)
-    FROM unnest($3::bigint[], $4::int[], $5::smallint[]) AS held (id, attempt, percent)
-    WHERE job.id = held.id AND job.attempt = held.attempt AND job.worker_id = $1 AND job.status = 'running'
-    RETURNING job.id, job.phase"""
+    SET lease_expires_at = now() + make_interval(secs => :lease_s), progress = GREATEST(job.progress, held.percent)
+    FROM unnest(:job_ids::bigint[], :attempts::int[], :percents::smallint[]) AS held (id, attempt, percent)
+    WHERE job.id = held.id AND job.attempt = held.attempt AND job.worker_id = :worker_id AND job.status = 'running'
+    RETURNING job.id, job.phase""")
 
-_TAKE_OVER: Final = f"""
+_TAKE_OVER: Final = Statement(f"""
     WITH abandoned AS (
-        SELECT id, worker_id FROM generation_jobs
-        WHERE status = 'running' AND lease_expires_at < now() - make_interval(secs => $6)
-            AND backend_name = ANY ($2::text[]) AND id <> ALL ($4::bigint[])
-        LIMIT $5::int FOR UPDATE SKIP LOCKED
+        SELECT id AS abandoned_id, worker_id AS lost_worker FROM generation_jobs
+        WHERE status = 'running' AND lease_expires_at < now() - make_interval(secs => :over_for_s)
+            AND backend_name = ANY (:backends::text[]) AND id <> ALL (:held::bigint[])
+        LIMIT :limit::int FOR UPDATE SKIP LOCKED
     ), moved AS (
         UPDATE generation_jobs AS job
-        SET worker_id = $1::text, lease_expires_at = now() + make_interval(secs => $3), seq = job.seq + 1
-        FROM abandoned WHERE job.id = abandoned.id
-        RETURNING job.*
+        SET worker_id = :worker_id::text, lease_expires_at = now() + make_interval(secs => :lease_s), seq = job.seq + 1
+        FROM abandoned WHERE job.id = abandoned_id
+        RETURNING job.*, lost_worker
     ), logged AS (
-        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-        SELECT id, seq, '{Repair.TAKEN_OVER}', phase, attempt, $1, jsonb_build_object('from', abandoned.worker_id)
-        FROM moved JOIN abandoned USING (id)
+        {event_rows(event_row(Repair.TAKEN_OVER, ":worker_id", "jsonb_build_object('from', lost_worker)"))}
     ), noted AS (
-        UPDATE job_attempts AS tried SET worker_id = $1
+        UPDATE job_attempts AS tried SET worker_id = :worker_id
         FROM moved WHERE tried.job_id = moved.id AND tried.number = moved.attempt
     )
-    SELECT {STANDING} FROM moved"""  # noqa: S608  # of our own words only
+    SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
 
-_SUBMITTING: Final = f"""
+_NOTE_TURN_RENEWED: Final = Statement(f"""
+    WITH moved AS (
+        UPDATE generation_jobs AS job SET seq = job.seq + 1
+        WHERE job.id = :job_id AND job.status = 'pending' RETURNING job.*
+    )
+    {event_rows(event_row(Repair.TURN_RENEWED, ":actor::text"))}""")  # noqa: S608  # of our own words only
+
+_SUBMITTING: Final = Statement(f"""
     WITH held AS (
         SELECT id FROM generation_jobs AS job WHERE {FENCE} AND job.status = 'running' FOR NO KEY UPDATE
     ), renamed AS (
-        UPDATE generation_jobs AS job SET prompt_id = $4::text FROM held WHERE job.id = held.id AND job.prompt_id <> $4
+        UPDATE generation_jobs AS job SET prompt_id = :prompt_id::text
+        FROM held WHERE job.id = held.id AND job.prompt_id <> :prompt_id
     )
-    UPDATE job_attempts AS tried SET graph = $5, prompt_id = $4, workflow_key = $7::text,
-        submitted_at = COALESCE(now() - make_interval(secs => $6::float8), tried.submitted_at)
-    FROM held WHERE tried.job_id = held.id AND tried.number = $2
-    RETURNING tried.job_id"""  # noqa: S608  # of our own words only
+    UPDATE job_attempts AS tried SET graph = :graph, prompt_id = :prompt_id, workflow_key = :workflow_key::text,
+        submitted_at = COALESCE(now() - make_interval(secs => :sent_s::float8), tried.submitted_at)
+    FROM held WHERE tried.job_id = held.id AND tried.number = :attempt
+    RETURNING tried.job_id""")  # noqa: S608  # of our own words only
 """The job's row first, as everywhere: two transactions that lock in different orders wait for each other."""
 
-_RELEASED: Final = "worker_id = NULL, lease_expires_at = NULL"
 _ENDED: Final = "ended_at = now(), outcome = '{outcome}'"
-_ERROR: Final = "error_code = $10::text, error_message = $11::text"
-_ERROR_DATA: Final = "jsonb_build_object('error_code', $10::text, 'error', $11::text)"
-_NODE: Final = "node_id = $12::text, node_type = $13::text, traceback = $14::text"
+_ERROR: Final = "error_code = :error_code::text, error_message = :error::text"
+_ERROR_DATA: Final = "jsonb_build_object('error_code', :error_code::text, 'error', :error::text)"
+_NODE: Final = "node_id = :node_id::text, node_type = :node_type::text, traceback = :traceback::text"
 
-_EXECUTING: Final = claimed_step(JobEvent.EXECUTING, job="progress = job.progress")
-_SAVING: Final = claimed_step(JobEvent.SAVING, job="progress = 100")
-_FAIL: Final = claimed_step(
-    JobEvent.FAILED,
-    job=f"completed_at = now(), {_ERROR}, {_RELEASED}",
-    attempt=f"{_ENDED.format(outcome='failed')}, {_ERROR}, {_NODE}",
-    data=_ERROR_DATA,
+_EXECUTING: Final = Statement(claimed_transition(JobEvent.EXECUTING))
+_SAVING: Final = Statement(claimed_transition(JobEvent.SAVING, job="progress = 100"))
+_FAIL: Final = Statement(
+    claimed_transition(
+        JobEvent.FAILED,
+        job=f"completed_at = now(), {_ERROR}, {RELEASED}",
+        attempt=f"{_ENDED.format(outcome='failed')}, {_ERROR}, {_NODE}",
+        data=_ERROR_DATA,
+    )
 )
-_REQUEUE: Final = claimed_step(
-    JobEvent.REQUEUED,
-    job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => $15), refused_by = $16,
-        attempt_limit = job.attempt_limit + $18::int, suspicions = job.suspicions + $17::int, progress = 0,
-        {_ERROR}, {_RELEASED}""",
-    attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
-    data=f"{_ERROR_DATA} || CASE WHEN $17 > 0 THEN '{{\"suspect\": true}}'::jsonb ELSE '{{}}'::jsonb END",
+_REQUEUE: Final = Statement(
+    claimed_transition(
+        JobEvent.REQUEUED,
+        job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => :delay_s), refused_by = :avoid,
+            attempt_limit = job.attempt_limit + :uncounted::int, suspicions = job.suspicions + :suspicions::int,
+            progress = 0, {_ERROR}, {RELEASED}""",
+        attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
+        data=f"{_ERROR_DATA} || CASE WHEN :suspicions > 0 THEN '{{\"suspect\": true}}'::jsonb ELSE {NO_DATA} END",
+    )
 )
-_CANCELLED: Final = claimed_step(
-    JobEvent.CANCELLED, job=f"completed_at = now(), {_RELEASED}", attempt=_ENDED.format(outcome="cancelled")
+_CANCELLED: Final = Statement(
+    claimed_transition(
+        JobEvent.CANCELLED, job=f"completed_at = now(), {RELEASED}", attempt=_ENDED.format(outcome="cancelled")
+    )
 )
 
 _COLUMNS: Final = [column for column in OutputRow.__table__.columns if column.key in Output.__dataclass_fields__]
 _NAMES: Final = ", ".join(f'"{column.name}"' for column in _COLUMNS)
 _TYPED: Final = ", ".join(f'"{column.name}" {column.type.compile(postgresql.dialect())}' for column in _COLUMNS)  # type: ignore[no-untyped-call]
-_COMPLETE: Final = f"""
+_SAVING_ROW: Final = event_row(
+    JobEvent.SAVING,
+    ":worker_id",
+    seq="seq - 1",
+    phase=f"'{Phase.SAVING}'",
+    source="moved JOIN held USING (id) WHERE NOT was_saving",
+)
+_COMPLETED_ROW: Final = event_row(
+    JobEvent.COMPLETED, ":worker_id", "jsonb_build_object('content_id', content_id)", source="moved"
+)
+_COMPLETE: Final = Statement(f"""
     WITH held AS (
         SELECT id, job.phase = '{Phase.SAVING}' AS was_saving FROM generation_jobs AS job
         WHERE {FENCE} AND (job.phase IN ({listed(TRANSITIONS[JobEvent.COMPLETED].sources)})
-            OR $8::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
+            OR :ended_s::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
         FOR NO KEY UPDATE
     ), content AS (
         INSERT INTO contents (job_id) SELECT id FROM held RETURNING id, job_id
     ), stored AS (
         INSERT INTO outputs (content_id, {_NAMES})
-        SELECT content.id, output.* FROM content, jsonb_to_recordset($10::jsonb) AS output ({_TYPED})
+        SELECT content.id, output.* FROM content, jsonb_to_recordset(:outputs::jsonb) AS output ({_TYPED})
     ), moved AS (
         UPDATE generation_jobs AS job
         SET {stepped(Phase.COMPLETED, "CASE WHEN was_saving THEN 1 ELSE 2 END")}, content_id = content.id,
-            progress = 100, completed_at = now(), warnings = job.warnings || $11::text[], {_RELEASED}
+            progress = 100, completed_at = now(), warnings = job.warnings || :warnings::text[], {RELEASED}
         FROM held JOIN content ON content.job_id = held.id
         WHERE job.id = held.id
         RETURNING job.*
     ), logged AS (
-        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-        SELECT id, seq - 1, '{JobEvent.SAVING}', '{Phase.SAVING}', attempt, $3, '{{}}'::jsonb
-        FROM moved JOIN held USING (id) WHERE NOT was_saving
-        UNION ALL
-        SELECT id, seq, '{JobEvent.COMPLETED}', phase, attempt, $3, jsonb_build_object('content_id', content_id)
-        FROM moved
+        {event_rows(_SAVING_ROW, _COMPLETED_ROW)}
     ), noted AS (
-        UPDATE job_attempts AS tried
-        SET {NOTED}, {_ENDED.format(outcome="completed")}
-        FROM moved WHERE tried.job_id = moved.id AND tried.number = $2
-    )"""  # noqa: S608  # of our own words only
-"""The fence comes first: whoever is late finds out by it, and not by a constraint of `contents`."""
+        {noted_attempt(_ENDED.format(outcome="completed"))}
+    )
+    SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
+"""One or two transitions. The fence comes first: a worker that is late finds out by it, and not by a constraint of
+`contents`."""

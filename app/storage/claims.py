@@ -5,49 +5,47 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from app.domain.job import TRANSITIONS, JobEvent
+from app.domain.job import JobEvent
 from app.storage.columns import WHOLE
-from app.storage.transitions import listed, stepped
+from app.storage.statements import Statement
+from app.storage.transitions import transition
 
 AVOID_FOR = timedelta(minutes=5)
-"""So long a job waits for another backend than one that failed it; after that any may try again."""
+"""Time for which a job waits for another backend than those that failed it; after that any of them may try again."""
 HEAD_START = timedelta(seconds=60)
-"""So long a job that a backend has failed waits for one whose device is not in doubt."""
+"""Time for which a job that a backend has failed waits for a backend whose device is not in doubt."""
 
 
-def _claim(which: str) -> str:
-    """Return the SQL that takes the first of the waiting jobs of which `which` is true."""
-    return f"""
+def _claim(which: str) -> Statement:
+    """Return the statement that takes the first of the waiting jobs of which `which` is true."""
+    claimed = transition(
+        JobEvent.CLAIMED,
+        source="turn",
+        where="job.id = turn.id",
+        job="""worker_id = :worker_id::text, backend_name = :backend, prompt_id = :prompt_id::text,
+            lease_expires_at = now() + make_interval(secs => :lease_s),
+            started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL""",
+        actor=":worker_id",
+        data="jsonb_build_object('backend', :backend, 'prompt_id', :prompt_id)",
+    )
+    return Statement(f"""
         WITH turn AS (
             SELECT id FROM generation_jobs
-            WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = $2::text)
-                AND NOT ($2 = ANY (refused_by) AND available_at > now() - $5::interval) AND {which}
+            WHERE status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = :backend::text)
+                AND NOT (:backend = ANY (refused_by) AND available_at > now() - :avoid_for::interval) AND {which}
             ORDER BY priority DESC, available_at, id
             LIMIT 1 FOR UPDATE SKIP LOCKED
-        ), moved AS (
-            UPDATE generation_jobs AS job
-            SET {stepped(TRANSITIONS[JobEvent.CLAIMED].target)}, worker_id = $1::text, backend_name = $2,
-                prompt_id = $3::text, lease_expires_at = now() + make_interval(secs => $4),
-                started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL
-            FROM turn
-            WHERE job.id = turn.id AND job.phase IN ({listed(TRANSITIONS[JobEvent.CLAIMED].sources)})
-            RETURNING job.*
-        ), logged AS (
-            INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-            SELECT id, seq, '{JobEvent.CLAIMED}', phase, attempt, $1, jsonb_build_object('backend', $2, 'prompt_id', $3)
-            FROM moved
-        ), tried AS (
+        ), {claimed}, tried AS (
             INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
-            SELECT id, attempt, $1, $2, $3, now() FROM moved
+            SELECT id, attempt, :worker_id, :backend, :prompt_id, now() FROM moved
         )
-        SELECT {WHOLE} FROM moved"""  # noqa: S608  # of our own words only
+        SELECT {WHOLE} FROM moved""")  # noqa: S608  # of our own words only
 
 
 CLAIM: Final = _claim(
-    """(suspicions = 0 OR backend_name = $2)
-    AND (NOT $6::bool OR refused_by = '{}' OR available_at < now() - $7::interval)"""
+    """(suspicions = 0 OR backend_name = :backend)
+    AND (NOT :unrefused::bool OR refused_by = '{}' OR available_at < now() - :head_start::interval)"""
 )
-"""Parameters: worker id, backend, prompt id, seconds of the lease, `AVOID_FOR`, whether only those that no backend has
-failed are taken, and for how long: `HEAD_START`. A suspect stays with the backend that stopped under it."""
+"""A suspect stays with the backend that stopped under it. `unrefused`: for `HEAD_START` only jobs are taken that no
+backend has failed."""
 CLAIM_SUSPECT: Final = _claim("suspicions > 0")
-"""The first five of the parameters."""

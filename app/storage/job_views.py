@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, or_, select
 
 from app.domain.errors import JobNotFound
-from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Standing, Turn
-from app.domain.message import Snapshot
+from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Turn
 from app.runtime.batching import Batcher
 from app.storage.files import THUMBNAIL
 from app.storage.graphs import AskedGraph, ShownGraphs, read_asked, read_sent, read_shown, read_whole
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from app.domain.message import Snapshot
     from app.storage.database import Database
 
 SOON: Final = timedelta(hours=1)
@@ -247,24 +247,6 @@ class JobViews(JobLists):
                 return None
             outputs = select(OutputRow).where(OutputRow.content_id == content_id).order_by(OutputRow.index)
             return row.job_id, row.created_at, [_output(each) for each in await session.scalars(outputs)]
-
-
-def snapshot_of(job: Standing, output_paths: list[str] | None = None) -> Snapshot:
-    """Return what watchers are told of this job."""
-    return Snapshot(
-        job_id=job.job_id,
-        phase=job.phase,
-        seq=job.seq,
-        at=job.updated_at,
-        attempt=job.attempt,
-        progress=job.progress,
-        backend_name=job.backend_name,
-        error_code=job.error_code,
-        error_message=job.error_message,
-        cancel_reason=job.cancel_reason,
-        content_id=job.content_id,
-        output_paths=output_paths or [],
-    )
 
 
 def _event(row: EventRow) -> Event:

@@ -6,17 +6,19 @@ import asyncio
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Text, bindparam, cast, delete, func, select
+from sqlalchemy import Text, cast, delete, select
 from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
 from app.runtime.json_text import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
+from app.storage.columns import STANDING, standing_of
 from app.storage.database import driver_of
 from app.storage.files import thumbnail_path
 from app.storage.schema import ContentRow, JobRow, OutputRow
-from app.storage.transitions import RELEASED, move, require
+from app.storage.statements import Statement
+from app.storage.transitions import RELEASED, event_row, event_rows, require, transition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,23 +82,19 @@ class JobStore:
         ------
         JobNotFound, JobAlreadyFinished
         """
-        async with self._database.transaction() as session:
-            asked = {"cancel_reason": reason}
-            # A job may slip from waiting to running, or back, between two statements; hence more than one round.
-            for _ in range(3):
-                for event in (JobEvent.WITHDRAWN, JobEvent.CANCEL_REQUESTED):
-                    ended = {"completed_at": func.now()} if event is JobEvent.WITHDRAWN else {}
-                    moved = await move(
-                        session, event, [JobRow.id == job_id], actor, values=asked | ended, data={"reason": reason}
-                    )
-                    if moved is not None:
-                        return moved, True
-                job = await require(session, job_id)
-                if job.phase in (Phase.CANCELLED, Phase.CANCELLING, Phase.SAVING):
-                    return job, False
-                if job.status in FINISHED:
-                    raise JobAlreadyFinished(f"Job {job_id} is already {job.status}.")
-            raise InvalidTransition(job.phase, JobEvent.CANCEL_REQUESTED)
+        # A job may change between waiting and running from one statement to the next; hence more than one round.
+        for _ in range(3):
+            for statement in (_WITHDRAW, _REQUEST_CANCEL):
+                async with self._database.driver() as connection:
+                    row = await statement.row(connection, job_id=job_id, reason=reason, actor=actor)
+                if row is not None:
+                    return standing_of(row), True
+            job = await self.get(job_id)
+            if job.phase in (Phase.CANCELLED, Phase.CANCELLING, Phase.SAVING):
+                return job, False
+            if job.status in FINISHED:
+                raise JobAlreadyFinished(f"Job {job_id} is already {job.status}.")
+        raise InvalidTransition(job.phase, JobEvent.CANCEL_REQUESTED)
 
     async def retry(self, job_id: int, drawing: Drawing | None, actor: str) -> Standing:
         """Queue another attempt of a failed or cancelled job, with its own seed or a new one that is drawn.
@@ -109,28 +107,21 @@ class JobStore:
             job = await require(session, job_id)
             if job.phase not in TRANSITIONS[JobEvent.RETRIED].sources:
                 raise _not_retryable(job)
-            values: dict[str, Any] = {
-                "attempt": JobRow.attempt + 1,
-                "attempt_limit": JobRow.attempt + JobRow.max_attempts,
-                "available_at": func.now(),
-                "queued_at": func.now(),
-                "refused_by": [],
-                "suspicions": 0,
-                "progress": 0,
-                "started_at": None,
-                "completed_at": None,
-                "error_code": None,
-                "error_message": None,
-                "cancel_reason": None,
-            } | RELEASED
-            if drawing is not None:
-                values |= await _reseeded(session, job_id, drawing)
-            same = [JobRow.id == job_id, JobRow.attempt == job.attempt]
-            data = {"seed": "new"} if drawing is not None else {}
-            moved = await move(session, JobEvent.RETRIED, same, actor, values=values, data=data)
-            if moved is None:
+            sampler_params, workflow = (
+                await _reseeded(session, job_id, drawing) if drawing is not None else (None, None)
+            )
+            row = await _RETRY.row(
+                await driver_of(session),
+                job_id=job_id,
+                attempt=job.attempt,
+                sampler_params=sampler_params,
+                workflow=workflow,
+                actor=actor,
+                data=dumps({"seed": "new"} if drawing is not None else {}),
+            )
+            if row is None:
                 raise _not_retryable(await require(session, job_id))
-            return moved
+            return standing_of(row)
 
     async def delete(self, job_id: int) -> list[str]:
         """Delete a finished job's rows and return the paths of its files, now nobody's.
@@ -169,16 +160,13 @@ def _not_retryable(job: Standing) -> JobNotRetryable:
     return JobNotRetryable(f"Job {job.job_id} is {job.status}; only a failed or cancelled job can be retried.")
 
 
-async def _reseeded(session: AsyncSession, job_id: int, drawing: Drawing) -> dict[str, Any]:
-    """Return what is to be set for another seed; raises `NoSeedToChange`."""
+async def _reseeded(session: AsyncSession, job_id: int, drawing: Drawing) -> tuple[str, str | None]:
+    """Return as JSON `sampler_params` and the graph, if there is one, with another seed; raises `NoSeedToChange`."""
     asked = select(JobRow.sampler_params, cast(JobRow.workflow, Text)).where(JobRow.id == job_id)
     sampler_params, graph = (await session.execute(asked)).one()
     # In a thread: a graph of thousands of nodes is read, searched and written.
     changed, seed = await asyncio.to_thread(_drawn_anew, drawing, graph, sampler_params["seed"])
-    values: dict[str, Any] = {"sampler_params": sampler_params | {"seed": seed}}
-    if changed is not None:
-        values["workflow"] = cast(bindparam(None, changed, type_=Text()), JobRow.__table__.c.workflow.type)
-    return values
+    return dumps(sampler_params | {"seed": seed}), changed
 
 
 def _drawn_anew(drawing: Drawing, graph: str | None, seed: int) -> tuple[str | None, int]:
@@ -189,6 +177,7 @@ def _drawn_anew(drawing: Drawing, graph: str | None, seed: int) -> tuple[str | N
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
 _NAMES: Final = ", ".join(column.name for column in _GIVEN)
 _TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
+_SUBMITTED: Final = event_row(JobEvent.SUBMITTED, "user_id", seq="1", phase=f"'{Phase.QUEUED}'", source="accepted")
 _INSERT: Final = f"""
     WITH asked AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({_TYPED})) WITH ORDINALITY
@@ -201,11 +190,33 @@ _INSERT: Final = f"""
         FROM asked ORDER BY ordinality
         RETURNING id, attempt, user_id, available_at, created_at, updated_at
     ), logged AS (
-        INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-        SELECT id, 1, '{JobEvent.SUBMITTED}', '{Phase.QUEUED}', attempt, user_id, '{{}}' FROM accepted
+        {event_rows(_SUBMITTED)}
     )
     SELECT id, available_at, created_at, updated_at FROM accepted ORDER BY id"""  # noqa: S608  # names of our own
 """One statement and one round trip, however many jobs. Ids are given in the order of the rows: the sort comes first."""
+
+
+def _asked_of(event: JobEvent, *, where: str, job: str, data: str) -> Statement:
+    """Return the statement of a transition that a client asks for: it returns where the job stands."""
+    moved = transition(event, where=f"job.id = :job_id {where}", job=job, actor=":actor::text", data=data)
+    return Statement(f"WITH {moved} SELECT {STANDING} FROM moved")  # noqa: S608  # of our own words only
+
+
+_REASON: Final = "jsonb_build_object('reason', :reason::text)"
+_WITHDRAW: Final = _asked_of(
+    JobEvent.WITHDRAWN, where="", job="cancel_reason = :reason, completed_at = now()", data=_REASON
+)
+_REQUEST_CANCEL: Final = _asked_of(JobEvent.CANCEL_REQUESTED, where="", job="cancel_reason = :reason", data=_REASON)
+_RETRY: Final = _asked_of(
+    JobEvent.RETRIED,
+    where="AND job.attempt = :attempt",
+    job=f"""attempt = job.attempt + 1, attempt_limit = job.attempt + job.max_attempts, available_at = now(),
+        queued_at = now(), refused_by = '{{}}', suspicions = 0, progress = 0, started_at = NULL, completed_at = NULL,
+        error_code = NULL, error_message = NULL, cancel_reason = NULL, {RELEASED},
+        sampler_params = COALESCE(:sampler_params::jsonb, job.sampler_params),
+        workflow = COALESCE(:workflow::json, job.workflow)""",
+    data=":data::jsonb",
+)
 
 
 def _written(job: NewJob) -> dict[str, Any]:

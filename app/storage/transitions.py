@@ -1,110 +1,100 @@
-"""Transitions in PostgreSQL: one guarded statement each, with its event row in the same transaction."""
+"""Transitions in PostgreSQL: each is one statement that checks the phase, moves the job and writes the event row."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import select
 
 from app.domain.errors import JobNotFound
 from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, Phase, Repair
-from app.storage.columns import STANDING_COLUMNS, standing_of
-from app.storage.schema import EventRow, JobRow
+from app.storage.columns import STANDING, STANDING_COLUMNS, standing_of
+from app.storage.schema import JobRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from app.domain.job import Standing
 
-RELEASED: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
+FENCE: Final = "job.id = :job_id AND job.attempt = :attempt AND job.worker_id = :worker_id::text"
+"""The claim. A worker whose job was given to another one finds no row."""
+
+NO_DATA: Final = "'{}'::jsonb"
+RELEASED: Final = "worker_id = NULL, lease_expires_at = NULL"
+
+NOTED: Final = """graph = COALESCE(tried.graph, :graph::jsonb),
+    workflow_key = COALESCE(tried.workflow_key, :workflow_key::text),
+    submitted_at = COALESCE(tried.submitted_at, now() - make_interval(secs => :sent_s::float8)),
+    executing_at = COALESCE(tried.executing_at, now() - make_interval(secs => :began_s::float8)),
+    executed_at = COALESCE(tried.executed_at, now() - make_interval(secs => :ended_s::float8)),
+    spans = COALESCE(:spans::jsonb, tried.spans)"""
+"""Stores of an attempt what is not stored yet, without a statement of its own. Parameters: fields of `Noted`."""
 
 
-async def move(
-    session: AsyncSession,
-    event: JobEvent,
-    where: Sequence[ColumnElement[bool]],
-    actor: str,
-    *,
-    values: Mapping[str, Any],
-    data: Mapping[str, Any],
-) -> Standing | None:
-    """Make one transition of the table: the guarded UPDATE and its event row. None: no row was in a source phase."""
-    move = TRANSITIONS[event]
-    statement = (
-        update(JobRow)
-        .where(*where, JobRow.phase.in_(sorted(move.sources)))
-        .values(
-            {
-                "status": STATUS_OF[move.target],
-                "phase": move.target,
-                "seq": JobRow.seq + 1,
-                "updated_at": func.now(),
-                **values,
-            }
-        )
-        .returning(*STANDING_COLUMNS)
-    )
-    done = await session.execute(statement, execution_options={"synchronize_session": False})
-    row = done.mappings().one_or_none()
-    if row is None:
-        return None
-    moved = standing_of(row)
-    await log_event(session, moved, event, actor, data)
-    return moved
+def transition(event: JobEvent, *, where: str, actor: str, job: str = "", data: str = NO_DATA, source: str = "") -> str:
+    """Return the CTEs `moved` and `logged` of a transition: the guarded UPDATE of the job's row, and the event row.
 
-
-def claimed_step(event: JobEvent, *, job: str, attempt: str = "", data: str = "'{}'") -> str:
-    """Return the SQL of a transition that a worker makes, whole in one statement: fence, guard, event row, attempt row.
-
-    `job` and `attempt` are what is set beyond phase and seq in the rows of the two tables, `data` the event's. The
-    parameters `$1` to `$9` are the claim's job id, attempt and worker id, and those of `NOTED`. What is to be known of
-    the job's row, by the name `moved`, is selected behind it: a column that is not has not been read.
+    The job's phase must be one of the event's sources, and `where` must hold; `source` is a FROM of the UPDATE. `job`
+    is what is set beyond status, phase and `seq`. `actor` and `data` are the event's, as SQL. `moved` has the columns
+    of the job's row after the change; a column that is not selected from it is not read.
     """
     move = TRANSITIONS[event]
-    return f"""
-        WITH moved AS (
+    return f"""moved AS (
             UPDATE generation_jobs AS job
-            SET {stepped(move.target)}, {job}
-            WHERE {FENCE} AND job.phase IN ({listed(move.sources)})
+            SET {", ".join(filter(None, (stepped(move.target), job)))} {source and f"FROM {source}"}
+            WHERE {where} AND job.phase IN ({listed(move.sources)})
             RETURNING job.*
         ), logged AS (
-            INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data)
-            SELECT id, seq, '{event}', phase, attempt, $3, {data} FROM moved
-        ), noted AS (
-            UPDATE job_attempts AS tried SET {", ".join(filter(None, (NOTED, attempt)))} FROM moved
-            WHERE tried.job_id = moved.id AND tried.number = $2
+            {event_rows(event_row(event, actor, data))}
         )"""  # noqa: S608  # of our own words only
 
 
-FENCE: Final = "job.id = $1 AND job.attempt = $2 AND job.worker_id = $3::text"
-"""The claim's parameters: whoever was given up on finds no row."""
+def claimed_transition(event: JobEvent, *, job: str = "", attempt: str = "", data: str = NO_DATA) -> str:
+    """Return the statement of a transition that a worker makes. It returns where the job stands.
 
-NOTED: Final = """graph = COALESCE(tried.graph, $4::jsonb),
-    workflow_key = COALESCE(tried.workflow_key, $5::text),
-    submitted_at = COALESCE(tried.submitted_at, now() - make_interval(secs => $6::float8)),
-    executing_at = COALESCE(tried.executing_at, now() - make_interval(secs => $7::float8)),
-    executed_at = COALESCE(tried.executed_at, now() - make_interval(secs => $8::float8)),
-    spans = COALESCE($9::jsonb, tried.spans)"""
-"""What nobody has noted yet of an attempt: it costs no statement of its own."""
+    `job` is what is set in the job's row beyond status, phase and `seq`, `attempt` what is set in the attempt's row
+    beyond `NOTED`, and `data` the event's.
+    """
+    return f"""
+        WITH {transition(event, where=FENCE, actor=":worker_id", job=job, data=data)},
+        noted AS ({noted_attempt(attempt)})
+        SELECT {STANDING} FROM moved"""  # noqa: S608  # of our own words only
 
 
 def stepped(target: Phase, steps: str = "1") -> str:
-    """Return the SQL that brings a job's row to a phase, so many events later."""
+    """Return the SQL that brings a job's row to a phase, `steps` events later."""
     return f"status = '{STATUS_OF[target]}', phase = '{target}', seq = job.seq + {steps}, updated_at = now()"
+
+
+def noted_attempt(attempt: str = "") -> str:
+    """Return the SQL that sets `NOTED`, and what `attempt` sets, in the row of the attempt of `moved`."""
+    return f"""UPDATE job_attempts AS tried SET {", ".join(filter(None, (NOTED, attempt)))} FROM moved
+            WHERE tried.job_id = moved.id AND tried.number = :attempt"""  # noqa: S608  # of our own words only
+
+
+def event_rows(*rows: str) -> str:
+    """Return the SQL that writes event rows, each of them selected by `event_row`."""
+    return f"INSERT INTO job_events (job_id, seq, event, phase, attempt, actor, data) {' UNION ALL '.join(rows)}"
+
+
+def event_row(
+    event: JobEvent | Repair,
+    actor: str,
+    data: str = NO_DATA,
+    *,
+    seq: str = "seq",
+    phase: str = "phase",
+    source: str = "moved",
+) -> str:
+    """Return the SELECT of one event row. `actor`, `data`, `seq` and `phase` are SQL over the columns of `source`."""
+    return f"SELECT id, {seq}, '{event}', {phase}, attempt, {actor}, {data} FROM {source}"  # noqa: S608
 
 
 def listed(phases: Iterable[Phase]) -> str:
     """Return the phases as SQL lists them."""
     return ", ".join(f"'{phase}'" for phase in sorted(phases))
-
-
-async def log_event(
-    session: AsyncSession, job: Standing, event: JobEvent | Repair, actor: str, data: Mapping[str, Any]
-) -> None:
-    values = {"job_id": job.job_id, "seq": job.seq, "event": event, "phase": job.phase, "attempt": job.attempt}
-    await session.execute(insert(EventRow).values(**values, actor=actor, data=dict(data)))
 
 
 async def require(session: AsyncSession, job_id: int) -> Standing:

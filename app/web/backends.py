@@ -8,8 +8,8 @@ from aiohttp import web
 
 from app.domain.errors import QueueUnavailable
 from app.keys import FLEET, REGISTRY
-from app.web.jobs import ACTOR, answered
 from app.web.payloads import BackendStateAnswer
+from app.web.responses import ACTOR, answered
 
 if TYPE_CHECKING:
     from app.storage.backend_states import BackendState

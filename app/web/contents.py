@@ -16,7 +16,7 @@ from app.domain.job import SHOWN_BY_BROWSERS
 from app.keys import FILES, VIEWS
 from app.web.answers import content_answer
 from app.web.bodies import number_of
-from app.web.jobs import answered
+from app.web.responses import answered
 
 if TYPE_CHECKING:
     from app.domain.job import Output

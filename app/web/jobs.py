@@ -12,12 +12,12 @@ from aiohttp import web
 from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
+from app.domain.message import snapshot_of
 from app.keys import CONTROL, ETA, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
-from app.storage.job_views import snapshot_of
 from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, event_answer, job_answer
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
@@ -40,11 +40,10 @@ from app.web.requests import (
     ListQuery,
     RetryRequest,
 )
+from app.web.responses import ACTOR, answered, json_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from pydantic import BaseModel
+    from collections.abc import Awaitable, Callable
 
     from app.domain.job import Job, NewJob, Standing
     from app.domain.message import Snapshot
@@ -54,25 +53,9 @@ routes: Final = web.RouteTableDef()
 
 BASE: Final = "/api/v1/generation-jobs"
 ONE: Final = BASE + r"/{job_id:\d+}"
-ACTOR: Final = "api"
-"""Who did it, in a job's events, as long as there are no keys."""
-
 
 WRITTEN_AT_ONCE: Final = 200
 """So many jobs are made an answer at once: about 10 ms."""
-
-
-def answered(told: BaseModel | dict[str, Any], status: HTTPStatus = HTTPStatus.OK, **headers: str) -> web.Response:
-    """Return a model, or plain data of a model's shape, as the answer."""
-    body = dump_bytes(told) if isinstance(told, dict) else told.model_dump_json().encode()
-    return json_answer(body, status, headers)
-
-
-def json_answer(
-    body: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """Return JSON in UTF-8 as the answer."""
-    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
 
 
 async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:

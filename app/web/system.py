@@ -12,9 +12,9 @@ from app.domain.errors import Unavailable
 from app.domain.message import timestamp
 from app.keys import DATABASE, HUB, QUEUE, REGISTRY
 from app.services.readiness import no_backend, why_idle
-from app.web.jobs import answered
 from app.web.openapi import document
 from app.web.payloads import Check, ReadyAnswer
+from app.web.responses import answered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence

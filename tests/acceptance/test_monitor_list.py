@@ -13,7 +13,7 @@ from playwright.async_api import Page, expect
 from sqlalchemy import text
 
 from app import keys
-from app.storage.job_views import snapshot_of
+from app.domain.message import snapshot_of
 
 if TYPE_CHECKING:
     from acceptance.browsers import Guarded

@@ -10,9 +10,9 @@ from integration.monitor_fixtures import WORKER, Life
 from playwright.async_api import Page, expect
 
 from app import keys
+from app.domain.message import snapshot_of
 from app.monitor.words import WORDS
 from app.storage.attempts import Claim
-from app.storage.job_views import snapshot_of
 from app.web.requests import JobRequest
 from harness import SMALL_BODY
 

@@ -13,8 +13,8 @@ from PIL import Image
 from app import keys
 from app.domain.errors import NodeFailed
 from app.domain.job import Job, Output, Standing
+from app.domain.message import snapshot_of
 from app.storage.attempts import AttemptStore, Claim
-from app.storage.job_views import snapshot_of
 from app.web.requests import JobRequest
 from harness import SMALL_BODY
 

@@ -10,6 +10,7 @@ from integration.test_worker_faults import executing, running_for
 from samples import new_job
 
 from app.domain.job import Phase
+from app.domain.message import snapshot_of
 from app.messaging.channels import Names
 from app.messaging.events import Events
 from app.messaging.figures import Figures
@@ -24,7 +25,7 @@ from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.files import FileStore
-from app.storage.job_views import JobViews, snapshot_of
+from app.storage.job_views import JobViews
 from harness import BOTH_AGES, GUARD_S, eventually
 from worker.standin.faults import Fault, FaultKind
 

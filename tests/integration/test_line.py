@@ -11,7 +11,7 @@ from integration.tcp_proxy import TcpProxy
 from pydantic import SecretStr
 from samples import settings_of_redis
 
-from app.messaging.redis_connection import AWAY, Line, close
+from app.messaging.redis_connection import REDIS_ERRORS, Line, close
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def test_after_a_cut_it_connects_anew_by_itself(settings: Settings) -> Non
     async with line_to(settings, url) as line:
         assert await line.ping()
         await proxy.cut()
-        with pytest.raises(AWAY):
+        with pytest.raises(REDIS_ERRORS):
             await line.ping()
         await proxy.restore()
         assert await line.ping()

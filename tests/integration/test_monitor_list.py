@@ -15,9 +15,9 @@ from plans import recorded
 from sqlalchemy import text
 
 from app import keys
+from app.domain.message import snapshot_of
 from app.main import create_app
 from app.monitor.listing import NARROWING
-from app.storage.job_views import snapshot_of
 from app.storage.statistics_recorder import StatisticsRecorder
 from harness import LIVES
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from app.domain.errors import DatabaseUnavailable
 from app.domain.job import Phase
-from app.domain.message import Snapshot, frame
+from app.domain.message import Snapshot, frame, snapshot_of
 from app.keys import EVENTS, HUB, VIEWS
 from app.main import create_app
 from app.messaging.channels import Names
@@ -28,7 +28,7 @@ from app.messaging.redis_connection import close, make_listener, make_redis
 from app.metrics import ServerMetrics
 from app.runtime.end_tasks import end_tasks
 from app.services.snapshots import Snapshots
-from app.storage.job_views import JobViews, snapshot_of
+from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
 from harness import GUARD_S, SMALL_BODY, eventually
 

@@ -15,10 +15,9 @@ import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
 from app.domain.job import Phase
-from app.domain.message import frame
+from app.domain.message import frame, snapshot_of
 from app.keys import EVENTS, HUB, VIEWS
 from app.main import create_app
-from app.storage.job_views import snapshot_of
 from harness import GUARD_S, SMALL_BODY, eventually
 
 if TYPE_CHECKING:

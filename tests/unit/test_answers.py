@@ -9,8 +9,9 @@ import pytest
 from samples import new_job, output
 
 from app.domain.job import Attempt, Job, Phase
+from app.domain.message import snapshot_of
 from app.runtime.json_text import dumps, loads
-from app.storage.job_views import Event, snapshot_of
+from app.storage.job_views import Event
 from app.storage.whole_jobs import JobView
 from app.web import payloads
 from app.web.answers import content_answer, event_answer, job_answer

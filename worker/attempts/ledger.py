@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import DatabaseUnavailable, InvalidTransition
 from app.domain.job import Phase
+from app.domain.message import snapshot_of
 from app.runtime.json_text import dumps
 from app.storage.attempts import Noted, written
-from app.storage.job_views import snapshot_of
+from app.storage.outages import repeat_until_available
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -64,23 +65,23 @@ class Ledger:
         self, write: Callable[[Noted], Awaitable[Standing]], reached: Phase, outputs: Sequence[Output] = ()
     ) -> Job:
         """Store the step to the phase `reached`, waiting while the database is unavailable, and publish it."""
-        delay_s = 0.1
-        while True:
-            try:
-                # If only the reply to a commit was lost, the step is already stored.
-                done = await self._store.get(self.job.job_id) if delay_s > 0.1 else None
-                ours = done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1)
-                self.job = self.job.now(done if done is not None and ours else await write(await self._unstored()))
-            except DatabaseUnavailable as error:
-                log.warning("job %s: waiting for the database: %s", self.job.job_id, error)
-                delay_s = min(delay_s * 2, 2.0)
-                await asyncio.sleep(delay_s)
-            else:
-                self.sent = None
-                self._tick = 0
-                self._metrics.reached(self.job.status, self._backend, self._watch.ended_at)
-                self._publish(output_paths=[output.path for output in outputs])
-                return self.job
+        repeated = False
+
+        async def store() -> Standing:
+            nonlocal repeated
+            # If only the reply to a commit was lost, the step is already stored.
+            done = await self._store.get(self.job.job_id) if repeated else None
+            repeated = True
+            if done is not None and done.phase is reached and done.attempt - self.job.attempt in (0, 1):
+                return done
+            return await write(await self._unstored())
+
+        self.job = self.job.now(await repeat_until_available(store, f"job {self.job.job_id} waits to be stored"))
+        self.sent = None
+        self._tick = 0
+        self._metrics.reached(self.job.status, self._backend, self._watch.ended_at)
+        self._publish(output_paths=[output.path for output in outputs])
+        return self.job
 
     def announce(self) -> None:
         """Publish that the attempt was claimed."""

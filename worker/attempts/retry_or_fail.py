@@ -29,6 +29,7 @@ from app.domain.failure_policy import (
     of_this_round,
 )
 from app.domain.job import Phase
+from app.storage.outages import repeat_until_available
 
 if TYPE_CHECKING:
     from app.domain.failure_policy import Backoff
@@ -156,12 +157,10 @@ class RetryOrFail:
 
     async def _history(self, job: Job) -> list[AttemptRecord]:
         """Return a job's last attempts, waiting while PostgreSQL is unavailable: an outage must not fail the job."""
-        while True:
-            try:
-                return await self._views.attempts(job.job_id, after=max(0, job.attempt - MOST_IN_A_ROUND))
-            except DatabaseUnavailable as error:
-                log.warning("job %s: waiting for the database: %s", job.job_id, error)
-                await asyncio.sleep(0.5)
+        after = max(0, job.attempt - MOST_IN_A_ROUND)
+        return await repeat_until_available(
+            lambda: self._views.attempts(job.job_id, after=after), f"job {job.job_id} waits for its earlier attempts"
+        )
 
     async def _others_offer(self, job: Job, backend: Backend, failure: AttemptFailed) -> list[str]:
         """Return the backends that the next attempt avoids: those that failed the job, if another can run it."""

@@ -21,9 +21,9 @@ from app.domain.errors import (
     LostClaim,
 )
 from app.domain.job import Job, JobStatus, Phase
+from app.domain.message import snapshot_of
 from app.runtime.end_tasks import end_tasks
 from app.storage.attempts import Claim
-from app.storage.job_views import snapshot_of
 from worker.attempts.attempt import Attempt
 from worker.attempts.save_outputs import save_outputs
 

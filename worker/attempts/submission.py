@@ -12,7 +12,6 @@ from app.domain.errors import (
     AttemptTimeout,
     BackendLacksModel,
     BackendLost,
-    DatabaseUnavailable,
     OutputNotOwn,
     WorkflowRefused,
     WorkflowUnread,
@@ -25,6 +24,7 @@ from app.domain.structure import check_structure
 from app.domain.workflow import graph_of
 from app.runtime.json_text import Written, as_sent
 from app.services.submit import CHECKPOINTS
+from app.storage.outages import repeat_until_available
 from worker.comfyui.client import MARK, Place, SubmissionFailed, UnclearSubmission
 
 if TYPE_CHECKING:
@@ -207,16 +207,14 @@ class Submission:
 
     async def _pass_fence(self, graph: Graph, prompt_id: str) -> None:
         """Store the graph and the prompt's id, which also checks the claim; raises `LostClaim`."""
-        slow = 0
-        while True:
+
+        async def store() -> float:
             asked_at = time.monotonic()
-            try:
-                await self._store.submitting(self._claim, prompt_id, graph)
-            except DatabaseUnavailable as error:
-                log.warning("job %s: waiting for the database: %s", self._job.job_id, error)
-                await asyncio.sleep(0.5)
-            else:
-                self._fenced_at, self.noted = asked_at, True
-                slow += 1
-                if time.monotonic() - asked_at < FRESH_S or slow == TRIES:
-                    return
+            await self._store.submitting(self._claim, prompt_id, graph)
+            return asked_at
+
+        for _ in range(TRIES):
+            self._fenced_at = await repeat_until_available(store, f"job {self._job.job_id} waits to be submitted")
+            self.noted = True
+            if time.monotonic() - self._fenced_at < FRESH_S:
+                return

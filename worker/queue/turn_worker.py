@@ -16,9 +16,8 @@ from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_pref
 from arq.jobs import deserialize_job_raw
 from arq.utils import ms_to_datetime
 from arq.worker import JobExecutionFailed, Retry, Worker
-from redis.exceptions import RedisError
 
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import REDIS_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +115,7 @@ class TurnWorker(Worker):
             if wanted or self._ended:
                 wait_s = min(wait_s, await self._exchange(wanted))
             await self.heart_beat()
-        except (*AWAY, RedisError) as error:
+        except REDIS_ERRORS as error:
             log.warning("Redis is unavailable, no turns until it is back: %s", error)
             await asyncio.sleep(1)
         if self.burst and not self.tasks:

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
-
 from app.domain.errors import Unavailable
 from app.domain.worker_states import WorkerState
-from app.messaging.redis_connection import AWAY
+from app.messaging.redis_connection import REDIS_ERRORS
 from app.runtime.end_tasks import end_tasks
 
 if TYPE_CHECKING:
@@ -183,7 +181,7 @@ class Loops:
         while True:
             try:
                 await worker.async_run()
-            except (*AWAY, RedisError, Unavailable) as error:
+            except (Unavailable, *REDIS_ERRORS) as error:
                 log.warning("arq stopped because of an outage, starting it again: %s", error)
                 await asyncio.sleep(1)
 
@@ -206,7 +204,7 @@ class Loops:
                             await pubsub.check_health()
                         else:
                             self._hear(message["channel"].decode(), message["data"])
-            except (*AWAY, RedisError) as error:
+            except REDIS_ERRORS as error:
                 log.warning("not listening to Redis, polling until it is back: %s", error)
             except Exception:
                 log.exception("unexpected error in the listener")
@@ -236,7 +234,7 @@ async def _survive(step: Callable[[], Awaitable[None]]) -> None:
     """Run one step and log its errors, so that the loop goes on."""
     try:
         await step()
-    except (Unavailable, *AWAY, RedisError) as error:
+    except (Unavailable, *REDIS_ERRORS) as error:
         log.warning("%s: %s", getattr(step, "__name__", "heartbeat"), error)
     except Exception:
         log.exception("unexpected error in %s", getattr(step, "__name__", "heartbeat"))

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from app.domain.errors import BackendLost, InvalidTransition, LostClaim
 from app.domain.failure_policy import MOST_IN_A_ROUND, after_failure, of_this_round
 from app.domain.job import Phase, Standing
+from app.domain.message import snapshot_of
 from app.storage.attempts import Claim
-from app.storage.job_views import snapshot_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
