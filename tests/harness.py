@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +164,19 @@ class Service:
     async def run(self, **changes: Any) -> dict[str, Any]:
         """Submit a job, and return it when it has ended."""
         return await self.finished((await self.submit(**changes))["job_id"])
+
+    async def executing(self, job_id: int) -> dict[str, Any]:
+        """Wait until ComfyUI executes the job, and return it."""
+
+        async def begun() -> dict[str, Any] | None:
+            job = await self.job(job_id)
+            return job if job["phase"] == "executing" else None
+
+        return dict(await eventually(begun))
+
+    def executions(self) -> Counter[str]:
+        """Return how often the stand-in executed each prompt."""
+        return Counter(each.prompt_id for each in self.standin.state.log.executions)
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float = GUARD_S) -> Any:

@@ -91,6 +91,23 @@ def text_to_image(**changes: Any) -> Graph:
     return build_graph(**usual | changes)
 
 
+def slow_graph(seconds: float = 30, steps: int = 300) -> dict[str, Any]:
+    """Return a graph that runs for so many seconds, in steps between which it can be interrupted."""
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 3368601}},
+        "3": {
+            "class_type": "SlowProgress",
+            "inputs": {"image": ["1", 0], "steps": steps, "seconds_per_step": seconds / steps},
+        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "mine"}},
+    }
+
+
+def running_for(seconds: float) -> dict[str, Any]:
+    """Return the fields of a job whose prompt runs for so many seconds."""
+    return {"job_type": "workflow", "workflow": slow_graph(seconds)}
+
+
 def settings_of_redis(servers: Running) -> Settings:
     """Return settings with an emptied Redis and a namespace of the test's own, and no database."""
     assert servers.redis_url is not None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from acceptance.browsers import NEEDS_CHROMIUM
-from integration.monitor_fixtures import Life
-from integration.test_monitor_job import HOSTILE, SPANS, note
+from integration.monitor_fixtures import HOSTILE, SPANS, Life, note
 from playwright.async_api import expect
 
 pytestmark = NEEDS_CHROMIUM

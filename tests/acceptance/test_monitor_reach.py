@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from acceptance.browsers import NEEDS_CHROMIUM, live
 from axe_playwright_python.async_playwright import Axe
-from integration.monitor_fixtures import Life, act
-from integration.test_monitor_job import SPANS, note
+from integration.monitor_fixtures import SPANS, Life, act, note
 from playwright.async_api import Locator, Page, expect
 
 from app import keys

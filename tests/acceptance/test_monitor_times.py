@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from acceptance.browsers import NEEDS_CHROMIUM, live
-from integration.monitor_fixtures import Life, act
-from integration.test_monitor_fleet import beat
-from integration.test_monitor_job import note
+from integration.monitor_fixtures import Life, act, beat, note
 from playwright.async_api import expect
 
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks

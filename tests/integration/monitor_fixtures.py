@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from PIL import Image
+from sqlalchemy import text, update
 
 from app import keys
 from app.domain.errors import NodeFailed
 from app.domain.job import Job, Output, Standing
 from app.domain.message import snapshot_of
 from app.storage.attempts import AttemptStore, Claim
+from app.storage.schema import AttemptRow
 from app.web.requests import JobRequest
 from harness import SMALL_BODY
 
@@ -24,6 +28,22 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 WORKER = "host:1:abc"
+HOSTILE = "<script>alert(1)</script>\"'>\u202egpj.exe\u202c" + "W" * 400
+SPANS = [
+    {"node": "4", "type": "CheckpointLoaderSimple", "cached": True},
+    {"node": "3", "type": "KSampler", "title": "My sampler", "start_ms": 0, "end_ms": 6000},
+    {"node": "8", "type": "VAEDecode", "start_ms": 6000, "end_ms": 7500},
+]
+
+WORKER_BEAT = {
+    "host": "box", "pid": 42, "version": "1.2", "started_at": "2026-11-23T12:00:00Z", "slots": 2, "used": 1,
+    "state": "working", "running": [5], "done": 7, "failed": 1, "memory_bytes": 100 * 2**20, "backends": ["gpu-a"],
+}  # fmt: skip
+BACKEND_BEAT = {
+    "url": "http://gpu-a:8188", "driver": "box:42:x", "healthy": True, "reason": None, "drained": False,
+    "since": "2026-11-23T12:00:00Z", "slots": 2, "used": 1, "queue_remaining": 3, "foreign": 1, "version": "0.3.64",
+    "vram_total": 24 * 2**30, "vram_free": 6 * 2**30, "models": ["sdxl.safetensors"], "freed": None,
+}  # fmt: skip
 
 
 @dataclass
@@ -175,3 +195,34 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
+
+
+async def flash(client: TestClient[Any, Any], answer: Any) -> str:
+    """Follow the answer and return what the page says once, which it then says no more."""
+    assert answer.status == 303
+    address = answer.headers["Location"]
+    said = re.search(r'<p class="flash \w+">(.*?)</p>', await (await client.get(address)).text())
+    assert said is not None
+    assert 'class="flash' not in await (await client.get(address)).text()
+    return said[1]
+
+
+async def entries(database: Database) -> list[tuple[str, str, str, str]]:
+    """Return the audit log, oldest entry first: actor, action, target, outcome."""
+    async with database.transaction() as session:
+        rows = await session.execute(text("SELECT actor, action, target, outcome FROM audit_log ORDER BY id"))
+        return [tuple(row) for row in rows]
+
+
+async def note(database: Database, claim: Claim, ends_s: tuple[float, ...] = (), **facts: Any) -> None:
+    """Write facts of an attempt into its row; `ends_s`: sent, executing, executed, ended, seconds after the claim."""
+    names = ("submitted_at", "executing_at", "executed_at", "ended_at")
+    times = {name: AttemptRow.claimed_at + timedelta(seconds=each) for name, each in zip(names, ends_s, strict=False)}
+    statement = update(AttemptRow).where(AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt)
+    async with database.transaction() as session:
+        await session.execute(statement.values(**facts, **times))
+
+
+async def beat(client: TestClient[Any, Any], worker: dict[str, Any] | None = None, **backend: Any) -> None:
+    """Tell of a worker and its backend, with what is changed."""
+    await client.app[keys.REGISTRY].beat("box:42:x", WORKER_BEAT | (worker or {}), {"gpu-a": BACKEND_BEAT | backend})

@@ -6,8 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.test_worker_faults import executing, running_for
-from samples import new_job
+from samples import new_job, running_for
 
 from app.domain.job import Phase
 from app.domain.message import snapshot_of
@@ -99,7 +98,7 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
 @BOTH_AGES
 async def test_two_clients_that_cancel_at_once_get_the_same_answer(service: Service) -> None:
     job = await service.submit(**running_for(30))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     first, second = await asyncio.gather(cancel(service, job["job_id"]), cancel(service, job["job_id"]))
     assert [status for status, _ in (first, second)] == [200, 200]
     assert [told["status"] for _, told in (first, second)] == ["cancelled", "cancelled"]
@@ -132,7 +131,7 @@ async def test_a_cancel_while_no_worker_lives_is_carried_out_by_the_next_one(
     service: Service, start_worker: Workers
 ) -> None:
     job = await service.submit(**running_for(30))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     service.worker.stop()
 
     async def gone() -> bool:
@@ -154,7 +153,7 @@ async def test_a_job_that_ended_before_the_interrupt_took_effect_stays_completed
     graph = running_for(0.5)
     graph["workflow"]["3"]["inputs"]["interruptible"] = False
     job = await service.submit(**graph)
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     status, told = await cancel(service, job["job_id"])
     done = await service.finished(job["job_id"])
     if status == 409:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import ClientSession
+from integration.wire import BROKEN, PICTURE, Wire, chunked, ok
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.storage.files import HELD_BYTES, FileStore
@@ -16,57 +14,7 @@ from worker.comfyui.client import ComfyUI, UnclearSubmission
 from worker.comfyui.node_outputs import OutputFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-PICTURE = OutputFile("9", "a.png")
-
-
-class Wire:
-    """A server that answers each request with the next of `answers`; it closes where one is None or ends broken off."""
-
-    def __init__(self) -> None:
-        self.answers: list[bytes | None] = []
-        self.requests: list[str] = []
-        self.bodies: list[bytes] = []
-        self.connections = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-                lengths = [int(line.split(":")[1]) for line in head if line.lower().startswith("content-length")]
-                self.bodies.append(await reader.readexactly(lengths[0] if lengths else 0))
-                self.requests.append(head[0].rpartition(" ")[0])
-                answer = self.answers.pop(0)
-                if answer is None:
-                    return
-                writer.write(answer)
-                await writer.drain()
-                if answer.endswith(BROKEN):
-                    return
-
-
-BROKEN = b"broken off"
-
-
-def ok(body: bytes, length: int | None = None) -> bytes:
-    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body) if length is None else length, body)
-
-
-def chunked(*parts: bytes) -> bytes:
-    whole = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + whole
-
-
-@pytest.fixture
-async def wire() -> AsyncIterator[tuple[Wire, ComfyUI]]:
-    served = Wire()
-    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, ClientSession() as session:
-        yield served, ComfyUI(session, f"http://127.0.0.1:{port}", timeout_s=2, max_message_bytes=2**20)
 
 
 async def test_a_submission_on_a_connection_that_was_given_up_is_never_sent_twice(wire: tuple[Wire, ComfyUI]) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import ClientSession
-from integration.test_comfyui import BROKEN, PICTURE, Wire, ok, wire  # noqa: F401
-from integration.test_worker_faults import executing, slow_graph
+from integration.wire import BROKEN, PICTURE, Wire, ok
 from PIL import Image
+from samples import slow_graph
 
 from app.domain.errors import BackendLost, OutputInvalid
 from app.storage.files import HELD_BYTES, FileStore
@@ -33,7 +33,7 @@ ERROR = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-def downloads(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> Downloads:  # noqa: F811
+def downloads(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> Downloads:
     return Downloads(wire[1], FileStore(tmp_path), 2**30)
 
 
@@ -53,7 +53,7 @@ def left_in(folder: Path) -> list[Path]:
 
 
 async def test_what_is_expected_comes_before_it_is_asked_for_and_once(
-    wire: tuple[Wire, ComfyUI],  # noqa: F811
+    wire: tuple[Wire, ComfyUI],
     downloads: Downloads,
 ) -> None:
     served, _ = wire
@@ -69,7 +69,7 @@ async def test_what_is_expected_comes_before_it_is_asked_for_and_once(
     assert (await downloads.take(PICTURE)).data == b"picture of now"
 
 
-async def test_only_a_few_come_unasked(wire: tuple[Wire, ComfyUI], downloads: Downloads) -> None:  # noqa: F811
+async def test_only_a_few_come_unasked(wire: tuple[Wire, ComfyUI], downloads: Downloads) -> None:
     served, _ = wire
     files = [OutputFile("9", f"{number}.png") for number in range(3 * AHEAD)]
     served.answers = [ok(b"picture")] * len(files)
@@ -85,7 +85,7 @@ async def test_only_a_few_come_unasked(wire: tuple[Wire, ComfyUI], downloads: Do
 
 @pytest.mark.parametrize("answer", [MISSING, ERROR, ok(b"pict" + BROKEN, length=100)])
 async def test_what_fails_before_it_is_asked_for_is_nobodys_failure(
-    wire: tuple[Wire, ComfyUI],  # noqa: F811
+    wire: tuple[Wire, ComfyUI],
     downloads: Downloads,
     answer: bytes,
 ) -> None:
@@ -96,7 +96,7 @@ async def test_what_fails_before_it_is_asked_for_is_nobodys_failure(
     assert (await downloads.take(PICTURE)).data == b"picture"
 
 
-async def test_what_fails_when_it_is_asked_for_is_told(wire: tuple[Wire, ComfyUI], downloads: Downloads) -> None:  # noqa: F811
+async def test_what_fails_when_it_is_asked_for_is_told(wire: tuple[Wire, ComfyUI], downloads: Downloads) -> None:
     served, _ = wire
     served.answers = [MISSING]
     with pytest.raises(OutputInvalid, match=r"a\.png"):
@@ -111,7 +111,7 @@ async def test_what_fails_when_it_is_asked_for_is_told(wire: tuple[Wire, ComfyUI
     assert not served.answers
 
 
-async def test_the_files_of_an_attempt_are_bounded_together(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:  # noqa: F811
+async def test_the_files_of_an_attempt_are_bounded_together(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:
     served, comfyui = wire
     downloads = Downloads(comfyui, FileStore(tmp_path), 1000)
     served.answers = [ok(b"x" * 1000)] * (TIMES_AS_MUCH + 2)
@@ -121,7 +121,7 @@ async def test_the_files_of_an_attempt_are_bounded_together(wire: tuple[Wire, Co
         await downloads.take(OutputFile("9", "last.png"))
 
 
-async def test_a_file_that_comes_again_counts_once(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:  # noqa: F811
+async def test_a_file_that_comes_again_counts_once(wire: tuple[Wire, ComfyUI], tmp_path: Path) -> None:
     served, comfyui = wire
     downloads = Downloads(comfyui, FileStore(tmp_path), 1000)
     broken = ok(b"x" * 900 + BROKEN, length=1000)
@@ -133,7 +133,7 @@ async def test_a_file_that_comes_again_counts_once(wire: tuple[Wire, ComfyUI], t
 
 @pytest.mark.parametrize("whole", [True, False])
 async def test_what_nobody_takes_leaves_nothing(
-    wire: tuple[Wire, ComfyUI],  # noqa: F811
+    wire: tuple[Wire, ComfyUI],
     downloads: Downloads,
     tmp_path: Path,
     whole: bool,
@@ -173,7 +173,7 @@ async def test_a_picture_comes_while_the_run_goes_on(service: Service) -> None:
         **slow_graph(2, steps=20),
     }
     job_id = (await service.submit(job_type="workflow", workflow=graph))["job_id"]
-    await executing(service, job_id)
+    await service.executing(job_id)
 
     async def asked_for() -> bool:
         return views.after == 0
@@ -193,7 +193,7 @@ async def test_pictures_of_a_run_that_is_cancelled_are_not_kept(service: Service
         "4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "first"}},
     }
     job_id = (await service.submit(job_type="workflow", workflow=graph))["job_id"]
-    await executing(service, job_id)
+    await service.executing(job_id)
 
     async def on_the_disk() -> bool:
         return bool(left_in(settings.storage_path))

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.test_worker_faults import running_for, runs
+from samples import running_for
 from sqlalchemy import text
 
 from harness import eventually
@@ -119,7 +119,7 @@ async def test_what_no_backend_takes_fails_without_another_attempt(
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", code, 1)
     assert asked(service.standin) == sent
     assert await reason(service, "standin") is None
-    assert runs(service) == {}
+    assert service.executions() == {}
 
 
 async def test_of_two_backends_that_both_refuse_each_is_asked_once(
@@ -186,4 +186,4 @@ async def test_a_file_that_is_not_there_or_damaged_costs_no_other_run(service: S
     await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=how, times=None))
     job = await ended(service)
     assert (job["status"], job["error_code"], job["attempt"]) == ("failed", "output_invalid", 1)
-    assert set(runs(service).values()) == {1}
+    assert set(service.executions().values()) == {1}

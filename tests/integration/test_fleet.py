@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from arq.cron import cron
-from integration.test_worker_faults import executing
 from redis.asyncio import Redis
 
 from app import keys
@@ -88,7 +87,7 @@ async def rest(service: Service, path: str) -> dict[str, Any]:
 async def test_a_drained_backend_finishes_what_it_runs_and_is_given_no_more(two: Service) -> None:
     await two.standin.state.apply(Fault(kind=FaultKind.HANG))
     running = await two.submit(backend="a")
-    await executing(two, running["job_id"])
+    await two.executing(running["job_id"])
     decided = await rest(two, "a/drain")
     assert (decided["name"], decided["drained"], decided["changed_by"]) == ("a", True, "api")
     await until_told(two, "backend", "a", drained=True, current=[running["job_id"]])
@@ -169,7 +168,7 @@ async def test_a_quiet_worker_finishes_what_it_has_and_leaves_the_rest_to_others
     first = service.worker.worker_id
     await service.standin.state.apply(Fault(kind=FaultKind.HANG))
     running = await service.submit()
-    await executing(service, running["job_id"])
+    await service.executing(running["job_id"])
     await fleet(service).quiet(first, "ann")
     await until_told(service, "worker", first, state="quiet", running=[running["job_id"]], backends=["standin"])
     waiting = await service.submit()
@@ -202,7 +201,7 @@ async def test_a_worker_stops_after_what_it_runs_with_exit_code_0(
     await service.backend_online()
     await standin.state.apply(Fault(kind=FaultKind.HANG))
     running = await service.submit()
-    await executing(service, running["job_id"])
+    await service.executing(running["job_id"])
     await fleet(service).stop(worker.worker_id, "ann")
     await until_told(service, "worker", worker.worker_id, state="stopping")
     waiting = await service.submit()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.tcp_proxy import proxied
-from integration.test_worker_faults import executing, running_for
 from prometheus_client.parser import text_string_to_metric_families
+from samples import running_for
 
 from app.main import create_app
 from app.settings import ROOT
@@ -120,7 +120,7 @@ async def test_a_job_that_waits_and_one_that_is_cancelled_are_told_apart(service
     # Its time has not come: there is nothing that it waits for.
     assert found.value("genonaut_oldest_wait_seconds") == 0
     job = await service.submit(**running_for(30))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await service.client.post(f"{BASE}/{job['job_id']}/cancel")
     found = await reaching(service.client, 1, "genonaut_jobs_finished_total", status="cancelled")
     assert found.value("genonaut_execution_seconds_count", backend="standin") == 1
@@ -160,7 +160,7 @@ async def test_an_attempt_taken_over_is_counted(
     await service.backend_online()
     await standin.state.apply(Fault(kind=FaultKind.HANG))
     job = await service.submit()
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await service.exchange_worker(start_worker)
     standin.state.faults.clear()
     assert (await service.finished(job["job_id"]))["status"] == "completed"

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.monitor_fixtures import Document, act, read
+from integration.monitor_fixtures import Document, act, flash, read
 from sqlalchemy import text
-
-if TYPE_CHECKING:
-    from aiohttp.test_utils import TestClient
-
 
 ACTIONS = ("cancel", "retry", "again", "delete")
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)>"'>{{ 123457 * 7 }}"""
-
-
-async def flash(client: TestClient[Any, Any], answer: Any) -> str:
-    """Follow the answer and return what the page says once, which it then says no more."""
-    assert answer.status == 303
-    address = answer.headers["Location"]
-    said = re.search(r'<p class="flash \w+">(.*?)</p>', await (await client.get(address)).text())
-    assert said is not None
-    assert 'class="flash' not in await (await client.get(address)).text()
-    return said[1]
 
 
 async def test_a_waiting_job_is_cancelled_at_once(client, life):

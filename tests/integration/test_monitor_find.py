@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 import pytest
 from aiohttp import ClientSession, TCPConnector
 from integration.monitor_fixtures import Life, read
-from integration.test_statistics import full, plain  # noqa: F401
 from redis.asyncio import Redis
 
 from app.keys import HUB
@@ -50,7 +49,7 @@ SQL = {
 
 
 @pytest.fixture
-async def values(full: Database, plain: asyncpg.Connection) -> dict[str, str]:  # noqa: F811
+async def values(full: Database, plain: asyncpg.Connection) -> dict[str, str]:
     """A value for each filter, which some of the jobs have and others have not."""
     middle = await plain.fetchval("SELECT created_at FROM generation_jobs ORDER BY created_at OFFSET 900 LIMIT 1")
     ended = await plain.fetchval(
@@ -89,7 +88,7 @@ async def whole_list(client: TestClient[Any, Any], address: dict[str, str]) -> l
 
 async def test_each_filter_is_what_plain_sql_finds(
     client: TestClient[Any, Any],
-    plain: asyncpg.Connection,  # noqa: F811
+    plain: asyncpg.Connection,
     values: dict[str, str],
 ) -> None:
     assert set(SQL) == set(values) == set(NARROWING)
@@ -104,8 +103,8 @@ async def test_each_filter_is_what_plain_sql_finds(
 @pytest.mark.parametrize("sort", ORDERS)
 async def test_each_order_is_that_of_plain_sql_and_leads_on_and_back(
     client: TestClient[Any, Any],
-    full: Database,  # noqa: F811
-    plain: asyncpg.Connection,  # noqa: F811
+    full: Database,
+    plain: asyncpg.Connection,
     sort: Sort,
 ) -> None:
     # Changed in another order than sent.
@@ -136,7 +135,7 @@ async def test_each_order_is_that_of_plain_sql_and_leads_on_and_back(
 
 async def test_each_tab_with_two_filters_is_what_plain_sql_finds(
     client: TestClient[Any, Any],
-    plain: asyncpg.Connection,  # noqa: F811
+    plain: asyncpg.Connection,
     values: dict[str, str],
 ) -> None:
     clause = SQL["backend"] + " AND " + SQL["from"].replace("$1", "$2")
@@ -153,8 +152,8 @@ async def test_each_tab_with_two_filters_is_what_plain_sql_finds(
 async def test_paging_through_a_thousand_while_a_hundred_arrive_shows_each_old_job_once(
     client: TestClient[Any, Any],
     database: Database,
-    full: Database,  # noqa: F811
-    plain: asyncpg.Connection,  # noqa: F811
+    full: Database,
+    plain: asyncpg.Connection,
 ) -> None:
     life = Life(client, database)
     await plain.execute("DELETE FROM generation_jobs WHERE id > 1000")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from integration.monitor_fixtures import Document, Life, act, read
-from integration.test_monitor_guard import entries
+from integration.monitor_fixtures import BACKEND_BEAT, WORKER_BEAT, Document, Life, act, beat, entries, read
 from pydantic import SecretStr
 
 from app import keys
@@ -18,30 +17,11 @@ from app.services.fleet_control import ScheduledTask
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 from harness import eventually
 
-if TYPE_CHECKING:
-    from aiohttp.test_utils import TestClient
-
-
-WORKER = {
-    "host": "box", "pid": 42, "version": "1.2", "started_at": "2026-11-23T12:00:00Z", "slots": 2, "used": 1,
-    "state": "working", "running": [5], "done": 7, "failed": 1, "memory_bytes": 100 * 2**20, "backends": ["gpu-a"],
-}  # fmt: skip
-BACKEND = {
-    "url": "http://gpu-a:8188", "driver": "box:42:x", "healthy": True, "reason": None, "drained": False,
-    "since": "2026-11-23T12:00:00Z", "slots": 2, "used": 1, "queue_remaining": 3, "foreign": 1, "version": "0.3.64",
-    "vram_total": 24 * 2**30, "vram_free": 6 * 2**30, "models": ["sdxl.safetensors"], "freed": None,
-}  # fmt: skip
-
 
 @pytest.fixture
 def heartbeat_seconds() -> float:
     """Heartbeats are written once here, and count as live for 90 s, however slow the machine is."""
     return 30.0
-
-
-async def beat(client: TestClient[Any, Any], worker: dict[str, Any] | None = None, **backend: Any) -> None:
-    """Tell of a worker and its backend, with what is changed."""
-    await client.app[keys.REGISTRY].beat("box:42:x", WORKER | (worker or {}), {"gpu-a": BACKEND | backend})
 
 
 def said(page: Document) -> str:
@@ -228,8 +208,8 @@ async def test_heartbeats_that_tell_little_or_nonsense_are_borne(client):
 
 
 async def test_a_strange_heartbeat_hides_no_other_backend(client):
-    strange = {name: [{"deep": [2**80, "x" * 5000]}] for name in (*BACKEND, "current", "catalog", "unknown")}
-    await client.app[keys.REGISTRY].beat("box:42:x", WORKER, {"gpu-a": BACKEND, "gpu-b": strange})
+    strange = {name: [{"deep": [2**80, "x" * 5000]}] for name in (*BACKEND_BEAT, "current", "catalog", "unknown")}
+    await client.app[keys.REGISTRY].beat("box:42:x", WORKER_BEAT, {"gpu-a": BACKEND_BEAT, "gpu-b": strange})
     stats = await (await client.get("/api/v1/generation-jobs/queue/stats")).json()
     assert (stats["workers_online"], stats["backends_online"]) == (1, 1)
     ready = await (await client.get("/health/ready")).json()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import ClientSession, CookieJar, WSMsgType, WSServerHandshakeError, web
 from integration.hostile import raw
-from integration.monitor_fixtures import Document, Life, read
+from integration.monitor_fixtures import Document, Life, entries, read
 from sqlalchemy import text
 from yarl import URL
 
@@ -82,12 +82,6 @@ async def visitor(client: TestClient[Any, Any]) -> AsyncIterator[Visitor]:
 async def secret(client: TestClient[Any, Any]) -> str:
     """An operator's key: from here on the page is closed."""
     return await client.app[keys.KEYS].add("ann", Role.OPERATOR)
-
-
-async def entries(database: Database) -> list[tuple[str, str, str, str]]:
-    async with database.transaction() as session:
-        rows = await session.execute(text("SELECT actor, action, target, outcome FROM audit_log ORDER BY id"))
-        return [tuple(row) for row in rows]
 
 
 async def test_without_any_key_the_page_is_open_to_this_machine(client, visitor):

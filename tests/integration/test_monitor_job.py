@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.monitor_fixtures import WORKER, Document, act, read
+from integration.monitor_fixtures import HOSTILE, SPANS, WORKER, Document, act, note, read
 from sqlalchemy import update
 
 from app import keys
@@ -17,30 +16,14 @@ from app.domain.access import Role
 from app.services.access import SESSION_COOKIE
 from app.storage.attempts import Claim
 from app.storage.keys import KeyStore
-from app.storage.schema import AttemptRow, JobRow
+from app.storage.schema import JobRow
 from harness import LIVES, eventually
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
 
-    from app.storage.database import Database
 
 WEBP = b"RIFF\x00\x00\x00\x00WEBPVP8 "
-SPANS = [
-    {"node": "4", "type": "CheckpointLoaderSimple", "cached": True},
-    {"node": "3", "type": "KSampler", "title": "My sampler", "start_ms": 0, "end_ms": 6000},
-    {"node": "8", "type": "VAEDecode", "start_ms": 6000, "end_ms": 7500},
-]
-HOSTILE = "<script>alert(1)</script>\"'>\u202egpj.exe\u202c" + "W" * 400
-
-
-async def note(database: Database, claim: Claim, ends_s: tuple[float, ...] = (), **facts: Any) -> None:
-    """Write facts of an attempt into its row; `ends_s`: sent, executing, executed, ended, seconds after the claim."""
-    names = ("submitted_at", "executing_at", "executed_at", "ended_at")
-    times = {name: AttemptRow.claimed_at + timedelta(seconds=each) for name, each in zip(names, ends_s, strict=False)}
-    statement = update(AttemptRow).where(AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt)
-    async with database.transaction() as session:
-        await session.execute(statement.values(**facts, **times))
 
 
 async def job_page(client: TestClient[Any, Any], job_id: int) -> Document:

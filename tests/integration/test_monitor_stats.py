@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
+from integration.counting import count_all, ended, within_a_step
 from integration.monitor_fixtures import Life, read
-from integration.test_statistics import count_all, ended, full, plain, within_a_step  # noqa: F401
 
 from app.domain.errors import NodeFailed
 from app.domain.histogram import histogram
@@ -67,7 +67,7 @@ async def links(client: TestClient[Any, Any], path: str) -> list[tuple[str, str]
 @pytest.mark.parametrize("chosen", ["1h", "24h", "30d"])
 async def test_each_figure_leads_to_as_many_jobs(
     client: TestClient[Any, Any],
-    full: Database,  # noqa: F811
+    full: Database,
     chosen: str,
     narrowed: str,
 ) -> None:
@@ -91,8 +91,8 @@ async def test_each_figure_leads_to_as_many_jobs(
 
 async def test_the_slow_ones_are_a_twentieth_of_all(
     client: TestClient[Any, Any],
-    full: Database,  # noqa: F811
-    plain: asyncpg.Connection,  # noqa: F811
+    full: Database,
+    plain: asyncpg.Connection,
 ) -> None:
     """Whoever follows a p95 sees the jobs beyond it: by the histogram's exactness a twentieth of those counted."""
     await plain.execute("""
@@ -110,7 +110,7 @@ async def test_the_slow_ones_are_a_twentieth_of_all(
 async def test_the_slow_end_of_few_jobs_is_no_slower_than_they_were_and_leads_to_the_slowest(
     client: TestClient[Any, Any],
     database: Database,
-    plain: asyncpg.Connection,  # noqa: F811
+    plain: asyncpg.Connection,
     jobs: int,
     longest_s: float,
 ) -> None:
@@ -147,7 +147,7 @@ async def test_the_slow_end_of_few_jobs_is_no_slower_than_they_were_and_leads_to
 async def test_a_wait_and_a_run_are_the_same_wherever_they_are_told(
     client: TestClient[Any, Any],
     database: Database,
-    plain: asyncpg.Connection,  # noqa: F811
+    plain: asyncpg.Connection,
 ) -> None:
     """Rows, the job's page, the API, filters and statistics: from the queue to a worker, and from there to the end."""
     life = Life(client, database)
@@ -172,7 +172,7 @@ async def test_a_wait_and_a_run_are_the_same_wherever_they_are_told(
 async def test_what_is_said_of_a_job_under_way_begins_with_the_worker_that_took_it(
     client: TestClient[Any, Any],
     database: Database,
-    plain: asyncpg.Connection,  # noqa: F811
+    plain: asyncpg.Connection,
 ) -> None:
     """In ComfyUI's own queue, and between two attempts, it is under way; before its time has come it waits for none."""
     life = Life(client, database)
@@ -195,7 +195,7 @@ async def test_what_is_said_of_a_job_under_way_begins_with_the_worker_that_took_
 @pytest.mark.parametrize("chosen", RANGES)
 async def test_the_range_is_in_the_address_and_in_the_tables(
     client: TestClient[Any, Any],
-    full: Database,  # noqa: F811
+    full: Database,
     chosen: str,
 ) -> None:
     over = RANGES[chosen]
@@ -210,7 +210,7 @@ async def test_the_range_is_in_the_address_and_in_the_tables(
 
 async def test_each_mark_has_a_title_and_its_table_the_same_figures(
     client: TestClient[Any, Any],
-    full: Database,  # noqa: F811
+    full: Database,
 ) -> None:
     told = [each for _, each in await links(client, "/monitor/stats?range=24h")]
     titles = [each for each in told if re.search(r"\d\d:00–\d\d:00: ", each)]
@@ -230,8 +230,8 @@ async def test_the_page_works_without_any_job(client: TestClient[Any, Any]) -> N
 
 async def test_what_is_not_counted_yet_is_told(
     client: TestClient[Any, Any],
-    full: Database,  # noqa: F811
-    plain: asyncpg.Connection,  # noqa: F811
+    full: Database,
+    plain: asyncpg.Connection,
 ) -> None:
     await plain.execute("""
         INSERT INTO statistics_progress VALUES (1, now() - interval '40 days');

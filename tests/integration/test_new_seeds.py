@@ -6,8 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.monitor_fixtures import act, read
-from integration.test_monitor_actions import flash
+from integration.monitor_fixtures import act, flash, read
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient

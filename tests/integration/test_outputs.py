@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.test_worker_faults import runs
 
 from harness import Service
 from worker.standin.faults import Fault, FaultKind, ViewFault
@@ -241,7 +240,7 @@ async def test_one_lost_output_among_good_ones_is_a_warning_that_names_it(odd: S
     assert "gone.png" in warning
     assert "node 7" in warning
     assert "404" in warning
-    assert set(runs(odd).values()) == {1}
+    assert set(odd.executions().values()) == {1}
 
 
 async def test_of_many_lost_outputs_the_first_ones_are_named(odd: Service) -> None:

@@ -7,8 +7,8 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import pytest
+from integration.counting import JOBS, count_all, ended, within_a_step
 from plans import plan, recorded
 from samples import new_job
 
@@ -21,67 +21,17 @@ from app.storage.ended_jobs import DAY_S, FIVE_MINUTES_S, HOUR_S, KEPT, SPANS_S
 from app.storage.statistics import Statistics
 from app.storage.statistics_recorder import StatisticsRecorder
 from harness import eventually
-from tests.bench.filling import fill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    import asyncpg
 
-    from app.settings import Settings
     from app.storage.database import Database
     from harness import Service
 
-JOBS = 2000
 DAYS_30, DAY = timedelta(days=30), timedelta(days=1)
-OLDER = "interval '20 days'"
 ALL_COUNTED = """
     SELECT scope, span_s, sum(count)::int, sum((SELECT sum(n) FROM unnest(waits) AS n))::int
     FROM job_statistics GROUP BY 1, 2"""
-
-
-@pytest.fixture
-async def plain(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    """A connection for plain SQL."""
-    connection = await asyncpg.connect(settings.database_url.get_secret_value())
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def full(settings: Settings, database: Database, plain: asyncpg.Connection) -> Database:
-    """A database of jobs of the last hours and of three weeks ago, which waited and ran for all kinds of times."""
-    await fill(settings.database_url.get_secret_value(), JOBS)
-    await plain.execute(f"""
-        UPDATE generation_jobs SET started_at = created_at + interval '1 ms' * (7 ^ (id % 6)),
-            completed_at = created_at + interval '1 ms' * (7 ^ (id % 6) + 11 ^ (id % 5))
-        WHERE completed_at < now() - interval '2 hours';
-        UPDATE generation_jobs SET created_at = created_at - {OLDER}, queued_at = queued_at - {OLDER},
-            started_at = started_at - {OLDER},
-            completed_at = completed_at - {OLDER} WHERE id % 3 = 0 AND completed_at IS NOT NULL;
-        UPDATE generation_jobs SET checkpoint_model = NULL WHERE id % 11 = 0;
-        UPDATE generation_jobs SET started_at = NULL, backend_name = NULL WHERE id % 7 = 0 AND status = 'cancelled'
-        """)  # noqa: S608
-    return database
-
-
-async def count_all(recorder: StatisticsRecorder) -> int:
-    """Record until nothing is left, and return how many jobs were counted."""
-    counted = 0
-    while True:
-        step = await recorder.record()
-        assert step is not None
-        counted += step[0]
-        if not step[1]:
-            return counted
-
-
-async def within_a_step(step_s: int) -> None:
-    """Wait over the end of a step if it is near, so that several reads are of the same steps."""
-    left_s = step_s - datetime.now(UTC).timestamp() % step_s
-    await asyncio.sleep(left_s if left_s < 5 else 0)
-
-
-async def ended(plain: asyncpg.Connection) -> int:
-    return int(await plain.fetchval("SELECT count(*) FROM generation_jobs WHERE completed_at IS NOT NULL"))
 
 
 async def rows_of(plain: asyncpg.Connection) -> set[str]:

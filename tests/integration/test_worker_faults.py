@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import ClientSession
+from samples import running_for, slow_graph
 
 from harness import BOTH_AGES, eventually
 from worker.attempts import stop_prompt
@@ -20,38 +20,6 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from harness import Service, StandinServer, Workers
-
-
-def slow_graph(seconds: float = 30, steps: int = 300) -> dict[str, Any]:
-    """A graph that runs so long, in steps between which it can be interrupted."""
-    return {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 3368601}},
-        "3": {
-            "class_type": "SlowProgress",
-            "inputs": {"image": ["1", 0], "steps": steps, "seconds_per_step": seconds / steps},
-        },
-        "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "mine"}},
-    }
-
-
-def running_for(seconds: float) -> dict[str, Any]:
-    """Fields of a job whose prompt runs so long."""
-    return {"job_type": "workflow", "workflow": slow_graph(seconds)}
-
-
-async def executing(service: Service, job_id: int) -> dict[str, Any]:
-    """Wait until ComfyUI works on the job."""
-
-    async def begun() -> dict[str, Any] | None:
-        job = await service.job(job_id)
-        return job if job["phase"] == "executing" else None
-
-    return dict(await eventually(begun))
-
-
-def runs(service: Service) -> Counter[str]:
-    """How often each prompt was executed."""
-    return Counter(each.prompt_id for each in service.standin.state.log.executions)
 
 
 @BOTH_AGES
@@ -84,7 +52,7 @@ async def test_an_unclear_refusal_is_looked_up_and_sent_again(service: Service, 
     await service.standin.state.apply(Fault(kind=FaultKind.REFUSE_PROMPT, status=status, times=1))
     job = await service.run()
     assert (job["status"], job["attempt"]) == ("completed", 1)
-    assert set(runs(service).values()) == {1}
+    assert set(service.executions().values()) == {1}
 
 
 @BOTH_AGES
@@ -92,7 +60,7 @@ async def test_a_lost_answer_to_the_submission_runs_the_prompt_once(service: Ser
     await service.standin.state.apply(Fault(kind=FaultKind.LOSE_ANSWER, times=1))
     job = await service.run(**running_for(0.5))
     assert (job["status"], job["attempt"]) == ("completed", 1)
-    assert runs(service) == {job["comfyui_prompt_id"]: 1}
+    assert service.executions() == {job["comfyui_prompt_id"]: 1}
 
 
 async def test_nonsense_for_an_answer_is_survived(service: Service) -> None:
@@ -100,7 +68,7 @@ async def test_nonsense_for_an_answer_is_survived(service: Service) -> None:
     await service.standin.state.apply(fault)
     job = await service.run()
     assert job["status"] == "completed"
-    assert set(runs(service).values()) == {1}
+    assert set(service.executions().values()) == {1}
 
 
 async def test_a_backend_that_refuses_every_prompt_uses_up_the_attempts(service: Service) -> None:
@@ -122,7 +90,7 @@ async def test_a_disturbed_download_is_repeated_and_not_the_run(service: Service
     await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=how, times=2))
     job = await service.run()
     assert (job["status"], job["attempt"]) == ("completed", 1)
-    assert set(runs(service).values()) == {1}
+    assert set(service.executions().values()) == {1}
 
 
 @BOTH_AGES
@@ -135,7 +103,7 @@ async def test_history_that_comes_late_is_waited_for(service: Service) -> None:
 @BOTH_AGES
 async def test_a_deaf_socket_is_made_up_for_by_polling(service: Service) -> None:
     job = await service.submit(**running_for(1.0))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await service.standin.state.apply(Fault(kind=FaultKind.DEAF))
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
@@ -144,17 +112,17 @@ async def test_a_deaf_socket_is_made_up_for_by_polling(service: Service) -> None
 @BOTH_AGES
 async def test_dropped_sockets_come_back_and_the_run_goes_on(service: Service) -> None:
     job = await service.submit(**running_for(1.5))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await service.standin.state.apply(Fault(kind=FaultKind.DROP_SOCKETS))
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
-    assert runs(service) == {done["comfyui_prompt_id"]: 1}
+    assert service.executions() == {done["comfyui_prompt_id"]: 1}
 
 
 @BOTH_AGES
 async def test_a_restarted_backend_gets_the_job_again(service: Service) -> None:
     job = await service.submit(**running_for(1.5))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await service.standin.state.apply(Fault(kind=FaultKind.RESTART))
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 2)
@@ -183,7 +151,7 @@ async def test_a_job_longer_than_its_limit_is_stopped_at_the_backend(service: Se
 @BOTH_AGES
 async def test_a_running_job_is_cancelled_on_the_backends_own_word(service: Service) -> None:
     job = await service.submit(**running_for(30))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     answer = await service.client.post(f"/api/v1/generation-jobs/{job['job_id']}/cancel", json={"reason": "enough"})
     told = await answer.json()
     assert (answer.status, told["status"], told["cancel_reason"]) == (200, "cancelled", "enough")
@@ -193,7 +161,7 @@ async def test_a_running_job_is_cancelled_on_the_backends_own_word(service: Serv
 @BOTH_AGES
 async def test_a_cancelled_job_behind_the_running_one_never_runs(service: Service) -> None:
     first = await service.submit(**running_for(1.5))
-    await executing(service, first["job_id"])
+    await service.executing(first["job_id"])
     second = await service.submit(**running_for(30))
 
     async def assigned() -> bool:
@@ -204,19 +172,19 @@ async def test_a_cancelled_job_behind_the_running_one_never_runs(service: Servic
     assert (answer.status, (await answer.json())["status"]) == (200, "cancelled")
     done = await service.finished(first["job_id"])
     assert done["status"] == "completed"
-    assert runs(service) == {done["comfyui_prompt_id"]: 1}
+    assert service.executions() == {done["comfyui_prompt_id"]: 1}
 
 
 @BOTH_AGES
 async def test_a_worker_that_stops_hands_its_run_over(service: Service, start_worker: Workers) -> None:
     await service.standin.state.apply(Fault(kind=FaultKind.HANG))
     job = await service.submit()
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await service.exchange_worker(start_worker)
     service.standin.state.faults.clear()
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
-    assert runs(service) == {done["comfyui_prompt_id"]: 1}
+    assert service.executions() == {done["comfyui_prompt_id"]: 1}
 
 
 async def test_a_missing_model_is_looked_for_on_another_backend(
@@ -425,7 +393,7 @@ async def test_a_cancel_that_its_backend_does_not_confirm_stays_asked_for(
     """The worker that gave up asking lets the job go; whoever takes it over asks again."""
     monkeypatch.setattr(stop_prompt, "LIMIT_S", 0.5)
     job_id = (await service.submit(**running_for(30)))["job_id"]
-    await executing(service, job_id)
+    await service.executing(job_id)
     await service.standin.state.apply(Fault(kind=FaultKind.REFUSE, route="/queue", status=503, times=None))
     cancelling = asyncio.create_task(service.client.post(f"/api/v1/generation-jobs/{job_id}/cancel"))
 

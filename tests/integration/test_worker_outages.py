@@ -6,14 +6,13 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.tcp_proxy import TcpProxy
-from integration.test_worker_faults import executing, running_for
 from pydantic import SecretStr
+from samples import running_for
 from sqlalchemy import func, select, text, update
 
 from app.domain.failure_policy import Backoff
@@ -62,11 +61,6 @@ async def reconciler(settings: Settings, database: Database) -> AsyncIterator[Re
     await close(redis)
 
 
-def runs(service: Service) -> Counter[str]:
-    """How often each prompt was executed."""
-    return Counter(each.prompt_id for each in service.standin.state.log.executions)
-
-
 async def history(database: Database, job_id: int) -> list[str]:
     """The names of the events of a job."""
     async with database.transaction() as session:
@@ -85,14 +79,14 @@ async def test_postgresql_away_during_a_run_costs_a_delay_and_no_second_run(
     proxy, url = await TcpProxy.before(settings.database_url.get_secret_value())
     await service.exchange_worker(start_worker, database_url=SecretStr(url))
     job = await service.submit(**running_for(2))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await proxy.cut()
     # Longer than a lease in one case: the worker gives the job up, and takes it over when it can.
     await asyncio.sleep(away_s)
     await proxy.restore()
     done = await service.finished(job["job_id"])
     assert (done["status"], done["attempt"]) == ("completed", 1)
-    assert runs(service) == {done["comfyui_prompt_id"]: 1}
+    assert service.executions() == {done["comfyui_prompt_id"]: 1}
     await proxy.cut()
 
 
@@ -102,14 +96,14 @@ async def test_redis_away_during_a_run_costs_nothing(
     proxy, url = await TcpProxy.before(settings.redis_url.get_secret_value())
     await service.exchange_worker(start_worker, redis_url=SecretStr(url))
     first = await service.submit(**running_for(1.5))
-    await executing(service, first["job_id"])
+    await service.executing(first["job_id"])
     await proxy.cut()
     second = await service.submit()
     await asyncio.sleep(2)
     await proxy.restore()
     done = [await service.finished(job["job_id"]) for job in (first, second)]
     assert [(job["status"], job["attempt"]) for job in done] == [("completed", 1)] * 2
-    assert set(runs(service).values()) == {1}
+    assert set(service.executions().values()) == {1}
     await proxy.cut()
 
 
@@ -117,7 +111,7 @@ async def test_an_emptied_redis_loses_no_waiting_job(
     service: Service, settings: Settings, database: Database, reconciler: Reconciler
 ) -> None:
     running = await service.submit(**running_for(1.5))
-    await executing(service, running["job_id"])
+    await service.executing(running["job_id"])
     jobs = [await service.submit(priority=-1) for _ in range(5)]
     redis = make_redis(settings, patient=False)
     await redis.flushdb()
@@ -125,14 +119,14 @@ async def test_an_emptied_redis_loses_no_waiting_job(
     assert "enqueued" in await reconciler.run()
     done = [await service.finished(job["job_id"]) for job in (running, *jobs)]
     assert {(job["status"], job["attempt"]) for job in done} == {("completed", 1)}
-    assert set(runs(service).values()) == {1}
+    assert set(service.executions().values()) == {1}
     assert "turn_renewed" in await history(database, jobs[-1]["job_id"])
 
 
 async def test_a_takeover_stands_in_the_history(service: Service, database: Database, start_worker: Workers) -> None:
     await service.standin.state.apply(Fault(kind=FaultKind.HANG))
     job = await service.submit()
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     await service.exchange_worker(start_worker)
     service.standin.state.faults.clear()
     done = await service.finished(job["job_id"])
@@ -144,7 +138,7 @@ async def test_a_takeover_stands_in_the_history(service: Service, database: Data
 
 async def test_a_worker_that_stops_takes_nothing_over_and_fails_nothing(service: Service, database: Database) -> None:
     job_id = (await service.submit(**running_for(30)))["job_id"]
-    await executing(service, job_id)
+    await service.executing(job_id)
     runner = service.worker.runner
     await runner.drain(0)
     # What it has just let go is nobody's, on a backend that it still drives.
@@ -162,7 +156,7 @@ async def test_a_job_whose_worker_and_backend_are_gone_runs_elsewhere(
     start_worker: Workers,
 ) -> None:
     job = await service.submit(**running_for(30))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     service.worker.stop()
 
     async def let_go() -> bool:
@@ -184,7 +178,7 @@ async def test_a_job_whose_worker_and_backend_are_gone_runs_elsewhere(
 
 async def test_a_prompt_that_nobody_waits_for_is_stopped(service: Service, database: Database) -> None:
     job = await service.submit(**running_for(30))
-    begun = await executing(service, job["job_id"])
+    begun = await service.executing(job["job_id"])
     # As if the attempt had been given up and the job run elsewhere, while the backend could not be reached.
     async with database.transaction() as session:
         await session.execute(
@@ -271,7 +265,7 @@ async def test_a_thumbnail_that_cannot_be_stored_costs_nothing_but_itself(servic
 
 async def test_a_cancel_while_the_backend_is_away_is_confirmed_when_it_is_back(service: Service) -> None:
     job = await service.submit(**running_for(30))
-    await executing(service, job["job_id"])
+    await service.executing(job["job_id"])
     for route in ("/queue", "/interrupt", "/history"):
         await service.standin.state.apply(Fault(kind=FaultKind.REFUSE, route=route, status=503, times=None))
     answer = await service.client.post(f"/api/v1/generation-jobs/{job['job_id']}/cancel")

@@ -1,6 +1,10 @@
 """The pictures: exact size, the same for the same recipe, different for any other."""
 
 import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -23,8 +27,18 @@ def test_a_picture_has_exactly_the_size_asked_for(size: tuple[int, int]) -> None
     assert draw(RECIPE, size).size == size
 
 
-def test_the_same_recipe_gives_the_same_picture() -> None:
-    assert draw(RECIPE, SIZE).tobytes() == draw(RECIPE, SIZE).tobytes()
+def test_the_same_recipe_gives_the_same_picture_in_every_process() -> None:
+    # Python's own hash of a text depends on the process: a picture that is drawn from it would be another each time.
+    drawing = (
+        "import hashlib\n"
+        "from worker.standin.drawing import draw\nfrom worker.standin.values import Recipe\n"
+        f"print(hashlib.sha256(draw({RECIPE!r}, {SIZE}).tobytes()).hexdigest())"
+    )
+    here = hashlib.sha256(draw(RECIPE, SIZE).tobytes()).hexdigest()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        there = subprocess.run([sys.executable, "-c", drawing], env=environment, capture_output=True, check=True)
+        assert there.stdout.decode().strip() == here
 
 
 @pytest.mark.parametrize(

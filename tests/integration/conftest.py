@@ -1,0 +1,58 @@
+"""Fixtures that several modules of integration tests share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+from aiohttp import ClientSession
+from integration.counting import JOBS
+from integration.wire import Wire
+
+from tests.bench.filling import fill
+from worker.comfyui.client import ComfyUI
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.settings import Settings
+    from app.storage.database import Database
+
+_OLDER = "interval '20 days'"
+
+
+@pytest.fixture
+async def plain(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for plain SQL."""
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def full(settings: Settings, database: Database, plain: asyncpg.Connection) -> Database:
+    """A database of jobs of the last hours and of three weeks ago, which waited and ran for all kinds of times."""
+    await fill(settings.database_url.get_secret_value(), JOBS)
+    await plain.execute(f"""
+        UPDATE generation_jobs SET started_at = created_at + interval '1 ms' * (7 ^ (id % 6)),
+            completed_at = created_at + interval '1 ms' * (7 ^ (id % 6) + 11 ^ (id % 5))
+        WHERE completed_at < now() - interval '2 hours';
+        UPDATE generation_jobs SET created_at = created_at - {_OLDER}, queued_at = queued_at - {_OLDER},
+            started_at = started_at - {_OLDER},
+            completed_at = completed_at - {_OLDER} WHERE id % 3 = 0 AND completed_at IS NOT NULL;
+        UPDATE generation_jobs SET checkpoint_model = NULL WHERE id % 11 = 0;
+        UPDATE generation_jobs SET started_at = NULL, backend_name = NULL WHERE id % 7 = 0 AND status = 'cancelled'
+        """)  # noqa: S608
+    return database
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[tuple[Wire, ComfyUI]]:
+    """A server whose answers the test chooses, and a client of it."""
+    served = Wire()
+    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, ClientSession() as session:
+        yield served, ComfyUI(session, f"http://127.0.0.1:{port}", timeout_s=2, max_message_bytes=2**20)
