@@ -36,8 +36,9 @@ demo-once: .venv/.run ## the same, but end when the image is there
 	@exec $(APP) demo --once --env demo
 
 # Tests wait more than they compute; beyond this the processors of a small machine are the limit.
-TEST_PROCESSES ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+TEST_PROCESSES ?= 4
+# Tests start Python often: without compiled modules each start takes a second more.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 test: .venv/.dev ## run the tests, against real servers of their own, in some 5 minutes
 	@exec $(PYTEST) -m "not slow" $(PYTEST_ARGS)

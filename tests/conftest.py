@@ -38,24 +38,33 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
-class GroupsThatShareAMachine(LoadScopeScheduling):
+_GROUPS = (
+    # These start processes on ports that they found free, and would race for them.
+    "/acceptance/",
+    "/integration/test_embedded",
+    # These fill a database once for all tests of the module, which takes seconds.
+    "/integration/test_long_graphs",
+    "/integration/test_store_plans",
+)
+
+
+class GroupScheduling(LoadScopeScheduling):
     """Gives each group of tests to one of the parallel processes, and each other test to any that is free.
 
-    Tests of commands start processes on ports that they found free, and would race for them. Those in a browser are a
-    group a module: more would leave one process with all of them at the end. (pytest-xdist's own groups do nothing with
-    pytest 9.2, which does not let the name of a test be changed any more.)
+    Tests in a browser are a group a module: more would leave one process with all of them at the end. (pytest-xdist's
+    own groups do nothing with pytest 9.2, which does not let the name of a test be changed any more.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
         if "/acceptance/test_monitor" in module:
             return module
-        return next((group for group in ("/acceptance/", "/integration/test_embedded") if group in module), nodeid)
+        return next((group for group in _GROUPS if group in module), nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupsThatShareAMachine:
-    return GroupsThatShareAMachine(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

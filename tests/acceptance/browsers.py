@@ -20,10 +20,14 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 ]
-NEEDS_CHROMIUM = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ,
-    reason="There is no Chromium: install the package chromium, or set CHROMIUM to a browser's path.",
-)
+IN_CHROMIUM = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None and "CI" not in os.environ,
+        reason="There is no Chromium: install the package chromium, or set CHROMIUM to a browser's path.",
+    ),
+]
+"""Marks of modules whose tests drive a browser."""
 
 
 class Guarded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acceptance.browsers import NEEDS_CHROMIUM
+from acceptance.browsers import IN_CHROMIUM
 from integration.monitor_fixtures import Life
 from playwright.async_api import expect
 
@@ -11,7 +11,7 @@ from harness import eventually
 
 SLOW = {"width": 512, "height": 512, "sampler_params": {"steps": 40}}
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 WATCH = """job => {
   const row = document.querySelector(`.row[data-job="${job}"]`);

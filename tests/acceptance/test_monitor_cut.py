@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM, live
+from acceptance.browsers import IN_CHROMIUM, live
 from integration.monitor_fixtures import Life
 from integration.tcp_proxy import TcpProxy
 from playwright.async_api import Page, expect
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from app.storage.database import Database
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 SAID_WITHIN_MS = 3000
 RIGHT_WITHIN_MS = 2000

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from acceptance.browsers import NEEDS_CHROMIUM
+from acceptance.browsers import IN_CHROMIUM
 from integration.monitor_fixtures import HOSTILE, SPANS, Life, note
 from playwright.async_api import expect
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 SOON_MS = 4000
 """Less than the time after which a page looks by itself: it was told. On an idle machine it takes a tenth of that."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from acceptance.browsers import NEEDS_CHROMIUM, live
+from acceptance.browsers import IN_CHROMIUM, live
 from PIL import Image
 from playwright.async_api import Page, expect
 from sqlalchemy import text
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.storage.database import Database
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 TEXT = "element => element.innerText"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from acceptance.browsers import NEEDS_CHROMIUM, live
+from acceptance.browsers import IN_CHROMIUM, live
 from integration.monitor_fixtures import WORKER, Life
 from playwright.async_api import Page, expect
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from app.storage.database import Database
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 JOBS = 3
 SEEN = """() => {

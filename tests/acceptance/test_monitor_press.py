@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM, live
+from acceptance.browsers import IN_CHROMIUM, live
 from playwright.async_api import Page, Request, Route, expect
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from integration.monitor_fixtures import Life
 
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 AGAIN_WHEN_CHANGED = """([place, x, y]) => {
   window.again = new Promise((done) => {

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM, live
+from acceptance.browsers import IN_CHROMIUM, live
 from integration.monitor_fixtures import Life
 from playwright.async_api import Page, expect
 from pydantic import SecretStr
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.database import Database
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 BROKEN = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},

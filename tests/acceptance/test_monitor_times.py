@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from acceptance.browsers import NEEDS_CHROMIUM, live
+from acceptance.browsers import IN_CHROMIUM, live
 from integration.monitor_fixtures import Life, act, beat, note
 from playwright.async_api import expect
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from app.storage.database import Database
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = IN_CHROMIUM
 
 LOCAL = "try { localStorage.setItem('genonaut-zone', 'local'); } catch { /* not yet a page of ours */ }"
 STAMPS = """() => {

@@ -67,6 +67,26 @@ async def both(
     return start
 
 
+@pytest.fixture
+async def beside(
+    client: TestClient[Any, Any],
+    start_standin: Callable[..., Awaitable[StandinServer]],
+    start_hostile: Callable[..., Awaitable[StandinServer]],
+    start_worker: Callable[..., Awaitable[WorkerProcess]],
+) -> Callable[..., Awaitable[Service]]:
+    """Start the whole service with a good backend, and beside it bad ones: name → how it answers."""
+
+    async def start(bad: dict[str, dict[str, Answer]], *, online: int, **changes: Any) -> Service:
+        good = await start_standin()
+        urls = [f"good={good.url}"]
+        urls += [f"{name}={(await start_hostile(**answers)).url}" for name, answers in bad.items()]
+        found = Service(client, good, await start_worker(",".join(urls), **changes))
+        await found.backend_online(online)
+        return found
+
+    return start
+
+
 PAGES = ("/monitor/", "/monitor/backends", "/monitor/workers", "/health/ready", "/metrics")
 
 
@@ -79,36 +99,37 @@ async def all_is_well(service: Service) -> None:
         assert answer.status == 200, (page, await answer.text())
 
 
-@pytest.mark.parametrize(
-    "stats",
-    [
-        {"devices": ["x"]},
-        {
-            "devices": [{"name": "a", "vram_total": 1e308, "vram_free": -1e308}],
-            "system": {"comfyui_version": deep(400)},
-        },
-        {"devices": {"0": 1}, "system": 7},
-        {
-            "devices": [{"name": deep(400), "vram_total": "x", "vram_free": 10**300}],
-            "system": {"comfyui_version": "²." * 3},
-        },
-        {"devices": [{"name": "x" * 900_000}], "system": {"comfyui_version": "9" * 90_000 + ".1.2"}},
-        b'{"devices": [{"vram_total": NaN, "vram_free": -Infinity, "name": "\\ud800\\u0000"}]}',
-    ],
-    ids=["list", "numbers", "shapes", "deep", "long", "nan"],
-)
-async def test_a_server_that_says_nonsense_of_itself_silences_nobody(
-    both: Callable[..., Awaitable[Service]], settings: Settings, stats: Any
+NONSENSE: dict[str, Any] = {
+    "list": {"devices": ["x"]},
+    "numbers": {
+        "devices": [{"name": "a", "vram_total": 1e308, "vram_free": -1e308}],
+        "system": {"comfyui_version": deep(400)},
+    },
+    "shapes": {"devices": {"0": 1}, "system": 7},
+    "deep": {
+        "devices": [{"name": deep(400), "vram_total": "x", "vram_free": 10**300}],
+        "system": {"comfyui_version": "²." * 3},
+    },
+    "long": {"devices": [{"name": "x" * 900_000}], "system": {"comfyui_version": "9" * 90_000 + ".1.2"}},
+    "nan": b'{"devices": [{"vram_total": NaN, "vram_free": -Infinity, "name": "\\ud800\\u0000"}]}',
+}
+
+
+async def test_servers_that_say_nonsense_of_themselves_silence_nobody(
+    beside: Callable[..., Awaitable[Service]], settings: Settings
 ) -> None:
-    service = await both(system_stats=says(stats))
+    service = await beside(
+        {name: {"system_stats": says(stats)} for name, stats in NONSENSE.items()}, online=1 + len(NONSENSE)
+    )
     await all_is_well(service)
     redis = make_redis(settings, patient=False)
     beats = {beat.name: beat for beat in await Registry(redis, Names(settings.redis_namespace), 30).backends()}
     await close(redis)
-    assert beats["bad"].live
-    assert len(json.dumps(asdict(beats["bad"]), default=str)) < 4000
-    job = await service.run(backend="bad")
-    assert job["status"] == "completed"
+    for name in NONSENSE:
+        assert beats[name].live, name
+        assert len(json.dumps(asdict(beats[name]), default=str)) < 4000, name
+        job = await service.run(backend=name)
+        assert job["status"] == "completed", name
 
 
 async def test_a_backend_whose_state_cannot_be_told_costs_the_others_nothing(
@@ -129,40 +150,35 @@ async def test_a_backend_whose_state_cannot_be_told_costs_the_others_nothing(
     backend.stats = sound
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        b"no JSON",
-        b"[]",
-        b"null",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b'{"healthy": true, "vram_total": 1e308, "vram_free": -1e308, "used": NaN, "slots": Infinity, "driver": null}',
-        b'{"url": [1], "since": "0001-01-01T00:00:00+23:59", "models": [[[[1]]]], "freed": {"at": 7}, "current": 1}',
-        b'{"since": "9999-12-31T23:59:59-23:59", "started_at": "9999-12-31T23:59:59-23:59", "catalog": ["x"]}',
-        b'{"queue_remaining": 1%b, "foreign": -1%b, "reason": "\\ud800", "version": {"a": 1}}'
-        % (b"0" * 400, b"0" * 400),
-        json.dumps(
-            {"slots": "x", "used": [], "running": {"a": 1}, "backends": 5, "memory_bytes": -1, "pid": {}}
-        ).encode(),
-        json.dumps({"reason": "x" * 2**21}).encode(),
-    ],
-    ids=lambda written: repr(written[:12]),
-)
-async def test_a_heartbeat_of_another_version_breaks_nothing(
-    service: Service, settings: Settings, written: bytes
-) -> None:
+WRITTEN = [
+    b"no JSON",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"healthy": true, "vram_total": 1e308, "vram_free": -1e308, "used": NaN, "slots": Infinity, "driver": null}',
+    b'{"url": [1], "since": "0001-01-01T00:00:00+23:59", "models": [[[[1]]]], "freed": {"at": 7}, "current": 1}',
+    b'{"since": "9999-12-31T23:59:59-23:59", "started_at": "9999-12-31T23:59:59-23:59", "catalog": ["x"]}',
+    b'{"queue_remaining": 1%b, "foreign": -1%b, "reason": "\\ud800", "version": {"a": 1}}' % (b"0" * 400, b"0" * 400),
+    json.dumps({"slots": "x", "used": [], "running": {"a": 1}, "backends": 5, "memory_bytes": -1, "pid": {}}).encode(),
+    json.dumps({"reason": "x" * 2**21}).encode(),
+]
+"""Heartbeats as an older or newer version, or a fault, may leave them."""
+
+
+async def test_a_heartbeat_of_another_version_breaks_nothing(service: Service, settings: Settings) -> None:
     names = Names(settings.redis_namespace)
     redis = make_redis(settings, patient=False)
-    for key, index in ((names.backend, names.backends), (names.worker, names.workers)):
-        await redis.set(key("other"), written, ex=24 * 3600)
-        await redis.zadd(index, {"other": 10**12})
+    for written in WRITTEN:
+        for key, index in ((names.backend, names.backends), (names.worker, names.workers)):
+            await redis.set(key("other"), written, ex=24 * 3600)
+            await redis.zadd(index, {"other": 10**12})
+        job = await service.run()
+        assert job["status"] == "completed", written[:99]
+        for page in (*PAGES, "/api/v1/generation-jobs/queue/stats", "/monitor/stats"):
+            answer = await service.client.get(page)
+            assert answer.status == 200, (written[:99], page, await answer.text())
     await close(redis)
-    job = await service.run()
-    assert job["status"] == "completed"
-    for page in (*PAGES, "/api/v1/generation-jobs/queue/stats", "/monitor/stats"):
-        answer = await service.client.get(page)
-        assert answer.status == 200, (page, await answer.text())
 
 
 async def test_a_file_that_comes_at_a_drip_ends_that_attempt_and_holds_up_nobody(
@@ -199,79 +215,80 @@ async def test_a_worker_stops_while_files_come_at_a_drip(both: Callable[..., Awa
         await eventually(gone)
 
 
-@pytest.mark.parametrize(
-    "frames",
-    [
-        ['{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1%s}}}}' % ("0" * 300)],
-        [json.dumps({"type": "executing", "data": {"node": "1", "prompt_id": ID}})] * 50,
-        [b"\0\0\0\4\xff\xff\xff\xff" + b"x" * 100, b"\0\0\0\1" * 3, b"", b"\0\0\0\4\0\0\0\2{}x"],
-        [
-            "[" * 10_000,
-            '{"type": {}, "data": []}',
-            '{"type": "progress_state", "data": {"nodes": 5, "prompt_id": ["a"]}}',
-        ],
-        [json.dumps({"type": "executed", "data": {"prompt_id": deep(300), "node": deep(300), "output": deep(300)}})],
+FRAMES: dict[str, list[Any]] = {
+    "status": ['{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1%s}}}}' % ("0" * 300)],
+    "executing": [json.dumps({"type": "executing", "data": {"node": "1", "prompt_id": ID}})] * 50,
+    "binary": [b"\0\0\0\4\xff\xff\xff\xff" + b"x" * 100, b"\0\0\0\1" * 3, b"", b"\0\0\0\4\0\0\0\2{}x"],
+    "shapes": [
+        "[" * 10_000,
+        '{"type": {}, "data": []}',
+        '{"type": "progress_state", "data": {"nodes": 5, "prompt_id": ["a"]}}',
     ],
-    ids=["status", "executing", "binary", "shapes", "deep"],
-)
-async def test_frames_of_all_kinds_do_no_harm(both: Callable[..., Awaitable[Service]], frames: list[Any]) -> None:
-    service = await both(ws=flood(frames, many=200))
+    "deep": [
+        json.dumps({"type": "executed", "data": {"prompt_id": deep(300), "node": deep(300), "output": deep(300)}})
+    ],
+}
+
+
+async def test_frames_of_all_kinds_do_no_harm(beside: Callable[..., Awaitable[Service]]) -> None:
+    service = await beside(
+        {name: {"ws": flood(frames, many=200)} for name, frames in FRAMES.items()}, online=1 + len(FRAMES)
+    )
     await all_is_well(service)
-    job = await service.run(backend="bad")
-    assert job["status"] == "completed", job
-    assert service.worker.pool.backends["bad"].queue_remaining < 10**7
+    for name in FRAMES:
+        job = await service.run(backend=name)
+        assert job["status"] == "completed", (name, job)
+        assert service.worker.pool.backends[name].queue_remaining < 10**7
 
 
-@pytest.mark.parametrize(
-    "described",
-    [
-        b"[]",
-        b"<html>",
-        b'{"a": ' + b"[" * 50_000,
-        {},
-        {"SaveImage": {"input": {"required": {f"i{number}": ["INT"] for number in range(150_000)}}}},
-    ],
-    ids=["list", "page", "deep", "empty", "many"],
-)
-async def test_a_backend_that_describes_its_nodes_badly_is_down_and_nobody_else(
-    both: Callable[..., Awaitable[Service]], described: Any
+DESCRIPTIONS: dict[str, Any] = {
+    "list": b"[]",
+    "page": b"<html>",
+    "deep": b'{"a": ' + b"[" * 50_000,
+    "empty": {},
+}
+
+
+async def test_backends_that_describe_their_nodes_badly_are_down_and_nobody_else(
+    beside: Callable[..., Awaitable[Service]],
 ) -> None:
-    service = await both(online=1, object_info=says(described))
+    many = {"SaveImage": {"input": {"required": {f"i{number}": ["INT"] for number in range(150_000)}}}}
+    described = DESCRIPTIONS | {"many": many}
+    service = await beside({name: {"object_info": says(told)} for name, told in described.items()}, online=1)
     await all_is_well(service)
     answer = await (await service.client.get("/health/ready")).json()
-    assert [beat["healthy"] for beat in answer["backends"] if beat["name"] == "bad"] == [False]
+    assert {beat["name"]: beat["healthy"] for beat in answer["backends"]} == {
+        "good": True,
+        **dict.fromkeys(described, False),
+    }
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        5,
-        "x",
-        [],
-        {"outputs": 7, "status": 5},
-    ],
-)
-async def test_a_history_that_is_none_fails_the_job_and_nothing_else(
-    both: Callable[..., Awaitable[Service]], what: Any
-) -> None:
+def history_of(entry: Any) -> Answer:
+    """Answer that the history of whatever prompt is asked for is this."""
+
     async def history(request: web.Request) -> web.StreamResponse:
-        return web.json_response({request.path.rpartition("/")[2]: what})
+        return web.json_response({request.path.rpartition("/")[2]: entry})
 
-    service = await both({"comfyui_timeout_seconds": 2}, history=history)
-    job = await service.run(backend="bad", max_attempts=1)
-    assert job["status"] == "failed", job
-    assert job["error_code"] in ("backend_lost", "node_failed")
+    return history
+
+
+async def test_a_history_that_is_none_fails_the_job_and_nothing_else(
+    beside: Callable[..., Awaitable[Service]],
+) -> None:
+    entries = {"number": 5, "text": "x", "list": [], "shapes": {"outputs": 7, "status": 5}}
+    bad = {name: {"history": history_of(entry)} for name, entry in entries.items()}
+    service = await beside(bad, online=1 + len(bad), comfyui_timeout_seconds=2)
+    for job in await asyncio.gather(*(service.run(backend=name, max_attempts=1) for name in bad)):
+        assert job["status"] == "failed", job
+        assert job["error_code"] in ("backend_lost", "node_failed")
     await all_is_well(service)
 
 
 async def test_a_history_that_is_nested_without_end_is_kept_as_data_that_has_one(
     both: Callable[..., Awaitable[Service]],
 ) -> None:
-    async def history(request: web.Request) -> web.StreamResponse:
-        entry = {"outputs": {"9": {"images": [deep(300)]}}, "status": {"status_str": "success"}}
-        return web.json_response({request.path.rpartition("/")[2]: entry})
-
-    service = await both({"comfyui_timeout_seconds": 2}, history=history)
+    entry = {"outputs": {"9": {"images": [deep(300)]}}, "status": {"status_str": "success"}}
+    service = await both({"comfyui_timeout_seconds": 2}, history=history_of(entry))
     job = await service.run(backend="bad", max_attempts=1)
     assert (job["status"], [output["kind"] for output in job["outputs"]]) == ("completed", ["data"])
     await all_is_well(service)

@@ -1,4 +1,4 @@
-"""Sixty jobs with graphs of megabytes, as earlier versions took them: who needs no graph is brought none."""
+"""Sixty jobs with graphs of a megabyte, as earlier versions took them: who needs no graph is brought none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 BASE: Final = "/api/v1/generation-jobs"
-GRAPH_BYTES: Final = 4_500_000
+GRAPH_BYTES: Final = 1_100_000
 """Each graph has at least so many, as JSON."""
 FEW_BYTES: Final = 200_000
 """What a read of sixty jobs without their graphs may bring."""
@@ -46,7 +46,7 @@ _FILL: Final = """
     WITH graph AS MATERIALIZED (
         SELECT jsonb_object_agg(number::text, jsonb_build_object('class_type', 'Note', 'inputs', jsonb_build_object(
             'text', repeat('the quiet harbour ', 24), 'seed', number))) AS graph
-        FROM generate_series(1, 10000) AS number
+        FROM generate_series(1, 2500) AS number
     ), jobs AS (
         INSERT INTO generation_jobs (user_id, job_type, prompt, negative_prompt, lora_models, width, height, batch_size,
             sampler_params, workflow, priority, max_attempts, timeout_seconds, metadata, params, warnings, status,
@@ -143,7 +143,7 @@ async def test_a_list_has_no_graphs_and_says_where_they_are(client, proxy):
 
 async def test_one_job_and_its_graph_are_told_whole(client, proxy):
     job = loads((await told(client, f"{BASE}/1")).decode())
-    assert job["workflow"]["10000"]["inputs"]["seed"] == 10000
+    assert job["workflow"]["2500"]["inputs"]["seed"] == 2500
     with Counted(proxy[0]) as counted:
         graph = loads((await told(client, f"{BASE}/1/workflow")).decode())
     assert graph == job["workflow"]
@@ -176,7 +176,7 @@ async def test_no_other_route_that_one_can_get_is_brought_a_graph(client, proxy)
 
 async def test_the_page_of_a_job_counts_the_nodes_of_a_long_graph_and_links_it(client):
     page = await read(client, "/monitor/jobs/1")
-    assert "Workflow as it was sent, 10000 nodes" in page.text
+    assert "Workflow as it was sent, 2500 nodes" in page.text
     assert page.text.count("It is long") == 2
     assert f"{BASE}/1/workflow" in page.addresses
 
