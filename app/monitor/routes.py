@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import aiohttp_jinja2
 from aiohttp import web
-from jinja2 import FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.monitor import (
     actions,
@@ -39,21 +40,9 @@ def create_monitor() -> web.Application:
         Nobody has said what it takes to use one of its addresses.
     """
     app = web.Application(middlewares=[errors_as_pages])
-    app[ASSETS] = Assets(FOLDER / "static")
+    app[ASSETS] = _assets()
     app[SHARING] = Sharing()
-    environment = aiohttp_jinja2.setup(
-        app,
-        loader=FileSystemLoader(FOLDER / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        default_helpers=False,
-        filters=FILTERS,
-    )
-    environment.globals["asset"] = app[ASSETS].address
-    environment.globals["modules"] = app[ASSETS].modules()
-    environment.globals["spark"] = spark
+    app[aiohttp_jinja2.APP_KEY] = _templates()
     app.on_response_prepare.append(add_security_headers)
     app.add_routes(list_page.routes)
     app.add_routes(job_pages.routes)
@@ -68,3 +57,24 @@ def create_monitor() -> web.Application:
     app.router.add_get("/static/{version}/{name}", send_asset)
     require_listed(app.router)
     return app
+
+
+@cache
+def _assets() -> Assets:
+    """Return the static files, read and compressed once per process."""
+    return Assets(FOLDER / "static")
+
+
+@cache
+def _templates() -> Environment:
+    """Return the templates. One environment per process compiles each of them once, however many applications."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    environment.globals |= {"asset": _assets().address, "modules": _assets().modules(), "spark": spark}
+    return environment
