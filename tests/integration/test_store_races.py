@@ -114,12 +114,10 @@ async def test_cancels_claims_and_retries_in_a_heap_leave_a_consistent_log(datab
     async def cancel() -> None:
         await store.cancel(job.job_id, "x", "user")
 
-    async def work(name: str) -> None:
-        found = await store.claim(name, "b", "p", 60)
-        if found is None:
+    async def work(name: str, claimed: Claim | None = None) -> None:
+        claim = claimed or await take(name)
+        if claim is None:
             return
-        wins["claimed"] += 1
-        claim = Claim(found.job_id, found.attempt, name)
         try:
             await store.executing(claim)
             wins["executing"] += 1
@@ -130,8 +128,20 @@ async def test_cancels_claims_and_retries_in_a_heap_leave_a_consistent_log(datab
             await store.cancelled(claim)
             wins["cancelled"] += 1
 
+    async def take(name: str) -> Claim | None:
+        found = await store.claim(name, "b", "p", 60)
+        if found is None:
+            return None
+        wins["claimed"] += 1
+        return Claim(found.job_id, found.attempt, name)
+
     for round_ in range(12):
-        tasks = [retry(), cancel(), work(f"a{round_}"), retry(), work(f"b{round_}"), cancel(), retry()]
+        claimed = None
+        if round_ % 2:
+            # Cancels are so quick that no worker might ever come before one.
+            await retry()
+            claimed = await take(f"a{round_}")
+        tasks = [retry(), cancel(), work(f"a{round_}", claimed), retry(), work(f"b{round_}"), cancel(), retry()]
         results = await asyncio.gather(*tasks[round_ % 7 :], *tasks[: round_ % 7], return_exceptions=True)
         assert all(each is None or isinstance(each, JobAlreadyFinished) for each in results), results
     counted = Counter(await log_of(database, job.job_id))

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientSession
 
 from app.domain import breaker
-from app.storage import claims
+from app.storage import attempts
 from harness import BOTH_AGES, eventually
 from worker.attempts import stop_prompt
 from worker.comfyui import backend as backend_module
@@ -360,7 +360,7 @@ async def test_one_users_bad_graphs_take_no_good_backend_out(
     service: Service, pair: StandinServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "DOUBT_PAUSE_S", 0.1)
-    monkeypatch.setattr(claims, "HEAD_START", timedelta(seconds=1))
+    monkeypatch.setattr(attempts, "HEAD_START", timedelta(seconds=1))
     words = {"message": "CUDA error: device-side assert triggered", "kind": "RuntimeError"}
     bad = {"job_type": "workflow", "workflow": graph(RaiseError=words), "user_id": "mallory"}
     jobs = [await service.submit(**bad) for _ in range(4)]
