@@ -99,9 +99,9 @@ keys-revoke-dev keys-revoke-demo keys-revoke-test: keys-revoke-%: .venv/.run ## 
 ## Work on it
 
 check: .venv/.dev lint types ## lint, types and unit tests: an answer within a minute
-	@exec $(PYTEST) tests/unit $(PYTEST_ARGS)
+	@exec $(PYTEST) -m "not slow" tests/unit $(PYTEST_ARGS)
 
-test-slow: .venv/.dev ## run the other tests: commands, embedded servers, virtual environments, chaos
+test-slow: .venv/.dev ## run the slow tests: the page in a browser, commands, backends that die, large bodies
 	@exec $(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-all: .venv/.dev ## every test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from contextlib import suppress
 from functools import partial
@@ -68,6 +69,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupSchedul
     return GroupScheduling(config, log)
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking through all that was collected, again and again, during the tests."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run tests in the event loop that server and worker have."""
     return {"uvloop": uvloop.new_event_loop}
@@ -110,10 +117,12 @@ async def empty_database_url(servers: Running) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def reused(servers: Running, template: str) -> ReusedDatabase:
+def reused(servers: Running, template: str) -> Iterator[ReusedDatabase]:
     """The database that tests without a model of their own have one after the other."""
     assert servers.database_url is not None
-    return ReusedDatabase(servers.database_url, template)
+    database = ReusedDatabase(servers.database_url, template)
+    yield database
+    database.close()
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_every_target_runs_its_command_in_its_environment(installed):
         assert done.stdout == f"exec .venv/bin/python -m {FOR_EACH_ENVIRONMENT[name]} --env {environment}\n"
     assert "app demo --once --env demo" in make(installed, "-n", "demo-once").stdout
     for target, marked in {"test": ' -m "not slow"', "test-slow": " -m slow", "test-all": ""}.items():
-        assert f"pytest -n 3{marked} -k cancel\n" in make(installed, "-n", target, "PYTEST_ARGS=-k cancel").stdout
+        assert f"pytest -n 4{marked} -k cancel\n" in make(installed, "-n", target, "PYTEST_ARGS=-k cancel").stdout
 
 
 def test_nothing_is_installed_when_venv_is_newer_than_its_sources(installed):

@@ -15,7 +15,7 @@ from tests.bench.filling import fill
 from worker.comfyui.client import ComfyUI
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from app.settings import Settings
     from app.storage.database import Database
@@ -31,20 +31,38 @@ async def plain(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
+@pytest.fixture(scope="session")
+def with_ended_jobs(make_model: Callable[[str], str]) -> str:
+    """Name of a database of jobs of the last hours and of three weeks ago, with waits and runs of many lengths."""
+
+    async def make(url: str) -> None:
+        await fill(url, JOBS)
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"""
+            UPDATE generation_jobs SET started_at = created_at + interval '1 ms' * (7 ^ (id % 6)),
+                completed_at = created_at + interval '1 ms' * (7 ^ (id % 6) + 11 ^ (id % 5))
+            WHERE completed_at < now() - interval '2 hours';
+            UPDATE generation_jobs SET created_at = created_at - {_OLDER}, queued_at = queued_at - {_OLDER},
+                started_at = started_at - {_OLDER},
+                completed_at = completed_at - {_OLDER} WHERE id % 3 = 0 AND completed_at IS NOT NULL;
+            UPDATE generation_jobs SET checkpoint_model = NULL WHERE id % 11 = 0;
+            UPDATE generation_jobs SET started_at = NULL, backend_name = NULL WHERE id % 7 = 0 AND status = 'cancelled'
+            """)  # noqa: S608
+        await connection.close()
+
+    asyncio.run(make(make_model("with_ended_jobs")))
+    return "with_ended_jobs"
+
+
 @pytest.fixture
-async def full(settings: Settings, database: Database, plain: asyncpg.Connection) -> Database:
-    """A database of jobs of the last hours and of three weeks ago, which waited and ran for all kinds of times."""
-    await fill(settings.database_url.get_secret_value(), JOBS)
-    await plain.execute(f"""
-        UPDATE generation_jobs SET started_at = created_at + interval '1 ms' * (7 ^ (id % 6)),
-            completed_at = created_at + interval '1 ms' * (7 ^ (id % 6) + 11 ^ (id % 5))
-        WHERE completed_at < now() - interval '2 hours';
-        UPDATE generation_jobs SET created_at = created_at - {_OLDER}, queued_at = queued_at - {_OLDER},
-            started_at = started_at - {_OLDER},
-            completed_at = completed_at - {_OLDER} WHERE id % 3 = 0 AND completed_at IS NOT NULL;
-        UPDATE generation_jobs SET checkpoint_model = NULL WHERE id % 11 = 0;
-        UPDATE generation_jobs SET started_at = NULL, backend_name = NULL WHERE id % 7 = 0 AND status = 'cancelled'
-        """)  # noqa: S608
+def model(template: str, request: pytest.FixtureRequest) -> str:
+    """Tests that ask for `full` get a copy of that database, all others an empty one."""
+    return str(request.getfixturevalue("with_ended_jobs")) if "full" in request.fixturenames else template
+
+
+@pytest.fixture
+def full(database: Database) -> Database:
+    """A database of `JOBS` jobs that have ended, and some that have not."""
     return database
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     Client = TestClient[Any, Any]
 
+pytestmark = pytest.mark.slow
+
 BASE = "/api/v1/generation-jobs/"
 JSON = {"Content-Type": "application/json"}
 EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}

@@ -16,6 +16,8 @@ from worker.standin.faults import Fault, FaultKind
 if TYPE_CHECKING:
     from harness import Service
 
+pytestmark = pytest.mark.slow
+
 SAVERS: dict[str, dict[str, Any]] = {
     "FixedNameSaver": {"name": "fixed"},
     "NoNameSaver": {},

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from worker.main import WorkerProcess
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def start_hostile(aiohttp_server: Any) -> Callable[..., Awaitable[StandinServer]]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.database import Database
 
+pytestmark = pytest.mark.slow
+
 BASE: Final = "/api/v1/generation-jobs"
 GRAPH_BYTES: Final = 1_100_000
 """Each graph has at least so many, as JSON."""

@@ -172,6 +172,7 @@ async def test_what_a_backend_offered_before_is_soon_forgotten(
     assert await redis.ttl(names.catalog(shared)) > 3600
 
 
+@pytest.mark.slow
 async def test_catalogs_in_memory_weigh_no_more_than_they_may(registry: Registry) -> None:
     wide = {str(number): {"input": {"required": {"a": [["x" * 1900] * 8000]}}} for number in range(2)}
     digests = [await registry.put_catalog(json.dumps(wide | {f"N{number}": {}}).encode()) for number in range(6)]

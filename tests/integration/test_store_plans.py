@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.database import Database
 
+pytestmark = pytest.mark.slow
+
 JOBS = 20_000
 WAITING = JOBS - 10
 ENDED = JOBS // 2

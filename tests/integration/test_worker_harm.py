@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     StartStandin = Callable[..., Awaitable[StandinServer]]
 
+pytestmark = pytest.mark.slow
+
 
 def graph(**middle: Any) -> dict[str, Any]:
     """A picture that goes through this node, if one is given, and is saved."""

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from app.settings import ROOT
+
+pytestmark = pytest.mark.slow
 
 IMPORT_ALL = """
 import pkgutil, socket, subprocess, sys, threading

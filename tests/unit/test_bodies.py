@@ -31,6 +31,7 @@ def both(text: str) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_both_ways_read_the_same(value: Any) -> None:
     quick, patient = both(json.dumps(value))
@@ -83,6 +84,7 @@ def test_json_in_any_unicode_encoding_is_read(encoding: str) -> None:
     assert parse('{"a": "ä夕"}'.encode(encoding)) == {"a": "ä夕"}
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=8), VALUES, max_size=5))
 def test_the_digest_is_that_of_the_whole_text(body: dict[str, Any]) -> None:
     """As earlier versions made it: a key that was used before an update is still good after it."""

@@ -20,6 +20,7 @@ def test_each_command_is_there(name: str) -> None:
     assert inspect.iscoroutinefunction(pkgutil.resolve_name(f"app.commands.{name}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", ["app.__main__, app.commands.serving", "worker.__main__"])
 def test_server_and_worker_carry_nothing_that_only_others_use(process: str) -> None:
     code = f"import sys, {process}; print(*sys.modules.keys() & {UNUSED})"

@@ -27,6 +27,8 @@ from worker.comfyui.answers import (
 from worker.comfyui.node_outputs import MOST_NAME_CHARS, MOST_OUTPUTS, OutputFile
 from worker.comfyui.refusals import read_refusal
 
+pytestmark = pytest.mark.slow
+
 
 def nested(depth: int) -> Any:
     value: Any = "x"

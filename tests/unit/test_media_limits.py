@@ -22,6 +22,8 @@ from worker.outputs.media import MOST_PREVIEW_PIXELS, inspect, small_picture, th
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from app.settings import ROOT
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import gc, resource

@@ -64,6 +64,7 @@ def loaded(checkout: Path, *arguments: str, **environment: str) -> dict[str, Any
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_the_process_wins_over_local_over_the_environments_file_over_the_shared_one(checkout: Path) -> None:
     env = checkout / "env"
     (env / ".env").write_text("API_PORT=1001\nREDIS_DB=1\nLOG_LEVEL=DEBUG\n")
@@ -78,6 +79,7 @@ def test_the_process_wins_over_local_over_the_environments_file_over_the_shared_
     assert loaded(checkout, API_PORT="1004")["redis_db"] == 2
 
 
+@pytest.mark.slow
 def test_the_environment_is_the_asked_for_one_else_the_variables_else_dev(checkout: Path) -> None:
     for number, name in enumerate(("dev", "demo", "test")):
         (checkout / "env" / f".env.{name}").write_text(f"API_PORT={2000 + number}\n")
@@ -86,6 +88,7 @@ def test_the_environment_is_the_asked_for_one_else_the_variables_else_dev(checko
     assert loaded(checkout, "test", GENONAUT_ENV="demo")["api_port"] == 2002
 
 
+@pytest.mark.slow
 def test_each_environment_has_its_own_numbers(checkout: Path) -> None:
     for path in (ROOT / "env").glob(".env*"):
         if path.name != ".env.local":

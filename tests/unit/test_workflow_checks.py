@@ -153,6 +153,7 @@ def test_a_chain_is_as_long_as_the_stack_of_comfyui_bears(length: int, codes: li
         assert [fault.code for fault in check_structure(graph)] == codes
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_wrong_everywhere_is_answered_quickly_and_briefly() -> None:
     graph = {
         f"a_node_{number}": node(**{f"i{n}": [f"a_mode_{n}", 0] for n in range(50)}) for number in range(MAX_NODES)
@@ -302,6 +303,7 @@ def test_the_structure_check_never_raises(graph: Any) -> None:
     assert all(isinstance(fault, Fault) for fault in check_structure(graph))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.dictionaries(IDS, NODES | JSON, min_size=1))
 def test_what_passes_the_structure_check_can_be_checked_against_a_backend(graph: Any) -> None:
@@ -309,6 +311,7 @@ def test_what_passes_the_structure_check_can_be_checked_against_a_backend(graph:
         assert all(fault.pointer.startswith("/workflow") for fault in check_against(graph, standin_catalog()).faults)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=4), JSON))
 def test_whatever_a_backend_says_that_it_offers_can_be_read_and_checked_against(object_info: dict[str, Any]) -> None:
     catalog = read_catalog(object_info)
