@@ -157,6 +157,7 @@ async def test_a_job_is_taken_back_when_it_cannot_be_queued(
         await proxies["redis_url"].restore()
 
 
+@pytest.mark.slow
 async def test_a_client_gets_the_end_though_redis_was_cut_in_the_middle(
     settings: Settings,
     aiohttp_client: Any,

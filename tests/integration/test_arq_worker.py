@@ -341,6 +341,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_the_turn_of_a_killed_worker_is_free_after_its_lock_and_not_before(
     settings: Settings, redis: ArqRedis, names: Names, queue: JobQueue
 ) -> None:

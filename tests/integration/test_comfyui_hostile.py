@@ -46,6 +46,7 @@ MOST = {"/object_info": 64, "/queue": 64, f"/history/{ID}": 64, "/prompt": 16}
 """Route → mebibytes of an answer that are read; of the others it is one."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 async def test_a_packed_answer_that_is_longer_than_any_is_not_inflated_to_its_end(route: str) -> None:
     most = MOST.get(route, 1)

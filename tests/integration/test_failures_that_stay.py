@@ -122,6 +122,7 @@ async def test_what_no_backend_takes_fails_without_another_attempt(
     assert service.executions() == {}
 
 
+@pytest.mark.slow
 async def test_of_two_backends_that_both_refuse_each_is_asked_once(
     service: Service, start_standin: StartStandin, start_worker: StartWorker
 ) -> None:

@@ -61,6 +61,7 @@ def test_this_version_needs_the_last_one() -> None:
     assert REVISIONS[-1].revision == HEAD
 
 
+@pytest.mark.slow
 async def test_each_revision_goes_up_and_down_and_up_again(config: Config, empty_database_url: str) -> None:
     for revision in REVISIONS:
         await asyncio.to_thread(command.upgrade, config, revision.revision)
@@ -128,6 +129,7 @@ async def test_a_schema_of_another_version_is_refused_by_its_name(database_url: 
         await check_schema(database_url)
 
 
+@pytest.mark.slow
 async def test_two_processes_that_migrate_at_once_both_succeed(empty_database_url: str) -> None:
     script = "import sys; from alembic import command; from app.storage.migrating import alembic_config as config; "
     script += "command.upgrade(config(sys.argv[1]), 'head')"

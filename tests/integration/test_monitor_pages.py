@@ -224,6 +224,7 @@ async def test_a_broken_page_tells_no_secrets(client, life, database):
 PAGES = ("", "backends", "workers", "stats", "schedule", "audit", "jobs/1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 async def test_a_fragment_is_made_once_for_all_who_ask_together_each_with_a_token_of_its_own(
     client, life, page, monkeypatch

@@ -63,6 +63,7 @@ async def links(client: TestClient[Any, Any], path: str) -> list[tuple[str, str]
     return [(href, " ".join(told.split())) for href, told in Links(await answer.text()).found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrowed", NARROWED)
 @pytest.mark.parametrize("chosen", ["1h", "24h", "30d"])
 async def test_each_figure_leads_to_as_many_jobs(
@@ -105,6 +106,7 @@ async def test_the_slow_ones_are_a_twentieth_of_all(
     assert 0 < page.total < 0.12 * await ended(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2, 3, 10])
 @pytest.mark.parametrize("longest_s", [0.0004, 0.25, 36.0, 80.1234])
 async def test_the_slow_end_of_few_jobs_is_no_slower_than_they_were_and_leads_to_the_slowest(

@@ -183,12 +183,10 @@ async def test_catalogs_in_memory_weigh_no_more_than_they_may(registry: Registry
     assert len(registry._catalogs) < 6
 
 
-@pytest.mark.parametrize("packed", [b"", b"x", zlib.compress(b"[]"), zlib.compress(b" " * 70 * 2**20 + b"{}")])
-async def test_a_catalog_that_cannot_be_read_is_not_known(
-    registry: Registry, redis: ArqRedis, names: Names, packed: bytes
-) -> None:
-    await redis.set(names.catalog("d"), packed)
-    assert await registry.catalog("d") is None
+async def test_a_catalog_that_cannot_be_read_is_not_known(registry: Registry, redis: ArqRedis, names: Names) -> None:
+    for packed in (b"", b"x", zlib.compress(b"[]"), zlib.compress(b" " * 70 * 2**20 + b"{}", 1)):
+        await redis.set(names.catalog("d"), packed)
+        assert await registry.catalog("d") is None
 
 
 async def test_a_heartbeat_that_cannot_be_written_costs_the_others_nothing(registry: Registry) -> None:

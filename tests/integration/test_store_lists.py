@@ -116,6 +116,7 @@ FILTERS: list[tuple[JobFilter, str]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_pages_together_are_the_whole_list_in_its_order(filled: Database) -> None:
     views = JobViews(filled)
     for sort in SORTS:
@@ -215,6 +216,7 @@ async def test_a_bulk_action_searches_so_far_and_leads_on_to_the_rest(
     assert parts >= len(wanted) / most
 
 
+@pytest.mark.slow
 async def test_a_search_finds_everything_a_stretch_at_a_time(filled: Database) -> None:
     for sort in SORTS:
         for condition, chosen in (

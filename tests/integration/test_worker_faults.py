@@ -315,6 +315,7 @@ async def test_a_stuck_backend_is_used_again_when_it_was_restarted(service: Serv
     assert (done["status"], done["attempt"]) == ("completed", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", [0, 1])
 async def test_a_backend_that_stands_still_at_a_job_being_cancelled_is_said_to_be_sick(
     service: Service, start_worker: Workers, behind: int

@@ -69,6 +69,7 @@ async def history(database: Database, job_id: int) -> list[str]:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away_s", [0.5, 3.0])
 async def test_postgresql_away_during_a_run_costs_a_delay_and_no_second_run(
     service: Service,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +22,9 @@ LOADER: dict[str, Any] = {
     "output_node": False,
     "description": "loads",
 }
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def described(**nodes: Any) -> bytes:
@@ -77,16 +80,16 @@ def nested(depth: int) -> Any:
 @pytest.mark.parametrize(
     "node",
     [
-        {"input": {"required": {"a": [[str(number) for number in range(MOST_OF_CLASS)]]}}},
-        {"input": {"required": {f"i{number}": ["INT"] for number in range(MOST_OF_CLASS // 2)}}},
-        ["INT"],
-        None,
-        7,
+        lambda: {"input": {"required": {"a": [[str(number) for number in range(MOST_OF_CLASS)]]}}},
+        lambda: {"input": {"required": {f"i{number}": ["INT"] for number in range(MOST_OF_CLASS // 2)}}},
+        lambda: ["INT"],
+        lambda: None,
+        lambda: 7,
     ],
     ids=["choices", "inputs", "list", "null", "number"],
 )
-def test_a_class_with_too_much_in_it_is_left_out_and_the_others_stay(node: Any) -> None:
-    offer = read_offer(described(Bad=node))
+def test_a_class_with_too_much_in_it_is_left_out_and_the_others_stay(node: Callable[[], Any]) -> None:
+    offer = read_offer(described(Bad=node()))
     assert offer.left_out == 1
     assert list(offer.catalog.nodes) == ["CheckpointLoaderSimple"]
 
