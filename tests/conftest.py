@@ -22,6 +22,8 @@ from xdist.scheduler import LoadScopeScheduling
 from app.embedded.services import Running, Wanted, start
 from app.embedded.temporary import temporary_data_dir
 from app.main import SERVING, create_app
+from app.messaging.channels import Names
+from app.messaging.redis_connection import close, make_redis
 from app.settings import Settings, load_settings
 from app.storage.database import Database, make_engine
 from app.storage.migrating import alembic_config
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aiohttp.test_utils import TestClient
+    from arq.connections import ArqRedis
 
 _numbers = itertools.count(1)
 
@@ -171,6 +174,20 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
     database = Database(make_engine(settings))
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
+    """A client of the test's Redis."""
+    redis = make_redis(settings, patient=False)
+    yield redis
+    await close(redis)
+
+
+@pytest.fixture
+def names(settings: Settings) -> Names:
+    """The names of the test's keys and channels in Redis."""
+    return Names(settings.redis_namespace)
 
 
 @pytest.fixture

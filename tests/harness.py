@@ -15,6 +15,7 @@ from worker.main import WorkerProcess
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from aiohttp import ClientWebSocketResponse
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings
@@ -185,3 +186,10 @@ async def eventually(condition: Callable[[], Awaitable[Any]], timeout_s: float =
         while not (found := await condition()):
             await asyncio.sleep(0.02)
     return found
+
+
+def transport_of(ws: ClientWebSocketResponse) -> Any:
+    """Return the transport below a client's WebSocket."""
+    connection = ws._response.connection  # noqa: SLF001 - aiohttp has no public way to it
+    assert connection is not None
+    return connection.transport

@@ -92,7 +92,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 async def idle(worker: TurnWorker) -> None:
     """Wait until the worker sleeps."""
-    await until(lambda: worker._woken._waiters)
+    await until(lambda: worker.asleep)
 
 
 async def until_gone(redis: ArqRedis, names: Names) -> None:

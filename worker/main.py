@@ -71,7 +71,7 @@ class WorkerProcess:
     """Constructs all parts of one worker, runs them, and shuts them down in order."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         names = Names(settings.redis_namespace)
         self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._stopping = asyncio.Event()
@@ -201,7 +201,7 @@ class WorkerProcess:
 
     async def work(self) -> int:
         """Work until `stop` is called, and return the exit code: 1 when a loop ended by itself."""
-        print(f"Genonaut worker {self.worker_id} ({self._settings.genonaut_env})", file=sys.stderr)  # noqa: T201
+        print(f"Genonaut worker {self.worker_id} ({self.settings.genonaut_env})", file=sys.stderr)  # noqa: T201
         tasks = self._loops.start()
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         try:
@@ -219,8 +219,8 @@ class WorkerProcess:
         return ComfyUI(
             self._session,
             url,
-            timeout_s=self._settings.comfyui_timeout_seconds,
-            max_message_bytes=self._settings.comfyui_max_message_bytes,
+            timeout_s=self.settings.comfyui_timeout_seconds,
+            max_message_bytes=self.settings.comfyui_max_message_bytes,
         )
 
     def _free_slots(self) -> int:
@@ -229,7 +229,7 @@ class WorkerProcess:
     async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
         """Take no more turns, finish saving, release running attempts, and remove this worker from Redis."""
         self.turns.allow_pick_jobs = False
-        await self.runner.drain(self._settings.shutdown_grace_seconds)
+        await self.runner.drain(self.settings.shutdown_grace_seconds)
         await self._events.all_told()
         await self._loops.end(tasks)
         await self._offer_answers.close()

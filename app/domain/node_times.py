@@ -43,10 +43,10 @@ class Spans:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._cached: list[str] = []
+        self.from_cache: list[str] = []
         self._spans: dict[str, _Span] = {}
         """By node of the graph, in the order of start."""
-        self._open: dict[str, str] = {}
+        self.running: dict[str, str] = {}
         """ComfyUI's node → the node of the graph that it counts for; the last one is at work."""
         self._ends_are_told = False
         self._step: tuple[str, float, float] | None = None
@@ -54,18 +54,18 @@ class Spans:
 
     def cached(self, node_ids: Iterable[str]) -> None:
         """ComfyUI takes these from its cache."""
-        self._cached = list(dict.fromkeys(node_id for node_id in node_ids if node_id in self._graph))
+        self.from_cache = list(dict.fromkeys(node_id for node_id in node_ids if node_id in self._graph))
 
     def began(self, node_id: str, shown: str, at: float) -> None:
         """ComfyUI began the node `node_id`, which counts for the node `shown` of the graph."""
-        if node_id in self._open or shown not in self._graph:
+        if node_id in self.running or shown not in self._graph:
             return
         if not self._ends_are_told:
             # An older server: the next node's beginning is the only word of an end.
             self._end_all(at)
-        if len(self._open) >= _MOST_OPEN:
+        if len(self.running) >= _MOST_OPEN:
             return
-        self._open[node_id] = shown
+        self.running[node_id] = shown
         span = self._spans.setdefault(shown, _Span(at))
         span.end = None
 
@@ -77,7 +77,7 @@ class Spans:
     def state(self, nodes: dict[str, Any], at: float) -> None:
         """Take a `progress_state` frame: every node started so far, in the order of start."""
         self._ends_are_told = True
-        for node_id in list(self._open):
+        for node_id in list(self.running):
             node = nodes.get(node_id)
             if node is not None and node.get("state") == "finished":
                 self._end(node_id, at)
@@ -92,16 +92,16 @@ class Spans:
 
     def at_work(self) -> dict[str, Any] | None:
         """Return the node at work with its own step, as watchers are told of it."""
-        if not self._open:
+        if not self.running:
             return None
-        node_id, shown = next(reversed(self._open.items()))
+        node_id, shown = next(reversed(self.running.items()))
         value, maximum = self._step[1:] if self._step is not None and self._step[0] == node_id else (0, 1)
         return {"id": shown, "type": self._graph[shown]["class_type"], "value": value, "max": maximum}
 
     def kept(self, since: float) -> list[dict[str, Any]]:
         """Return what is kept of them; `since` is the moment of `executing_at`."""
         timed = list(self._spans.items())[:MOST]
-        cached = [node_id for node_id in self._cached if node_id not in self._spans][: MOST - len(timed)]
+        cached = [node_id for node_id in self.from_cache if node_id not in self._spans][: MOST - len(timed)]
         return [
             *({**self._named(node_id), "cached": True} for node_id in cached),
             *(self._named(node_id) | _times(span, since) for node_id, span in timed),
@@ -119,12 +119,12 @@ class Spans:
         return named
 
     def _end(self, node_id: str, at: float) -> None:
-        shown = self._open.pop(node_id)
-        if shown not in self._open.values():
+        shown = self.running.pop(node_id)
+        if shown not in self.running.values():
             self._spans[shown].end = at
 
     def _end_all(self, at: float) -> None:
-        for node_id in list(self._open):
+        for node_id in list(self.running):
             self._end(node_id, at)
 
 

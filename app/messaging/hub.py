@@ -100,6 +100,30 @@ class Hub:
         """Whether events arrive."""
         return self._connected
 
+    @property
+    def watched_jobs(self) -> frozenset[int]:
+        """Ids of the jobs that anybody watches."""
+        return frozenset(self._watchers)
+
+    @property
+    def recent_jobs(self) -> list[int]:
+        """Ids of the jobs whose last news is kept, the oldest news first."""
+        return list(self._recent)
+
+    @property
+    def paced_jobs(self) -> frozenset[int]:
+        """Ids of the running jobs whose progress is told no more often than is allowed."""
+        return frozenset(self._paces)
+
+    @property
+    def viewers(self) -> int:
+        """How many watch everything."""
+        return len(self._everything)
+
+    def watchers_of(self, job_id: int) -> frozenset[Watcher]:
+        """Return those who watch this job."""
+        return frozenset(self._watchers.get(job_id, ()))
+
     def watch(self, watcher: Watcher, job_ids: Iterable[int]) -> None:
         """Forward from now on: no event falls between this and a snapshot read afterwards.
 
@@ -197,11 +221,12 @@ class Hub:
                 elif message["type"] == "subscribe":
                     self._connected = True
                     # Redis drops what is published while nobody listens: look at everything once more.
-                    await self._resync()
+                    await self.resync()
                 elif message["type"] == "message":
-                    await self._forward(message["data"])
+                    await self.forward(message["data"])
 
-    async def _forward(self, text: bytes) -> None:
+    async def forward(self, text: bytes) -> None:
+        """Forward one event, as it was published, to those whom it concerns."""
         # What is no text would end the connection of every client: it raises here.
         told: Any = orjson.loads(text)
         if isinstance(told, dict) and told.get("type") == "job":
@@ -313,11 +338,11 @@ class Hub:
         while True:
             await asyncio.sleep(HEAL_S if self._connected else HEAL_WITHOUT_REDIS_S)
             try:
-                await self._resync()
+                await self.resync()
             except Exception:
                 log.exception("the hub could not read the watched jobs again")
 
-    async def _resync(self) -> None:
+    async def resync(self) -> None:
         """Offer every watcher the present state of what it watches; those who know it already drop it."""
         self._greet()
         job_ids = list(self._watchers)

@@ -71,6 +71,11 @@ class Registry:
         self._drive = redis.register_script(_DRIVE)
         self._stop_driving = redis.register_script(_STOP_DRIVING)
 
+    @property
+    def catalog_weights(self) -> dict[str, int]:
+        """Digest → bytes of what the catalog was read from, of the catalogs in memory."""
+        return dict(self._weights)
+
     async def beat(self, worker_id: str, worker: Mapping[str, Any], backends: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the heartbeat of a worker and of the backends that it drives."""
         now = time.time()

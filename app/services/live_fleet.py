@@ -42,8 +42,9 @@ class FleetMembers:
 class LiveFleet:
     """Heartbeats of backends and workers. Methods raise `QueueUnavailable` while Redis is away."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
+        self._clock = clock
         # The time between two heartbeats.
         self._recent_s = registry.stale_s / 3
         self._lock = asyncio.Lock()
@@ -56,7 +57,7 @@ class LiveFleet:
 
         Nobody is turned away by it: before a no `now` is asked.
         """
-        age_s = time.monotonic() - self._read_at
+        age_s = self._clock() - self._read_at
         if age_s > self._recent_s:
             return await self.now()
         if age_s > FRESH_S and (self._refreshing is None or self._refreshing.done()):
@@ -65,11 +66,11 @@ class LiveFleet:
 
     async def now(self) -> FleetMembers:
         """Return who is there."""
-        return await self._read(lambda: time.monotonic() - self._read_at > FRESH_S)
+        return await self._read(lambda: self._clock() - self._read_at > FRESH_S)
 
     async def afresh(self) -> FleetMembers:
         """Return who is there by heartbeats read after this was called, for whoever knows of newer ones."""
-        called_at = time.monotonic()
+        called_at = self._clock()
         return await self._read(lambda: self._began_at < called_at)
 
     async def _read(self, due: Callable[[], bool]) -> FleetMembers:
@@ -77,10 +78,10 @@ class LiveFleet:
             async with self._lock:
                 # Whoever held the lock before has read them.
                 if due():
-                    began_at = time.monotonic()
+                    began_at = self._clock()
                     backends, workers = await asyncio.gather(self._registry.backends(), self._registry.workers())
                     self._present = FleetMembers(backends, workers)
-                    self._began_at, self._read_at = began_at, time.monotonic()
+                    self._began_at, self._read_at = began_at, self._clock()
         return self._present
 
     async def settle(self) -> None:

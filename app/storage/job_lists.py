@@ -150,7 +150,7 @@ class JobLists:
                 following = _write_cursor(sort, last.at, last.id)
             elif chosen.searching:
                 following = await _search_on(session, whole, sort, self._searched)
-            total, exact = await _total(session, chosen, self._counted)
+            total, exact = await count_matching(session, chosen, self._counted)
             views = await read_whole_jobs(driver, [place.id for place in places[:shown]], positions=False)
         # One may have been deleted meanwhile.
         items = [view for view in views if view is not None]
@@ -166,7 +166,7 @@ class JobLists:
         place, job_ids, following = (_read_cursor(cursor, _OLDEST) if cursor else None), list[int](), None
         async with self._database.snapshot() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
-            total, exact = await _total(session, chosen, self._counted)
+            total, exact = await count_matching(session, chosen, self._counted)
             for _ in range(STRETCHES):
                 rest = _places(chosen, _OLDEST)
                 rest = _after(rest, _OLDEST, *place) if place else rest
@@ -354,7 +354,7 @@ async def _search_on(session: AsyncSession, whole: Select[Any], sort: Sort, amon
     return None
 
 
-async def _total(session: AsyncSession, chosen: JobFilter, among: int) -> tuple[int, bool]:
+async def count_matching(session: AsyncSession, chosen: JobFilter, among: int) -> tuple[int, bool]:
     """Return how many jobs match among the first ones, so many of them, and whether those were all."""
     looked_at = _looked_at(chosen, among)
     counted = select(func.count(), _found(chosen, looked_at.c)).select_from(looked_at)

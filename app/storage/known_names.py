@@ -50,6 +50,10 @@ class KnownNames:
         self._known: tuple[float, Names] | None = None
         """What was read last, and until when that holds by the monotonic clock."""
 
+    def forget(self) -> None:
+        """Read the names anew when they are asked for next."""
+        self._known = None
+
     async def read(self) -> Names:
         """Return the names that jobs had which have ended in the time for which statistics are kept."""
         if self._known is not None and time.monotonic() < self._known[0]:

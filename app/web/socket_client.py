@@ -57,6 +57,15 @@ class Connection:
         "_outbox", "_request", "_told", "ws",
     )  # fmt: skip
 
+    @property
+    def waiting(self) -> int:
+        """How many frames wait in the outbox."""
+        return len(self._outbox)
+
+    def told(self, job_id: int) -> int | None:
+        """Return the `seq` last told of a job that is followed; None when it is not followed, or has finished."""
+        return self._told.get(job_id)
+
     def __init__(self, request: web.Request, jobs: int = 0) -> None:
         settings = request.app[SETTINGS]
         self.ws: Final = web.WebSocketResponse(

@@ -141,11 +141,11 @@ async def test_the_connection_says_what_it_is_and_the_page_catches_up(browser, c
 
 
 async def test_a_hidden_tab_holds_no_connection(browser, client):
-    watchers = client.app[keys.HUB]._everything
+    hub = client.app[keys.HUB]
 
     async def watched(count: int) -> None:
         async def reached() -> bool:
-            return len(watchers) == count
+            return hub.viewers == count
 
         await eventually(reached)
 

@@ -67,7 +67,7 @@ async def life_of_a_job(life: Life) -> AsyncIterator[Job]:
     await life.store.submitting(claim, str(uuid4()), {"1": {"class_type": "EmptyImage", "inputs": {}}})
     yield await life.store.executing(claim)
     yield await life.store.saving(claim)
-    yield await life.store.complete(claim, [await life._output(claim, 0, "image")])
+    yield await life.store.complete(claim, [await life.output(claim, 0, "image")])
 
 
 async def test_an_address_brings_the_same_rows_again(browser: Guarded, client: Any, database: Database) -> None:

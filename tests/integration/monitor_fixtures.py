@@ -90,7 +90,7 @@ class Life:
     async def complete(self, claim: Claim, *kinds: str) -> Job:
         """End a job with outputs of these kinds, images unless told otherwise."""
         await self._tell(await self.store.saving(claim))
-        outputs = [await self._output(claim, index, kind) for index, kind in enumerate(kinds or ("image",))]
+        outputs = [await self.output(claim, index, kind) for index, kind in enumerate(kinds or ("image",))]
         return await self._tell(await self.store.complete(claim, outputs))
 
     async def fail(self, claim: Claim, message: str = "The node fell over.") -> Job:
@@ -101,7 +101,7 @@ class Life:
         """Say that ComfyUI has let the prompt go."""
         return await self._tell(await self.store.cancelled(claim))
 
-    async def _output(self, claim: Claim, index: int, kind: str) -> Output:
+    async def output(self, claim: Claim, index: int, kind: str) -> Output:
         files = self.client.app[keys.FILES]
         picture, thumbnail, content_type = b"words & <words>", None, "text/plain"
         if kind == "image":

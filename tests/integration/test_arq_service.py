@@ -16,7 +16,7 @@ async def test_the_real_worker_is_woken_over_redis_and_leaves_no_name_but_ours_a
     service: Service, settings: Settings
 ) -> None:
     turns = service.worker.turns
-    turns._idle_poll_s = NEVER_S
+    turns.idle_poll_s = NEVER_S
     await idle(turns)
     turns.wake()
     await idle(turns)

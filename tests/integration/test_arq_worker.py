@@ -102,7 +102,7 @@ async def test_no_more_turns_are_taken_than_there_are_slots(redis: ArqRedis, nam
         await until(lambda: len(slots.began) == 3)
         for _ in range(5):
             worker.wake()
-            await until(lambda: not worker._woken.is_set())
+            await until(lambda: not worker.woken)
             await idle(worker)
         assert len(slots.began) == 3
         assert len([key async for key in redis.scan_iter(f"{arq.constants.in_progress_key_prefix}*")]) == 3
@@ -274,7 +274,7 @@ async def test_our_worker_runs_what_arqs_own_producer_enqueued(redis: ArqRedis, 
 async def test_what_we_override_of_arq_is_still_as_we_know_it() -> None:
     assert version("arq") == "0.28.0"
     assert "\n    arq ==0.28.0\n" in (ROOT / "setup.cfg").read_text()
-    assert str(inspect.signature(Worker._poll_iteration)) == "(self) -> None"
+    assert str(inspect.signature(Worker._poll_iteration)) == "(self) -> None"  # noqa: SLF001 - that it is there is tested
     worker = Worker([func(Slots(1).take_turn, name="x")], handle_signals=False)  # type: ignore[arg-type]
     for name in (
         "tasks",

@@ -82,13 +82,13 @@ async def test_the_end_of_a_job_is_heard_of_or_if_that_is_lost_looked_for(
             return (await store.get(job.job_id)).phase is Phase.CANCELLING
 
         await eventually(asked)
-        assert hub._watchers.keys() == {job.job_id}
+        assert hub.watched_jobs == {job.job_id}
         done = await store.cancelled(Claim(job.job_id, job.attempt, "w"))
         if told:
             await events.publish(snapshot_of(done))
         async with asyncio.timeout(GUARD_S):
             assert (await cancelling).phase is Phase.CANCELLED
-        assert hub._watchers == {}
+        assert hub.watched_jobs == set()
     finally:
         await end_tasks(listening)
         await close(listener)

@@ -111,7 +111,7 @@ async def test_a_drain_survives_an_emptied_redis_and_a_new_worker(
     async with Redis.from_url(settings.redis_url_with_db) as redis:
         await redis.flushdb()
     await until_told(two, "backend", "a", drained=True)
-    urls = two.worker._settings.comfyui_urls
+    urls = two.worker.settings.comfyui_urls
     fresh = await two.exchange_worker(start_worker, urls)
     await until_told(two, "backend", "a", drained=True, driver=fresh.worker_id)
     assert {(await two.run())["backend_name"] for _ in range(3)} == {"b"}
@@ -228,7 +228,7 @@ async def test_a_backend_is_told_to_free_its_memory(service: Service) -> None:
     await service.run(checkpoint_model="dreamshaper_8.safetensors")
     await until_told(service, "backend", "standin", models=["dreamshaper_8.safetensors"])
     memory = service.standin.state.executor.models
-    assert memory._checkpoint is not None
+    assert memory.checkpoint is not None
     await fleet(service).free("standin", "ann")
 
     async def freed() -> bool:
@@ -238,7 +238,7 @@ async def test_a_backend_is_told_to_free_its_memory(service: Service) -> None:
     await eventually(freed)
     state = await told(service, "backend", "standin")
     assert state is not None
-    assert (state["models"], state["freed"]["fault"], memory._checkpoint) == ([], None, None)
+    assert (state["models"], state["freed"]["fault"], memory.checkpoint) == ([], None, None)
     assert await fleet(service).asked_to_free(["standin"]) == set()
 
 
@@ -278,7 +278,7 @@ async def test_a_worker_tells_when_it_starts_when_each_periodic_task_will_run(
 
     plans = await eventually(told)
     assert {name: plan.schedule for name, plan in plans.items()} == {
-        "reconcile": f"every {service.worker._settings.reconcile_seconds} s",
+        "reconcile": f"every {service.worker.settings.reconcile_seconds} s",
         "record_statistics": "every minute",
         "sweep": "every hour",
     }
@@ -314,7 +314,7 @@ async def test_a_task_that_fails_is_noted_as_failed_in_words_for_everybody(
     runs = PeriodicTasks(database)
     ctx = {"clockwork": {"sweep": hourly}, "runs": runs, "worker_id": "w"}
     with caplog.at_level(logging.CRITICAL, "worker.queue.arq_tasks"):
-        await arq_tasks._noted(ctx, "sweep", "every hour", work)
+        await arq_tasks.run_and_note(ctx, "sweep", "every hour", work)
     (run,) = await runs.all()
     assert isinstance(run, PeriodicRun)
     assert (run.failed, run.result, run.next_run.minute, run.next_run.second) == (True, result, 7, 0)

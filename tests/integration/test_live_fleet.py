@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,9 +54,25 @@ async def registry(settings: Settings) -> AsyncIterator[Counting]:
     await close(redis)
 
 
+@dataclass
+class Clock:
+    """A clock that the test puts forward."""
+
+    ahead_s: float = 0.0
+
+    def __call__(self) -> float:
+        """Return the time, by the clock of the machine and how far this one was put forward."""
+        return time.monotonic() + self.ahead_s
+
+
 @pytest.fixture
-def fleet(registry: Counting) -> LiveFleet:
-    return LiveFleet(registry)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fleet(registry: Counting, clock: Clock) -> LiveFleet:
+    return LiveFleet(registry, clock)
 
 
 @pytest.fixture
@@ -85,12 +103,14 @@ async def submit(submitting: Submitting, **changes: Any) -> Job:
     return accepted
 
 
-async def test_a_picture_of_a_moment_ago_is_given_at_once_and_renewed_behind_it(registry: Counting) -> None:
-    presence = LiveFleet(registry)
+async def test_a_picture_of_a_moment_ago_is_given_at_once_and_renewed_behind_it(
+    registry: Counting, clock: Clock
+) -> None:
+    presence = LiveFleet(registry, clock)
     await offer(registry, "SaveImage")
     assert [beat.name for beat in (await presence.recently()).backends] == ["gpu-0"]
     await offer(registry, "SaveImage", backend="gpu-1")
-    presence._read_at -= 2 * FRESH_S
+    clock.ahead_s += 2 * FRESH_S
     old = await presence.recently()
     assert ([beat.name for beat in old.backends], registry.reads) == (["gpu-0"], 1)
 
@@ -102,16 +122,16 @@ async def test_a_picture_of_a_moment_ago_is_given_at_once_and_renewed_behind_it(
     await presence.settle()
 
 
-async def test_a_picture_older_than_a_heartbeat_is_not_given(registry: Counting) -> None:
-    presence = LiveFleet(registry)
+async def test_a_picture_older_than_a_heartbeat_is_not_given(registry: Counting, clock: Clock) -> None:
+    presence = LiveFleet(registry, clock)
     await presence.recently()
     await offer(registry, "SaveImage")
-    presence._read_at -= registry.stale_s / 3
+    clock.ahead_s += registry.stale_s / 3
     assert len((await presence.recently()).backends) == 1
 
 
 async def test_nobody_is_turned_away_by_an_old_picture(
-    registry: Counting, fleet: LiveFleet, submitting: Submitting
+    registry: Counting, fleet: LiveFleet, submitting: Submitting, clock: Clock
 ) -> None:
     await offer(registry, "SaveImage")
     await submit(submitting)
@@ -123,21 +143,21 @@ async def test_nobody_is_turned_away_by_an_old_picture(
             await submit(submitting, **changes)
     await offer(registry, "SaveImage", "SaveVideo", backend="gpu-1")
     for changes in ({"backend": "gpu-1"}, {"workflow": {"1": {"class_type": "SaveVideo", "inputs": {}}}}):
-        fleet._read_at -= 2 * FRESH_S
+        clock.ahead_s += 2 * FRESH_S
         assert (await submit(submitting, **changes)).warnings == []
 
 
 async def test_that_no_worker_lives_is_said_only_when_it_is_so_now(
-    registry: Counting, fleet: LiveFleet, submitting: Submitting
+    registry: Counting, fleet: LiveFleet, submitting: Submitting, clock: Clock
 ) -> None:
     assert (await submit(submitting)).warnings == [NO_WORKER]
     await offer(registry, "SaveImage")
-    fleet._read_at -= 2 * FRESH_S
+    clock.ahead_s += 2 * FRESH_S
     assert (await submit(submitting)).warnings == []
 
 
 async def test_a_job_that_no_backend_can_take_at_the_moment_says_so_and_why(
-    registry: Counting, fleet: LiveFleet, submitting: Submitting
+    registry: Counting, fleet: LiveFleet, submitting: Submitting, clock: Clock
 ) -> None:
     digest = await registry.put_catalog(json.dumps({"SaveImage": {"output": [], "output_node": True}}).encode())
     other = await registry.put_catalog(json.dumps({"SaveVideo": {"output": [], "output_node": True}}).encode())
@@ -145,7 +165,7 @@ async def test_a_job_that_no_backend_can_take_at_the_moment_says_so_and_why(
 
     async def warnings(backends: dict[str, Any], **changes: Any) -> list[str]:
         await registry.beat("w", {}, backends)
-        fleet._read_at = float("-inf")
+        clock.ahead_s += 2 * registry.stale_s
         return (await submit(submitting, **changes)).warnings
 
     offering, drained = well | {"catalog": digest}, well | {"catalog": digest, "drained": True}
@@ -171,7 +191,7 @@ async def test_a_job_while_a_worker_lives_without_any_backend_says_so(
     assert warning == "No backend can take work: no worker drives any. The job waits until one can."
 
 
-async def test_a_picture_that_cannot_be_renewed_is_asked_for_again(settings: Settings) -> None:
+async def test_a_picture_that_cannot_be_renewed_is_asked_for_again(settings: Settings, clock: Clock) -> None:
     class Away(Registry):
         """Cannot be reached."""
 
@@ -185,10 +205,10 @@ async def test_a_picture_that_cannot_be_renewed_is_asked_for_again(settings: Set
 
     redis = make_redis(settings, patient=False)
     registry = Away(redis, Names(settings.redis_namespace), stale_s=300)
-    presence = LiveFleet(registry)
+    presence = LiveFleet(registry, clock)
     await presence.recently()
     registry.away = True
-    presence._read_at -= 2 * FRESH_S
+    clock.ahead_s += 2 * FRESH_S
     await presence.recently()
     await presence.settle()
     registry.away = False

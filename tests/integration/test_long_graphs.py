@@ -194,7 +194,7 @@ async def test_watching_sixty_jobs_brings_no_graph(client, proxy):
 
 async def test_the_reconciler_sees_to_lost_turns_and_lost_backends_without_a_graph(client, proxy, store):
     app = client.app
-    queue = app[keys.CONTROL]._queue
+    queue = app[keys.QUEUE]
     reconciler = Reconciler(
         app[keys.DATABASE], store, app[keys.VIEWS], queue, app[keys.EVENTS], app[keys.REGISTRY], app[keys.FILES],
         KeyStore(app[keys.DATABASE]), backoff=Backoff(0.05, 1), metrics=AttemptMetrics(), lease_s=10, orphan_s=60,

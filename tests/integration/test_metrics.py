@@ -14,7 +14,7 @@ from samples import running_for
 
 from app.main import create_app
 from app.settings import ROOT
-from harness import SMALL_BODY, Service, eventually
+from harness import SMALL_BODY, Service, eventually, transport_of
 from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ async def test_an_attempt_taken_over_is_counted(
 async def test_a_client_that_does_not_keep_up_is_counted(settings: Settings, aiohttp_client: Any) -> None:
     client = await aiohttp_client(create_app(settings.model_copy(update={"ws_outbox_frames": 10})))
     ws = await client.ws_connect("/ws/events")
-    ws._response.connection.transport.pause_reading()
+    transport_of(ws).pause_reading()
     with contextlib.suppress(ConnectionError):
         # Each is answered with as much, and no answer is read.
         for _ in range(400):

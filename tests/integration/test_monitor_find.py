@@ -176,7 +176,7 @@ async def test_thirty_viewers_share_one_connection_to_redis(client: TestClient[A
     hub = client.app[HUB]
 
     async def watching() -> bool:
-        return bool(hub.connected) and len(hub._everything) == VIEWERS
+        return bool(hub.connected) and hub.viewers == VIEWERS
 
     async def connected() -> bool:
         return bool(hub.connected)

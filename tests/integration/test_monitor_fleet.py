@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from app import keys
 from app.domain.worker_states import PERIODIC_TASKS, WorkerState
 from app.main import create_app
+from app.messaging.operator_messages import OperatorMessages
 from app.services.fleet_control import ScheduledTask
 from app.storage.periodic_tasks import PeriodicRun, PeriodicTasks, Plan
 from harness import eventually
@@ -120,10 +121,10 @@ async def test_a_drain_is_only_asked_for_until_the_heartbeat_confirms_it(client,
     ]
 
 
-async def test_a_drained_backend_is_listed_also_when_redis_has_forgotten_it(client):
+async def test_a_drained_backend_is_listed_also_when_redis_has_forgotten_it(client, redis):
     await beat(client)
     await act(client, "/monitor/backends/gpu-a/drain")
-    await client.app[keys.QUEUE]._redis.flushdb()
+    await redis.flushdb()
     page = await read(client, "/monitor/backends")
     assert "gpu-a unknown" in said(page)
     assert "no worker drives it that could confirm it" in said(page)
@@ -179,14 +180,15 @@ async def test_a_backend_that_nobody_drives_says_so_and_has_no_memory_to_free(cl
     assert (await act(client, "/monitor/backends/gpu-a/free")).status == 404
 
 
-async def test_that_memory_is_to_be_freed_is_said_until_comfyui_was_told(client):
+async def test_that_memory_is_to_be_freed_is_said_until_comfyui_was_told(client, redis, names):
+    messages = OperatorMessages(redis, names)
     await beat(client)
     await act(client, "/monitor/backends/gpu-a/free")
     assert "asked to free it" in said(await read(client, "/monitor/backends"))
-    await client.app[keys.FLEET]._commands.freed("gpu-a", "another wish")
+    await messages.freed("gpu-a", "another wish")
     assert "asked to free it" in said(await read(client, "/monitor/backends"))
-    (wish,) = (await client.app[keys.FLEET]._commands.asked_to_free(["gpu-a"])).values()
-    await client.app[keys.FLEET]._commands.freed("gpu-a", wish)
+    (wish,) = (await messages.asked_to_free(["gpu-a"])).values()
+    await messages.freed("gpu-a", wish)
     await beat(client, freed={"at": "2026-11-23T12:00:00Z", "fault": None})
     assert "ComfyUI was told to free it" in said(await read(client, "/monitor/backends"))
     await beat(client, freed={"at": "2026-11-23T12:00:00Z", "fault": "Status 405."})
@@ -301,14 +303,13 @@ def test_a_task_is_overdue_when_it_is_late_by_more_than_a_worker_may_be(late_s, 
     assert ScheduledTask("sweep", "", plan, None, False).overdue(now) is overdue
 
 
-async def test_a_task_is_asked_to_run_until_the_table_says_that_it_has(client, database):
+async def test_a_task_is_asked_to_run_until_the_table_says_that_it_has(client, database, redis, names):
     now = datetime.now(UTC)
     run = PeriodicRun(
         name="sweep", schedule="every hour", last_run=now - timedelta(minutes=30), next_run=now + timedelta(minutes=30),
         duration_ms=5, result="deleted nothing", failed=False, worker_id="w",
     )  # fmt: skip
     await PeriodicTasks(database).note(run)
-    redis, names = client.app[keys.QUEUE]._redis, client.app[keys.FLEET]._commands._names
     for _ in range(2):
         assert (await act(client, "/monitor/schedule/sweep/run")).status == 303
     assert await redis.zcard(names.maintenance) == 1

@@ -131,7 +131,7 @@ async def test_filters_offer_the_names_that_jobs_had(client, life, database):
         return lists
 
     assert offered(await read(client, "/monitor/")) == {}
-    client.app[keys.KNOWN_NAMES]._known = None
+    client.app[keys.KNOWN_NAMES].forget()
     hostile = '"><script>alert(1)</script>'
     for model in ("b.x", "a.x", "b.x", hostile):
         await life.complete(await life.execute(checkpoint_model=model))

@@ -192,12 +192,12 @@ async def test_without_postgresql_the_answer_is_503_in_clear_words(settings, aio
         assert page.all("main")[0]["data-poll"] == "5"
 
 
-async def test_history_outlives_a_flush_of_redis(client, life):
+async def test_history_outlives_a_flush_of_redis(client, life, redis):
     done = await life.complete(await life.execute())
     failed = await life.fail(await life.execute())
     paths = ("/monitor/", f"/monitor/jobs/{done.job_id}", f"/monitor/jobs/{failed.job_id}")
     before = [(page.phases, page.all("img"), page.all("tr")) for page in [await read(client, path) for path in paths]]
-    await client.app[keys.QUEUE]._redis.flushdb()
+    await redis.flushdb()
     after = [(page.phases, page.all("img"), page.all("tr")) for page in [await read(client, path) for path in paths]]
     assert before == after
 

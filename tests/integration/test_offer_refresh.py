@@ -11,10 +11,10 @@ import pytest
 from aiohttp import ClientSession
 
 from app.keys import REGISTRY
-from app.messaging.channels import Names
 from app.messaging.offer_questions import OfferQuestions
 from app.services import offer_refresh, submit
 from app.services.offer_refresh import OfferRefresh
+from app.storage.attempts import AttemptStore
 from harness import GUARD_S, SMALL_BODY, Service, eventually
 from worker.attempts import other_backends
 from worker.attempts.other_backends import OtherBackends
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiohttp.test_utils import TestClient
+    from arq.connections import ArqRedis
 
+    from app.messaging.channels import Names
     from app.messaging.registry import Registry
+    from app.storage.database import Database
     from harness import StandinServer
     from worker.main import WorkerProcess
 
@@ -292,20 +295,20 @@ async def test_a_class_is_asked_for_by_its_name_whatever_that_is(service: Servic
 
 
 async def test_a_worker_looks_again_before_it_passes_a_job_on(
-    lone: tuple[Backend, StandinServer, Registry], service: Service
+    lone: tuple[Backend, StandinServer, Registry], service: Service, database: Database
 ) -> None:
     backend, standin, _ = lone
-    job = await service.worker.runner._store.whole((await service.submit())["job_id"])
+    job = await AttemptStore(database).whole((await service.submit())["job_id"])
     copy_in(standin)
     sent = await prepared(replace(job, checkpoint_model=NEW), backend, "p")
     assert sent.graph["checkpoint"]["inputs"]["ckpt_name"] == NEW
 
 
 async def test_a_worker_that_cannot_look_again_leaves_the_word_to_comfyui(
-    lone: tuple[Backend, StandinServer, Registry], service: Service
+    lone: tuple[Backend, StandinServer, Registry], service: Service, database: Database
 ) -> None:
     backend, standin, _ = lone
-    job = await service.worker.runner._store.whole((await service.submit())["job_id"])
+    job = await AttemptStore(database).whole((await service.submit())["job_id"])
     await standin.state.apply(Fault(kind=FaultKind.REFUSE, times=None, route="/object_info/"))
     sent = await prepared(replace(job, checkpoint_model=NEW), backend, "p")
     assert sent.graph["checkpoint"]["inputs"]["ckpt_name"] == NEW
@@ -332,11 +335,13 @@ async def test_a_file_that_is_gone_is_refused_after_the_first_job_that_meets_tha
     await eventually(is_refused)
 
 
-async def test_another_backend_that_has_it_by_now_is_found(service: Service) -> None:
+async def test_another_backend_that_has_it_by_now_is_found(
+    service: Service, database: Database, redis: ArqRedis, names: Names
+) -> None:
     worker = service.worker
-    questions = OfferQuestions(worker._quick_redis, Names(worker._settings.redis_namespace))
+    questions = OfferQuestions(redis, names)
     others = OtherBackends(worker.pool, OfferRefresh(questions))
-    job = await service.worker.runner._store.whole((await service.submit())["job_id"])
+    job = await AttemptStore(database).whole((await service.submit())["job_id"])
     lacking = replace(job, checkpoint_model=NEW)
     assert not await others.offered(lacking, ["other"])
     assert not await others.offered(job, ["standin"])

@@ -137,22 +137,22 @@ async def test_pictures_are_handed_to_whose_they_are_and_to_nobody_else(slow):
     backend = slow.worker.pool.backends["standin"]
 
     async def both() -> bool:
-        return len(backend._followers) == 2 and any(each.executing for each in backend._followers.values())
+        return len(backend.followers) == 2 and any(each.executing for each in backend.followers.values())
 
     await eventually(both)
     shown: list[tuple[str, Picture]] = []
-    for prompt_id, follower in backend._followers.items():
+    for prompt_id, follower in backend.followers.items():
         follower.on_picture = lambda picture, whose=prompt_id: shown.append((whose, picture))
-    (running,) = [prompt_id for prompt_id, follower in backend._followers.items() if follower.executing]
-    (waiting,) = backend._followers.keys() - {running}
+    (running,) = [prompt_id for prompt_id, follower in backend.followers.items() if follower.executing]
+    (waiting,) = backend.followers.keys() - {running}
     image = memoryview(encoded())
     for prompt_id, whose in ((running, running), (waiting, waiting), ("somebody-elses", None), (None, running)):
         shown.clear()
-        backend._show(Picture(image, prompt_id))
+        backend.show(Picture(image, prompt_id))
         assert [each for each, _ in shown] == ([whose] if whose else [])
     for job_id in (first, second):
         await slow.client.post(f"/api/v1/generation-jobs/{job_id}/cancel")
-    backend._show(Picture(image, None))
+    backend.show(Picture(image, None))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ async def test_the_newest_picture_wins_and_a_late_one_is_not_shown(client):
     feed.show(Picture(memoryview(colours[0]), None))
 
     async def gone() -> bool:
-        return await previews.get(7) is None and not pictures._tasks
+        return await previews.get(7) is None and pictures.idle
 
     await eventually(gone)
     await pictures.close()

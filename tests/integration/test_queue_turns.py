@@ -20,8 +20,6 @@ from app.messaging.redis_connection import EXPIRES_MS, MOST_CONNECTIONS, close, 
 from harness import GUARD_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from arq.connections import ArqRedis
 
     from app.embedded.services import Running
@@ -32,18 +30,6 @@ if TYPE_CHECKING:
 def settings(servers: Running) -> Settings:
     """Settings of Redis alone: what is tested here needs no database."""
     return settings_of_redis(servers)
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
-    client = make_redis(settings, patient=False)
-    yield client
-    await close(client)
-
-
-@pytest.fixture
-def names(settings: Settings) -> Names:
-    return Names(settings.redis_namespace)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from sqlalchemy import func, insert, select, text, true
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable
 from app.domain.failure_policy import Backoff
 from app.domain.job import Phase, task_id
-from app.messaging.channels import Names
 from app.messaging.events import Events
 from app.messaging.queue import JobQueue
 from app.messaging.redis_connection import close, make_redis
@@ -34,27 +33,14 @@ from worker.upkeep import reconciler as reconciler_module
 from worker.upkeep.reconciler import ABANDONED_LEASES, BATCH, Reconciler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from arq.connections import ArqRedis
 
     from app.domain.job import Job
+    from app.messaging.channels import Names
     from app.settings import Settings
 
 BACKOFF = Backoff(base_s=30, cap_s=600)
 LEASE_S = 10.0
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
-    client = make_redis(settings, patient=False)
-    yield client
-    await close(client)
-
-
-@pytest.fixture
-def names(settings: Settings) -> Names:
-    return Names(settings.redis_namespace)
 
 
 @pytest.fixture
@@ -174,7 +160,7 @@ async def test_of_many_reconcilers_at_once_one_works(
 ) -> None:
     jobs = [await store.create(new_job()) for _ in range(5)]
     async with database.transaction() as session:
-        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconciler_module._LOCK})
+        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": reconciler_module.TURNS_LOCK})
         assert await reconciler_of(database, redis, names, files).run() == "another worker sees to the turns"
     results = await asyncio.gather(*(reconciler_of(database, redis, names, files).run() for _ in range(6)))
     assert set(results) <= {"another worker sees to the turns", "nothing to do", "enqueued 5 waiting jobs again"}

@@ -12,17 +12,15 @@ from pydantic import SecretStr
 from samples import settings_of_redis
 
 from app.domain.errors import QueueUnavailable
-from app.messaging.channels import Names
 from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import KEPT_S, Registry
 from harness import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from arq.connections import ArqRedis
 
     from app.embedded.services import Running
+    from app.messaging.channels import Names
     from app.settings import Settings
 
 INFO = json.dumps({"SaveImage": {"input": {}, "output": [], "output_node": True}}).encode()
@@ -32,18 +30,6 @@ INFO = json.dumps({"SaveImage": {"input": {}, "output": [], "output_node": True}
 def settings(servers: Running) -> Settings:
     """Settings of Redis alone: what is tested here needs no database."""
     return settings_of_redis(servers)
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
-    client = make_redis(settings, patient=False)
-    yield client
-    await close(client)
-
-
-@pytest.fixture
-def names(settings: Settings) -> Names:
-    return Names(settings.redis_namespace)
 
 
 @pytest.fixture
@@ -155,7 +141,7 @@ async def test_catalogs_in_memory_are_bounded(registry: Registry) -> None:
     digests = [await registry.put_catalog(json.dumps({f"Node{number}": {}}).encode()) for number in range(20)]
     for digest in digests:
         assert await registry.catalog(digest) is not None
-    assert len(registry._catalogs) <= 16
+    assert len(registry.catalog_weights) <= 16
 
 
 async def test_what_a_backend_offered_before_is_soon_forgotten(
@@ -178,9 +164,8 @@ async def test_catalogs_in_memory_weigh_no_more_than_they_may(registry: Registry
     digests = [await registry.put_catalog(json.dumps(wide | {f"N{number}": {}}).encode()) for number in range(6)]
     for digest in digests:
         assert await registry.catalog(digest) is not None
-    assert 0 < sum(registry._weights.values()) <= 128 * 2**20
-    assert registry._weights.keys() == registry._catalogs.keys()
-    assert len(registry._catalogs) < 6
+    assert 0 < sum(registry.catalog_weights.values()) <= 128 * 2**20
+    assert len(registry.catalog_weights) < 6
 
 
 async def test_a_catalog_that_cannot_be_read_is_not_known(registry: Registry, redis: ArqRedis, names: Names) -> None:

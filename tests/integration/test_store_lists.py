@@ -248,13 +248,13 @@ async def test_a_search_never_tells_fewer_jobs_than_it_shows(filled: Database) -
 
 
 async def test_a_list_and_its_count_are_of_the_same_moment(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = job_lists._total
+    counted = job_lists.count_matching
 
     async def after_another_job_came(*arguments: Any) -> tuple[int, bool]:
         await AttemptStore(filled).create(new_job())
         return await counted(*arguments)
 
-    monkeypatch.setattr(job_lists, "_total", after_another_job_came)
+    monkeypatch.setattr(job_lists, "count_matching", after_another_job_came)
     views = JobViews(filled)
     for there in (30, 31):
         page = await views.page(JobFilter(), "-created_at", 100, cursor=None, skip=0)

@@ -114,7 +114,8 @@ async def test_a_spare_connection_to_which_the_server_has_said_goodbye_is_away_a
         assert await spare.fetchval("SELECT 1") == 1
     # What a server that is stopped says to an idle connection, a moment before it closes it.
     fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
-    spare._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+    said = b"E" + (len(fields) + 4).to_bytes(4) + fields
+    spare._protocol.data_received(said)  # noqa: SLF001 - as if the server had sent it
     with pytest.raises(DatabaseUnavailable):  # noqa: PT012 - it is raised on the way out of the loan
         async with database.driver() as again:
             assert again is spare

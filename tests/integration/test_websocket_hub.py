@@ -35,6 +35,8 @@ from harness import GUARD_S, SMALL_BODY, eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from arq.connections import ArqRedis
+
     from app.settings import Settings
     from app.storage.database import Database
 
@@ -172,7 +174,7 @@ async def test_who_watches_everything_is_told_the_newest_progress_and_not_each(s
         assert len([order for _, order, _ in follower.frames if order > 3_000_000]) == 40
 
         async def rested() -> bool:
-            return not hub._paces
+            return not hub.paced_jobs
 
         await eventually(rested)
 
@@ -245,7 +247,7 @@ async def test_what_happens_while_the_present_is_read_is_told_after_it(
         connecting = asyncio.create_task(client.ws_connect(f"/ws/jobs/{job_id}"))
 
         async def watched() -> bool:
-            return job_id in app[HUB]._watchers
+            return job_id in app[HUB].watched_jobs
 
         await eventually(watched)
         later = [replace(present, seq=present.seq + more) for more in (1, 2)]
@@ -268,7 +270,7 @@ async def test_who_follows_a_job_just_sent_waits_for_no_database(
     job_id = (await (await client.post("/api/v1/generation-jobs/", json=SMALL_BODY)).json())["job_id"]
 
     async def heard() -> bool:
-        return job_id in client.app[HUB]._recent
+        return job_id in client.app[HUB].recent_jobs
 
     await eventually(heard)
     async with database.transaction() as session:
@@ -286,7 +288,7 @@ async def test_what_was_heard_of_a_job_is_kept_no_longer_than_it_is_surely_the_p
 
         async def heard(count: int) -> None:
             async def known() -> bool:
-                return len(hub._recent) == count
+                return len(hub.recent_jobs) == count
 
             await eventually(known)
 
@@ -315,10 +317,10 @@ async def test_only_so_many_jobs_are_remembered(settings: Settings, monkeypatch:
         await events.publish(*(snapshot(job_id) for job_id in (1, 2, 1, 3)))
 
         async def heard() -> bool:
-            return 3 in hub._recent
+            return 3 in hub.recent_jobs
 
         await eventually(heard)
-        assert list(hub._recent) == [1, 3]
+        assert hub.recent_jobs == [1, 3]
 
 
 async def test_a_frame_is_made_once_for_all_who_watch_its_job(settings: Settings) -> None:
@@ -384,7 +386,7 @@ async def test_one_channel_brings_the_frames_of_all_jobs(settings: Settings) -> 
         assert all(order < 7_000_000 for _, order, _ in first.frames)
         hub.unwatch(second, [2, 3])
         hub.unwatch(second, [2, 3])
-        assert hub._watchers == {}
+        assert hub.watched_jobs == set()
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -523,11 +525,13 @@ async def test_a_socket_whose_job_was_deleted_is_closed_all_the_same(settings: S
         await client.close()
 
 
-async def test_nonsense_on_a_channel_does_not_end_the_hub(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nonsense_on_a_channel_does_not_end_the_hub(
+    settings: Settings, redis: ArqRedis, names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running_hub(settings, Truth()) as (hub, events):
         watcher = Watching()
         hub.watch(watcher, [1])
-        await events._redis.publish(Names(settings.redis_namespace).events, b"\xff not JSON")
+        await redis.publish(names.events, b"\xff not JSON")
 
         async def stumbled() -> bool:
             return any("hub" in record.getMessage() for record in caplog.records)
@@ -600,7 +604,7 @@ async def test_a_tick_that_an_outage_held_up_does_not_make_progress_fall(setting
     for seq, progress in enumerate((40, 91, 75, 91, 95)):
         news = {"type": "job", "job_id": 1, "status": "processing", "seq": seq, "progress": progress}
         news["timestamp"] = "2026-01-01T00:00:00.000Z"
-        await hub._forward(json.dumps(news).encode())
+        await hub.forward(json.dumps(news).encode())
     await close(redis)
     assert told == [40, 91, 91, 95]
 
@@ -622,14 +626,14 @@ async def test_progress_falls_with_no_reading_of_a_job_either(settings: Settings
         await events.publish(run, replace(run, tick=1, progress=75))
         await told(50, 75)
         truth.jobs[1] = replace(run, seq=4)
-        await hub._resync()
+        await hub.resync()
         await told(75)
         # What the worker that took it over tells is told again when it is news.
         await events.publish(replace(run, seq=4, tick=1, progress=62), replace(run, seq=4, tick=2, progress=80))
         await told(80)
         # Another attempt begins anew, though all that was told of the change got lost.
         truth.jobs[1] = replace(run, seq=7, attempt=2, progress=10)
-        await hub._resync()
+        await hub.resync()
         await told(10)
         await events.publish(replace(run, seq=7, attempt=2, tick=1, progress=12))
         await told(12)

@@ -16,14 +16,16 @@ from aiohttp import WSMsgType, WSServerHandshakeError
 
 from app.domain.job import Phase
 from app.domain.message import frame, snapshot_of
-from app.keys import EVENTS, HUB, VIEWS
+from app.keys import HUB, VIEWS
 from app.main import create_app
-from harness import GUARD_S, SMALL_BODY, eventually
+from harness import GUARD_S, SMALL_BODY, eventually, transport_of
 
 if TYPE_CHECKING:
     from aiohttp import ClientWebSocketResponse
     from aiohttp.test_utils import TestClient
+    from arq.connections import ArqRedis
 
+    from app.messaging.channels import Names
     from app.settings import Settings
 
 BASE = "/api/v1/generation-jobs"
@@ -191,7 +193,9 @@ async def test_nonsense_is_answered_and_the_connection_stays(client: TestClient[
         assert (await next_frame(ws))["status"] == "cancelled"
 
 
-async def test_a_stalled_reader_is_closed_and_delays_nobody(settings: Settings, aiohttp_client: Any) -> None:
+async def test_a_stalled_reader_is_closed_and_delays_nobody(
+    settings: Settings, aiohttp_client: Any, redis: ArqRedis, names: Names
+) -> None:
     """It subscribes over a socket with a tiny window, and never reads."""
     app = create_app(settings.model_copy(update={"ws_outbox_frames": 10}))
     client = await aiohttp_client(app)
@@ -208,7 +212,7 @@ async def test_a_stalled_reader_is_closed_and_delays_nobody(settings: Settings, 
         hub = app[HUB]
 
         async def watched(count: int) -> bool:
-            return len(hub._watchers.get(job_id, ())) == count
+            return len(hub.watchers_of(job_id)) == count
 
         await eventually(lambda: watched(1))
         async with client.ws_connect(f"/ws/jobs/{job_id}") as ws:
@@ -216,7 +220,7 @@ async def test_a_stalled_reader_is_closed_and_delays_nobody(settings: Settings, 
             await eventually(lambda: watched(2))
             for number in range(1, 61):
                 told = frame(replace(snapshot, phase=Phase.EXECUTING, tick=number)) | {"padding": padding}
-                await app[EVENTS]._redis.publish(hub._names.events, json.dumps({"type": "job"} | told))
+                await redis.publish(names.events, json.dumps({"type": "job"} | told))
                 assert (await next_frame(ws))["seq"] == snapshot.order + number
             await eventually(lambda: watched(1))
             # Not only forgotten: cut off, though it has read nothing of what lies in between.
@@ -310,32 +314,35 @@ async def test_a_client_that_leaves_is_forgotten(settings: Settings, aiohttp_cli
     for ws in (polite, rude):
         await next_frame(ws)
     await polite.close()
-    assert rude._response.connection is not None
-    rude._response.connection.transport.abort()
+    transport_of(rude).abort()
 
     async def forgotten() -> bool:
-        return not app[HUB]._watchers
+        return not app[HUB].watched_jobs
 
     await eventually(forgotten)
     assert (await client.get(f"{BASE}/{job_id}")).status == 200
 
 
 @pytest.mark.parametrize("length", [1, 125, 126, 65_535, 65_536])
-async def test_a_text_of_any_length_arrives_whole(settings: Settings, aiohttp_client: Any, length: int) -> None:
+async def test_a_text_of_any_length_arrives_whole(
+    settings: Settings, aiohttp_client: Any, redis: ArqRedis, names: Names, length: int
+) -> None:
     app = create_app(settings)
     client = await aiohttp_client(app)
     async with client.ws_connect("/ws/events") as ws:
         assert (await next_frame(ws))["type"] == "hello"
         # JSON texts of this length.
         for text in ("1", "2") if length == 1 else (f'"{letter * (length - 2)}"' for letter in "xy"):
-            await app[EVENTS]._redis.publish(app[HUB]._names.events, text)
+            await redis.publish(names.events, text)
             # There is another hello as soon as the hub listens.
             while "hello" in (told := await ws.receive_str(timeout=GUARD_S)):
                 pass
             assert told == text
 
 
-async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(settings: Settings, aiohttp_client: Any) -> None:
+async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(
+    settings: Settings, aiohttp_client: Any, redis: ArqRedis, names: Names
+) -> None:
     """What it does not read at once is more than the kernel and the transport take, and less than its outbox."""
     app = create_app(settings)
     client = await aiohttp_client(app)
@@ -349,13 +356,13 @@ async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(settings: S
         received = b""
         while b'"seq"' not in received:
             received += await loop.sock_recv(pausing, 65_536)
-        (connection,) = app[HUB]._watchers[job_id]
+        (connection,) = app[HUB].watchers_of(job_id)
         for number in range(1, 31):
             told = frame(replace(snapshot, phase=Phase.EXECUTING, tick=number)) | {"padding": padding}
-            await app[EVENTS]._redis.publish(app[HUB]._names.events, json.dumps({"type": "job"} | told))
+            await redis.publish(names.events, json.dumps({"type": "job"} | told))
 
         async def waiting() -> bool:
-            return len(connection._outbox) > 5 and connection._told[job_id] == snapshot.order + 30
+            return connection.waiting > 5 and connection.told(job_id) == snapshot.order + 30
 
         await eventually(waiting)
         chunks = []
@@ -381,4 +388,4 @@ async def test_a_client_that_answers_no_ping_is_dropped(settings: Settings, aioh
 
 
 async def _nobody_watches(hub: Any) -> bool:
-    return not hub._watchers
+    return not hub.watched_jobs

@@ -211,6 +211,6 @@ def test_nodes_that_come_again_and_again_take_no_memory() -> None:
         watch.feed("executing", {"node": f"{node}:{number}", "display_node": node})
         watch.feed("executing", {"node": "x" * 5000 + str(number), "display_node": node})
     watch.feed("execution_cached", {"nodes": [node] * 10_000})
-    assert len(watch.spans._open) <= MOST
-    assert len(watch.spans._cached) == 1
-    assert max(map(len, watch.spans._open)) <= 200
+    assert len(watch.spans.running) <= MOST
+    assert len(watch.spans.from_cache) == 1
+    assert max(map(len, watch.spans.running)) <= 200

@@ -19,7 +19,7 @@ def record(name: str) -> dict[str, str]:
 
 def together(*entries: dict[str, Any]) -> Any:
     passes = SelfQueuedPrompts(None, None, "run")  # type: ignore[arg-type]
-    passes._ended.extend(entries[:-1])
+    passes.ended.extend(entries[:-1])
     return passes.together(entries[-1])
 
 

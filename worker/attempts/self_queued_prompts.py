@@ -34,7 +34,8 @@ class SelfQueuedPrompts:
         self._backend = backend
         self._watch = watch
         self._known = {prompt_id}
-        self._ended: list[Mapping[str, Any]] = []
+        self.ended: list[Mapping[str, Any]] = []
+        """Histories of the run's prompts that have ended, but for the last one."""
         self._may_go_on = False
 
     def follow(self, graph: Graph) -> None:
@@ -67,7 +68,7 @@ class SelfQueuedPrompts:
         if read_ending(before).failure is not None or len(self._known) >= MOST:
             await self.stop_others()
             return False
-        self._ended.append(before)
+        self.ended.append(before)
         self.prompt_id = others[0]
         self._known.add(others[0])
         return True
@@ -101,14 +102,14 @@ class SelfQueuedPrompts:
         A file that several prompts name appears once; of a node's other outputs the last value counts.
         """
         outputs: dict[str, dict[str, Any]] = {}
-        for entry in (*self._ended, last):
+        for entry in (*self.ended, last):
             for node_id, shown in _objects(entry.get("outputs")):
                 of_node = outputs.setdefault(node_id, {})
                 for key, value in shown.items():
                     if key != _UNFINISHED:
                         of_node[key] = _joined(of_node.get(key), value)
         joined = {**last, "outputs": {node_id: shown for node_id, shown in outputs.items() if shown}}
-        return joined if not self._ended else {**joined, "status": _from_the_start(self._ended[0], last)}
+        return joined if not self.ended else {**joined, "status": _from_the_start(self.ended[0], last)}
 
 
 def _objects(value: Any) -> list[tuple[str, dict[str, Any]]]:

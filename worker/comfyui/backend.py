@@ -106,9 +106,9 @@ class Backend:
         """When it was last asked to free its memory, and the fault if that failed."""
         self.stats = Stats()
         self._stats_at = float("-inf")
-        self._followers: dict[str, Follower] = {}
+        self.followers: dict[str, Follower] = {}
         self._stood_still = False
-        self._vital_signs = VitalSigns(name, comfyui, self._followers, self._life_changed)
+        self._vital_signs = VitalSigns(name, comfyui, self.followers, self._life_changed)
         self.on_slot: Callable[[], None] = _nothing
         """Called when the backend may take another prompt."""
         self.on_health: Callable[[], None] = _nothing
@@ -149,17 +149,17 @@ class Backend:
     @property
     def foreign(self) -> int:
         """Number of prompts in its queue that this worker does not follow."""
-        return max(0, self.queue_remaining - len(self._followers))
+        return max(0, self.queue_remaining - len(self.followers))
 
     @contextlib.contextmanager
     def following(self, prompt_id: str, follower: Follower) -> Any:
         """Hand the prompt's frames to the follower within the block."""
-        self._followers[prompt_id] = follower
+        self.followers[prompt_id] = follower
         try:
             yield
         finally:
-            if self._followers.get(prompt_id) is follower:
-                del self._followers[prompt_id]
+            if self.followers.get(prompt_id) is follower:
+                del self.followers[prompt_id]
                 self._loads.pop(prompt_id, None)
 
     def take_slot(self) -> None:
@@ -312,7 +312,7 @@ class Backend:
                     # Nothing here may wait: a client that stops reading delays all events (comfyui.md).
                     frame = read_frame(message)
                     if isinstance(frame, Picture):
-                        self._show(frame)
+                        self.show(frame)
                     elif frame is not None:
                         self._dispatch(*frame)
             finally:
@@ -332,7 +332,7 @@ class Backend:
         """Check regularly whether the backend executes, and report slots for trial jobs."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if not (self._followers or self.queue_remaining or self.standstill):
+            if not (self.followers or self.queue_remaining or self.standstill):
                 self._vital_signs.heard()
             with contextlib.suppress(BackendLost):
                 await self._vital_signs.check_standstill()
@@ -347,7 +347,7 @@ class Backend:
             self.on_health()
         self.on_change()
         self.on_slot()
-        for follower in list(self._followers.values()):
+        for follower in list(self.followers.values()):
             follower.wake()
 
     def _tell_slot(self) -> None:
@@ -374,22 +374,22 @@ class Backend:
         if kind == "execution_start" and prompt_id in self._loads:
             self.models = self._loads[prompt_id]
             self.on_change()
-        follower = self._followers.get(prompt_id)
+        follower = self.followers.get(prompt_id)
         if follower is not None:
             follower.feed(kind, data)
         else:
             self.stranger_at = time.monotonic()
 
-    def _show(self, picture: Picture) -> None:
+    def show(self, picture: Picture) -> None:
         """Hand a picture to the follower of its prompt; drop it when the prompt is unknown."""
         if picture.prompt_id is not None:
-            shown = [follower] if (follower := self._followers.get(picture.prompt_id)) else []
+            shown = [follower] if (follower := self.followers.get(picture.prompt_id)) else []
         else:
             # The old format names no prompt: the picture belongs to the one prompt being executed, if that is ours.
-            shown = [follower for follower in set(self._followers.values()) if follower.executing]
+            shown = [follower for follower in set(self.followers.values()) if follower.executing]
         if len(shown) == 1:
             shown[0].show(picture)
 
     def _look_again(self) -> None:
-        for follower in list(self._followers.values()):
+        for follower in list(self.followers.values()):
             follower.miss()

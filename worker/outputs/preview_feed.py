@@ -33,6 +33,11 @@ class PreviewFeeds:
         self._tasks: set[asyncio.Task[None]] = set()
         self._making = asyncio.Semaphore(AT_ONCE)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no picture is being made or sent."""
+        return not self._tasks
+
     def of(self, job_id: int, attempt: int) -> PreviewFeed:
         """Return the feed for an attempt's previews."""
         return PreviewFeed(self._previews, self._tasks, self._making, job_id, attempt)

@@ -46,17 +46,18 @@ async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
 
 async def reconcile(ctx: dict[str, Any]) -> str:
     """Resolve differences between PostgreSQL, Redis and the backends."""
-    return await _noted(ctx, "reconcile", _schedule(ctx, "reconcile"), ctx["reconciler"].run)
+    return await run_and_note(ctx, "reconcile", _schedule(ctx, "reconcile"), ctx["reconciler"].run)
 
 
 async def sweep(ctx: dict[str, Any]) -> str:
     """Delete expired data and unused files."""
-    return await _noted(ctx, "sweep", _schedule(ctx, "sweep"), ctx["reconciler"].sweep)
+    return await run_and_note(ctx, "sweep", _schedule(ctx, "sweep"), ctx["reconciler"].sweep)
 
 
 async def record_statistics(ctx: dict[str, Any]) -> str:
     """Add ended jobs, and the numbers of waiting and running jobs, to the statistics."""
-    return await _noted(ctx, "record_statistics", _schedule(ctx, "record_statistics"), ctx["statistics_recorder"].run)
+    name, recorder = "record_statistics", ctx["statistics_recorder"]
+    return await run_and_note(ctx, name, _schedule(ctx, name), recorder.run)
 
 
 async def announce(ctx: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ def _schedule(ctx: dict[str, Any], name: str) -> str:
     return words[name]
 
 
-async def _noted(ctx: dict[str, Any], name: str, schedule: str, work: Callable[[], Awaitable[str]]) -> str:
+async def run_and_note(ctx: dict[str, Any], name: str, schedule: str, work: Callable[[], Awaitable[str]]) -> str:
     """Run a periodic task and store its result, also when it failed."""
     began, now, failed = time.monotonic(), datetime.now(UTC), True
     try:

@@ -6,7 +6,6 @@ It overrides private methods of arq 0.28; a test fails when their names change.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -87,13 +86,24 @@ class TurnWorker(Worker):
         options |= {"max_jobs": MOST_TURNS, "poll_delay": 0, "queue_read_limit": MOST_TURNS, "handle_signals": False}
         super().__init__(*arguments, **options)
         self.in_progress_timeout_s = lock_s
-        self._idle_poll_s = idle_poll_s
+        self.idle_poll_s = idle_poll_s
         self._free_slots = free_slots
         self._woken = asyncio.Event()
         self._begun: set[str] = set()
+        self._asleep = False
         self._ended: dict[str, int | str] = {}
         """Ended turn not yet reported to Redis → when it is due again, in the format of `_TAKE`."""
         self._take = line.register_script(_TAKE)
+
+    @property
+    def woken(self) -> bool:
+        """Whether it was woken and has not read the queue since."""
+        return self._woken.is_set()
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it waits until it is woken, or until its time has come."""
+        return self._asleep
 
     def wake(self, due_ms: int | None = None) -> None:
         """Read the queue now; this also finds out when a later turn is due."""
@@ -108,7 +118,7 @@ class TurnWorker(Worker):
     async def _poll_iteration(self) -> None:
         # Cleared before the queue is read, so that no wake-up is lost in between.
         self._woken.clear()
-        wait_s = self._idle_poll_s
+        wait_s = self.idle_poll_s
         try:
             self._reap()
             wanted = max(0, self._free_slots() - self._waiting_for_slots()) if self.allow_pick_jobs else 0
@@ -120,9 +130,14 @@ class TurnWorker(Worker):
             await asyncio.sleep(1)
         if self.burst and not self.tasks:
             return
-        with contextlib.suppress(TimeoutError):
+        self._asleep = True
+        try:
             async with asyncio.timeout(wait_s):
                 await self._woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._asleep = False
 
     async def _exchange(self, wanted: int) -> float:
         """End turns, begin up to `wanted` others, and return in how many seconds the next turn is due."""

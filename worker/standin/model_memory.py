@@ -5,15 +5,15 @@ class ModelMemory:
     """One checkpoint and its LoRAs, as on a card that holds no second one."""
 
     def __init__(self) -> None:
-        self._checkpoint: str | None = None
+        self.checkpoint: str | None = None
         self._loras: set[str] = set()
 
     def load_checkpoint(self, name: str) -> bool:
         """Load a checkpoint in place of the loaded one; tell whether that takes time."""
-        if self._checkpoint == name:
+        if self.checkpoint == name:
             return False
         self.unload()
-        self._checkpoint = name
+        self.checkpoint = name
         return True
 
     def load_lora(self, name: str) -> bool:
@@ -25,5 +25,5 @@ class ModelMemory:
 
     def unload(self) -> None:
         """Forget everything."""
-        self._checkpoint = None
+        self.checkpoint = None
         self._loras.clear()

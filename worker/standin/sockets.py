@@ -96,6 +96,11 @@ class Sockets:
         self._open: set[Connection] = set()
         self._outbox: asyncio.Queue[tuple[str | bytes, object]] = asyncio.Queue()
 
+    @property
+    def waiting(self) -> int:
+        """How many frames wait for the sender."""
+        return self._outbox.qsize()
+
     def join(self, connection: Connection) -> None:
         """Give `connection` the entry of its client id."""
         if self._faults.take(FaultKind.DEAF_CONNECTIONS, client_id=connection.client_id):

@@ -36,7 +36,7 @@ ACTOR: Final = "reconciler"
 ABANDONED_LEASES: Final = 4
 """A running job nobody takes over for so many leases has lost its backend: the one who drives it would have."""
 SWEEP_WINDOW_S: Final = 48 * 3600.0
-_LOCK: Final = 7265837416
+TURNS_LOCK: Final = 7265837416
 
 
 class Reconciler:
@@ -87,7 +87,7 @@ class Reconciler:
         done += [f"took up {late} thumbnails that were due"] if late else []
         async with self._database.transaction() as session:
             # Held until the end of this transaction; whoever comes meanwhile has nothing to do.
-            if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _LOCK}):
+            if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": TURNS_LOCK}):
                 return ", ".join([*done, "another worker sees to the turns"])
             renewed = await self._enqueue_lost(session)
         for job_id in renewed:

@@ -19,6 +19,7 @@ from unit.standin.standin_client import (
     text_to_image,
 )
 
+from harness import transport_of
 from worker.standin.faults import Fault, FaultKind
 
 
@@ -262,7 +263,7 @@ async def test_the_log_tells_what_ran_and_how_often(client: Client) -> None:
 
 async def test_a_client_that_does_not_read_holds_up_everybody(client: Client) -> None:
     stuck = await client.connect("stuck")
-    stuck_transport = stuck._writer.transport
+    stuck_transport = transport_of(stuck)
     stuck_transport.pause_reading()
     reader = await client.connect("reader")
     for seed in range(3):
@@ -271,7 +272,7 @@ async def test_a_client_that_does_not_read_holds_up_everybody(client: Client) ->
     prompt_id = await client.submit(image_graph("other"), client_id="reader")
     await client.standin.queue.idle.wait()
     assert prompt_id in (await client.get("/history"))[1]
-    blocked = client.standin.sockets._outbox.qsize()
+    blocked = client.standin.sockets.waiting
     stuck_transport.abort()
     await frames_until(reader, "executing", node=None, prompt_id=prompt_id)
     await reader.close()
