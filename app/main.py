@@ -73,7 +73,7 @@ SERVING: Final[dict[str, Any]] = {
     "access_log": None,
     # By us, up to a limit: after a refusal aiohttp would inflate the rest too, for seconds, and nobody had a turn.
     "auto_decompress": False,
-    # So long the rest of a refused body is read, and thrown away, so that the client gets to see the answer.
+    # Seconds for which the rest of a refused body is read and dropped: the client reads the answer only afterwards.
     "lingering_time": 2.0,
 }
 """How a runner serves the application."""

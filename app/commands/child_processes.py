@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.commands.terminal import Terminal
 
 KEPT_LINES: Final = 200
-"""So many last lines of each process are remembered."""
+"""Number of last lines that are kept of each process."""
 LINE_BYTES: Final = 64 * 1024
 """A longer line is shown in pieces."""
 OUTPUT_S: Final = 2.0

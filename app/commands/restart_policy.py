@@ -21,7 +21,7 @@ class Delays:
     """Doubled with each death."""
     most_s: float = 60.0
     tries: int = 5
-    """So many starts in a row that come to nothing are enough: what they say has to be mended by somebody."""
+    """Maximum number of failed starts in a row; after that someone has to read the messages and act."""
 
 
 @dataclass(slots=True)

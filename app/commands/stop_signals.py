@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, the wish of a program, and a terminal that was closed."""
+"""Ctrl-C, a request by another program, and a closed terminal."""
 
 
 class Interrupted(Exception):

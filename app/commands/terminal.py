@@ -57,7 +57,7 @@ class Terminal:
             self._stream.write(text.encode(encoding, "replace").decode(encoding))
             self._stream.flush()
         except BrokenPipeError:
-            # Whoever read it has gone, as in `make demo | head`. Python would complain when it flushes at its end.
+            # The reader has gone, as in `make demo | head`. Python would complain when it flushes at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 

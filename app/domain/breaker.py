@@ -22,7 +22,7 @@ LAST_PAUSE_S: Final = 900.0
 DOUBT_PAUSE_S: Final = 4.0
 """The longest wait between two jobs of a backend that is only in doubt; the first is a second."""
 MOST: Final = 100
-"""So many failures are remembered one by one."""
+"""Maximum number of failures that are kept one by one."""
 
 
 class Breaker:

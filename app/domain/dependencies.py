@@ -17,7 +17,7 @@ MAX_ANCESTRY: Final = 500_000
 """Pairs of a node and one that it depends on, at whatever distance. ComfyUI writes all of them down before it begins:
 400,000, one chain of 900, took half a minute without a sign of life, 750,000 three minutes and a gigabyte."""
 _NAMED: Final = 10
-"""So many nodes of a cycle are named."""
+"""Maximum number of nodes of a cycle that are named."""
 
 
 def size_fault(targets: Mapping[str, Sequence[str]], pointer: str) -> Fault | None:

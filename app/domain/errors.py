@@ -110,7 +110,7 @@ class ForeignHost(GenonautError):
 
 
 class SignInNeeded(GenonautError):
-    """Nobody is signed in, and without that there is nothing to be seen."""
+    """The page needs a key, and no one is signed in."""
 
     code = "sign_in_needed"
 
@@ -239,7 +239,7 @@ class QueueUnavailable(Unavailable):
 
 
 class Busy(Unavailable):
-    """So many large requests are at work that one more would cost the others."""
+    """Too many large requests are being processed; one more would slow down the others."""
 
     code = "busy"
 

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
 
 MAX_WARNINGS: Final = 10
-"""So many are told; one more says how many there are besides."""
+"""Maximum number of warnings; one more says how many were left out."""
 LACKS: Final = ("unknown_node_class", "value_not_in_list")
-"""Codes of faults that a new file or node class can mend."""
+"""Codes of faults that disappear when a backend gets the file or node class."""
 _MAX_DOUBTS: Final = 1_000
-"""So many are counted."""
+"""Maximum number that is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check says: why a graph is refused, or what is to be known of one that is taken."""
+    """The result of a check: the faults for which a graph is refused, or the warnings about an accepted one."""
 
     faults: list[Fault] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -18,11 +18,12 @@ MAX_SHOWN: Final = 200
 MAX_HINTS: Final = 5
 """Suggestions of one check: who has made more mistakes than that of one kind has made one."""
 _MAX_CANDIDATES: Final = 5_000
-"""So many allowed values are looked at: more than the node classes of any server seen."""
+"""Maximum number of allowed values that are searched: more than any server seen has node classes."""
 _MAX_CHARS: Final = 100
 """Longer texts are neither suggested nor looked for."""
 _COMPARED: Final = 8
-"""So many are compared in earnest, which takes up to a millisecond each: those with the most pairs of letters alike."""
+"""Maximum number of values that are compared exactly, up to a millisecond each: those that share the most pairs of
+letters."""
 _ALIKE: Final = 0.6
 
 

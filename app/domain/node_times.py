@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
 
 MOST: Final = 500
-"""So many are kept of a run; of nodes that ran rather than of cached ones."""
+"""Maximum number of spans kept of a run; nodes that ran come before cached ones."""
 TITLE_CHARS: Final = 100
 _MOST_OPEN: Final = 256
-"""So many nodes are taken to be at work at once: ComfyUI works on one, and lazily evaluated ones wait for others."""
+"""Maximum number of nodes that count as running: ComfyUI executes one, and lazily evaluated ones wait for others."""
 _MOST_STEPS: Final = 1e9
 """A node's own bar that counts further is no bar."""
 

@@ -80,7 +80,7 @@ def separated(
         inputs, known = node["inputs"], catalog.nodes.get(node["class_type"])
         own: dict[str, str] = {}
         if known is None:
-            # Nobody knows what the backend offers: what looks like a saver is treated as one.
+            # It is not known what the backend offers: a class that looks like a saver is treated as one.
             alone = True
             if isinstance(unwrap(inputs.get(PREFIX)), str):
                 own = {PREFIX: _below(folder, inputs[PREFIX])}

@@ -1,4 +1,4 @@
-"""Words of the fleet: what a worker does by an operator's wish, and what is done by the clock."""
+"""States of workers that operators can request, and the periodic tasks."""
 
 from __future__ import annotations
 

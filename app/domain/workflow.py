@@ -17,7 +17,7 @@ Graph = dict[str, Any]
 """Node id → `{"class_type": …, "inputs": {…}}`; a link is `[node id, output index]`."""
 
 MAX_FAULTS: Final = 50
-"""So many are named; a graph with more is wrong as a whole, and looking for what was meant takes its time."""
+"""Maximum number of faults that are named. A graph with more is wrong as a whole, and suggestions take time."""
 _MOST_DOTS: Final = 64
 """Where an id may end in `"<node>.<input>"`: with more dots looking for it would take the square of their number."""
 

@@ -102,7 +102,7 @@ class Names:
 
     @property
     def questions_asked(self) -> str:
-        """Channel: there is such a question, which those who drive backends look at; the content says nothing."""
+        """Channel: there is a new question for the drivers of backends; messages are empty."""
         return f"{self.namespace}:questions-asked"
 
     def asked_to_read(self, backend: str) -> str:

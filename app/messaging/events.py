@@ -1,4 +1,4 @@
-"""Telling watchers: frames published after the commit, and the last progress kept for those who come later."""
+"""Events for watchers, published after the commit, and the last progress of each job for those that come later."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LIVE_TTL_S: Final = 60
-"""A key that nobody renews is of a job long gone, whose end could not be told. A running job that is silent for longer
-loses nothing: with each heartbeat its progress goes into its row."""
+"""Seconds after which stored progress expires unless it is renewed: its job has ended unnoticed. A job that runs
+silently for longer loses nothing: each heartbeat writes its progress into its row."""
 
 _TELL: Final = """
 for at = 2, #ARGV, 3 do
@@ -104,7 +104,7 @@ class Events:
             log.warning("could not tell the workers to cancel job %s: %s", job_id, error)
 
     async def publish_event(self, event: dict[str, Any]) -> None:
-        """Tell those who watch everything of something that is no job's, such as a worker's start."""
+        """Publish an event that belongs to no job, such as the start of a worker."""
         try:
             await self._redis.publish(self._names.events, json.dumps(event))
         except REDIS_ERRORS as error:
@@ -129,7 +129,7 @@ class Events:
 def merged(snapshots: Sequence[Snapshot], live: Mapping[int, bytes]) -> list[Snapshot]:
     """Return the snapshots with the last progress told, as `Events.live` found it.
 
-    It may have been read before them: what was told since reaches whoever watches already.
+    It may have been read before them: later events reach the watchers by themselves.
     """
     return [
         _merged(each, live[each.job_id]) if each.job_id in live and STATUS_OF[each.phase] is JobStatus.RUNNING else each
@@ -138,7 +138,7 @@ def merged(snapshots: Sequence[Snapshot], live: Mapping[int, bytes]) -> list[Sna
 
 
 def news(snapshot: Snapshot) -> str:
-    """Return what is published of this state of a job: its frame, and more for those who watch everything."""
+    """Return the message about this state of a job: its frame, and more fields for clients that watch all events."""
     told = {"type": "job", "phase": snapshot.phase, "attempt": snapshot.attempt, "backend": snapshot.backend_name}
     told |= frame(snapshot)
     return dumps(told | {"node": snapshot.node} if snapshot.node is not None else told)

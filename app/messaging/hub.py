@@ -30,9 +30,9 @@ HEAL_S: Final = 10.0
 """Watched jobs are read again this often, in case an event was lost on the way."""
 HEAL_WITHOUT_REDIS_S: Final = 1.0
 HELLO: Final = b'{"type": "hello"}'
-"""Tells those who watch everything to look at everything anew, because an event may have been lost."""
+"""Tells clients that watch all events to read everything again, because an event may have been lost."""
 RECENT_S: Final = 2.0
-"""So long the hub remembers what it has heard of a job, for who comes to watch it right after sending it."""
+"""Seconds for which the hub keeps the last news of a job, for clients that watch a job right after sending it."""
 MOST_RECENT: Final = 4096
 PROGRESS_S: Final = 0.25
 """Who watches everything is told of the progress of a job so often at most."""
@@ -65,8 +65,8 @@ class Watcher(Protocol):
 class Hub:
     """Forwards events from Redis to watchers, and makes up for lost ones by reading the jobs again.
 
-    Every job's frames come through the one channel that those who watch everything need anyway: who comes to watch a
-    job waits for no subscription, and an event is published, and read by each server, once.
+    All jobs' frames come through one channel, which is needed for all events anyway. So a client that begins to watch
+    a job waits for no subscription, and each event is published once and read by each server once.
     `read` returns the present snapshots of those of the jobs that exist; `encode` makes of a JSON text what watchers
     take.
     """
@@ -89,7 +89,7 @@ class Hub:
         """What was last told of each watched job that runs: its attempt, 0 if not known, and how far it is."""
         self._everything: set[Watcher] = set()
         self._paces: dict[int, _Pace] = {}
-        """How fast those who watch everything are told of each running job."""
+        """How often progress of each running job is sent to clients that watch all events."""
         self._recent: dict[int, tuple[float, dict[str, Any]]] = {}
         """The last news of jobs, the oldest first, and when it was heard, by the event loop's clock."""
         self._connected = False
@@ -117,11 +117,11 @@ class Hub:
 
     @property
     def viewers(self) -> int:
-        """How many watch everything."""
+        """Number of clients that watch all events."""
         return len(self._everything)
 
     def watchers_of(self, job_id: int) -> frozenset[Watcher]:
-        """Return those who watch this job."""
+        """Return the watchers of this job."""
         return frozenset(self._watchers.get(job_id, ()))
 
     def watch(self, watcher: Watcher, job_ids: Iterable[int]) -> None:
@@ -179,7 +179,7 @@ class Hub:
             self._forget_paces()
 
     def dismiss(self) -> None:
-        """Tell every watcher, and whoever still comes, that the server shuts down."""
+        """Tell every watcher, and each later one, that the server shuts down."""
         self._dismissed = True
         for watcher in self._everything.union(*self._watchers.values()):
             watcher.dismiss()
@@ -220,13 +220,13 @@ class Hub:
                     await pubsub.check_health()
                 elif message["type"] == "subscribe":
                     self._connected = True
-                    # Redis drops what is published while nobody listens: look at everything once more.
+                    # Redis drops what is published without a subscriber: read everything once more.
                     await self.resync()
                 elif message["type"] == "message":
                     await self.forward(message["data"])
 
     async def forward(self, text: bytes) -> None:
-        """Forward one event, as it was published, to those whom it concerns."""
+        """Forward one event, as it was published, to its watchers."""
         # What is no text would end the connection of every client: it raises here.
         told: Any = orjson.loads(text)
         if isinstance(told, dict) and told.get("type") == "job":
@@ -343,7 +343,7 @@ class Hub:
                 log.exception("the hub could not read the watched jobs again")
 
     async def resync(self) -> None:
-        """Offer every watcher the present state of what it watches; those who know it already drop it."""
+        """Offer every watcher the present state of its jobs; watchers drop what they were told before."""
         self._greet()
         job_ids = list(self._watchers)
         for start in range(0, len(job_ids), 500):
@@ -363,7 +363,7 @@ class Hub:
 
 @dataclass(slots=True)
 class _Pace:
-    """How fast those who watch everything are told of the progress of a job."""
+    """How often progress of one job is sent to clients that watch all events."""
 
     stage: tuple[str, str | None]
     """Status and phase that the progress is of."""
@@ -374,7 +374,7 @@ class _Pace:
 
 
 async def _parts(watchers: Iterable[Watcher]) -> AsyncIterator[list[Watcher]]:
-    """Yield those who watch at this moment, `AT_ONCE` of them at a time."""
+    """Yield the watchers of this moment, `AT_ONCE` at a time."""
     present = list(watchers)
     for start in range(0, len(present), AT_ONCE):
         if start:

@@ -1,7 +1,7 @@
-"""What is asked of those who drive backends, about to refuse a job: whether a node class is as it was when last read.
+"""Questions to the drivers of backends before a job is refused: is a node class still as it was when last read?
 
-Questions are kept until they are answered, so that a lost message costs a moment. They have numbers: whoever has asked
-waits until its own, or a later one, was answered, by a reading that therefore began after it was asked.
+Questions are kept until they are answered, so a lost message only costs a delay. They are numbered: the asker waits
+until its question or a later one is answered, by a reading that therefore began after it had asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.messaging.channels import Names
 
 KEPT_S: Final = 15
-"""Nobody waits for an answer so long."""
+"""Seconds after which questions and answers are deleted; no server waits as long."""
 
 _ASK: Final = """
 local number = redis.call('INCR', KEYS[1])
@@ -50,7 +50,7 @@ class OfferQuestions:
         """Have these classes of a backend read again; return the number of the question."""
         names = self._names
         keys = [names.questions, names.asked_to_read(backend), names.questions_asked]
-        with redis_errors_as("Whoever drives the backend cannot be asked at the moment."):
+        with redis_errors_as("The worker that drives the backend cannot be asked at the moment."):
             return int(await self._ask(keys=keys, args=[KEPT_S, *classes]))
 
     async def answered(self, backend: str, classes: Sequence[str], number: int) -> bool:
@@ -61,13 +61,13 @@ class OfferQuestions:
 
     async def asked(self, backend: str) -> dict[str, int]:
         """Return class → number of the last question about it, of those that have no answer yet."""
-        with redis_errors_as("What is asked cannot be read at the moment."):
+        with redis_errors_as("The open questions cannot be read at the moment."):
             found = await cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(self._names.asked_to_read(backend)))
         return {name.decode("utf-8", "replace"): int(number) for name, number in found.items()}
 
     async def answer(self, backend: str, numbers: Mapping[str, int]) -> None:
-        """Readings of these classes that began after these questions are over; what was asked since remains."""
+        """Store that these classes were read after these questions; questions asked since then remain open."""
         names = self._names
         keys = [names.asked_to_read(backend), *(names.read(backend, each) for each in numbers)]
-        with redis_errors_as("The answer cannot be given at the moment."):
+        with redis_errors_as("The answer cannot be stored at the moment."):
             await self._answer(keys=keys, args=[KEPT_S, *(part for each in numbers.items() for part in each)])

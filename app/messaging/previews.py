@@ -1,4 +1,4 @@
-"""The picture of a running job as it comes into being: the newest one in Redis, and news of it for the pages."""
+"""Previews of running jobs: the newest picture of each in Redis, and messages about it for the pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from app.messaging.channels import Names
 
 TTL_S: Final = 30
-"""A picture that nobody renews is of a run whose worker is gone."""
+"""Seconds after which a picture is deleted unless it is renewed: its worker is gone then."""
 _NUMBER_BYTES: Final = 8
 
 
@@ -36,7 +36,7 @@ class Previews:
         self._names = names
 
     async def put(self, job_id: int, attempt: int, number: int, image: bytes) -> None:
-        """Keep the picture in place of the one before, and tell those who watch everything."""
+        """Store the picture in place of the one before, and publish its number."""
         news = {"type": "preview", "job_id": job_id, "attempt": attempt, "number": number, "seq": number}
         with redis_errors_as("A preview could not be kept."):
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -45,12 +45,12 @@ class Previews:
                 await pipe.execute()
 
     async def keep(self, job_id: int) -> None:
-        """The run goes on, and has no newer picture."""
+        """Keep the picture longer: the run goes on and has no newer one."""
         with redis_errors_as("A preview could not be kept."):
             await self._redis.expire(self._names.preview(job_id), TTL_S)
 
     async def remove(self, job_id: int) -> None:
-        """The run is over."""
+        """Delete the picture: the run is over."""
         with redis_errors_as("A preview could not be removed."):
             await self._redis.delete(self._names.preview(job_id))
 

@@ -69,7 +69,7 @@ class JobQueue:
     ) -> list[bool]:
         """Give attempts, (job id, attempt, due), their turns in one round trip; return of each whether it had none yet.
 
-        `news` goes to those who watch everything.
+        `news` are messages for the clients that watch all events.
         """
         now_ms = int(time.time() * 1000)
         keys: list[str] = [self._names.queue]
@@ -86,7 +86,7 @@ class JobQueue:
         return [bool(each) for each in added]
 
     async def take_back(self, job_id: int, attempt: int) -> None:
-        """Forget a turn that nobody has begun; a begun one finds out by itself that there is nothing to do."""
+        """Remove a turn that no worker has begun; a begun one finds that there is nothing to do."""
         turn = task_id(job_id, attempt)
         prefixes = (job_key_prefix, in_progress_key_prefix, retry_key_prefix)
         job, running, retries = (prefix + turn for prefix in prefixes)

@@ -28,7 +28,7 @@ REDIS_ERRORS: Final = (RedisError, OSError)
 `OSError`.)"""
 
 MOST_CONNECTIONS: Final = 100
-"""So many of a client's commands go on at once; the next one waits for one of them."""
+"""Maximum number of commands of one client at a time; a further one waits."""
 
 EXPIRES_MS: Final = 30 * 24 * 3600 * 1000
 """arq drops a turn at this age, however long it waits or is retried; a waiting job is enqueued again long before."""

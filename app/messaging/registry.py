@@ -1,4 +1,4 @@
-"""Who is there: heartbeats of workers and backends, and what backends offer."""
+"""Heartbeats of workers and backends in Redis, and what the backends offer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEPT_S: Final = 24 * 3600
-"""A worker or backend that is gone stays listed so long."""
+"""Seconds for which a worker or backend that is gone stays listed."""
 _MOST_CATALOGS: Final = 16
 _MOST_WEIGHT: Final = 2 * MOST_BYTES
 """Of what the catalogs in memory were read from, together."""
@@ -34,7 +34,7 @@ _REPLACED_BEATS: Final = 10
 _MOST_KEPT_BYTES: Final = MOST_BYTES + MOST_REPLACING_BYTES + 1
 CHANGED_BY: Final = "+"
 """Stands in the digest of what a backend offers between that of what was read whole, and that of what was read since:
-the classes that somebody missed something in. That is little, and the whole may be 30 MB."""
+the classes in which something was missing. That is little, and the whole may be 30 MB."""
 
 _DRIVE: Final = """
 local holder = redis.call('GET', KEYS[1])
@@ -96,7 +96,7 @@ class Registry:
                 await pipe.execute()
 
     async def leave(self, worker_id: str) -> None:
-        """A worker has stopped of its own will: it is not lost, it is gone."""
+        """Remove a worker that stopped by itself, so that it is not listed as lost."""
         with redis_errors_as("The heartbeat could not be removed."):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.delete(self._names.worker(worker_id), self._names.asked(worker_id))
@@ -126,7 +126,7 @@ class Registry:
             await self._stop_driving(keys=keys, args=[worker_id, _encoded(name, last) or "{}", KEPT_S])
 
     async def put_catalog(self, described: bytes, instead_of: str | None = None) -> str:
-        """Keep what a backend offers and return its digest; what it offered before is soon forgotten, if nobody does.
+        """Store what a backend offers and return its digest. What it offered before expires soon if no other offers it.
 
         A backend that offers something else each time would fill Redis otherwise.
         """
@@ -212,7 +212,7 @@ def _parts(digest: Any) -> list[str]:
 
 
 def _encoded(name: str, state: Mapping[str, Any]) -> str | None:
-    """Return a heartbeat as it is written; None for one that cannot be, which is nobody else's fault."""
+    """Return a heartbeat as JSON. One that has no JSON form is logged and left out (None); the others are written."""
     try:
         return json.dumps(state, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 routes: Final = web.RouteTableDef()
 
 CONFIRM_S: Final = 1.5
-"""So long a page waits for a cancellation to be confirmed; after that it says `cancelling`, and shows the rest live."""
+"""Maximum seconds that the answer to a cancel waits for its confirmation; after that the page shows `cancelling`."""
 
 _SAID: Final = {
     Phase.CANCELLED: "cancelled",

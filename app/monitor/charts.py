@@ -22,7 +22,7 @@ LEAST_PX: Final = 2.0
 """What there is at all is at least so high: one failed job among ten thousand is to be seen."""
 SPARK_PX: Final = 28.0
 _GRID: Final = 4
-"""So many lines at most above the one of zero."""
+"""Maximum number of grid lines above the zero line."""
 _GAP: Final = 0.2
 """Share of a column's place that is left free."""
 LEAST_STEP_S: Final = 0.001

@@ -52,7 +52,7 @@ _ASKED: Final = [
 """Fields that a client sends with a job, as one could send them again."""
 _EXCERPT_BYTES: Final = 4096
 _EXCERPTS: Final = 4
-"""So many outputs of text or data are shown on a job's page; the others are linked."""
+"""Maximum number of text and data outputs shown on a job's page; the others are links."""
 EVENTS_SHOWN: Final = 300
 _SHOWN_PARAMS: Final = 100_000
 _SHOWN_CHARACTERS: Final = 60_000

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 routes: Final = web.RouteTableDef()
 
 MOST_KEPT: Final = 200
-"""So many rows that the reader holds are shown beyond those of the page."""
+"""Maximum number of selected rows that are shown beyond those of the page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ ORDERS: Final[Mapping[Sort, Order]] = {
 
 
 _KINDS: Final = 8
-"""So many kinds of errors on a page are counted."""
+"""Maximum number of kinds of errors that are counted on a page."""
 _ALIKE: Final = 999
 """So far are jobs counted that failed alike."""
 

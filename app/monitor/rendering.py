@@ -74,7 +74,7 @@ _STOP_THEM: Final = Undo("Undo: cancel them", "/monitor/bulk/cancel", Ability.CA
 FLASHES: Final[Mapping[str, Flash]] = {
     "cancelled": Flash("good", "Job {} is cancelled.", _AGAIN),
     "cancelling": Flash("wait", "Job {} was asked to stop: it is cancelling until ComfyUI confirms it."),
-    "asked": Flash("wait", "The wish to cancel job {} is on its way."),
+    "asked": Flash("wait", "Job {} is being cancelled."),
     "saving": Flash("wait", "Job {} is being saved already, too late to cancel it."),
     "late": Flash("bad", "Job {} had ended before it could be cancelled."),
     "retried": Flash("good", "Job {} waits for another attempt, with the same seed.", _STOP),

@@ -23,7 +23,7 @@ from app.web.signed_in import viewer_of
 routes: Final = web.RouteTableDef()
 
 WRONG_S: Final = 1.0
-"""So long who gives a wrong key waits for the answer; nobody else does."""
+"""Seconds that the answer to a wrong key is delayed. Other requests are not."""
 _MOST_CHARS: Final = 200
 
 

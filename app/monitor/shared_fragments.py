@@ -49,7 +49,7 @@ class Sharing:
         loop = asyncio.get_running_loop()
         try:
             await asyncio.sleep(max(GATHER_S, self._began.get(key, 0.0) + APART_S - loop.time()))
-            # Whoever comes from now on needs a later one.
+            # Requests from now on need a later one.
             del self._waiting[key]
             self._began.pop(key, None)
             self._began[key] = loop.time()
@@ -58,7 +58,7 @@ class Sharing:
             made.set_result(await make())
         except Exception as error:  # noqa: BLE001  # whoever asked gets it
             made.set_exception(error)
-            # Nobody may be there any more to take it.
+            # All that asked for it may have gone.
             made.exception()
         finally:
             made.cancel()

@@ -37,7 +37,7 @@ OUTCOMES: Final = (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 MOST_ROWS: Final = 50
 """Of more models, or more kinds of failures, the most frequent are listed."""
 MOST_NAMES: Final = 200
-"""So many models are offered to choose from: clients name them as they like."""
+"""Maximum number of models offered in the filter: clients may name any."""
 P50: Final = 0.50
 P95: Final = 0.95
 

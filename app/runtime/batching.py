@@ -45,7 +45,7 @@ class Batcher(Generic[T, R]):
     async def _fly(self) -> None:
         try:
             while self._waiting:
-                # Whoever else is ready at this moment comes along.
+                # Other callers that are ready at this moment join the batch.
                 await asyncio.sleep(0)
                 if batch := [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]:
                     await self._deal_with(batch)

@@ -6,7 +6,8 @@ import gc
 from typing import Final
 
 YOUNG: Final = 2000
-"""So many new containers before the youngest are looked at; Python's own 700 has a server look all the time."""
+"""Number of new containers after which the youngest generation is collected; at Python's own 700 a server collects
+all the time."""
 
 
 def spare_what_lives_long() -> None:

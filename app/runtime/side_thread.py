@@ -17,7 +17,7 @@ R = TypeVar("R")
 SMALL_BYTES: Final = 64 * 1024
 """JSON of this size is read and checked where it is, in a few milliseconds: there and back would take as long."""
 MAX_WAITING: Final = 32
-"""So many wait for the thread; who comes then is told to come again."""
+"""Maximum number of requests that wait for the thread; a further one is refused with `Busy`."""
 
 
 class SideThread:

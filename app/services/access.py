@@ -1,4 +1,4 @@
-"""Who looks at the page: whoever is at this machine as long as there are no keys, else who has signed in."""
+"""Who may use the page: without keys any user of this machine, with keys those who have signed in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPEN_S: Final = 2.0
 
 
 class Access:
-    """Tells who a request is from. `read_only`: nobody may change anything by the page, whatever the role."""
+    """Finds out who sent a request. With `read_only` the page changes nothing, whatever the role."""
 
     def __init__(self, keys: KeyStore, *, read_only: bool) -> None:
         self._keys = keys

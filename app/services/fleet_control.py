@@ -70,7 +70,7 @@ class Fleet:
         Raises
         ------
         WorkerNotFound
-            It is not alive, so nobody would hear it.
+            It is not alive, so it would not read the request.
         QueueUnavailable
         """
         await self._ask(worker_id, WorkerState.STOPPING, actor)

@@ -53,9 +53,9 @@ class LiveFleet:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def recently(self) -> FleetMembers:
-        """Return who was there a few seconds ago, at once; who asks next will know better.
+        """Return at once who was there a few seconds ago, and begin to read anew for later calls.
 
-        Nobody is turned away by it: before a no `now` is asked.
+        No request is refused by it: `now` is read before that.
         """
         age_s = self._clock() - self._read_at
         if age_s > self._recent_s:
@@ -69,14 +69,14 @@ class LiveFleet:
         return await self._read(lambda: self._clock() - self._read_at > FRESH_S)
 
     async def afresh(self) -> FleetMembers:
-        """Return who is there by heartbeats read after this was called, for whoever knows of newer ones."""
+        """Return who is there by heartbeats read after this was called, when newer ones are known to exist."""
         called_at = self._clock()
         return await self._read(lambda: self._began_at < called_at)
 
     async def _read(self, due: Callable[[], bool]) -> FleetMembers:
         if due():
             async with self._lock:
-                # Whoever held the lock before has read them.
+                # The task that held the lock before has read them.
                 if due():
                     began_at = self._clock()
                     backends, workers = await asyncio.gather(self._registry.backends(), self._registry.workers())
@@ -85,7 +85,7 @@ class LiveFleet:
         return self._present
 
     async def settle(self) -> None:
-        """Return when nothing is being read on behalf of those who come later."""
+        """Return when no read goes on in the background."""
         if self._refreshing is not None:
             await self._refreshing
 

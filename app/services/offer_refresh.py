@@ -1,4 +1,4 @@
-"""Having lists read afresh before a no: those who drive backends are asked, and answer within moments."""
+"""Before a job is refused, the workers that drive the backends are asked to read their lists again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from app.messaging.offer_questions import OfferQuestions
 
 WAIT_S: Final = 3.0
-"""So long whoever would be refused waits at most: a driver answers in some 20 ms, and within a second when the same was
-just read for somebody else. One that is silent for longer is dead, or its backend is; what is known decides then."""
+"""Maximum seconds that a request waits before it is refused. A driver answers in some 20 ms, or within a second when
+the class was read a moment ago. A longer silence means that the driver or its backend is dead; the last lists decide
+then."""
 MOST_CLASSES: Final = 50
-"""Of one graph, asked of one backend at once: as many as there are faults."""
+"""Maximum number of classes of one graph that one backend is asked about: as many as faults are named."""
 _MOST_NAME: Final = 300
 _FIRST_LOOK_S: Final = 0.01
 _LATER_LOOK_S: Final = 0.1
@@ -54,7 +55,7 @@ class OfferRefresh:
             await end_tasks(tasks)
 
     async def close(self) -> None:
-        """Wait for no more answers, and return when nobody is being asked."""
+        """Stop waiting for answers, and return when no question is open."""
         self._closing = True
         await asyncio.gather(*(each.settle() for each in self._asking.values()))
 
@@ -69,7 +70,7 @@ class OfferRefresh:
         return self._asking[backend]
 
     async def _ask(self, backend: str, classes: Sequence[str]) -> None:
-        """Ask, and return when the answer is there, or nobody waits for it any more."""
+        """Ask, and return when the answer is there, or no request waits for it any more."""
         until = time.monotonic() + WAIT_S
         number = await self._questions.ask(backend, classes)
         look_s = _FIRST_LOOK_S

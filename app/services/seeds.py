@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from app.messaging.registry import Registry
 
 _HOLDS_S: Final = 2.0
-"""So long one answer serves: many jobs may be retried at once."""
+"""Seconds for which an answer is reused: many jobs may be retried at once."""
 
 
 class Seeds:

@@ -26,7 +26,7 @@ class Snapshots:
     def __init__(self, views: JobViews, events: Events) -> None:
         self._views = views
         self._events = events
-        # One read at a time: those who come meanwhile are the next one, and no read begins before it was asked for.
+        # One read at a time: requests that come meanwhile share the next one, which begins after all of them.
         self._reading = Batcher(self._read_all, most=MOST_AT_ONCE, flights=1)
 
     async def read(self, job_ids: Sequence[int]) -> list[Snapshot]:
@@ -42,7 +42,7 @@ class Snapshots:
 
     async def _read_all(self, asked: Sequence[Sequence[int]]) -> list[list[Snapshot]]:
         wanted = list(set(chain.from_iterable(asked)))
-        # At the same time: whoever asks watches already, and is told what comes after the first of the two.
+        # At the same time: the asker watches already, and is sent what comes after the first of the two.
         live = asyncio.create_task(self._events.live(wanted), name="live")
         try:
             found = await self._views.snapshots(wanted)

@@ -233,14 +233,14 @@ class Submitting:
     async def _enqueue(self, jobs: list[Job]) -> list[Job | QueueUnavailable]:
         """Give jobs their turns; of those that cannot be had because Redis is away, return why instead of the job.
 
-        Only those who watch everything are told: nobody watches a job yet whose number nobody knows.
+        Only clients that watch all events are told: no one can watch the job before its id is known.
         """
         try:
             turns = [(job.job_id, job.attempt, job.available_at) for job in jobs]
             await self._queue.enqueue_all(turns, [news(snapshot_of(job)) for job in jobs])
         except QueueUnavailable as error:
             withdrawn = await self._store.withdraw_unaccepted([job.job_id for job in jobs])
-            # The others somebody has taken already; the reconciler sees to their turns.
+            # Workers have taken the others already; the reconciler restores their turns.
             return [error if job.job_id in withdrawn else job for job in jobs]
         return list(jobs)
 
@@ -278,7 +278,7 @@ class Submitting:
             return _Verdict(replace(job, warnings=[*job.warnings, *warnings]), able)
         unknown = [offer for offer in offers if offer.catalog is None and offer.drivers]
         if not verdicts or unknown:
-            # What one of them offers nobody can tell at the moment: it may run it.
+            # What one of them offers is not known at the moment: it may be able to run it.
             return _Verdict(job, any(offer.able for offer in unknown))
         faults = min(verdicts, key=len)
         if job.workflow is None:

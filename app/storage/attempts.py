@@ -1,4 +1,4 @@
-"""The store of attempts: what workers do with jobs, fenced so that one who was given up on can change nothing."""
+"""The store of attempts: what workers do with jobs. A worker that lost its claim can change nothing."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
 
 SMALL: Final = 500
-"""A graph of so many nodes is written in a few milliseconds."""
+"""Maximum number of nodes of a graph that is serialised in the event loop, within a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noted:
-    """What a worker knows of an attempt and PostgreSQL does not yet: it travels with the attempt's next step.
+    """Facts about an attempt that are not in PostgreSQL yet: they are stored with the attempt's next step.
 
-    Moments are told as seconds ago, by the worker's clock; None is what nobody noticed, or what is known already.
+    Moments are seconds ago, by the worker's clock. None is what was not noticed, or is stored already.
     """
 
     graph: str | None = None
@@ -64,7 +64,7 @@ NOTHING: Final = Noted()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who works on which attempt: the fence of every write that a worker makes."""
+    """Which worker works on which attempt: the condition of every write that a worker makes."""
 
     job_id: int
     attempt: int
@@ -80,7 +80,7 @@ class AttemptStore(JobStore):
         """Take the waiting job whose turn it is on this backend; None when there is none.
 
         Largest priority first, then first come, first served. Of several workers that ask at once each gets another
-        job (`SKIP LOCKED`). The prompt id is committed with the claim, so that whoever takes over can look it up.
+        job (`SKIP LOCKED`). The prompt id is committed with the claim, so that a worker that takes over can look it up.
         Suspects are left out but on the backend that stopped under them, and with `unrefused` those, for `HEAD_START`,
         that another backend has failed.
         """
@@ -111,7 +111,7 @@ class AttemptStore(JobStore):
         return job_of(row) if row is not None else None
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
-        """Keep the graph that is sent now, or was sent `ago_s` seconds ago, nobody knows when if None.
+        """Store the graph that is sent now, or was sent `ago_s` seconds ago; None if that is not known.
 
         Raises `LostClaim`.
         """
@@ -124,12 +124,12 @@ class AttemptStore(JobStore):
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
 
     async def executing(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
-        """ComfyUI began to execute the prompt; just now, if nobody noted when."""
+        """Store that ComfyUI began to execute the prompt; just now, unless `noted` says when."""
         noted = replace(noted, began_s=noted.began_s or 0.0)
         return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, noted)
 
     async def saving(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
-        """ComfyUI is done with the prompt; just now, if nobody noted when."""
+        """Store that ComfyUI has executed the prompt; just now, unless `noted` says when."""
         noted = replace(noted, ended_s=noted.ended_s or 0.0)
         return await self._step(JobEvent.SAVING, _SAVING, claim, noted)
 
@@ -188,7 +188,7 @@ class AttemptStore(JobStore):
     async def renew_leases(self, worker_id: str, held: Mapping[Claim, int], lease_s: float) -> dict[int, Phase]:
         """Renew in one statement the leases of what this worker runs, and keep its progress (claim → percent).
 
-        Returns job id → phase of those that are still its own; whatever is missing was given to somebody else, and
+        Returns job id → phase of those that are still its own; the others were given to another worker, and
         what is `cancelling` is to be cancelled.
         """
         async with self._database.driver() as connection:
@@ -236,7 +236,7 @@ class AttemptStore(JobStore):
             return await read_whole(connection, job_id)
 
     async def abandoned(self, for_s: float, limit: int) -> list[Standing]:
-        """Return running jobs whose lease ran out so long ago, and that nobody has taken over."""
+        """Return running jobs whose lease ran out `for_s` seconds ago, and that no worker has taken over."""
         ago = func.now() - timedelta(seconds=for_s)
         statement = select(*STANDING_COLUMNS).where(IS_RUNNING, JobRow.lease_expires_at < ago)
         async with self._database.transaction() as session:
@@ -277,7 +277,7 @@ class AttemptStore(JobStore):
             return [prompt_id for prompt_id in await session.scalars(ours) if prompt_id not in running]
 
     async def release(self, claim: Claim) -> None:
-        """Let a running attempt go, so that another worker takes it over at once; the prompt runs on in ComfyUI."""
+        """End the lease of a running attempt, so that another worker takes it over; the prompt runs on in ComfyUI."""
         async with self._database.transaction() as session:
             statement = update(JobRow).where(*_fence(claim), JobRow.status == "running")
             await session.execute(statement.values(lease_expires_at=func.now() - timedelta(seconds=1)))

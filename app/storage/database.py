@@ -140,7 +140,7 @@ class Database:
             await self.spare.pop()[0].close()
         pool = self.engine.pool
         if isinstance(pool, AsyncAdaptedQueuePool):
-            # A session whose task was cancelled is closed by a task of SQLAlchemy's own, which nobody else awaits.
+            # A session whose task was cancelled is closed by a task of SQLAlchemy's own, which cannot be awaited.
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     while pool.checkedout():  # noqa: ASYNC110 - a pool has no event for it

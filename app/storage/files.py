@@ -32,9 +32,9 @@ HELD_BYTES: Final = 2**20
 THUMBNAIL: Final = ".thumb.webp"
 """Ends the name of a thumbnail, in place of its picture's own ending."""
 FILE_MODE: Final = 0o640
-"""For us and our group, a proxy's say, and for nobody else: whatever the umask."""
+"""Access for our user and group, such as a proxy's, only, whatever the umask."""
 _TRIES: Final = 10
-"""So often a folder is made: a deletion next door may have taken it, empty for a moment, away again."""
+"""Maximum number of times that a folder is made: a deletion may remove it again while it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +369,7 @@ def thumbnail_path(path: str) -> str:
 
 
 def _in_thread(step: Callable[[list[bytes]], None], chunks: list[bytes]) -> asyncio.Future[None]:
-    """Begin a step in a thread. Whoever ends before it does not wait for how it went."""
+    """Begin a step in a thread. A caller that ends earlier does not wait for it."""
     future = asyncio.get_running_loop().run_in_executor(None, step, chunks)
     future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
     return future

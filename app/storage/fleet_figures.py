@@ -25,7 +25,7 @@ MOST_RUNNING: Final = 500
 PROMPT_CHARACTERS: Final = 500
 """So much of a running job's prompt is read, to call it by."""
 TIMED: Final = 2000
-"""So many of the last hour's runs are timed, the last ones: more would tell the same."""
+"""Maximum number of runs of the last hour that are timed, the last ones: more would give the same figures."""
 
 _SPEEDS: Final = text("""
     SELECT run.backend_name, percentile_cont(0.5) WITHIN GROUP (ORDER BY run.took / images.count)

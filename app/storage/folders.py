@@ -11,7 +11,7 @@ import stat
 from typing import Final
 
 FOLDER_MODE: Final = 0o750
-"""For us and our group, and for nobody else: whatever the umask."""
+"""Access for our user and group only, whatever the umask."""
 
 
 def make_folder(folder: str) -> None:

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     _Columns = ColumnCollection[str, Any] | ReadOnlyColumnCollection[str, Any]
 
 COUNTED: Final = 10_000
-"""So many jobs are looked at to count a list; of a longer one it is only said that it has at least so many."""
+"""Maximum number of jobs that are counted for a list; a longer list is said to have at least as many."""
 SEARCHED: Final = 50_000
-"""So many jobs are searched for a text at a time: 0.15 s. The cursor leads on to the others."""
+"""Number of jobs that one search for a text goes through, which takes 0.15 s. The cursor continues it."""
 STRETCHES: Final = 4
-"""So many times a bulk action goes on searching by itself, which takes it less than a second."""
+"""Maximum number of searches that a bulk action makes by itself, in less than a second."""
 
 PAGE_BYTES: Final = 4 * 2**20
 """About so large may the answer be that a page makes, or one job larger: a page of long jobs ends early."""
@@ -68,9 +68,9 @@ class JobFilter:
     until_id: int | None = None
     """The greatest id: what was sent later does not match."""
     waited_over_s: float | None = None
-    """So long it waited, or still waits (`Job.waited_s`). No index helps, as for `q`."""
+    """Seconds that it waited, or has waited so far (`Job.waited_s`). No index serves it, as for `q`."""
     ran_over_s: float | None = None
-    """So long it ran, or still runs (`Job.ran_s`). No index helps, as for `q`."""
+    """Seconds that it ran, or has run so far (`Job.ran_s`). No index serves it, as for `q`."""
     q: str | None = None
     """A text that the prompt contains, whatever its case. No index helps to find it, hence `SEARCHED`."""
 

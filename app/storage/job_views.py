@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 SOON: Final = timedelta(hours=1)
-"""Who is due later needs no turn yet, and must not be in the way of those who do."""
+"""Jobs due later than this need no turn yet, and must not displace those that do."""
 MOST_AT_ONCE: Final = 64
 """Jobs by number that one read brings."""
 WATCHED_AT_ONCE: Final = 1000
@@ -43,11 +43,11 @@ WATCHED_AT_ONCE: Final = 1000
 MOST_STEPS: Final = 500
 """Events, or attempts, of a job that one read brings."""
 GRAPHS_AT_ONCE: Final = 4
-"""So many graphs are read at a time, whoever asks."""
+"""Maximum number of graphs that are read at a time, in the whole process."""
 
 
 MOST_MODELS: Final = 200
-"""So many models, those that most jobs wait for, stand in the figures of the queue: clients name them as they like."""
+"""Maximum number of models in the figures of the queue, those with the most waiting jobs: clients may name any."""
 # Of a job between two attempts it is said since when it could be taken again.
 _LIVE: Final = f"""
     SELECT status, priority, model, count, age_s, of_model FROM (

@@ -124,7 +124,7 @@ class JobStore:
             return standing_of(row)
 
     async def delete(self, job_id: int) -> list[str]:
-        """Delete a finished job's rows and return the paths of its files, now nobody's.
+        """Delete a finished job's rows and return the paths of its files, which belong to no job then.
 
         Raises
         ------

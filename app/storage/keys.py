@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "gn_"
 """Begins every key, so that one that got lost is known for what it is."""
 SESSION: Final = timedelta(hours=12)
-"""So long a browser stays signed in after it was last used."""
+"""Time for which a browser stays signed in after its last request."""
 _RENEWED_AFTER: Final = timedelta(minutes=10)
 _NOTED_AFTER: Final = timedelta(minutes=1)
 
@@ -48,7 +48,7 @@ class KeyStore:
         self._closed: bool | None = None
 
     async def closed(self) -> bool:
-        """Whether a key was ever made: from then on nobody gets in without one, also when all are revoked."""
+        """Whether a key was ever made: from then on the page needs one, even when all are revoked."""
         # It never becomes false again, so it is asked only until then.
         if not self._closed:
             async with self._database.transaction() as session:
@@ -56,7 +56,7 @@ class KeyStore:
         return self._closed
 
     async def add(self, name: str, role: Role) -> str:
-        """Make a key and return it; nobody can read it again. Raises `KeyTaken`."""
+        """Make a key and return it; it cannot be read again. Raises `KeyTaken`."""
         secret = PREFIX + secrets.token_urlsafe(32)
         try:
             async with self._database.transaction() as session:
@@ -142,6 +142,6 @@ class KeyStore:
 
 
 def _hash(secret: str) -> str:
-    # Of 256 random bits nobody guesses one: a slow hash would guard nothing more.
+    # 256 random bits cannot be guessed: a slow hash would add nothing.
     # A browser may send any bytes as one, which come as lone surrogates.
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -81,7 +81,7 @@ class JobRow(Base):
     workflow: Mapped[dict[str, Any] | None] = mapped_column(
         JSON(none_as_null=True), deferred=True, deferred_raiseload=True
     )
-    # As large as that, and read by nobody but who sends the graph.
+    # As large as that, and read only when the graph is sent.
     extra_pnginfo: Mapped[dict[str, Any] | None] = mapped_column(
         JSON(none_as_null=True), deferred=True, deferred_raiseload=True
     )
@@ -211,7 +211,7 @@ class AttemptRow(Base):
 
 
 class EventRow(Base):
-    """One step of a job's life; only ever appended."""
+    """One event of a job; rows are only appended."""
 
     __tablename__ = "job_events"
 
@@ -229,7 +229,7 @@ class EventRow(Base):
 
 
 class ContentRow(Base):
-    """What a completed job left: all its outputs under one id."""
+    """All outputs of a completed job, under one id."""
 
     __tablename__ = "contents"
 
@@ -254,7 +254,7 @@ class OutputRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(Text)
     thumbnail_path: Mapped[str | None] = mapped_column(Text)
-    # Beside `completed`, which it must not delay: whoever makes it clears this in the same statement.
+    # Made after `completed`, which it must not delay. The statement that stores the thumbnail clears this.
     thumbnail_due: Mapped[bool] = mapped_column(server_default=text("false"))
     source: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
     preview: Mapped[bool] = mapped_column(server_default=text("false"))
@@ -340,7 +340,7 @@ class SessionRow(Base):
 
 
 class AuditRow(Base):
-    """What somebody did by hand; only ever appended."""
+    """Actions by people; rows are only appended."""
 
     __tablename__ = "audit_log"
 

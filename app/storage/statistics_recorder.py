@@ -38,7 +38,7 @@ MARGIN_S: Final = 15
 AT_ONCE: Final = 10_000
 """About so many jobs are counted in one transaction."""
 CATCHING_UP_S: Final = 40.0
-"""So long a run goes on catching up after an outage; the next run, a minute later, goes on."""
+"""Maximum seconds that one run spends on catching up after an outage; the next run, a minute later, continues."""
 
 _LOCK: Final = 7265837417
 

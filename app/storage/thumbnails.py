@@ -70,7 +70,7 @@ class ThumbnailStore:
     async def made(self, thumbnails: Mapping[Due, str | None]) -> list[Due]:
         """Note where thumbnails are, None for what none can be made of; return those whose outputs were deleted.
 
-        What somebody else has noted meanwhile stays: it is the same file.
+        A path that another worker has stored meanwhile stays: it is the same file.
         """
         keys = [each.content_id for each in thumbnails], [each.index for each in thumbnails]
         async with self._database.driver() as connection:

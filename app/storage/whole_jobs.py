@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_ATTEMPTS: Final = 50
-"""So many attempts, the last ones, come with a job: one may be retried as often as anybody likes."""
+"""Maximum number of attempts, the last ones, in the answer for a job: there is no limit to retries."""
 MOST_DETAILED: Final = 10
-"""So many with their tracebacks and spans."""
+"""Maximum number of attempts in an answer with their tracebacks and spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,14 @@ _AROUND: Final = f"""
     2000 + 500 * LEAST(attempt, {MOST_ATTEMPTS}) + CASE WHEN content_id IS NULL THEN 0
         ELSE (SELECT COALESCE(sum(700 + COALESCE(octet_length(source::text), 0)), 0)
             FROM outputs WHERE outputs.content_id = jobs.content_id) END"""  # noqa: S608
-"""About so many bytes of JSON a job has in an answer besides what can be long."""
+"""Estimated bytes of JSON of a job, without the fields that can be long."""
 _BYTES: Final = f"""
     {_AROUND} + CASE WHEN attempt > 1 THEN COALESCE((
         SELECT sum(octet_length(error_message)) FROM (
             SELECT error_message FROM job_attempts WHERE job_id = jobs.id ORDER BY number DESC LIMIT {MOST_ATTEMPTS}
         ) AS last), 0) ELSE 0 END
     + octet_length(jsonb_build_array({", ".join((*_TEXTS, *_JSON))}, warnings)::text)"""  # noqa: S608
-"""And so many with it, as JSON writes it out: of `1e300` that is 301 digits."""
+"""Bytes of JSON of a job with those fields; `1e300` is written with 301 digits."""
 _PER_BYTE: Final = 26
 """JSON writes no more for a byte that PostgreSQL keeps of it, unless it is compressed; and below of a text."""
 _PER_TEXT_BYTE: Final = 6

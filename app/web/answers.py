@@ -1,6 +1,6 @@
 """Jobs and contents as they go over the wire: plain data of the shape that `payloads` describes.
 
-Not made through those models: each answer would be checked as if somebody else had written it, which costs more than
+They are not made through those models: checking our own answers like foreign input would cost more than
 the rest of it (a test does that once).
 """
 

@@ -187,7 +187,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise BodyTooLarge(f"The body has an object of {len(pairs)} names; at most {MAX_NAMES} are taken.")
     value = dict(pairs)
     if len(value) < len(pairs):
-        # Which of the two is meant nobody can know; in a workflow the other node would silently be lost.
+        # Which of the two is meant cannot be known; in a workflow the other node would silently be lost.
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise MalformedJson(f"The body is no JSON that can be read: it has the name {twice[:100]!r} twice.")
     return value
@@ -234,7 +234,7 @@ def _text(raw: bytes) -> str:
 
 
 def _sorted_json(value: Any, levels: int) -> Iterator[str]:
-    """Yield the JSON text of a value, its names sorted, in pieces: what is written in one lets nobody else go on."""
+    """Yield the JSON text of a value, its names sorted, in pieces, so that other tasks run in between."""
     if levels and isinstance(value, dict):
         yield "{"
         for place, key in enumerate(sorted(value)):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 HELD: Final = 4
-"""So many of the largest bodies are held at once, or many more that are smaller; those that are small do not count."""
+"""Maximum number of bodies of the largest size that are held at once. Smaller ones count by their size, small ones
+not at all."""
 PATIENCE_S: Final = 30.0
 BYTES_A_SECOND: Final = 32 * 1024
 """A body is waited for so long, and longer by the time that what has come of it would take at this rate."""
@@ -144,7 +145,7 @@ async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[byte
                 continue
             for piece in inflater.inflate(compressed):
                 yield piece
-                # What has come is there at once: without this nobody else had a turn before it is all inflated.
+                # What has arrived is read at once: without this, other tasks would wait until all of it is inflated.
                 await asyncio.sleep(0)
         if inflater is not None and not inflater.complete:
             raise MalformedJson(_BROKEN)

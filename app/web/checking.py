@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_JSON_DEPTH: Final = 64
 MAX_FAULTS: Final = 100
-"""So many are named; a body with more is wrong as a whole, and the answer stays one that can be read."""
+"""Maximum number of faults in an answer. A body with more is wrong as a whole."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 T = TypeVar("T", bound=BaseModel)
 
@@ -44,7 +44,7 @@ def check(model: type[T], data: Any, *, pointer: str = "/") -> T:
 def check_texts(value: Any, free: Collection[str] = ()) -> list[Fault]:
     """Return where a value holds what PostgreSQL cannot take: NUL and lone surrogates in texts.
 
-    Numbers without a JSON form are found too, for those who parse JSON loosely. `free` are members of the value, an
+    Numbers without a JSON form are found too, for clients that parse JSON loosely. `free` are members of the value, an
     object, whose texts may hold anything, though their names may not: graphs are kept in a form of their own.
 
     Raises

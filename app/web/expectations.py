@@ -23,7 +23,7 @@ def mend_expectations() -> None:
 
     async def expected(request: web.Request) -> web.StreamResponse | None:
         if not request.headers.get("Expect", "").isascii():
-            raise web.HTTPExpectationFailed(text="Nobody can meet this expectation.")
+            raise web.HTTPExpectationFailed(text="This expectation cannot be met.")
         return await usual(request)
 
     web_urldispatcher._default_expect_handler = expected  # type: ignore[assignment]  # noqa: SLF001

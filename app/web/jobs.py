@@ -55,7 +55,7 @@ BASE: Final = "/api/v1/generation-jobs"
 ONE: Final = BASE + r"/{job_id:\d+}"
 
 WRITTEN_AT_ONCE: Final = 200
-"""So many jobs are made an answer at once: about 10 ms."""
+"""Number of jobs that are serialised in one go, which takes about 10 ms."""
 
 
 async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLOSE_S: Final = 10.0
-"""So long a client may take to read what was sent before the close."""
+"""Maximum seconds that a client may take to read what was sent before the close."""
 CLOSE_LAGGING_S: Final = 2.0
 """The same for one that is closed because it does not read."""
 CLOSE_ANSWER_S: Final = 2.0

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH: Final = 1000
-"""So many of the waiting jobs that come first are looked at; the rest when these have gone."""
+"""Maximum number of waiting jobs, the first ones, that one run checks; later runs check the rest."""
 ACTOR: Final = "reconciler"
 ABANDONED_LEASES: Final = 4
 """A running job nobody takes over for so many leases has lost its backend: the one who drives it would have."""

@@ -28,7 +28,7 @@ _BIT_RATES: Final = {
 """MPEG's version (3: 1, else 2) and layer (3: I, 1: III), as its head has them → kilobits a second."""
 _RATES: Final = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _FRAMES_IN_A_ROW: Final = 3
-"""So many must follow each other at the beginning: two bytes alone may begin anything."""
+"""Number of frames that must follow each other at the beginning: two bytes alone may begin any file."""
 
 
 def flac(source: Source) -> Form:
