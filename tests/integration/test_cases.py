@@ -90,6 +90,7 @@ def is_right(case: Case, end: str, kept: list[str], said: str) -> bool:
     return end == case.end and kept == sorted([one for one in expected if one not in once] + list(once))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("age", AGES)
 async def test_every_graph_ends_behind_the_service_as_it_ended_in_comfyui(age: str, start_service: Any) -> None:
     service = await start_service(age)

@@ -84,6 +84,7 @@ async def test_a_refusal_of_the_same_nodes_is_not_looked_for_on_another_backend(
     assert asked(service.standin) + asked(other) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [LACKS, STUMBLES], ids=["lacks a model", "stumbles"])
 async def test_what_a_backend_has_not_is_looked_for_elsewhere_and_uses_up_no_attempt(
     service: Service, start_standin: StartStandin, start_worker: StartWorker, fault: Fault

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from app.storage.database import Database
     from harness import Service, StandinServer, Workers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def reconciler(settings: Settings, database: Database) -> AsyncIterator[Reconciler]:
@@ -69,7 +71,6 @@ async def history(database: Database, job_id: int) -> list[str]:
         )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("away_s", [0.5, 3.0])
 async def test_postgresql_away_during_a_run_costs_a_delay_and_no_second_run(
     service: Service,

@@ -18,6 +18,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_whatever_is_json_comes_back_the_same(value: Any) -> None:
     assert loads(dumps(value)) == value
