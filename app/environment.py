@@ -115,7 +115,7 @@ def set_up_logging(settings: Settings) -> None:
 
 
 def without_traceback_of_nonsense(record: logging.LogRecord) -> bool:
-    """Make one line without alarm of a request that is no HTTP: it is the sender's fault, and anybody can send it."""
+    """Make one line without alarm of a request that is no HTTP: it is the sender's fault, and anyone can send it."""
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     if isinstance(error, HttpProcessingError | RequestPayloadError):
         first = " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Composition root of the server: everything is constructed here, and handed to those who use it."""
+"""Composition root of the server: everything is constructed here, and handed to its users."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ log = logging.getLogger(__name__)
 _SHUTDOWN_S: Final = 5.0
 SERVING: Final[dict[str, Any]] = {
     "access_log": None,
-    # By us, up to a limit: after a refusal aiohttp would inflate the rest too, for seconds, and nobody had a turn.
+    # By us, up to a limit: after a refusal aiohttp would inflate the rest too, for seconds, while all others wait.
     "auto_decompress": False,
     # Seconds for which the rest of a refused body is read and dropped: the client reads the answer only afterwards.
     "lingering_time": 2.0,
@@ -218,7 +218,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _fan_out(app: web.Application) -> AsyncIterator[None]:
-    """Run the hub, and watch over those who listen to everything, as long as the server runs."""
+    """Run the hub, and check the keys of clients that watch all events, as long as the server runs."""
     tasks = [
         asyncio.create_task(app[keys.HUB].run(), name="hub"),
         asyncio.create_task(websockets.end_with_sessions(app), name="sessions"),

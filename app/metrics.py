@@ -136,7 +136,7 @@ class ServerMetrics:
     """The figures of one server process, in a registry of its own."""
 
     def __init__(self) -> None:
-        # When a series began is of no use to anybody here, and doubles what is sent.
+        # When a series began is of no use here, and doubles the answer.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._requests = Counter(

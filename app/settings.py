@@ -188,7 +188,7 @@ class Settings(BaseSettings):
             raise ValueError("RETRY_BASE_SECONDS must not be greater than RETRY_MAX_SECONDS")
         if not is_loopback(self.api_host):
             raise ValueError(
-                f"API_HOST {self.api_host} is not a loopback address. This version has no keys, so anybody who reaches "
+                f"API_HOST {self.api_host} is not a loopback address. This version has no keys, so anyone who reaches "
                 "the port could run jobs: it serves 127.0.0.1 only. Put a proxy that asks for a password in front"
             )
         return self
@@ -248,7 +248,7 @@ def parse_backends(value: str) -> dict[str, str]:
     for entry in filter(None, (part.strip() for part in value.split(","))):
         match = re.match(r"^([A-Za-z0-9_.-]{1,64})=(.*)$", entry)
         name, url = (match[1], match[2]) if match else ("", entry)
-        # A password in the URL is nobody's to read.
+        # A password in the URL must not be shown.
         shown = re.sub(r"//.*@", "//…@", entry)
         try:
             parts = urlsplit(url)

@@ -102,7 +102,7 @@ class Crew:
         return next((list(each.last_lines)[-most:] for each in self._members if each.role.name == name), [])
 
     async def _launch(self, member: Member) -> None:
-        """Start a member's process. Who is cancelled leaves none of which nobody knows."""
+        """Start a member's process. A cancelled start leaves no unknown process behind."""
         launching = asyncio.create_task(self._spawn(member), name=f"start of {member.role.name}")
         self._starting.add(launching)
         launching.add_done_callback(self._starting.discard)

@@ -42,7 +42,7 @@ async def _demo(settings: Settings, *, once: bool) -> int:
         terminal.line(f"  page   {service.url}/monitor/")
         terminal.line("")
         if not once:
-            # Before it is said: whoever reads it may be quick.
+            # Before it is printed: a reader may be quick.
             asked = asked_to_end()
             terminal.line("Everything goes on running; Ctrl-C stops it.")
             await service.unless_one_ends(asked.wait())

@@ -1,6 +1,6 @@
 """Runs a module as `python -m` does, until its standard input ends: `python -m app.commands.leash MODULE ARGUMENTS`.
 
-The input is a pipe that whoever started it holds. The system closes it however that process ends, killed ones too, so
+The input is a pipe that the parent process holds. The system closes it however that process ends, killed ones too, so
 that no server of a killed `make up-dev` stays behind and keeps its port.
 """
 

@@ -35,7 +35,7 @@ async def add(settings: Settings, name: str, role: str) -> int:
         secret = await keys.add(name, Role(role))
     show(secret)
     print_note = f"This is {name}'s key, shown only now. It signs in to the page as {role}."
-    show(f"{print_note} From now on nobody sees the page without a key." if first else print_note)
+    show(f"{print_note} From now on the page needs a key." if first else print_note)
     return 0
 
 
@@ -44,7 +44,7 @@ async def list_all(settings: Settings) -> int:
     async with _keys(settings) as keys:
         found = await keys.all()
     if not found:
-        show("There is no key: the page is open to whoever is at this machine.")
+        show("There is no key: the page is open to every user of this machine.")
         return 0
     rows = [
         (

@@ -96,7 +96,7 @@ async def redis_info(settings: Settings) -> int:
     rows = [(kind, counts[kind], amount(sizes[kind])) for kind in sorted(counts)]
     show("\n" + (table(("KEYS", "COUNT", "MEMORY"), rows) if rows else "The database has no keys."))
     heard = [(_text(channel), count) for channel, count in sorted(listeners)]
-    show("\n" + (table(("CHANNEL", "LISTENERS"), heard) if heard else "Nobody listens to a channel of this namespace."))
+    show("\n" + (table(("CHANNEL", "LISTENERS"), heard) if heard else "No channel of this namespace has a subscriber."))
     return 0
 
 

@@ -59,7 +59,7 @@ def _worker_row(beat: WorkerBeat) -> tuple[object, ...]:
         beat.name,
         "live" if beat.live else "lost",
         f"{beat.host or '?'}:{'?' if beat.pid is None else beat.pid}",
-        _told(beat.started_at) if beat.started_at is not None else "never",
+        _time_text(beat.started_at) if beat.started_at is not None else "never",
         f"{duration(beat.age_s)} ago",
         ", ".join(beat.backends) or "none",
         ", ".join(map(str, beat.running)) or "nothing",
@@ -67,15 +67,15 @@ def _worker_row(beat: WorkerBeat) -> tuple[object, ...]:
 
 
 def _cron_row(plan: Plan, run: PeriodicRun | None) -> tuple[object, ...]:
-    next_run = _told(plan.next_run, past="overdue by {}")
+    next_run = _time_text(plan.next_run, past="overdue by {}")
     if run is None:
         return (plan.name, plan.schedule, "never", "", "", next_run)
     result = f"failed: {run.result}" if run.failed else run.result
-    return (plan.name, plan.schedule, _told(run.last_run), result, f"{run.duration_ms} ms", next_run)
+    return (plan.name, plan.schedule, _time_text(run.last_run), result, f"{run.duration_ms} ms", next_run)
 
 
-def _told(at: datetime, past: str = "{} ago") -> str:
-    """Return a time as a table shows it: UTC, and how far away; `past` says that of a time that is over."""
+def _time_text(at: datetime, past: str = "{} ago") -> str:
+    """Return a time as a table shows it: in UTC, and how far away; `past` is the format for a time in the past."""
     away_s = (datetime.now(UTC) - at).total_seconds()
     told = past.format(duration(away_s)) if away_s >= 0 else f"in {duration(-away_s)}"
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z ({told})"

@@ -56,7 +56,7 @@ async def until_signalled(command: Coroutine[None, None, int]) -> int:
 
 
 def asked_to_end() -> asyncio.Event:
-    """Return what is set when somebody asks us to end, from now on in place of what happened then before."""
+    """Return an event that is set by the signals to stop. It replaces their handlers from now on."""
     asked = asyncio.Event()
     on_signal(asked.set)
     return asked

@@ -53,7 +53,7 @@ async def keep_standin(data_dir: Path, say: Callable[[str], None], delays: Delay
     What cannot be mended from here, such as a port in another program's hands, is said, and given up after some tries.
     """
     name, revival = NAMES["standin"], Restarts(delays or Delays())
-    # Where whoever uses it looks for it.
+    # Where its clients look for it.
     port = (await asyncio.to_thread(_state, data_dir, "standin")).port
     revival.came_up()
     async with AsyncExitStack() as last:
@@ -67,7 +67,7 @@ async def keep_standin(data_dir: Path, say: Callable[[str], None], delays: Delay
                 await asyncio.sleep(delay_s)
             async with AsyncExitStack() as fresh:
                 try:
-                    # A part of its own in the one server, which whoever leaves last stops.
+                    # A database of its own in the shared server, which its last user stops.
                     await fresh.enter_async_context(embedded_services(Wanted(data_dir, standin_port=port), say))
                 except EmbeddedError as error:
                     say(f"The {name}: {error}")
@@ -86,7 +86,7 @@ async def _until_dead(data_dir: Path, kind: str) -> None:
 
 
 async def embedded_servers_live(data_dir: Path, kinds: Sequence[str]) -> NoReturn:
-    """Watch embedded servers, and raise `ProcessEnded` when one is dead: nobody would start it again.
+    """Watch embedded servers, and raise `ProcessEnded` when one is dead: nothing would start it again.
 
     At two looks in a row, because another process may just be starting it anew.
     """

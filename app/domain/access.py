@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """What somebody is to the service; each may what the ones before may."""
+    """What a person may do; each role includes the ones before."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -63,4 +63,4 @@ class Viewer:
 
 
 ANYBODY: Final = Viewer("monitor", Role.ADMIN, signed_in=False)
-"""Who looks at the page while no key has ever been made: whoever is at this machine."""
+"""The viewer while no key has ever been made: any user of this machine."""

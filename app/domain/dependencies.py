@@ -1,4 +1,4 @@
-"""Who depends on whom in a graph: an order, cycles, and how much there is of it for ComfyUI to walk through."""
+"""Dependencies between the nodes of a graph: an order, cycles, and how much of them ComfyUI has to walk through."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def cycle_in(targets: Mapping[str, Collection[str]]) -> list[str]:
     inside = {key: members for knot in tied for members in [set(knot)] for key in knot}
     if not inside:
         return []
-    # Each has a target in its own knot: whoever follows them comes back to where it was.
+    # Each has a target in its own component: following the targets leads back to the start.
     key = next(each for each in targets if each in inside)
     path: dict[str, None] = {}
     while key not in path:

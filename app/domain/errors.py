@@ -145,7 +145,7 @@ class JobNotFound(NotFound):
 
 
 class BackendNotFound(NotFound):
-    """No such backend, or none that anybody could tell something."""
+    """No such backend, or none that a live worker drives."""
 
     code = "backend_not_found"
 
@@ -211,7 +211,7 @@ class JobNotRetryable(GenonautError):
 
 
 class LostClaim(GenonautError):
-    """This worker no longer holds the attempt: somebody else was given the job, or it has ended."""
+    """This worker no longer holds the attempt: another worker has the job, or it has ended."""
 
     code = "lost_claim"
 
@@ -341,7 +341,7 @@ class DeviceFailed(NodeFailed):
 
 
 class Interrupted(AttemptFailed):
-    """Somebody interrupted the prompt at the backend, and it was not us."""
+    """The prompt was interrupted at the backend, and not by us."""
 
     code = "interrupted_on_backend"
     error_class = ErrorClass.INTERRUPTED

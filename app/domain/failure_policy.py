@@ -1,4 +1,4 @@
-"""What follows a failed attempt: whether there is another one, where, after how long, and counted against whom."""
+"""What follows a failed attempt: whether there is another one, where, after which delay, and what it counts against."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Where(StrEnum):
 class Against(StrEnum):
     """What a failure is counted against."""
 
-    NOBODY = "nobody"
+    NOTHING = "nothing"
     ATTEMPTS = "the job's attempts"
     DEVICE = "the job's attempts, and the backend's device"
 
@@ -54,12 +54,12 @@ class Rule:
 RULES: Final[Mapping[ErrorClass, Rule]] = {
     ErrorClass.INVALID: Rule(
         where=Where.ONLY_OTHERWISE,
-        against=Against.NOBODY,
+        against=Against.NOTHING,
         at_once=True,
         why="the same nodes refuse it again; those of another version may not",
     ),
     ErrorClass.LACKING: Rule(
-        where=Where.ONLY_ELSEWHERE, against=Against.NOBODY, at_once=True, why="nothing ran, and another backend has it"
+        where=Where.ONLY_ELSEWHERE, against=Against.NOTHING, at_once=True, why="nothing ran, and another backend has it"
     ),
     ErrorClass.EXECUTION: Rule(where=Where.NOWHERE, why="the same inputs raise it again"),
     ErrorClass.OUT_OF_MEMORY: Rule(where=Where.ELSEWHERE, times=1, why="memory may be free by then, or larger"),
@@ -70,7 +70,7 @@ RULES: Final[Mapping[ErrorClass, Rule]] = {
         at_once=True,
         why="the device may be at fault; two of them are not",
     ),
-    ErrorClass.INTERRUPTED: Rule(where=Where.ANYWHERE, why="somebody's word, and no fault of the job"),
+    ErrorClass.INTERRUPTED: Rule(where=Where.ANYWHERE, why="someone interrupted it, and the job is not at fault"),
     ErrorClass.BACKEND_LOST: Rule(where=Where.ELSEWHERE, why="no fault of the job"),
     ErrorClass.TIMEOUT: Rule(
         where=Where.ONLY_ELSEWHERE, times=1, why="with the same limit it ends alike there; another GPU may be faster"
@@ -112,7 +112,7 @@ def after_failure(
     """
     rule = RULES[error_class]
     # What one backend refuses twice is counted: it came back, because no other one took it for long.
-    counted = rule.against is not Against.NOBODY or failed_alike > 0
+    counted = rule.against is not Against.NOTHING or failed_alike > 0
     there = offered_elsewhere or rule.where in (Where.ANYWHERE, Where.ELSEWHERE)
     again = rule.where is not Where.NOWHERE and there and (rule.times is None or failed_alike < rule.times)
     if not again or (counted and attempts_left <= 0):

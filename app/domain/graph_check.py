@@ -252,7 +252,7 @@ class _Check:
         return found.fault if found is not None else None
 
     def _all_links(self) -> dict[str, list[str]]:
-        """Return who depends on whom, of nodes that nothing needs as well: ComfyUI walks along all of it."""
+        """Return the dependencies of all nodes, also of those that no output needs: ComfyUI walks through them too."""
         targets = {}
         for key, node in self._graph.items():
             raw = (link.node_id for value in node["inputs"].values() if (link := link_of(value)) is not None)

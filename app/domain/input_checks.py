@@ -118,7 +118,7 @@ class InputChecks:
             yield Finding(fault, doubt or self._doubt_of_choices(spec, value))
 
     def _not_among(self, spec: InputSpec, value: Any) -> Fault | None:
-        """Return the fault of a value that is not among the choices; nobody looks at more than what is wrong."""
+        """Return the fault of a value that is not among the choices; only wrong values get a suggestion."""
         several = spec.multiselect and isinstance(value, list) and (self._catalog.newer or not spec.listed)
         wrong = [each for each in value if each not in spec.chosen] if several else [value]
         wrong = [each for each in wrong if each not in spec.chosen]

@@ -100,7 +100,7 @@ TRANSITIONS: Final[Mapping[JobEvent, Transition]] = {
     JobEvent.FAILED: Transition(_ON_BACKEND | {Phase.SAVING}, Phase.FAILED),
     # The attempt failed in a way that another one may not.
     JobEvent.REQUEUED: Transition(frozenset({Phase.ASSIGNED, Phase.EXECUTING, Phase.SAVING}), Phase.RETRYING),
-    # Cancelled while nobody worked on it.
+    # Cancelled while no worker had it.
     JobEvent.WITHDRAWN: Transition(_WAITING, Phase.CANCELLED),
     # Asked for; not confirmed yet.
     JobEvent.CANCEL_REQUESTED: Transition(frozenset({Phase.ASSIGNED, Phase.EXECUTING}), Phase.CANCELLING),
@@ -153,7 +153,7 @@ class NewJob(Asked):
 
     workflow: dict[str, Any] | None
     extra_pnginfo: str | None = None
-    """As PostgreSQL keeps it, JSON: nobody but ComfyUI's nodes looks into it, and read it would take much memory."""
+    """JSON, as PostgreSQL stores it. Only ComfyUI's nodes read it; parsed, it would take much memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +224,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedJob(Standing, Asked):
-    """A job without its graph: what lists have, and whoever reads several at once."""
+    """A job without its graph: for lists, and wherever several are read at once."""
 
     has_workflow: bool
     """Whether the client sent a graph."""
@@ -289,7 +289,7 @@ class Attempt:
     traceback: str | None
     """As ComfyUI told it, cut; it shows a server's paths."""
     spans: list[dict[str, Any]] | None
-    """When ComfyUI began and ended each node, as `app.domain.node_times` has it; None if nobody was told."""
+    """When ComfyUI began and ended each node, as `app.domain.node_times` has it; None if that is not known."""
     workflow_key: str | None
     """Equal for runs that cost about the same."""
 

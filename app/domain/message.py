@@ -29,7 +29,7 @@ class Snapshot:
     attempt: int
     progress: int = 0
     node: dict[str, Any] | None = None
-    """The node at work with its own step, as `Spans.at_work` has it; for those who watch everything."""
+    """The running node with its own step, as `Spans.at_work` returns it; for clients that watch all events."""
     backend_name: str | None = None
     error_code: str | None = None
     error_message: str | None = None

@@ -72,7 +72,7 @@ class NodeClass:
     is_output: bool
     is_core: bool = False
     """Whether it is ComfyUI's own. Others may check inputs themselves, have types that are equal to any, and give more
-    than they declare, which nobody sees from outside."""
+    than they declare, which cannot be seen from outside."""
     expands: bool = False
     """Whether ComfyUI makes other inputs of those that grow: a class of the older form uses the same words in vain."""
     grows: bool = field(init=False, repr=False, compare=False)

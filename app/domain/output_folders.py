@@ -121,7 +121,7 @@ def _takes_prefix(known: NodeClass) -> bool:
 
 
 def _below(folder: str, prefix: Any) -> str:
-    """Return the prefix for a file in the folder; what came by link is known to nobody before the run."""
+    """Return the prefix for a file in the folder; a prefix that comes by link is not known before the run."""
     given = unwrap(prefix)
     text = given if isinstance(given, str) else ""
     # Only letters, digits and -: a placeholder such as %date% or a path would leave our folder.

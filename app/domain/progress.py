@@ -41,7 +41,7 @@ class ProgressFold:
         self._running: str | None = None
         self.percent = 0
         self.node_id: str | None = None
-        """The node at work, for those who show it."""
+        """The running node, for display."""
 
     def cached(self, node_ids: Iterable[str]) -> bool:
         """ComfyUI takes these from its cache; returns whether the percentage rose, as the other methods do."""

@@ -2,7 +2,7 @@
 
 We replace them ourselves, and send what comes of it. ComfyUI would do the same, but answers 500 when such a node has no
 `_meta`, as those of programs mostly have none, or lacks an input that is mapped, and sometimes when two of them follow
-each other. Classes that it has are its own business: whoever sends the new one gets the new one on every server.
+each other. A class that the server itself has is left alone: the new class is the new class on every server.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Step:
     end: datetime
     ends: Ends
     waiting: int | None
-    """The most that were seen waiting at once; None when nobody looked, because no worker ran."""
+    """Maximum number seen waiting at once; None when no worker ran to record it."""
     running: int | None
 
 

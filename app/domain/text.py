@@ -41,7 +41,7 @@ def clean(text: object, limit: int = MAX_CHARS) -> str:
 
     ComfyUI's error texts can be megabytes long and show folders of its machine (manual, comfyui.md, "Error texts").
     """
-    # Of a structure nobody knows how deep it goes. Cut first: a replacement over megabytes would block the event loop.
+    # A structure may be nested without limit. Cut first: a replacement over megabytes would block the event loop.
     plain = "" if isinstance(text, dict | list) else str(text)[: limit * 2]
     plain = plain.replace("\0", "").encode("utf-8", "replace").decode()
     plain = _PATH.sub(r"…/\1", _QUOTED_PATH.sub(r"…/\1", plain)).strip()

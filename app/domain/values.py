@@ -1,6 +1,6 @@
 """How ComfyUI reads the value of an input: what it unwraps, and what it takes for a link.
 
-The one home of both rules: whoever looks at an input's value looks through them, or it sees another graph than ComfyUI.
+The one home of both rules. Code that reads an input's value must use them, or it sees another graph than ComfyUI.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _OWN: Final = re.compile(
 _COSTS_NOTHING: Final = re.compile(r"seed|^denoise$|^strength")
 """In the name of an input: as long as any other number takes this one. A sampler makes all steps in any case."""
 _MOST_CHARS: Final = 100
-"""A longer text is no choice among a few, but somebody's words."""
+"""Maximum characters of a text that may be one of a few choices; a longer one is free text."""
 
 
 def workflow_key(graph: Graph) -> str:

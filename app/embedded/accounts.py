@@ -24,7 +24,7 @@ def unprivileged(owner: int | None = None) -> Account | None:
     Parameters
     ----------
     owner
-        The number of the user who has the server's data already, if anybody.
+        Id of the user who owns the server's data, if there are any.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def unprivileged(owner: int | None = None) -> Account | None:
         if owner:
             return _account(pwd.getpwuid(owner))
     except KeyError as error:
-        raise EmbeddedError(f"the data belongs to user {owner}, whom this machine does not know") from error
+        raise EmbeddedError(f"the data belongs to user {owner}, who is unknown on this machine") from error
     for name in CANDIDATES:
         try:
             return _account(pwd.getpwnam(name))
@@ -104,7 +104,7 @@ def make_outside_folder(path: Path) -> None:
     Raises
     ------
     EmbeddedError
-        Somebody else made it: anybody can, in a folder that everybody may write to.
+        Another user made it, which is possible in a folder that everyone may write to.
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)

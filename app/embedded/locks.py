@@ -48,7 +48,7 @@ class FileLock:
         return self._try(fcntl.LOCK_EX)
 
     def is_current(self) -> bool:
-        """Whether the path still names the file that is locked; not so when somebody removed the folder."""
+        """Whether the path still names the file that is locked; not when the folder was removed."""
         try:
             named = self._path.stat()
         except FileNotFoundError:

@@ -8,7 +8,7 @@ HOST: Final = "127.0.0.1"
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on; somebody else may take it before it is used."""
+    """Return a port that nothing listens on; another process may take it before it is used."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

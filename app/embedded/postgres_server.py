@@ -115,12 +115,12 @@ class PostgresServer(Server):
         return lambda port: self._command(program, cluster, account, port)
 
     def _account(self, home: Path) -> Account | None:
-        """Return who runs it: whoever has the cluster, else whoever may.
+        """Return the account that runs it: the owner of the cluster, else one that may.
 
         Raises
         ------
         EmbeddedError
-            The cluster is somebody else's, or out of its owner's reach.
+            The cluster belongs to another user, or its owner cannot reach it.
         """
         cluster = home / "cluster"
         if not cluster.exists():

@@ -47,14 +47,14 @@ def run_as(account: Account | None) -> RunAs:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process by number and start time: a number alone may by now be somebody else's."""
+    """A process by number and start time: the number alone may belong to another process by now."""
 
     pid: int
     started: str
     """When it started, in whatever form the system tells it; only ever compared."""
 
     def is_alive(self) -> bool:
-        """Whether it still runs; a dead child that nobody has waited for does not."""
+        """Whether it still runs; a dead child that was not waited for does not."""
         with suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
         return start_time(self.pid) == self.started
@@ -115,7 +115,7 @@ class Command:
     account: Account | None = None
     environment: Mapping[str, str] = field(default_factory=server_environment)
     told: str = field(default="", repr=False)
-    """What it reads from its input: nobody else can, as anybody can read its arguments."""
+    """What it reads from its input, which no other user can read; arguments can be read by all."""
 
 
 def launch(command: Command, log: int, record: Callable[[Process], None]) -> Process:

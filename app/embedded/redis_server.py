@@ -101,7 +101,7 @@ class RedisServer(Server):
         return path.read_text().strip()
 
     def _make_password(self) -> None:
-        """Have a password of our own, of which nobody sees half; whoever starts the server is alone here."""
+        """Make a password of our own; no process reads it half written, and only one starts the server."""
         path = self.folder / PASSWORD_FILE
         # Of one that is empty Redis would make a server without a password.
         if not path.exists() or not re.fullmatch(r"[\w-]{32,}", path.read_text().strip()):
@@ -160,12 +160,12 @@ def read_config(path: Path) -> dict[str, str]:
 
 
 def _account(data: Path, say: Say) -> Account | None:
-    """Return who runs it: whoever has its data, else whoever may; root only where there is nobody else.
+    """Return the account that runs it: the owner of its data, else one that may; root only if there is no other.
 
     Raises
     ------
     EmbeddedError
-        The data are somebody else's.
+        The data belong to another user.
     """
     owner = data.lstat().st_uid
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""Starts the servers a process wants, shares them with the other processes, and stops those nobody uses any more."""
+"""Starts the servers that a process needs, shares them with other processes, and stops those that none uses."""
 
 import asyncio
 import logging
@@ -58,7 +58,7 @@ class Services:
         self.running = running
 
     def stop(self) -> None:
-        """Use them no longer; those nobody else uses are stopped, all at the same time. Stopping twice is harmless.
+        """Stop using them; those that no other process uses are stopped, all at once. A second call does nothing.
 
         Raises
         ------

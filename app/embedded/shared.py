@@ -1,4 +1,4 @@
-"""One server shared by many processes: whoever comes first starts it, whoever leaves last stops it."""
+"""One server shared by many processes: the first one starts it, the last one stops it."""
 
 import json
 import os
@@ -142,7 +142,7 @@ class Share:
         return port
 
     def leave(self) -> None:
-        """Use the server no longer, and stop it if nobody else does; leaving twice is leaving once.
+        """Stop using the server, and stop it if no other process uses it; a second call does nothing.
 
         Raises
         ------

@@ -115,7 +115,7 @@ async def _once(request: web.Request, job: ListedJob) -> Once | None:
 
 
 async def _follow(cancelling: asyncio.Task[Standing], job_id: int) -> None:
-    """See a cancellation through to its end, which the job's events tell to whoever watches."""
+    """Receives the events of a job that is being cancelled, until its end."""
     try:
         await cancelling
     except (JobAlreadyFinished, JobNotFound):

@@ -107,7 +107,7 @@ class Spark:
 def columns(parts: Sequence[Sequence[Part]], across: Sequence[Tick]) -> Chart:
     """Return columns of parts that stand on each other, the first one at the bottom; their values are counts."""
     down, scale = _axis(
-        max((sum(part.value or 0 for part in column) for column in parts), default=0), _count_step, _told
+        max((sum(part.value or 0 for part in column) for column in parts), default=0), _count_step, _count_text
     )
     place = 100 / max(1, len(parts))
     blocks = []
@@ -125,7 +125,7 @@ def columns(parts: Sequence[Sequence[Part]], across: Sequence[Tick]) -> Chart:
 def lines(series: Sequence[Sequence[Part]], across: Sequence[Tick], *, seconds: Callable[[float], str] | None) -> Chart:
     """Return lines through points, each in the middle of its place; `seconds` says lengths of time, None: counts."""
     highest = max((part.value or 0 for points in series for part in points), default=0)
-    down, scale = _axis(highest, _count_step if seconds is None else seconds_step, seconds or _told)
+    down, scale = _axis(highest, _count_step if seconds is None else seconds_step, seconds or _count_text)
     drawn = []
     for points in series:
         place = 100 / max(1, len(points))
@@ -195,5 +195,5 @@ def _decimal_step(least: float) -> float:
     return next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= least * 0.999_999)
 
 
-def _told(count: float) -> str:
+def _count_text(count: float) -> str:
     return f"{count:,.0f}"

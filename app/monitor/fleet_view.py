@@ -62,7 +62,7 @@ class ShownBackend:
     name: str
     url: str | None
     word: str
-    """healthy or unhealthy, as its driver last saw it; undriven, lost, or unknown when nobody ever said."""
+    """healthy or unhealthy, as its driver last saw it; undriven, lost, or unknown without any heartbeat."""
     reason: str | None
     since: datetime | None
     age_s: float | None

@@ -39,13 +39,13 @@ SECURITY_HEADERS: Final = {
 
 
 class Forbidden(GenonautError):
-    """The request does not come from our own page, or from somebody who may do this."""
+    """The request does not come from our own page, or its sender may not do this."""
 
     code = "forbidden"
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the headers on an answer, whoever made it."""
+    """Add the headers to every answer."""
     del request
     response.headers.update(SECURITY_HEADERS)
 

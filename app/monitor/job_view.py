@@ -64,7 +64,7 @@ class ShownJob:
     ran: Span
     """As `Job.ran_s` has it. Where its time went, ComfyUI's own queue too, the job's timeline says."""
     step: Step | None
-    """None unless it runs, and somebody has told."""
+    """None unless the job runs and this is known."""
 
 
 def show(view: JobView, snapshot: Snapshot, nodes: int | None = None) -> ShownJob:
@@ -98,7 +98,7 @@ def _title(answer: JobAnswer, nodes: int | None) -> str:
 
 
 def step_of(snapshot: Snapshot) -> Step | None:
-    """Return the node at work; None unless it runs, and somebody has told."""
+    """Return the running node; None unless the job runs and this is known."""
     node = snapshot.node
     if node is None or snapshot.phase not in (Phase.EXECUTING, Phase.CANCELLING):
         return None

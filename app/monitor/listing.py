@@ -239,7 +239,9 @@ async def read_listing(views: JobViews, address: ListAddress) -> Listing | None:
         if address.after is not None:
             before = address.link(before=views.cursor_at(backward, items[0].job)) if items else address.link()
         after = address.link(after=page.next_cursor) if page.next_cursor else None
-    return Listing(items, _told(page), ORDERS[onward], await _passed(views, chosen, address, items), before, after)
+    return Listing(
+        items, _total_text(page), ORDERS[onward], await _passed(views, chosen, address, items), before, after
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +320,7 @@ async def _passed(views: JobViews, chosen: JobFilter, address: ListAddress, item
     return await views.before(chosen, address.by, items[0].job)
 
 
-def _told(page: Page) -> str:
+def _total_text(page: Page) -> str:
     return told([Count(page.total, page.total_exact)])
 
 

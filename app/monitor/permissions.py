@@ -55,7 +55,7 @@ FORMS: Final[Mapping[str, Ability]] = {
 
 
 class UnlistedRoute(GenonautError):
-    """The page has an address of which nobody has said what it takes to use it."""
+    """The page has an address that is missing in the list of permissions."""
 
     code = "unlisted_route"
 
@@ -69,7 +69,7 @@ def place_of(request: web.Request) -> str:
 
 
 def ability_for(place: str, method: str) -> Ability | None:
-    """Return what it takes to use a place by a method; None: nobody may, for it is not listed."""
+    """Return the role that a route needs; None when the route is not listed, so that no one may use it."""
     return (READS if method in SAFE_METHODS else FORMS).get(place)
 
 

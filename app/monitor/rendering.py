@@ -30,7 +30,7 @@ FLASH_COOKIE: Final = "monitor_flash"
 FRAGMENT_HEADER: Final = "X-Fragment"
 """A request with it is answered with what changes on the page, and nothing around it."""
 _ANY_TOKEN: Final = secrets.token_urlsafe(32)
-"""Stands for a browser's own token in what is made for several; nobody else knows it, so no text can hold it."""
+"""Placeholder for the browser's own token in shared fragments; it is secret, so no text can contain it."""
 FOR_ALL: Final = web.RequestKey("FOR_ALL", bool)
 """Whether what is made is for everybody of the same role; `send_shared` makes it each one's own."""
 ACTED: Final = "acted"

@@ -37,7 +37,7 @@ def create_monitor() -> web.Application:
     Raises
     ------
     UnlistedRoute
-        Nobody has said what it takes to use one of its addresses.
+        An address is missing in the list of permissions.
     """
     app = web.Application(middlewares=[errors_as_pages])
     app[ASSETS] = _assets()

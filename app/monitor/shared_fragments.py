@@ -22,7 +22,7 @@ MOST_REMEMBERED: Final = 1000
 
 
 class Sharing:
-    """Makes things for all who ask; what anybody gets was begun after they had asked, so it is never out of date."""
+    """Makes a thing once for all concurrent requests. Each gets one begun after it had asked: none is stale."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, asyncio.Future[str | None]] = {}
@@ -31,9 +31,9 @@ class Sharing:
     async def get(
         self, key: Hashable, make: Callable[[], Awaitable[str | None]], running: set[asyncio.Task[None]]
     ) -> str | None:
-        """Return what `make` returns, of the first of those who ask for this key together; raises what it raises.
+        """Return what `make` of the first concurrent request for this key returns; raise what it raises.
 
-        It goes on when that one has left; whoever owns `running` ends it at the end.
+        It goes on when that request was cancelled; the owner of `running` ends it at shutdown.
         """
         made = self._waiting.get(key)
         if made is None:
@@ -56,7 +56,7 @@ class Sharing:
             if len(self._began) > MOST_REMEMBERED:
                 del self._began[next(iter(self._began))]
             made.set_result(await make())
-        except Exception as error:  # noqa: BLE001  # whoever asked gets it
+        except Exception as error:  # noqa: BLE001  # every request gets it
             made.set_exception(error)
             # All that asked for it may have gone.
             made.exception()

@@ -121,7 +121,7 @@ def timelines(view: JobView, events: Sequence[Event], now: datetime) -> list[Tim
     found = [
         _of_attempt(view.job, attempt, _begun(view, events, attempt.number), events, now) for attempt in view.attempts
     ]
-    # One that was cancelled before anybody took it, and then retried, has attempts from the second on.
+    # A job that was cancelled before it was claimed, and then retried, has attempts from the second on.
     if all(attempt.number != view.job.attempt for attempt in view.attempts):
         found.append(_unclaimed(view, events, now))
     return found
@@ -137,7 +137,7 @@ def _begun(view: JobView, events: Sequence[Event], number: int) -> datetime:
 
 
 def _unclaimed(view: JobView, events: Sequence[Event], now: datetime) -> Timeline:
-    """Return the attempt that nobody has taken yet, or that was withdrawn before."""
+    """Return the attempt that was not claimed yet, or was withdrawn before that."""
     job = view.job
     over = job.status in FINISHED
     begun = _begun(view, events, job.attempt)

@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Gathers items while earlier ones are under way, so that nobody waits when there is nothing to do.
+    """Gathers items while earlier ones are processed, so that no item waits when nothing else is going on.
 
     `work` takes up to `most` items and returns a result for each, in their order; `flights` batches may be under way
     at once.
@@ -39,7 +39,7 @@ class Batcher(Generic[T, R]):
         return await future
 
     async def settle(self) -> None:
-        """Return when nothing is under way: whoever asked for it may have gone, and it goes on."""
+        """Return when nothing is being processed: that goes on when its callers have gone."""
         await asyncio.gather(*self._flying)
 
     async def _fly(self) -> None:
@@ -56,7 +56,7 @@ class Batcher(Generic[T, R]):
     async def _deal_with(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         try:
             await self._one(batch)
-        except Exception as error:  # noqa: BLE001  # handed to those who wait
+        except Exception as error:  # noqa: BLE001  # handed to the callers
             if isinstance(error, Unavailable) or len(batch) == 1:
                 _fail(batch, error)
                 return

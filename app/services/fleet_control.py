@@ -116,7 +116,7 @@ class Fleet:
             raise TaskNotFound(f"There is no periodic task called {task}.")
         last = {run.name: run for run in await self._runs.all()}.get(task)
         log.info("periodic task %s is to run now, says %s", task, actor)
-        return await self._commands.ask_to_run(task, _told(last))
+        return await self._commands.ask_to_run(task, _run_id(last))
 
     async def schedule(self) -> list[ScheduledTask]:
         """Return the periodic tasks by name; while Redis is away none is known to be asked for.
@@ -138,7 +138,7 @@ class Fleet:
                 PERIODIC_TASKS.get(name, ""),
                 plans.get(name),
                 runs.get(name),
-                asked.get(name) == _told(runs.get(name)),
+                asked.get(name) == _run_id(runs.get(name)),
             )
             for name in names
         ]
@@ -176,6 +176,6 @@ class Fleet:
         return next((beat for beat in await self._registry.backends() if beat.name == name), None)
 
 
-def _told(run: PeriodicRun | None) -> str:
-    """Return what tells the last run of a task from others."""
+def _run_id(run: PeriodicRun | None) -> str:
+    """Return what identifies the last run of a task."""
     return timestamp(run.last_run) if run is not None else "never"

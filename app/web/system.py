@@ -56,9 +56,9 @@ async def ready(request: web.Request) -> web.Response:
     answer = ReadyAnswer(
         status="ready" if is_ready else "not_ready",
         checks=checks,
-        workers=[_told(beat) for beat in workers],
+        workers=[_beat_answer(beat) for beat in workers],
         backends=[
-            _told(beat) | {"able": reasons[beat.name] is None, "reason": reasons[beat.name]} for beat in backends
+            _beat_answer(beat) | {"able": reasons[beat.name] is None, "reason": reasons[beat.name]} for beat in backends
         ],
     )
     if is_ready:
@@ -97,7 +97,7 @@ def _able(backends: list[BackendBeat], reasons: Mapping[str, str | None]) -> Che
     return Check(status="away" if backends else "none", detail=no_backend(reasons))
 
 
-def _told(beat: WorkerBeat | BackendBeat) -> dict[str, Any]:
+def _beat_answer(beat: WorkerBeat | BackendBeat) -> dict[str, Any]:
     shown = ("healthy", "drained", "state", "reason", "version", "slots", "running", "driver", "backends", "started_at")
     state = {name: _json(getattr(beat, name)) for name in shown if hasattr(beat, name) and name in beat.told}
     return {"name": beat.name, "live": beat.live, "age_seconds": round(beat.age_s, 1)} | state

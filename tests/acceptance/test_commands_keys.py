@@ -34,7 +34,7 @@ async def test_a_key_is_made_listed_and_revoked(place: Place, database: Database
     code, out, _ = run("keys-add", "--name", "ann", "--role", "operator")
     secret, note = out.splitlines()
     assert code == 0
-    assert "nobody sees the page without a key" in note
+    assert "the page needs a key" in note
     assert (await KeyStore(database).sign_in(secret))[1].name == "ann"
     code, out, error = run("keys-add", "--name", "ann", "--role", "admin")
     assert (code, out) == (1, "")

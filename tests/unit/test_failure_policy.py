@@ -37,7 +37,7 @@ def codes_of(error_class: ErrorClass) -> list[str]:
 def row(error_class: ErrorClass) -> str:
     rule = RULES[error_class]
     often = "–" if rule.where is Where.NOWHERE else {None: EACH, 1: ONCE}[rule.times]
-    if rule.against is Against.NOBODY:
+    if rule.against is Against.NOTHING:
         often = "once on each backend"
     against = "–" if rule.where is Where.NOWHERE else rule.against
     return f"| {', '.join(codes_of(error_class))} | {rule.where} | {often} | {against} | {rule.why} |"
@@ -90,7 +90,7 @@ def test_the_class_of_an_error_decides(error_class: ErrorClass, alone: Verdict, 
 @pytest.mark.parametrize("left", [0, -1])
 def test_without_attempts_left_there_is_only_one_that_does_not_count(error_class: ErrorClass, left: int) -> None:
     found = verdict(error_class, attempts_left=left, offered_elsewhere=True)
-    assert found.retry is (RULES[error_class].against is Against.NOBODY)
+    assert found.retry is (RULES[error_class].against is Against.NOTHING)
     assert not (found.retry and found.counted)
 
 

@@ -82,7 +82,7 @@ class RetryOrFail:
                 # The prompt no longer runs, so the cancellation is complete, however the run ended.
                 await attempt.ledger.mark_cancelled()
                 return
-            await self._go_on(attempt, failure or AttemptFailed("The run ended without giving a reason."))
+            await self._retry_or_fail(attempt, failure or AttemptFailed("The run ended without giving a reason."))
         except (LostClaim, JobNotFound) as error:
             log.warning("job %s: %s", claim.job_id, error)
         except InvalidTransition as error:
@@ -91,7 +91,7 @@ class RetryOrFail:
             # Cancellation was requested while the other ending was being stored.
             await attempt.ledger.mark_cancelled()
 
-    async def _go_on(self, attempt: Attempt, failure: AttemptFailed) -> None:
+    async def _retry_or_fail(self, attempt: Attempt, failure: AttemptFailed) -> None:
         """Fail the job, or queue it for another attempt."""
         claim, job, backend = attempt.claim, attempt.job, attempt.backend
         if RULES[failure.error_class].against is Against.DEVICE:
@@ -183,6 +183,6 @@ def _failed_alike(failure: AttemptFailed, attempts: list[AttemptRecord], backend
     alike = [each for each in attempts if each.error_code == failure.code]
     if against is Against.DEVICE:
         return len({each.backend_name for each in alike} - {backend.name})
-    if against is Against.NOBODY:
+    if against is Against.NOTHING:
         return sum(each.backend_name == backend.name for each in alike)
     return len(alike)

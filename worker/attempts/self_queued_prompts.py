@@ -36,12 +36,12 @@ class SelfQueuedPrompts:
         self._known = {prompt_id}
         self.ended: list[Mapping[str, Any]] = []
         """Histories of the run's prompts that have ended, but for the last one."""
-        self._may_go_on = False
+        self._may_queue_itself = False
 
     def follow(self, graph: Graph) -> None:
         """Note whether the graph may queue itself again: ComfyUI's own nodes do not, other classes may."""
         known = (self._backend.catalog.nodes.get(node["class_type"]) for node in graph.values())
-        self._may_go_on = any(each is None or not each.is_core for each in known)
+        self._may_queue_itself = any(each is None or not each.is_core for each in known)
 
     def rename(self, prompt_id: str) -> None:
         """Note the id that an old server assigned to the submitted prompt."""
@@ -54,12 +54,12 @@ class SelfQueuedPrompts:
         The next prompt carries our mark and is in ComfyUI's queue, or has already ended. If the ended prompt failed,
         the others are stopped. Raises `BackendLost`.
         """
-        if not self._may_go_on:
+        if not self._may_queue_itself:
             return False
         others = await self._others()
         ended_at = self._watch.ended_at
         unheard = ended_at is None or self._watch.ever_missed
-        if unheard or self._backend.stranger_at >= (ended_at or 0.0):
+        if unheard or self._backend.foreign_event_at >= (ended_at or 0.0):
             since = await self._backend.comfyui.marked_since(self.prompt_id)
             others = [*self._of_run(since), *others]
         if not others:
@@ -79,7 +79,7 @@ class SelfQueuedPrompts:
         A node may queue the next prompt even after an interrupt, hence the loop. Raises `BackendLost` when prompts
         still appear after `_STOPPED_S`.
         """
-        if not self._may_go_on:
+        if not self._may_queue_itself:
             return
         limit = time.monotonic() + _STOPPED_S
         while others := await self._others():

@@ -91,10 +91,10 @@ class Backend:
         """Node classes known to save outside the folder they were given; shared by all backends."""
         self.breaker = Breaker()
         """Circuit breaker that counts errors of the backend's device."""
-        self.exclusive_run = ExclusiveRun(self._tell_slot)
+        self.exclusive_run = ExclusiveRun(self._slot_changed)
         self.stopping: set[str] = set()
         """Prompts that do not stop although asked to; until they have, the backend gets no new prompts."""
-        self.stranger_at = 0.0
+        self.foreign_event_at = 0.0
         """Monotonic time of the last frame about a prompt without a follower here."""
         self.stale: frozenset[str] = frozenset()
         """Our prompts in its queue whose attempts are over; until they have stopped, it gets no new prompts."""
@@ -227,7 +227,7 @@ class Backend:
         freed = self.stale and not prompt_ids
         self.stale = prompt_ids
         if freed:
-            self._tell_slot()
+            self._slot_changed()
 
     def stand_still(self, prompt_id: str) -> None:
         """Note that execution stands still at this prompt; jobs that wait behind it move to other backends."""
@@ -350,7 +350,7 @@ class Backend:
         for follower in list(self.followers.values()):
             follower.wake()
 
-    def _tell_slot(self) -> None:
+    def _slot_changed(self) -> None:
         self.on_change()
         self.on_slot()
 
@@ -378,7 +378,7 @@ class Backend:
         if follower is not None:
             follower.feed(kind, data)
         else:
-            self.stranger_at = time.monotonic()
+            self.foreign_event_at = time.monotonic()
 
     def show(self, picture: Picture) -> None:
         """Hand a picture to the follower of its prompt; drop it when the prompt is unknown."""

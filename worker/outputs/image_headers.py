@@ -164,7 +164,7 @@ def _jpeg(file: BinaryIO, size: int, start: bytes) -> Head:
             height, width, components = struct.unpack(">HHB", file.read(6)[1:])
             in_scans = marker == 0xC2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            raise ValueError("it is of a kind that nobody writes")
+            raise ValueError("it is of an unknown kind")
         elif marker == 0xDA:
             in_scans = in_scans or not width or file.read(1)[0] < components
             _add(kept, at, size - at)

@@ -57,7 +57,7 @@ class Heartbeat:
         self._lock = asyncio.Lock()
         self._seq = 0
         self._told: dict[str, tuple[Any, ...]] = {}
-        """The news last published, by whom they are about."""
+        """The news last published, by the worker or backend that they are about."""
         self._told_at = float("-inf")
         self._untellable: set[str] = set()
         """Backends of which it was logged that their state cannot be told."""
@@ -110,7 +110,7 @@ class Heartbeat:
                 shown = {key: state[key] for key in ("healthy", "drained", "used", "slots", "current")}
                 await self._events.publish_event({"type": "backend", "backend": name, "seq": state["seq"]} | shown)
         for name in before.keys() - self._told.keys():
-            # Given up; whoever drives it next tells more.
+            # Given up; its next driver publishes more.
             await self._events.publish_event({"type": "backend", "backend": name, "seq": self._seq, "healthy": False})
 
     def _is_told(self) -> bool:

@@ -34,7 +34,7 @@ BATCH: Final = 1000
 """Maximum number of waiting jobs, the first ones, that one run checks; later runs check the rest."""
 ACTOR: Final = "reconciler"
 ABANDONED_LEASES: Final = 4
-"""A running job nobody takes over for so many leases has lost its backend: the one who drives it would have."""
+"""Number of leases after which a running job that no worker took over has lost its backend: its driver would have."""
 SWEEP_WINDOW_S: Final = 48 * 3600.0
 TURNS_LOCK: Final = 7265837416
 
@@ -86,7 +86,7 @@ class Reconciler:
         late = await self._thumbnails.take_up() if self._thumbnails is not None else 0
         done += [f"took up {late} thumbnails that were due"] if late else []
         async with self._database.transaction() as session:
-            # Held until the end of this transaction; whoever comes meanwhile has nothing to do.
+            # Held until the end of this transaction; other workers have nothing to do meanwhile.
             if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": TURNS_LOCK}):
                 return ", ".join([*done, "another worker sees to the turns"])
             renewed = await self._enqueue_lost(session)
@@ -123,7 +123,7 @@ class Reconciler:
     async def _move_abandoned(self) -> int:
         """Let jobs run elsewhere whose worker and backend are both gone.
 
-        A live worker that drives the backend takes them over by itself; this is for a backend that nobody can reach.
+        A live worker that drives the backend takes them over by itself; this is for a backend that no worker can reach.
         """
         over_for_s = self._lease_s * ABANDONED_LEASES
         abandoned = await self._store.abandoned(over_for_s, BATCH)
@@ -138,7 +138,7 @@ class Reconciler:
         return sum([await self._move(job) for job in taken if job.phase is not Phase.CANCELLING])
 
     async def _move(self, job: Standing) -> bool:
-        """Retry or fail a job by the rule of a lost backend; False when somebody else has it by now."""
+        """Retry or fail a job by the rule of a lost backend; False when another worker has it by now."""
         claim = Claim(job.job_id, job.attempt, ACTOR)
         error = BackendLost("The worker and the backend that ran the job are both gone.")
         try:

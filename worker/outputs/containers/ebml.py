@@ -38,7 +38,7 @@ def ebml(source: Source) -> Form | None:
                 has_clusters = has_clusters or inner == _CLUSTER
                 if inner == _TRACKS:
                     kinds |= set(_track_types(source, inner_at, inner_end))
-            # What somebody has put behind it is none of its business.
+            # What follows it is no part of it.
             break
         at = source.size if end is None else end
     if not has_clusters or not kinds:

@@ -34,7 +34,7 @@ _FRAMES_IN_A_ROW: Final = 3
 def flac(source: Source) -> Form:
     """Look through the heads of a FLAC file, and whether it ends with a whole frame: the last one, if it says how many.
 
-    How long a frame is nobody knows before it is decoded, so the others are not looked at.
+    The length of a frame is not known before it is decoded, so the others are not checked.
     """
     at, last, streaminfo = 4, False, b""
     while not last:
