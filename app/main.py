@@ -201,7 +201,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     @asynccontextmanager
     async def connections(_: web.Application) -> AsyncIterator[None]:
         yield
-        # Handlers may be gone, and what they began not: it would connect anew to what is closed here.
+        # Work that ended handlers have started may still run, and would reconnect to what is closed here.
         await end_tasks(background)
         await app[keys.SUBMITTING].settle()
         await views.settle()

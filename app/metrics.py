@@ -187,7 +187,7 @@ class ServerMetrics:
             histogram.observe(seconds)
 
     def forwarded(self, timestamp: str | None) -> None:
-        """An event of this time, as frames have it, was handed to its watchers; one that tells no time is left out."""
+        """Record how long an event took to reach its watchers; `timestamp` is in ISO 8601, and None is ignored."""
         if timestamp is not None:
             self._lag.observe(max(0.0, time.time() - datetime.fromisoformat(timestamp).timestamp()))
 

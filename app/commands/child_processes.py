@@ -43,9 +43,9 @@ class Role:
     patience_s: float
     """How long it may take to stop."""
     needed: bool
-    """Without it, should it not start at all, there is no use in the rest."""
+    """Whether all processes are stopped if this one never starts."""
     may_leave: bool = False
-    """It may end in its own good order, as a worker does that was asked to on the page."""
+    """Whether it may end by itself, as a worker does that was stopped on the monitor page."""
 
 
 @dataclass(eq=False)
@@ -79,7 +79,7 @@ class Crew:
         on_signal(hurry.set)
         self._terminal.end_progress()
         self._terminal.line("Stopping everything; Ctrl-C kills what takes too long.")
-        # What was being started when we were cancelled is there in a moment, and is to be stopped like the rest.
+        # A process whose start was under way at the cancellation is waited for, and then stopped like the others.
         await asyncio.gather(*self._starting, return_exceptions=True)
         for member in reversed(self._members):
             await self._stop(member, hurry)

@@ -1,4 +1,4 @@
-"""The newcomer's command: everything is started, a sample job runs, and its image is shown to be there."""
+"""The demo command: starts everything, runs a sample job, and checks that its image exists."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs a module as `python -m` does, until its standard input ends: `python -m app.commands.leash MODULE ARGUMENTS`.
+"""Runs a module until its standard input ends: `python -m app.commands.die_with_parent MODULE ARGUMENTS`.
 
-The input is a pipe that the parent process holds. The system closes it however that process ends, killed ones too, so
-that no server of a killed `make up-dev` stays behind and keeps its port.
+The input is a pipe that the parent process holds. The system closes it however that process ends, even when it is
+killed. So no server of a killed `make up-dev` goes on running and keeps its port.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEADY_S: Final = 60.0
-"""What has run for so long does well: its next death is the first one again."""
+"""Seconds of running after which the count of deaths starts again at zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +54,5 @@ class Restarts:
         self.deaths += 1
         if self.failed_starts >= self.delays.tries:
             return None
-        # Of a thousand deaths the power would be no float any more.
+        # The exponent is limited, because after a thousand deaths the power would be too large for a float.
         return float(min(self.delays.most_s, self.delays.first_s * 2 ** min(self.deaths - 1, 30)))

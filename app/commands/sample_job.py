@@ -31,7 +31,7 @@ BODY: Final = {
 READY_S: Final = 60.0
 """How long the server, and then the worker, may take to come up."""
 TAKEN_S: Final = 120.0
-"""How long nothing at all may be heard of the job."""
+"""Maximum seconds without a frame while the job waits to be started."""
 FINISHED_S: Final = 1800.0
 """How long the job may take; a real ComfyUI may have to load a model first."""
 POLL_S: Final = 0.1

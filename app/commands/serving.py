@@ -79,10 +79,10 @@ def require_free(port: int, variable: str) -> None:
 
 
 def prepare_for_many_sockets() -> None:
-    """Allow as many open files as the system does, and keep the garbage collector from walking through all we have.
+    """Raise the limit of open files to the system's maximum, and reduce garbage collection.
 
-    With ten thousand sockets a full collection stops the server for half a second, and while they come there would be
-    one for every thousand. What lives until the end is not looked at, and the rest more seldom.
+    With ten thousand sockets a full collection stops the server for half a second, and while they are opened one would
+    run for every thousand. So long-lived objects are excluded from collection, and the rest is collected less often.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     # A hard limit of "none" may be more than the kernel gives.

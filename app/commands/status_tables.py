@@ -1,4 +1,4 @@
-"""Who is there: tables of workers, and of periodic tasks with their last and next runs."""
+"""Tables of workers, and of periodic tasks with their last and next runs."""
 
 from __future__ import annotations
 

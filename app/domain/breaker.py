@@ -15,10 +15,10 @@ PROVEN: Final = 3
 """Jobs in a row that failed here and succeeded elsewhere before the backend is ill."""
 USERS: Final = 3
 FAILURES: Final = 5
-"""Without such a proof: so many failures in a row, of so many users."""
+"""Number of failures in a row, from at least `USERS` users, after which a backend is ill without such a proof."""
 FIRST_PAUSE_S: Final = 15.0
 LAST_PAUSE_S: Final = 900.0
-"""Before an ill backend gets a trial job; twice as long after each one that fails."""
+"""Seconds before an ill backend gets a trial job, at first and at most; doubled after each trial that fails."""
 DOUBT_PAUSE_S: Final = 4.0
 """The longest wait between two jobs of a backend that is only in doubt; the first is a second."""
 MOST: Final = 100

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
 MAX_CHAIN: Final = 900
-"""Nodes one behind the other. ComfyUI walks up each chain by recursion, of nodes that nothing needs as well: some 970
-are more than its stack holds, and its execution thread ends (measured: 900 run, 1,000 are refused or end it)."""
+"""Maximum number of nodes in a chain. ComfyUI follows each chain by recursion, also through nodes that no output needs.
+Some 970 overflow its stack and end its execution thread (measured: 900 run, 1,000 are refused or end it)."""
 MAX_ANCESTRY: Final = 500_000
-"""Pairs of a node and one that it depends on, at whatever distance. ComfyUI writes all of them down before it begins:
-400,000, one chain of 900, took half a minute without a sign of life, 750,000 three minutes and a gigabyte."""
+"""Maximum number of pairs of a node and a node it depends on, directly or indirectly. ComfyUI lists all pairs before it
+begins: 400,000, one chain of 900, took half a minute without any response, 750,000 three minutes and a gigabyte."""
 _NAMED: Final = 10
 """Maximum number of nodes of a cycle that are named."""
 

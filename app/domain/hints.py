@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_SHOWN: Final = 200
 """Characters of a client's name or value in a fault."""
 MAX_HINTS: Final = 5
-"""Suggestions of one check: who has made more mistakes than that of one kind has made one."""
+"""Maximum number of suggestions in one check: more mistakes of the same kind usually have a single cause."""
 _MAX_CANDIDATES: Final = 5_000
 """Maximum number of allowed values that are searched: more than any server seen has node classes."""
 _MAX_CHARS: Final = 100

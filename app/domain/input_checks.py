@@ -24,7 +24,7 @@ BY_ITSELF: Final = "The class looks itself when the graph is sent."
 NOT_ALL: Final = "Not every version of ComfyUI looks."
 CHANGES: Final = "What there is to choose may have changed since."
 _SHOWN: Final = 20
-"""As many allowed values stand in a fault; the nearest one is named besides."""
+"""Maximum number of allowed values listed in a fault; the most similar one is named in addition."""
 _CONVERTED: Final[dict[str, Callable[[Any], Any]]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from app.domain.growing_inputs import Growth, Options, Slot
 
 _ANY: Final = ("*", "COMFY_MATCHTYPE_V3")
-"""Types that fit each other: of the second the page sees that all links of its node are alike, the server does not."""
+"""Types that fit every type. For the second one ComfyUI's page checks that all links of a node have the same type; its
+server does not."""
 
 
 @dataclass(frozen=True, slots=True)

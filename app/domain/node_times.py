@@ -25,7 +25,7 @@ TITLE_CHARS: Final = 100
 _MOST_OPEN: Final = 256
 """Maximum number of nodes that count as running: ComfyUI executes one, and lazily evaluated ones wait for others."""
 _MOST_STEPS: Final = 1e9
-"""A node's own bar that counts further is no bar."""
+"""Bound of the values of a node's progress bar; values that reach it are ignored."""
 
 
 @dataclass(slots=True)

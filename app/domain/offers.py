@@ -1,7 +1,7 @@
-"""What a backend says that it offers, read node class by node class: whatever stands there, it costs no more than this.
+"""Reads a backend's description of what it offers, one node class at a time, within fixed limits on memory and time.
 
-Blocking: of the 30 MB of a server with hundreds of custom nodes it takes some seconds, so it is run in a thread. Each
-class is parsed for itself, and the event loop has its turn between any two of them.
+Blocking: 30 MB, from a server with hundreds of custom nodes, take some seconds, so it is run in a thread. Each class
+is parsed by itself, and the event loop can run between any two of them.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Separated:
 
     graph: Graph
     alone: bool
-    """Whether other runs may overwrite what one of its savers saves: nothing may run behind it until that is here."""
+    """Whether other runs may overwrite a file of one of its savers: no run may follow until the file is fetched."""
 
 
 def separated(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.domain.workflow import Graph
 
 MOST_REPLACED: Final = 2_000
-"""Classes of which it is noted that a backend takes them for others; ComfyUI's own are eight."""
+"""Maximum number of replaced classes that are kept for a backend; ComfyUI itself has eight."""
 _MOST_MAPPED: Final = 500
 """Inputs, and outputs, of one of them."""
 

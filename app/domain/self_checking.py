@@ -37,7 +37,7 @@ _OF_COMFYUI: Final = {
 
 
 class Whose(Enum):
-    """Who checks something of a node."""
+    """What checks an input of a node: ComfyUI itself, or the node's class; or it is unknown."""
 
     COMFYUI = auto()
     CLASS = auto()

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 MAX_NODES: Final = 5_000
 """The largest graphs that people publish have some hundreds of nodes, a few that programs write one or two thousand."""
 MAX_DEPTH: Final = 32
-"""Of lists and objects in one value. What nodes of 0.33.0 take, curves, boxes, drawings and scenes, goes four to
-six deep. ComfyUI copies and hashes values by recursion, some calls a level, of the thousand that its stack holds."""
+"""Maximum nesting depth of lists and objects in one value. Values that nodes of 0.33.0 take (curves, boxes, drawings,
+scenes) are four to six levels deep. ComfyUI copies and hashes values by recursion, with some calls for each level, and
+its stack holds a thousand calls."""
 
 
 def check_structure(graph: Any, pointer: str = "/workflow") -> list[Fault]:

@@ -20,7 +20,8 @@ _OWN: Final = re.compile(
 )
 """In the name of an input: its text is of this job alone, such as a prompt or the name of a picture."""
 _COSTS_NOTHING: Final = re.compile(r"seed|^denoise$|^strength")
-"""In the name of an input: as long as any other number takes this one. A sampler makes all steps in any case."""
+"""Matches names of inputs whose number does not change the run time. For `denoise`: a sampler makes all its steps in
+any case."""
 _MOST_CHARS: Final = 100
 """Maximum characters of a text that may be one of a few choices; a longer one is free text."""
 

@@ -68,9 +68,9 @@ class RedisServer(Server):
             )
 
     def _command(self, program: str, data: Path, account: Account | None, port: int) -> Command:
-        """What stands last in its configuration, which it is told and finds in no file, overrides the rest.
+        """Return the command. The configuration goes to standard input; its last options override the earlier ones.
 
-        The folder that it is started in is its own, and all that it opens is in it: those above may be closed to it.
+        The server starts in its own folder and opens only files in it, because it may lack access to the folders above.
         """
         options = {
             "bind": HOST,
@@ -184,7 +184,7 @@ def _copied(program: Program, data: Path) -> str:
     copy = data / f"server-{program.version[0]}.{program.version[1]}"
     if not copy.exists():
         fresh = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
-        # The folder is another user's by now: by its number the file cannot be made another one.
+        # The folder belongs to another user by now, who could replace the file, so it is written by its descriptor.
         number = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
         with open(number, "wb") as file, program.path.open("rb") as source:  # noqa: PTH123  # by its number
             shutil.copyfileobj(source, file)

@@ -48,7 +48,7 @@ _OF_THE_FRAME: Final[Mapping[str, Sequence[str]]] = {"pending": ("attempt",), "s
 
 
 class Events:
-    """Publishes what happened, in order. A Redis that is away costs watchers a delay, never a job: polling heals it."""
+    """Publishes events in order. While Redis is away watchers get them late, by polling; no job is affected."""
 
     def __init__(self, redis: ArqRedis, names: Names) -> None:
         self._redis = redis

@@ -35,9 +35,9 @@ RECENT_S: Final = 2.0
 """Seconds for which the hub keeps the last news of a job, for clients that watch a job right after sending it."""
 MOST_RECENT: Final = 4096
 PROGRESS_S: Final = 0.25
-"""Who watches everything is told of the progress of a job so often at most."""
+"""Minimum seconds between two progress messages of a job to a client that watches all events."""
 AT_ONCE: Final = 500
-"""Watchers that are told before everybody else on the event loop has a turn."""
+"""Maximum number of watchers that get a message before other tasks of the event loop run."""
 _FIRST_DELAY_S: Final = 0.1
 _FINISHED: Final = ("completed", "failed", "cancelled")
 
@@ -135,9 +135,9 @@ class Hub:
             watcher.dismiss()
 
     def heard_of(self, job_ids: Sequence[int]) -> list[Offer] | None:
-        """Return what `Watcher.offer` takes of the present state of these watched jobs, if all were just heard of.
+        """Return what `Watcher.offer` takes, for the present state of these jobs; None if any has no recent news.
 
-        It spares who follows a job that was just sent two reads; what is told after this moment reaches the watcher.
+        This saves two reads for a client that follows a job right after sending it. Later events reach the watcher.
         """
         since = asyncio.get_running_loop().time() - RECENT_S
         heard = [self._recent.get(job_id) for job_id in job_ids] if self._connected else [None]
@@ -200,7 +200,7 @@ class Hub:
                 delay_s = _FIRST_DELAY_S if self._connected else min(delay_s * 2, 2.0)
                 lost, self._connected = self._connected, False
                 if lost:
-                    # That nothing is pushed any more is news too, which the page is to show at once.
+                    # Clients are also notified when events stop arriving, so that the page shows it at once.
                     self._greet()
                 self._recent.clear()
                 self._forget_paces()
@@ -299,10 +299,10 @@ class Hub:
                     watcher.offer(job_id, order, message, finished=finished)
 
     def _risen(self, snapshot: Snapshot) -> Snapshot:
-        """Note what watchers are told besides what is forwarded, and return it as it may be told.
+        """Record a snapshot that is about to be sent to watchers, and return it with progress that never falls.
 
-        With no less progress than was told of this attempt before: PostgreSQL hears of it with a heartbeat, and what
-        Redis keeps of it meanwhile is gone when it was emptied.
+        Its progress may be older than what was sent of this attempt: PostgreSQL gets progress only with a heartbeat,
+        and the newer progress in Redis is lost when Redis is emptied.
         """
         attempt, percent = self._progress.get(snapshot.job_id, (0, 0))
         runs = snapshot.phase in (Phase.EXECUTING, Phase.SAVING, Phase.CANCELLING)
@@ -368,7 +368,7 @@ class _Pace:
     stage: tuple[str, str | None]
     """Status and phase that the progress is of."""
     timer: asyncio.TimerHandle
-    """Until it rings it is too soon to tell more."""
+    """Fires when the next progress may be sent."""
     held: bytes | None = None
     """The newest progress that was not told yet."""
 

@@ -28,13 +28,13 @@ KEPT_S: Final = 24 * 3600
 """Seconds for which a worker or backend that is gone stays listed."""
 _MOST_CATALOGS: Final = 16
 _MOST_WEIGHT: Final = 2 * MOST_BYTES
-"""Of what the catalogs in memory were read from, together."""
+"""Maximum total bytes of the texts from which the catalogs in memory were read."""
 _REPLACED_BEATS: Final = 10
-"""What a backend offered before is kept for so many times the age at which a heartbeat means nothing any more."""
+"""Time for which a backend's replaced offer is kept, in multiples of the age at which a heartbeat is stale."""
 _MOST_KEPT_BYTES: Final = MOST_BYTES + MOST_REPLACING_BYTES + 1
 CHANGED_BY: Final = "+"
-"""Stands in the digest of what a backend offers between that of what was read whole, and that of what was read since:
-the classes in which something was missing. That is little, and the whole may be 30 MB."""
+"""Separator in the digest of an offer. Before it stands the digest of the full reading, which may be 30 MB. After it
+stands the digest of the few classes that were read again since, because something was missing in them."""
 
 _DRIVE: Final = """
 local holder = redis.call('GET', KEYS[1])

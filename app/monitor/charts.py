@@ -19,7 +19,7 @@ PLOT_PX: Final = 150.0
 TOP_PX: Final = 10.0
 """Room above the highest value, for half a label."""
 LEAST_PX: Final = 2.0
-"""What there is at all is at least so high: one failed job among ten thousand is to be seen."""
+"""Minimum height in pixels of a part whose value is not zero: one failed job among ten thousand must be visible."""
 SPARK_PX: Final = 28.0
 _GRID: Final = 4
 """Maximum number of grid lines above the zero line."""

@@ -92,10 +92,10 @@ async def _let_in(request: web.Request) -> None:
 
 
 async def _check_own_page(request: web.Request, cookie: str) -> None:
-    """Raise `Forbidden` unless the form is one that we gave to this very browser.
+    """Raise `Forbidden` unless the form comes from a page that we sent to this browser.
 
-    Twice, for neither is everywhere: where the browser says the request comes from, and a token that another origin
-    can neither read nor set, in a cookie and in the form.
+    Two checks, because neither works in every browser: the origin that the browser reports, and a token in both the
+    cookie and the form, which another origin can neither read nor set.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None:

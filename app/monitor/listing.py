@@ -79,7 +79,7 @@ ORDERS: Final[Mapping[Sort, Order]] = {
 _KINDS: Final = 8
 """Maximum number of kinds of errors that are counted on a page."""
 _ALIKE: Final = 999
-"""So far are jobs counted that failed alike."""
+"""Maximum number up to which jobs that failed alike are counted."""
 
 
 def _with_zone(value: Any) -> Any:

@@ -108,7 +108,7 @@ async def _figures(request: web.Request) -> tuple[QueueStats | None, Mapping[str
     views = request.config_dict[VIEWS]
     try:
         async with asyncio.timeout(PATIENCE_S):
-            # The ping first: a pool whose connections all died gives each statement another.
+            # Ping first: in a pool whose connections are all dead, each statement would get another dead one.
             await request.config_dict[DATABASE].ping()
             stats = await views.stats()
             return stats, await views.finished_since(datetime.now(UTC) - timedelta(hours=1))

@@ -81,9 +81,9 @@ def require_listed(router: web.UrlDispatcher) -> None:
 
 
 def places(router: web.UrlDispatcher, prefix: str = PREFIX) -> Iterator[tuple[str, str]]:
-    """Yield method and place of every route, each action in an address by itself.
+    """Yield method and address of every route, once for each action that its address can have.
 
-    `prefix` is what the routes' own addresses lack as long as the sub-application is not mounted.
+    `prefix` is put before each address: routes do not have it until the sub-application is mounted.
     """
     for route in router.routes():
         resource = route.resource

@@ -34,7 +34,7 @@ _ANY_TOKEN: Final = secrets.token_urlsafe(32)
 FOR_ALL: Final = web.RequestKey("FOR_ALL", bool)
 """Whether what is made is for everybody of the same role; `send_shared` makes it each one's own."""
 ACTED: Final = "acted"
-"""The header's value in a form that the page sends itself: the page that it leads to says what was done, too."""
+"""Value of `FRAGMENT_HEADER` when the page's script sends a form: the answer also says what was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Undo:
     fields: Mapping[str, str]
     """With such places too."""
     carries: int = 0
-    """How many parts are for it alone, behind those of the sentence; with a 0 there is nothing to take back."""
+    """Number of parts for the undo alone, after those of the sentence; if the last one is 0, there is no undo."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
 APART_S: Final = 0.1
-"""The same fragment is made so seldom at most."""
+"""Minimum seconds between the making of a fragment and its next making."""
 GATHER_S: Final = 0.01
-"""Viewers who were told of the same change ask within so long."""
+"""Seconds to wait for further requests before a fragment is made: viewers notified of a change ask within that time."""
 MOST_REMEMBERED: Final = 1000
 
 

@@ -1,4 +1,4 @@
-"""Doing together what many ask for at the same time: one transaction, one round trip, for all of them."""
+"""Processes concurrent requests in batches: one transaction or one round trip serves all of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Batcher(Generic[T, R]):
                 if batch := [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]:
                     await self._deal_with(batch)
         finally:
-            # At once and not by a callback: who came before that ran would wait for a flight that has landed.
+            # Not in a done callback: an item added before the callback ran would wait for a task that has ended.
             self._flying.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _deal_with(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
@@ -60,7 +60,7 @@ class Batcher(Generic[T, R]):
             if isinstance(error, Unavailable) or len(batch) == 1:
                 _fail(batch, error)
                 return
-            # One of them may be to blame: the others are not to suffer for it.
+            # A single item may have caused the error, so each one is processed again alone.
             for each in batch:
                 try:
                     await self._one([each])

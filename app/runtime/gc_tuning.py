@@ -11,10 +11,10 @@ all the time."""
 
 
 def spare_what_lives_long() -> None:
-    """Keep the collector from walking, again and again, through what was loaded and made for the whole life.
+    """Exclude all objects that exist now from garbage collection, and collect the others less often.
 
-    To be called when the process is complete. Of SQLAlchemy's, aiohttp's and arq's hundred thousands of objects a full
-    collection took a quarter of a second on a busy machine, in the middle of whatever allocated the last straw.
+    Call this at the end of the start. With the hundreds of thousands of objects of SQLAlchemy, aiohttp and arq, a full
+    collection took a quarter of a second on a busy machine, and any allocation could trigger it.
     """
     gc.collect()
     gc.freeze()

@@ -20,7 +20,7 @@ class Written:
 
 
 _EXPONENT: Final = re.compile(rb"\d[eE]([+-]?\d{1,3})(?!\d)")
-"""In a text it may stand too, which then counts for longer than it is."""
+"""The exponent of a number. It also matches inside a string, whose size is then overestimated."""
 _MARK: Final = "\U0010ffff"
 """A code point that is no character, and never will be."""
 _MARKED: Final = re.compile(f"{_MARK}([0-9a-f]{{4}})")
@@ -28,7 +28,7 @@ _UNKEPT: Final = re.compile(f"[\0\ud800-\udfff{_MARK}]")
 _HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _ANY_DIGIT: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 19
-"""What a number of so many digits is when each is taken for a zero: a regular expression looks thirty times as long."""
+"""Nineteen digits in a row, once each digit is replaced by a zero. A regular expression takes thirty times as long."""
 
 
 def dumps(value: Any) -> str:
@@ -37,7 +37,7 @@ def dumps(value: Any) -> str:
 
 
 def dump_bytes(value: Any) -> bytes:
-    """Return the value as JSON in UTF-8, as it is sent: of something large each form more is as large."""
+    """Return the value as JSON in UTF-8, as it is sent; a `str` besides it would take as much memory again."""
     try:
         return orjson.dumps(value, default=_as_it_is)
     except TypeError:
@@ -95,10 +95,10 @@ def dump_kept(value: Any) -> str:
 
 
 def as_sent(text: str) -> str:
-    """Return as JSON text what `dump_kept` made a JSON text that PostgreSQL has kept.
+    """Return the original JSON text of a text that `dump_kept` wrote and PostgreSQL stored.
 
-    JSONB holds neither NUL nor half a character, and JSON that has them cannot be looked into. They stand there as a
-    mark and four hexadecimal digits, which no text has by chance: the mark itself is written so too.
+    JSONB holds neither NUL nor unpaired surrogates, and JSON that has them cannot be queried. Each is stored as a mark
+    and four hexadecimal digits. A mark in the original text is stored in the same way, so the result is unambiguous.
     """
     return _MARKED.sub(_unmarked, text) if _MARK in text else text
 

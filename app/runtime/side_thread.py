@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SMALL_BYTES: Final = 64 * 1024
-"""JSON of this size is read and checked where it is, in a few milliseconds: there and back would take as long."""
+"""Maximum bytes of JSON that is processed in the event loop, in a few milliseconds: a thread would take as long."""
 MAX_WAITING: Final = 32
 """Maximum number of requests that wait for the thread; a further one is refused with `Busy`."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SESSION_COOKIE: Final = "genonaut_session"
 OPEN_S: Final = 2.0
-"""So soon the first key that is made closes the page."""
+"""Maximum seconds from the creation of the first key until the page requires one."""
 
 
 class Access:
@@ -27,7 +27,7 @@ class Access:
         self._keys = keys
         self.read_only: Final = read_only
         self._open_at: float | None = None
-        """When no key was there, by the monotonic clock."""
+        """Monotonic time of the last check that found no key; None before one did, and once a key exists."""
 
     async def viewer(self, token: str | None, remote: str | None, host: str | None) -> Viewer:
         """Return who sends this session's token from this address, and calls this server by this name.
@@ -65,7 +65,7 @@ class Access:
             try:
                 self._open_at = None if await self._keys.closed() else now
             except DatabaseUnavailable:
-                # What was open a moment ago still tells what Redis knows.
+                # PostgreSQL is away. A page that was open at the last check stays open, and shows what is in Redis.
                 if self._open_at is None:
                     raise
         return self._open_at is not None

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOOK_AGAIN_S: Final = 1.0
-"""A job whose cancellation is waited for is looked at so often, in case its last event was lost."""
+"""Seconds between two reads of a job whose cancellation is awaited, in case its last event was lost."""
 _AT_ONCE: Final = 16
 """Jobs of a bulk action that are dealt with at the same time; each may wait for ComfyUI's word."""
 
@@ -88,7 +88,7 @@ class Control:
         return job
 
     async def _tell_withdrawn(self, job: Standing) -> None:
-        """Tell everybody of a job that was cancelled while it waited; what Redis does not hear does no harm."""
+        """Publish that a waiting job was cancelled; no harm is done when Redis is away."""
         self._tally.count(JOBS_FINISHED, job.status)
         # A turn that stays in the queue finds nothing to do; a figure is handed over with the next one.
         turn, figure = self._queue.take_back(job.job_id, job.attempt), self._figures.add(self._tally)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OVERDUE_S: Final = 5.0
-"""A periodic task may be late by so much before anybody worries: workers look at the clock every few seconds."""
+"""Time by which a periodic task may be late before it counts as overdue: workers check the time every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LATER_S: Final = 0.1
-"""Who was just answered from an old picture is served first, and then a new one is taken."""
+"""Seconds before a background read begins, so that the request that was answered from older data is served first."""
 FRESH_S: Final = 0.2
 """Heartbeats come seconds apart: a fifth of a second more or less tells nothing new."""
 
@@ -53,9 +53,9 @@ class LiveFleet:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def recently(self) -> FleetMembers:
-        """Return at once who was there a few seconds ago, and begin to read anew for later calls.
+        """Return at once the fleet of at most a few seconds ago, and begin a new read for later calls.
 
-        No request is refused by it: `now` is read before that.
+        Do not refuse a request because of it: call `now` before that.
         """
         age_s = self._clock() - self._read_at
         if age_s > self._recent_s:

@@ -183,7 +183,7 @@ class Submitting:
         await self._afresh.close()
 
     async def _check(self, job: NewJob, weight: int) -> NewJob:
-        """Return the job as it is accepted; what was true a moment ago is good enough for that, and not for a no.
+        """Return the job as it is accepted. Data of a moment ago is enough to accept a job, but not to refuse it.
 
         `weight` is the size of its graph, in bytes of JSON.
         """

@@ -77,12 +77,12 @@ class AttemptStore(JobStore):
     async def claim(
         self, worker_id: str, backend: str, prompt_id: str, lease_s: float, *, unrefused: bool = False
     ) -> Job | None:
-        """Take the waiting job whose turn it is on this backend; None when there is none.
+        """Take the next waiting job for this backend, and return it; None when there is none.
 
-        Largest priority first, then first come, first served. Of several workers that ask at once each gets another
-        job (`SKIP LOCKED`). The prompt id is committed with the claim, so that a worker that takes over can look it up.
-        Suspects are left out but on the backend that stopped under them, and with `unrefused` those, for `HEAD_START`,
-        that another backend has failed.
+        The largest priority goes first, then the job that has waited longest. Workers that claim at the same time get
+        different jobs (`SKIP LOCKED`). The prompt id is committed with the claim, so that a worker that takes over can
+        look it up. A suspect is taken only on the backend that stopped while executing it. With `unrefused`, jobs that
+        a backend has failed are left out for the time `HEAD_START`.
         """
         async with self._database.driver() as connection:
             row = await CLAIM.row(
@@ -98,7 +98,10 @@ class AttemptStore(JobStore):
         return job_of(row) if row is not None else None
 
     async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
-        """Take a waiting job under which a backend stopped: for a backend with nothing else to do, there or waiting."""
+        """Take a waiting suspect (a backend stopped while executing it); None when there is none.
+
+        Only for a backend that runs no other job and has no other job waiting for it.
+        """
         async with self._database.driver() as connection:
             row = await CLAIM_SUSPECT.row(
                 connection,
@@ -141,9 +144,9 @@ class AttemptStore(JobStore):
         *,
         noted: Noted = NOTHING,
     ) -> Standing:
-        """All files are in the store: commit content, outputs and `completed` together. A run may leave none.
+        """Commit content, outputs and `completed` together, when all files are in the store. A run may leave no files.
 
-        When it is told when the run ended, a job whose `saving` was not noted goes through that phase in the same
+        With the time at which the run ended, a job whose `saving` was not stored goes through that phase in the same
         statement.
         """
         rows = dumps([asdict(output) for output in outputs])
@@ -164,10 +167,10 @@ class AttemptStore(JobStore):
         counted: bool = True,
         noted: Noted = NOTHING,
     ) -> Standing:
-        """Let the job wait for another attempt, for `delay_s` seconds at least, and away from the backends `avoid`.
+        """Let the job wait at least `delay_s` seconds for another attempt, which avoids the backends `avoid`.
 
-        A `suspect` is one under which the backend stopped; see `claim_suspect`. Not `counted` is an attempt that the
-        job has besides those that it may have.
+        `suspect`: the backend stopped while it executed the job; see `claim_suspect`. If not `counted`, the attempt
+        does not use up one of the attempts that the job may have.
         """
         return await self._step(
             JobEvent.REQUEUED,
@@ -212,11 +215,11 @@ class AttemptStore(JobStore):
         held: Sequence[int] = (),
         over_for_s: float = 0.0,
     ) -> list[Standing]:
-        """Take running attempts whose worker's lease ran out, on backends that this worker drives.
+        """Take running attempts whose lease expired at least `over_for_s` seconds ago, on backends of this worker.
 
-        The attempt stays the same one, and so does its prompt id: the prompt may be running in ComfyUI. Who goes on
-        with it reads it by itself, `whole`. `held` are jobs that this worker itself runs: when it was too slow to renew
-        their leases, it still has them. The leases ran out at least `over_for_s` seconds ago.
+        Attempt and prompt id stay the same: the prompt may be running in ComfyUI. The graphs are not returned; read a
+        job with its graph by `whole`. `held` are the jobs that this worker itself runs. They are left out, because it
+        still has them when it was only too slow to renew their leases.
         """
         async with self._database.driver() as connection:
             rows = await _TAKE_OVER.rows(
@@ -244,7 +247,7 @@ class AttemptStore(JobStore):
             return [standing_of(row) for row in rows.mappings()]
 
     async def last_error(self, claim: Claim) -> tuple[str | None, str | None]:
-        """Return with which code, and where, the attempt before this one ended; None if it had no error, or is not."""
+        """Return error code and backend of the attempt before this one; None for what is absent."""
         before = [AttemptRow.job_id == claim.job_id, AttemptRow.number == claim.attempt - 1]
         asked = select(AttemptRow.error_code, AttemptRow.backend_name).where(*before)
         async with self._database.transaction() as session:
@@ -269,7 +272,7 @@ class AttemptStore(JobStore):
             await _NOTE_TURN_RENEWED.row(connection, job_id=job_id, actor=actor)
 
     async def stale_prompts(self, prompt_ids: Sequence[str]) -> list[str]:
-        """Return those of the prompts that are of an attempt of ours which has ended, or was given up."""
+        """Return those of the prompts that belong to one of our attempts that has ended or was given up."""
         live = select(JobRow.prompt_id).where(JobRow.prompt_id.in_(prompt_ids), IS_RUNNING)
         ours = select(AttemptRow.prompt_id).where(AttemptRow.prompt_id.in_(prompt_ids))
         async with self._database.transaction() as session:
@@ -295,7 +298,7 @@ class AttemptStore(JobStore):
 
 
 async def written(graph: Graph) -> tuple[str, str]:
-    """Return the graph as JSON, and its `workflow_key`; of many nodes made in a thread, which lets the loop in."""
+    """Return the graph as JSON, and its `workflow_key`. For a graph of many nodes a thread does the work."""
     if len(graph) <= SMALL:
         return _written(graph)
     return await asyncio.to_thread(_written, graph)
@@ -444,5 +447,5 @@ _COMPLETE: Final = Statement(f"""
         {noted_attempt(_ENDED.format(outcome="completed"))}
     )
     SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
-"""One or two transitions. The fence comes first: a worker that is late finds out by it, and not by a constraint of
-`contents`."""
+"""One or two transitions. The fence is checked first, so that a worker that lost its claim gets no row instead of a
+violated constraint of `contents`."""

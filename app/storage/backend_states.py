@@ -44,7 +44,7 @@ class BackendStates:
             return frozenset(await session.scalars(select(BackendStateRow.name).where(BackendStateRow.drained)))
 
     async def decide(self, name: str, *, drained: bool, actor: str) -> BackendState:
-        """Keep a decision; one that is the same as before stays the one of who made it first."""
+        """Store a decision. One equal to the decision in force changes nothing: its first author stays recorded."""
         decided = insert(BackendStateRow).values(name=name, drained=drained, changed_by=actor)
         decided = decided.on_conflict_do_update(
             index_elements=[BackendStateRow.name],

@@ -46,6 +46,6 @@ CLAIM: Final = _claim(
     """(suspicions = 0 OR backend_name = :backend)
     AND (NOT :unrefused::bool OR refused_by = '{}' OR available_at < now() - :head_start::interval)"""
 )
-"""A suspect stays with the backend that stopped under it. `unrefused`: for `HEAD_START` only jobs are taken that no
-backend has failed."""
+"""A suspect is taken only by the backend that stopped while executing it. With `unrefused`, a job that a backend has
+failed is left out for the time `HEAD_START`."""
 CLAIM_SUSPECT: Final = _claim("suspicions > 0")

@@ -1,8 +1,8 @@
-"""The columns of a job by who needs them, and rows turned into what they are of: the one place that names the graph.
+"""Sets of a job's columns for each use, and conversion of rows to objects. Only this module names the graph's columns.
 
-A graph and its `extra_pnginfo` may have megabytes, and what else a client sends a hundred kilobytes. Nobody selects
-`*`, or a whole `JobRow`: steps and repairs read `STANDING`, lists `LISTED`, and only who is about to run a job, or to
-send it again, `WHOLE`.
+A graph and its `extra_pnginfo` may have megabytes, and the other fields of a client a hundred kilobytes. No statement
+may select `*` or a whole `JobRow`. Steps and repairs read `STANDING`, lists read `LISTED`. `WHOLE` is read only to run
+a job or to send it again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STANDING: Final = ", ".join(("id", "phase", *_STANDING))
 LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow", _HAS_EXTRA))
 WHOLE: Final = f"{LISTED}, workflow::text AS workflow, extra_pnginfo::text AS extra_pnginfo"
 STANDING_COLUMNS: Final = (JobRow.id, JobRow.phase, *(getattr(JobRow, name) for name in _STANDING))
-"""The same for a statement of SQLAlchemy's."""
+"""The columns of `STANDING` for a SQLAlchemy statement."""
 
 
 def standing_of(record: Any) -> Standing:

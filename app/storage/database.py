@@ -36,7 +36,7 @@ _SERVER_AWAY: Final = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
-    # One of two that wait for each other is sent back; it may try again.
+    # PostgreSQL ends one of two transactions that wait for each other; it may be repeated.
     asyncpg.DeadlockDetectedError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -73,9 +73,9 @@ def make_engine(settings: Settings) -> AsyncEngine:
 
 
 def _replace_closed(adapted: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    """Replace a connection that the server dropped while it lay in the pool, before a request gets it.
+    """Replace a connection that the server dropped while it was idle in the pool, before a request gets it.
 
-    The driver has heard of its end: no need for SQLAlchemy's own ping, three round trips at each use.
+    The driver already knows that it is closed. SQLAlchemy's own ping would cost three round trips at each use.
     """
     if adapted.driver_connection.is_closed():
         raise DisconnectionError
@@ -107,9 +107,10 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncSession]:
-        """Begin a transaction, to read in, whose statements all see the same moment; raises as `transaction`.
+        """Begin a transaction for reading, whose statements all see the same snapshot; raises as `transaction`.
 
-        Elsewhere each statement sees what is committed by then: a list could be counted with a job that it lacks.
+        In other transactions each statement sees what was committed before it. A count could then include a job that
+        is missing in the list.
         """
         async with self.transaction() as session:
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -200,7 +201,7 @@ class _Lent:
             self._database.spare.append((self._lent, self._driven))
             return
         with _away_named():
-            # A connection whose end may be on the way is not used again: its next user would learn of it too late.
+            # The server may be closing this connection. It is not reused, because its next statement would fail.
             broken = error is not None and is_away(error)
             await _finished(_discard(self._lent) if broken else self._lent.close())
             if isinstance(error, _OF_THE_DRIVER):
@@ -246,7 +247,7 @@ def is_away(error: BaseException) -> bool:
     """Whether the error says that the server cannot serve us now, and not that the statement is wrong."""
     if isinstance(error, PoolTimeoutError | OSError | TimeoutError):
         return True
-    # "cannot switch to state …": the server has said goodbye to an idle connection, and its end is still on the way.
+    # "cannot switch to state …": the server has closed an idle connection, and the driver has not noticed that yet.
     if isinstance(error, asyncpg.InternalClientError):
         return True
     # asyncpg's own, such as "connection is closed". Its DataError is one of them too, and a ValueError.

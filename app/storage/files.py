@@ -49,7 +49,7 @@ class Stored:
 class Received:
     """A file that has no place in the store yet: in memory, or, if it is large, under a temporary name.
 
-    Its methods block. One waits for the other: what a cancelled receiver discards, a thread may still be writing.
+    Its methods block, and exclude each other: a thread may still write a file that a cancelled receiver discards.
     """
 
     def __init__(self, temporary: str) -> None:
@@ -272,7 +272,7 @@ class FileStore:
         self._in_folder(os.path.dirname(target), lambda: draft.place(target))
 
     def _in_folder(self, folder: str, step: Callable[[], _T]) -> _T:
-        """Take the step after the folder was made, again if it vanished: one that is empty is deleted next door."""
+        """Make the folder, then take the step; repeat both if a concurrent deletion removed the empty folder."""
         for _ in range(_TRIES - 1):
             with contextlib.suppress(FileNotFoundError, FileExistsError):
                 self._make(folder)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 FRESH_S: Final = 2.0
-"""So old may the figures of the last hour be: all who look at the page share one read."""
+"""Maximum age in seconds of the figures of the last hour: all viewers of the page share one read."""
 MOST_RUNNING: Final = 500
 PROMPT_CHARACTERS: Final = 500
-"""So much of a running job's prompt is read, to call it by."""
+"""Maximum number of characters that are read of a running job's prompt, to name the job on the page."""
 TIMED: Final = 2000
 """Maximum number of runs of the last hour that are timed, the last ones: more would give the same figures."""
 

@@ -20,7 +20,7 @@ def make_folder(folder: str) -> None:
         os.mkdir(folder, FOLDER_MODE)
     except FileExistsError:
         return
-    # A umask may have taken more away. What a folder has of its parent, the group that files in it get, stays.
+    # The umask may have removed more permissions. The setgid bit, inherited from the parent folder, is kept.
     with contextlib.suppress(FileNotFoundError):
         given = stat.S_IMODE(os.stat(folder).st_mode)
         if given & 0o777 != FOLDER_MODE:

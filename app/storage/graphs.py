@@ -1,4 +1,4 @@
-"""Graphs of jobs: one at a time for who runs or sends one, as text for who asks for one, and for the page cut."""
+"""Reads of jobs' graphs: a whole job to run or to send again, JSON text for the API, short graphs for the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 TITLE_CHARACTERS: Final = 200
 _STORED_PER_CHARACTER: Final = 8
-"""PostgreSQL takes no more bytes for a character of JSON: a graph that lies in more than this is long, unread."""
+"""Maximum number of bytes that PostgreSQL stores for one character of JSON. A graph whose stored size exceeds the
+limit times this is too long, which is known without reading it."""
 
 _WHOLE: Final = f"SELECT {WHOLE} FROM generation_jobs WHERE id = $1"  # noqa: S608  # names of our own
 _ASKED: Final = "SELECT workflow::text, extra_pnginfo::text FROM generation_jobs WHERE id = $1"

@@ -35,7 +35,7 @@ STRETCHES: Final = 4
 """Maximum number of searches that a bulk action makes by itself, in less than a second."""
 
 PAGE_BYTES: Final = 4 * 2**20
-"""About so large may the answer be that a page makes, or one job larger: a page of long jobs ends early."""
+"""Approximate maximum bytes of the answer for one page, exceeded by one job at most: a page of long jobs ends early."""
 
 Sort = Literal["-created_at", "created_at", "-updated_at", "updated_at"]
 _OLDEST: Final[Sort] = "created_at"
@@ -95,7 +95,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a list. Long jobs may leave it short, and a search for a text empty too, and still it leads on."""
+    """A page of a list. Long jobs may make it short, and a text search may leave it empty, though more jobs follow."""
 
     items: list[JobView]
     total: int
@@ -117,7 +117,8 @@ class Matching:
 
 
 PLAN_FOR_THESE_VALUES: Final = text("SET LOCAL plan_cache_mode = force_custom_plan")
-"""A plan for any user would read past a million jobs to find the ten of this one; one for any time, all of them."""
+"""Plans each statement for its actual values. A generic plan could scan a million jobs to find a user's ten, or read
+all jobs for a short range of time."""
 
 
 class JobLists:

@@ -48,7 +48,7 @@ GRAPHS_AT_ONCE: Final = 4
 
 MOST_MODELS: Final = 200
 """Maximum number of models in the figures of the queue, those with the most waiting jobs: clients may name any."""
-# Of a job between two attempts it is said since when it could be taken again.
+# The age of a job that waits between two attempts counts from when it could be taken again.
 _LIVE: Final = f"""
     SELECT status, priority, model, count, age_s, of_model FROM (
         SELECT status, priority, model, count(*) AS count, extract(epoch FROM now() - min(available_at)) AS age_s,

@@ -35,7 +35,7 @@ class JobStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Of a thousand that are retried at once each would bring its graph.
+        # One at a time: a bulk retry of a thousand jobs would otherwise hold a thousand graphs in memory.
         self._reseeding = asyncio.Semaphore(1)
 
     async def replay(self, once: Once) -> str | None:

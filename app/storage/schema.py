@@ -380,7 +380,7 @@ class JobStatisticsRow(Base):
     count: Mapped[int] = mapped_column(Integer)
     waits: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     runs: Mapped[list[int]] = mapped_column(ARRAY(Integer))
-    # 0 where they were counted before anybody looked for it.
+    # 0 in rows that an older version counted, which did not record it.
     longest_wait_s: Mapped[float] = mapped_column(Double, server_default="0")
     longest_run_s: Mapped[float] = mapped_column(Double, server_default="0")
 

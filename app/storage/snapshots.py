@@ -1,4 +1,5 @@
-"""The present state of jobs as watchers are told of it: read for all who come, and again should an event be lost."""
+"""The present state of jobs as it is sent to watchers. It is read when a client begins to watch, and again in case an
+event was lost."""
 
 from __future__ import annotations
 

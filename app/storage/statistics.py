@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 MOST_TAIL: Final = 10_000
-"""Of more jobs that are not counted yet none is read from the jobs: the statistics have to catch up first."""
+"""Maximum number of uncounted jobs that are read from the jobs' table. If there are more, none is read: the statistics
+have to catch up first."""
 TILES: Final = 12
 """Points of the tiles' charts, five minutes each."""
 TILES_AGE_S: Final = 5.0
@@ -106,7 +107,7 @@ class Statistics:
     async def _window(self, session: AsyncSession, length: timedelta, step_s: int) -> _Window:
         """Begin to read: all statements of this transaction see the same moment, so that no job is missed or twice."""
         await session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        # A plan for any time would read all of them.
+        # A generic plan, made without the actual times, would read all rows.
         await session.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
         await session.execute(text(NO_JIT))
         now, counted_until, waiting, running = (await session.execute(text(f"{COUNTED_UNTIL}, {LIVE}"))).one()

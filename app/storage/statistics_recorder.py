@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from app.storage.database import Database
 
 MARGIN_S: Final = 15
-"""What ended so long ago is counted: an end bears its transaction's first moment, and is seen after its last."""
+"""Minimum seconds since a job's end before it is counted: an end has the time at which its transaction began, but is
+visible only after the commit."""
 AT_ONCE: Final = 10_000
 """About so many jobs are counted in one transaction."""
 CATCHING_UP_S: Final = 40.0

@@ -77,7 +77,7 @@ _BYTES: Final = f"""
     + octet_length(jsonb_build_array({", ".join((*_TEXTS, *_JSON))}, warnings)::text)"""  # noqa: S608
 """Bytes of JSON of a job with those fields; `1e300` is written with 301 digits."""
 _PER_BYTE: Final = 26
-"""JSON writes no more for a byte that PostgreSQL keeps of it, unless it is compressed; and below of a text."""
+"""Maximum bytes of JSON text for one stored byte of uncompressed JSON; `_PER_TEXT_BYTE` is the same for a text."""
 _PER_TEXT_BYTE: Final = 6
 _AT_MOST: Final = f"""
     {_AROUND} + {_PER_TEXT_BYTE} * ({_sizes(*_TEXTS, "warnings")}) + {_PER_BYTE} * ({_sizes(*_JSON)})"""
@@ -96,8 +96,8 @@ _FITTING: Final = f"""
         )
         SELECT max(place) FROM walked
     ) END"""  # noqa: S608  # of our own words only
-"""Mostly their sizes alone say that all fit. Else one is measured after the other, and none beyond those that do: what
-it has is read for that."""
+"""In most cases the stored sizes show that all jobs fit. Otherwise jobs are measured one by one, until they no longer
+fit, because measuring a job reads its fields."""
 
 _DETAILED_FIELDS: Final = list(Attempt.__dataclass_fields__)
 _ATTEMPT_FIELDS: Final = [name for name in _DETAILED_FIELDS if name not in _DETAILS]

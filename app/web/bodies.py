@@ -46,9 +46,9 @@ MAX_VALUES: Final = 500_000
 MANY_VALUES: Final = 100_000
 """With more of them a body is read patiently."""
 MAX_DIGITS: Final = 500
-"""Of an integer; a fraction cannot have more of them before its point."""
+"""Maximum number of digits of an integer; a fraction cannot have more of them before its point."""
 MAX_NAMES: Final = 50_000
-"""Of one object, which is made, copied and thrown away in one go."""
+"""Maximum number of names of one object: an object is made, copied and freed without a pause for other tasks."""
 _PIECE: Final = 1_000
 
 
@@ -92,7 +92,10 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 
 def decoded(raw: bytes, *, patient: bool) -> Any:
-    """Return what a JSON text says, read quickly, or so that others go on all the while; raises `MalformedJson`."""
+    """Return the value of a JSON text; raises `MalformedJson`.
+
+    `patient` reads more slowly, and other threads can run meanwhile.
+    """
     try:
         return (_Decoder(patient=True) if patient else _QUICK).decode(_text(raw))
     except UnicodeDecodeError as error:
@@ -209,10 +212,10 @@ def _fraction(text: str) -> float:
 
 
 class _Decoder(json.JSONDecoder):
-    """Reads JSON: names that stand twice, NaN and endless numbers are refused.
+    """Reads JSON, and refuses duplicate names, NaN, infinity and numbers with too many digits.
 
-    The quick one is the standard library's in C, which lets no other thread go on before it is through; the patient one
-    is the same library's in Python.
+    The quick decoder is the standard library's in C, which blocks all other threads until it has finished. The patient
+    one is the standard library's in Python.
     """
 
     def __init__(self, *, patient: bool) -> None:

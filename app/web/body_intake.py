@@ -20,7 +20,7 @@ HELD: Final = 4
 not at all."""
 PATIENCE_S: Final = 30.0
 BYTES_A_SECOND: Final = 32 * 1024
-"""A body is waited for so long, and longer by the time that what has come of it would take at this rate."""
+"""Minimum rate of a body: it may take `PATIENCE_S`, plus the time that the received bytes would take at this rate."""
 MAX_FORM_BYTES: Final = 64 * 1024
 """The largest form of the page names a thousand jobs."""
 _PLAIN: Final = ("", "identity")

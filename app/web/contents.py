@@ -138,7 +138,10 @@ def _file(
 
 
 class _StandIn(web.FileResponse):
-    """A file without a time: the one that it stands in for may be of the same second, and is told by its ETag."""
+    """A file sent without `Last-Modified`.
+
+    The thumbnail that replaces it may have been made in the same second; only the ETag distinguishes the two.
+    """
 
     @property
     def last_modified(self) -> None:

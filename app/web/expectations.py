@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def mend_expectations() -> None:
-    """Have what is in no route's hands, also where there is nothing, refuse an `Expect` that is no text.
+    """Make aiohttp's default handler refuse an `Expect` header that is not ASCII, also for unknown addresses.
 
-    It is asked before any middleware is. A private name: a test of hostile requests fails when it is another one.
+    aiohttp calls it before any middleware. Its name is private; a test of hostile requests fails when it changes.
     """
     usual: ExpectHandler = web_urldispatcher._default_expect_handler  # noqa: SLF001
     if usual.__module__ == __name__:

@@ -24,8 +24,8 @@ async def refuse_foreign_hosts(
 ) -> web.StreamResponse:
     """Refuse requests for a host that is neither this machine nor one of `ALLOWED_HOSTS`.
 
-    A page of another site can have its own name resolved to this machine (DNS rebinding): to the browser, and to every
-    other guard here, its requests are then this server's own. What they ask for by name gives them away.
+    A page of another site can have its own name resolved to this machine (DNS rebinding). The browser and the other
+    guards here then take its requests for this server's own; only the host name in them differs.
     """
     name = host_name(request)
     if name is not None and not _is_this_machine(name) and name not in request.app[SETTINGS].host_names:

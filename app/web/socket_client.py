@@ -29,7 +29,8 @@ CLOSE_S: Final = 10.0
 CLOSE_LAGGING_S: Final = 2.0
 """The same for one that is closed because it does not read."""
 CLOSE_ANSWER_S: Final = 2.0
-"""And so long to answer the close. Were the connection gone before, some clients would take that for a loss."""
+"""Maximum seconds for a client to answer the close. If the connection ended before, some clients would report it as
+lost."""
 SIGNED_OUT: Final = 4401
 """The code of a close after which a client must sign in before it comes back."""
 
@@ -210,7 +211,7 @@ class Connection:
             self._linger()
 
     def _linger(self) -> None:
-        """Stay a while for who has something to say, and close."""
+        """Close after `linger_s` seconds, so that the client can still send commands."""
         if self._lingering is None:
             loop, reason = asyncio.get_running_loop(), b"all jobs have finished"
             self._lingering = loop.call_later(self._linger_s, self._close, WSCloseCode.OK, reason)

@@ -93,7 +93,7 @@ def _able(backends: list[BackendBeat], reasons: Mapping[str, str | None]) -> Che
     able = _present([beat for beat in backends if reasons[beat.name] is None])
     if able.status == "ok":
         return able
-    # With no one to tell of there is none; else there are some, and they are not to be had.
+    # "none": no backend is known. "away": backends are known, but none can take work.
     return Check(status="away" if backends else "none", detail=no_backend(reasons))
 
 

@@ -114,7 +114,7 @@ def read_node(node_id: str, shown: Any, class_type: str = "", folder_id: str = "
 
 
 class _Node:
-    """The reading of one node's `ui`. `spells`: it may have shown a text of which ComfyUI has made letters."""
+    """Reads one node's `ui`. `spells`: whether a list of letters may be a text that ComfyUI has split."""
 
     def __init__(self, node_id: str, folder_id: str, *, spells: bool) -> None:
         self._node_id = node_id
@@ -122,7 +122,7 @@ class _Node:
         self._spells = spells
 
     def under(self, key: str, value: Any) -> list[OutputFile]:
-        """Return what stands under a key, in its order; where there are many values they are one output, and first."""
+        """Return the outputs under a key, in order; many data values become one output, which comes first."""
         items = value if isinstance(value, list) else [value]
         if self._spells and _is_spelled(items):
             items = ["".join(items)]
@@ -152,9 +152,9 @@ class _Node:
         return []
 
     def _path(self, told: OutputFile, text: str) -> OutputFile | None:
-        """Return the file of which a node tells nothing but the path; None for a text that is no path of this run's.
+        """Return the file whose path is this text; None for a text that is not the path of a file of this run.
 
-        Save3DAdvanced and its kind do: their file would otherwise be known to nobody.
+        Save3DAdvanced and similar nodes report only the path, so the file would otherwise not be found.
         """
         if len(text) > MOST_NAME_CHARS or not _can_be_asked_for(text):
             return None
@@ -168,15 +168,15 @@ class _Node:
 
 
 def _is_spelled(items: list[Any]) -> bool:
-    """Whether a list is a text in letters: ComfyUI makes a list of whatever a node shows, and so of a plain text.
+    """Whether a list is a text split into letters: ComfyUI makes a list of each value that a node shows, even a text.
 
-    A list of texts of one letter each looks the same. It is far rarer, and loses nothing but its seams.
+    A list of one-letter texts looks the same. It is far rarer, and joining it loses only the separation.
     """
     return len(items) > 1 and all(isinstance(item, str) and len(item) == 1 for item in items)
 
 
 def _told_once(read: list[OutputFile]) -> list[OutputFile]:
-    """Return the files of a node that shows as many texts, which are what it saved: `SaveText` tells it twice."""
+    """Return only the files if there are as many texts, their contents, as `SaveText` shows; else return all."""
     files = [each for each in read if each.text is None]
     texts = [each for each in read if each.text is not None and not each.is_data]
     if len(files) != len(texts) or len(read) != 2 * len(files):
@@ -212,9 +212,9 @@ def class_of(graph: Any, node_id: str) -> str:
 
 
 def _place(places: Mapping[str, int], node_id: str) -> tuple[int, list[tuple[bool, int, str]]]:
-    """Return what nodes are sorted by: one that another one has put in (`3.0.0.1`) stands behind that one.
+    """Return the sort key of a node. A node that another one has added (`3.0.0.1`) comes after that one.
 
-    Of nodes that are not in the graph at all, which come last, numbers count as numbers.
+    Nodes without a place in the graph come last; numbers in their ids are compared as numbers.
     """
     of, dot = node_id, "."
     while of not in places and dot:
@@ -233,7 +233,7 @@ def _json(value: Any) -> str:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """Return the value as JSON has it: no NaN, and an end."""
+    """Return the value without NaN and infinity, cut off at the maximum depth."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if depth == _MOST_DEPTH and isinstance(value, dict | list):

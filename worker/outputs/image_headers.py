@@ -1,8 +1,9 @@
-"""The heads of picture files, read before a decoder sees them: how large they are, and what of them it may see.
+"""Reads the headers of picture files before decoding: their size, and the parts that a decoder may read.
 
-Decoders take memory and time by what a file claims. Some take all of its metadata into memory again and again, and a
-thread that decodes cannot be stopped. So what is not looked at here reaches none: of PNG and JPEG only what makes up
-the picture is passed on. Functions raise `ValueError` or `struct.error` for what is damaged.
+The memory and time that a decoder uses depend on what the file claims. Some decoders load all metadata into memory
+several times, and a decoding thread cannot be stopped. So data that was not checked here does not reach a decoder: of
+PNG and JPEG only the parts that make up the picture are passed on. Functions raise `ValueError` or `struct.error` for
+damaged files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 MOST_PIXELS: Final = 2**25
-"""So large a picture is decoded, which takes four bytes of memory for each: 7680 x 4320 is a little smaller."""
+"""Maximum pixels of a picture that is decoded, at four bytes of memory each; 7680 x 4320 is a little smaller."""
 MOST_PIXELS_SCALED: Final = 178_956_970
 """The limit of Pillow; a JPEG of this size can be decoded to an eighth of it at once."""
 _MOST_PIXELS_IN_MEMORY: Final = 2**24
@@ -240,7 +241,7 @@ def _tiff(file: BinaryIO, size: int, start: bytes) -> Head:
 
 
 def _tags(file: BinaryIO, order: str, at: int) -> dict[int, tuple[int, int]]:
-    """Return tag → its value, if it is one number that stands with it, and the length of what it refers to."""
+    """Return tag → its value, if the entry holds a single number, and the number of bytes that it refers to."""
     file.seek(at)
     (count,) = struct.unpack(f"{order}H", file.read(2))
     found = {}

@@ -1,4 +1,4 @@
-"""Node types that exist for tests only: slow, failing, blocking and talking ones."""
+"""Node types for tests only: slow ones, failing ones, ones that block their output, ones that send messages."""
 
 import asyncio
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ async def show_settings(request: web.Request) -> web.StreamResponse:
 
 
 async def list_assets(request: web.Request) -> web.StreamResponse:
-    """Answer the known files, the newest first; without `--enable-assets` that nobody keeps account."""
+    """Answer the registered files, the newest first; 503 without `--enable-assets`."""
     assets = request.app[STANDIN].executor.assets
     if not assets.enabled:
         message = "Assets system is disabled. Start the server with --enable-assets to use this feature."

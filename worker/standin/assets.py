@@ -13,7 +13,7 @@ from worker.standin.files import Folders, OutsideFolderError
 
 
 class Assets:
-    """Ids of files, and what `/api/assets` tells of them, newest first."""
+    """The registered files: their ids and their records in `/api/assets`."""
 
     def __init__(self, folders: Folders, *, enabled: bool) -> None:
         self._folders = folders
@@ -37,7 +37,7 @@ class Assets:
         return shown | {"asset_hash": f"blake3:{digest}"}
 
     def _with_id(self, entry: Any, prompt_id: str) -> Any:
-        """Return an entry with the id of its file; one that names no file that is there stays as it is."""
+        """Return an entry with the id of its file; unchanged if it does not name an existing file."""
         if not isinstance(entry, dict) or "filename" not in entry or "type" not in entry:
             return entry
         try:

@@ -19,7 +19,7 @@ _COMBINER: Final = "VHS_VideoCombine"
 
 @dataclass(slots=True)
 class MetaBatch:
-    """How far a batch has come; it outlives the prompt, and begins anew with one that nothing has queued again."""
+    """The progress of a batch, kept between prompts; a prompt that the batch did not queue itself resets it."""
 
     frames_per_batch: int
     given: dict[str, int] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class MetaBatch:
 
 
 async def _manage(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    """Return the state of the batch: that of the prompt before, if that one has queued this one."""
+    """Return the state of the batch: the previous prompt's state if that prompt queued this one, else a new state."""
     batch = run.objects.get(run.node_id)
     if not isinstance(batch, MetaBatch) or not run.graph[run.node_id]["inputs"].get("requeue"):
         batch = run.objects[run.node_id] = MetaBatch(inputs["frames_per_batch"])
@@ -75,16 +75,17 @@ async def _combine(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 
 def _savers(graph: Mapping[str, Any]) -> int:
-    """Return how many savers of the graph hang on a manager: the last one to run queues the prompt again."""
+    """Return the number of savers that are linked to a manager. The last one to run queues the prompt again."""
     managers = [node_id for node_id, node in graph.items() if node["class_type"] == _MANAGER]
     savers = [node for node in graph.values() if node["class_type"] == _COMBINER]
     return sum([node_id, 0] in node["inputs"].values() for node in savers for node_id in managers)
 
 
 def _queue_again(run: NodeRun) -> None:
-    """Put the running prompt into the queue once more, past the check: before all others, for the same client.
+    """Queue the running prompt again for the same client, in front of all others and without validation.
 
-    The managers are told in their inputs, of the prompt that runs too: so it stands in the history.
+    The managers' `requeue` input is increased in place. The running prompt shares these inputs, so its history entry
+    shows the new value too.
     """
     if run.queue.running is None:
         return

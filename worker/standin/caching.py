@@ -59,10 +59,10 @@ def is_link(value: Any) -> bool:
 
 
 def signatures_of(graph: Mapping[str, Any], fingerprint: Callable[[str, Any], object]) -> dict[str, str]:
-    """Return node id → signature; inputs that the node's type has not count too.
+    """Return node id → signature. Inputs that the node's type does not declare are included.
 
-    `fingerprint` gives what else decides whether a node has changed (LoadImage: the file's bytes). What depends on a
-    node that is not there is like nothing else, and so never found again.
+    `fingerprint` returns what else decides whether a node has changed (LoadImage: the file's bytes). A node that
+    depends on a missing node gets a random signature, so its result is never reused.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a ComfyUI has written to its terminal, of which `/internal/logs` shows the end."""
+"""The terminal output of ComfyUI; `/internal/logs` returns its last part."""
 
 import datetime
 from collections import deque
@@ -39,7 +39,7 @@ class Console:
         self.say(f"{_COLOURS['INFO']}{text}{_PLAIN}" if self.newer else text)
 
     def say_died(self, death: ThreadDiedError) -> None:
-        """Add what Python writes when the thread dies, which for some errors is nothing."""
+        """Add the output of Python when the execution thread ends by an error; some errors have none."""
         if death.place is not None:
             for piece in pieces(death.place, death.error, self._version):
                 self.write(piece)

@@ -63,7 +63,7 @@ def custom_sampling_node_types() -> list[NodeType]:
 
 
 def _node_type(name: str, required: Mapping[str, Input], output: str) -> NodeType:
-    """Return a node type that gives on what it was told."""
+    """Return a node type that passes its inputs on."""
     return NodeType(
         name=name,
         category="sampling/custom_sampling",

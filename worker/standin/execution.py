@@ -82,7 +82,7 @@ class Executor(ExecutionState):
         self.interrupted = True
 
     def lose_running(self) -> None:
-        """Record that what runs will never end."""
+        """Record in the execution log that the running prompt is lost."""
         if self._execution is not None:
             self._execution.end(Outcome.LOST)
 
@@ -121,6 +121,6 @@ class Executor(ExecutionState):
         self._tell_assets("resumed")
 
     def _tell_assets(self, what: str) -> None:
-        """Tell everybody that the search for files waits or goes on, if there is one."""
+        """Send all clients a frame that the search for files is paused or resumed, if assets are enabled."""
         if self.options.assets:
             self.sockets.send(text_frame(f"assets.seed.{what}", {}))

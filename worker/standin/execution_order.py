@@ -9,10 +9,10 @@ from worker.standin.tracebacks import Place
 
 
 class ExecutionOrder:
-    """The nodes that are still to run, and what each of them waits for.
+    """The nodes that are still to run, and the nodes that each of them waits for.
 
-    `tells_readers`: whether the use of an output is noted, as ComfyUI 0.33 does it, outside of what fails a node alone:
-    an output that a kept result has not then ends the thread.
+    `tells_readers`: whether the use of each output is recorded, as ComfyUI 0.33 does. This happens outside the error
+    handling of a single node, so a link to an output that a cached result lacks ends the execution thread.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ExecutionOrder:
         return list(self._waits_for)
 
     def next(self) -> str | None:
-        """Return the node to run next, an output or what leads to one first; None if each waits for another."""
+        """Return the next node to run, preferring those near an output node; None if all remaining nodes wait."""
         ready = [node_id for node_id, sources in self._waits_for.items() if not sources]
         return min(ready, key=self._distance, default=None)
 
@@ -117,7 +117,7 @@ class ExecutionOrder:
         return node_type.lazy is not None and one is not None and bool((one.config or {}).get("lazy"))
 
     def _distance(self, node_id: str) -> int:
-        """Return how many nodes lie between this one and an output, as far as it matters."""
+        """Return the number of links from this node to an output node; 3 means three or more."""
         if self._is_output(node_id):
             return 0
         readers = self._readers_of(node_id)
@@ -134,5 +134,5 @@ class ExecutionOrder:
 
 
 def links_of(node: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
-    """Return input → where it leads, also of those that the node's type has not."""
+    """Return input → source node and output, including inputs that the node's type does not declare."""
     return {name: (value[0], value[1]) for name, value in node["inputs"].items() if is_link(value)}

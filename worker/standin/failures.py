@@ -40,7 +40,7 @@ def describe_failure(error: Exception, inputs: Mapping[str, Any], nodes: list[st
 
 
 def cycle_failure(nodes: list[str]) -> dict[str, Any]:
-    """Return the same for nodes of which each waits for another, which the check of a prompt has not seen."""
+    """Return the same fields for nodes in a cycle that the validation of the prompt did not find."""
     return {
         "exception_message": "Dependency cycle detected",
         "exception_type": "graph.DependencyCycleError",
@@ -62,12 +62,12 @@ def tell_failure(console: Console, error: Exception) -> None:
 
 
 def complain_of_inputs(node_type: NodeType, inputs: Mapping[str, Any]) -> None:
-    """Refuse inputs that the node's function has not, and such as it needs and does not get.
+    """Check that the node's function takes all of these inputs, and that no required one is missing.
 
     Raises
     ------
     NodeError
-        A `TypeError` in Python's words.
+        With the type `TypeError` and Python's message.
     """
     function = f"{node_type.name}.{node_type.function}()"
     known = (*node_type.required, *node_type.optional)

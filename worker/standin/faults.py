@@ -57,7 +57,7 @@ class FaultKind(StrEnum):
     DEAD_THREAD = "dead_thread"
     """The execution thread ends; what runs stays in the queue: `logged`, `message`."""
     FOREIGN_PROMPT = "foreign_prompt"
-    """Somebody else queues a prompt, `times` of them: `foreign`, `seconds`, `client_id`."""
+    """Prompts of another client are queued, `times` of them: `foreign`, `seconds`, `client_id`."""
     DEAF = "deaf"
     """The open sockets get no frames any more: `client_id`."""
     DROP_SOCKETS = "drop_sockets"
@@ -111,11 +111,11 @@ class Fault:
 
     kind: FaultKind
     times: int | None = 1
-    """Occasions it still has; None means until it is cleared."""
+    """Number of times it still occurs; None means until it is cleared."""
     after: int = 0
-    """Occasions that pass unharmed first."""
+    """Number of matching occasions that are skipped first."""
     seconds: float = 0.0
-    """How long: hang (0 means for ever), slow, late, down."""
+    """Seconds that the hang, delay or downtime lasts; for a hang, 0 means for ever."""
     node: str | None = None
     """The node's id or class_type; None means the first node that runs."""
     message: str = ""
@@ -132,7 +132,7 @@ class Fault:
     logged: bool = True
     """Whether the log tells of the death, as it does unless the error was SystemExit."""
     client_id: str | None = None
-    """Whose socket, or whose prompt is foreign; None means every one, or nobody's."""
+    """Client id of the affected sockets or of the foreign prompt; None means all sockets, or no client."""
     prompt_id: str | None = None
     """Which prompt; None means any."""
     frames: tuple[str, ...] = ()

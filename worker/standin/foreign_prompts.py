@@ -1,4 +1,4 @@
-"""Prompts that somebody else sends to the same server, in whose queue they stand among the others."""
+"""Prompts from another client of the same server, in the same queue."""
 
 import uuid
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _STEPS: Final = 20
 
 
 def foreign_item(fault: Fault, number: float) -> QueueItem:
-    """Return a prompt as it stands in the queue; its picture is another each time, so that nothing is kept of it."""
+    """Return a prompt as a queue item. Its picture differs each time, so that no cached result is used."""
     extra = {} if fault.client_id is None else {"client_id": fault.client_id}
     picture = {"width": 16, "height": 16, "batch_size": 1, "color": uuid.uuid4().int % 0x1000000}
     graph = {

@@ -77,7 +77,7 @@ def matching(template_id: str, allowed: str) -> Input:
 
 
 def _expand(found: PresentInputs, given: Mapping[str, Any], groups: Groups, above: tuple[str, ...]) -> None:
-    """Add the inputs of some groups, and what those that grow or choose stand for."""
+    """Add the inputs of these groups; growing and choosing inputs are replaced by the inputs they expand to."""
     for group, members in groups.items():
         for name, one in members.items():
             path = (*above, name)
@@ -93,7 +93,7 @@ def _expand(found: PresentInputs, given: Mapping[str, Any], groups: Groups, abov
 
 
 def _grow(found: PresentInputs, given: Mapping[str, Any], one: Input, path: tuple[str, ...]) -> None:
-    """Add every input that may come of a growing one; the first ones are required."""
+    """Add all inputs that a growing input can expand to; the first ones, up to its minimum, are required."""
     template = (one.config or {})["template"]
     group, members = next((group, members) for group, members in template["input"].items() if members)
     member = next(iter(members.values()))
@@ -113,7 +113,7 @@ def _grow(found: PresentInputs, given: Mapping[str, Any], one: Input, path: tupl
 
 
 def _choose(found: PresentInputs, given: Mapping[str, Any], one: Input, path: tuple[str, ...], group: str) -> None:
-    """Add what the chosen option brings; without a value, or with one that is no option, not even the input itself."""
+    """Add the input and those of the chosen option; add nothing if the value is missing or is not an option."""
     whole = ".".join(path)
     if whole not in given:
         return

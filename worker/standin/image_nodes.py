@@ -154,7 +154,7 @@ async def _load_mask(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 
 def _read_picture(path: Path) -> tuple[Image.Image, Image.Image]:
-    """Return a picture the right way up, and the mask of what is seen through."""
+    """Return a picture turned upright, and the mask of its transparent parts."""
     with Image.open(path) as opened:
         upright = ImageOps.exif_transpose(opened)
     mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", upright.size)

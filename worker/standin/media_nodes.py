@@ -59,7 +59,7 @@ _OLD_CODECS: Final = ("auto", "h264")
 
 
 def _formats() -> Input:
-    """Return how a newer saver of videos is told container, codec and quality, each of which brings the next."""
+    """Return the input of newer video savers for container, codec and quality; each choice adds the next input."""
     color_space = modern_choice(["auto", "sRGB", "HDR", "HDR PQ"], default="auto")
     again: Groups = {"required": {"crf": decimal(23.0, 0.0, 51.0, step=1.0), "color_space": color_space}}
     encoding: Groups = {"optional": {"encoding": choosing({"auto": {}, "re-encode": again})}}

@@ -73,7 +73,7 @@ async def check_origin(request: web.Request, handler: Handler) -> web.StreamResp
 
 @web.middleware
 async def answer_trouble(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer 500 where ComfyUI does not foresee what it is sent, and close the connection."""
+    """Answer 500 and close the connection for a request whose content makes the handler raise, as ComfyUI does."""
     try:
         return await handler(request)
     except (LookupError, TypeError, ValueError, AttributeError, OSError, OverflowError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Node types that ComfyUI has since inputs grow and choose."""
+"""Node types of ComfyUI versions that have growing and choosing inputs."""
 
 import json
 from collections.abc import Mapping

@@ -68,12 +68,12 @@ def _joined(node_type: NodeType, results: list[Result]) -> Result:
 
 
 def _joined_ui(results: list[Result]) -> dict[str, Any] | None:
-    """Return what the calls show: under each key the members of all. A text is so taken apart, letter by letter.
+    """Return the `ui` of all calls, with the lists under each key concatenated. A text is split into letters by this.
 
     Raises
     ------
     TypeError
-        If there is no list to put together, as of a number: the node fails, as in ComfyUI.
+        If a value is not iterable, such as a number: the node fails, as in ComfyUI.
     """
     shown = [result.ui for result in results if result.ui is not None]
     if not shown or any(result.raw for result in results):

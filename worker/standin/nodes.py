@@ -61,7 +61,7 @@ class Result:
     outputs: tuple[Any, ...] = ()
     ui: dict[str, Any] | None = None
     raw: bool = False
-    """Whether the history shows `ui` as it is, which no ComfyUI does that was measured: it puts lists together."""
+    """Whether the history shows `ui` unchanged. No measured ComfyUI does so: all concatenate the lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class NodeType:
     fingerprint: Callable[[Mapping[str, Any]], object] | None = None
     """What else than its inputs decides whether the node must run again."""
     fingerprint_seconds: Callable[[Mapping[str, Any]], float] | None = None
-    """How long it takes to say so, before any node runs and without a frame."""
+    """Returns the seconds that computing the fingerprint takes, before any node runs and without a frame."""
     check: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     """Returns input → fault, in place of the usual check of those inputs."""
     checked: frozenset[str] = frozenset()

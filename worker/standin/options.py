@@ -51,7 +51,7 @@ class StandinOptions:
     cache: str = "classic"
     """`classic` keeps the results of the preceding prompt, `none` keeps nothing, a number keeps that many results."""
     assets: bool = False
-    """Whether files that are told of have ids, as with `--enable-assets` from 0.33 on."""
+    """Whether reported files have ids, as with `--enable-assets` from 0.33 on."""
     max_history: int = 10_001
 
     faults: tuple[Fault, ...] = ()

@@ -1,4 +1,4 @@
-"""Node types as custom packs have them: validating, answering oddly, taking whatever comes. Tests of ours use them."""
+"""Node types like those of custom packs, for our tests: own validation, unusual results, inputs of any type."""
 
 import io
 import json

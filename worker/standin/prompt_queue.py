@@ -81,7 +81,7 @@ class PromptQueue:
         self._changed()
 
     def delete(self, prompt_id: object) -> bool:
-        """Remove one waiting prompt of this id; tell whether there was one. Of the last one everybody is told twice."""
+        """Remove one waiting prompt of this id; return whether there was one. Removing the last sends two frames."""
         for item in self.pending:
             if item[1] == prompt_id:
                 self.pending.remove(item)

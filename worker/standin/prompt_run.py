@@ -149,7 +149,7 @@ class PromptRun:
             raise InterruptedPromptError
 
     async def _look_for_changes(self) -> None:
-        """Let every node say whether it has changed, which may take its time: no frame tells of it."""
+        """Wait for the seconds that the change checks of all nodes take; no frame is sent meanwhile."""
         if slow := self._state.faults.take(FaultKind.SLOW_CHECK, prompt_id=self._prompt_id):
             await asyncio.sleep(slow.seconds)
         for node in self._graph.values():

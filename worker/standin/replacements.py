@@ -1,4 +1,4 @@
-"""Node types that are gone and what stands in their place: a later ComfyUI changes a prompt before it checks it."""
+"""Removed node types and their replacements; later versions of ComfyUI replace them in a prompt before validation."""
 
 from collections.abc import Mapping
 from typing import Any, Final

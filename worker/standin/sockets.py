@@ -83,11 +83,11 @@ class Connection:
 
 
 class Sockets:
-    """Who is connected, and the frames that wait for the sender.
+    """The connected clients, and the frames that wait for the sender.
 
-    As in ComfyUI there is one entry for a client id: a second connection takes the first one's, and the end of
-    either removes whichever is there, so that the other receives nothing any more. One sender serves all in turn,
-    so a client that does not read holds up everybody's frames.
+    As in ComfyUI there is one entry for a client id. A second connection replaces the entry of the first, and the end
+    of either connection removes the entry, so that the other receives no more frames. One sender serves all clients
+    in turn, so a client that does not read delays the frames of all others.
     """
 
     def __init__(self, faults: Faults) -> None:

@@ -28,7 +28,7 @@ class Place(StrEnum):
     CACHE_LINK = "cache_link"
     """Noting who reads a kept result."""
     CACHE_UPDATE = "cache_update"
-    """Handing on the result of a node that is like one which has just run."""
+    """Reusing the result of an identical node that has just run."""
     NODE = "node"
     """Running a node, which raised what is no `Exception`."""
     MESSAGE = "message"

@@ -1,4 +1,4 @@
-"""What `POST /prompt` checks, with the errors that ComfyUI answers, each age its own."""
+"""The checks of `POST /prompt`, with the errors that each version of ComfyUI answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,12 +141,12 @@ class _Validation:
         return self._done[node_id]
 
     def _cycle(self, node_id: str) -> tuple[bool, Reasons]:
-        """Blame the nodes of a cycle, of which this one was met again.
+        """Record an error for each node of the cycle that returns to this node; return this node's entry.
 
         Raises
         ------
         _OldCycleError
-            In versions that go round until Python stops them, and blame nobody.
+            In versions that recurse until Python stops them, and report no node.
         """
         if not self._newer:
             raise _OldCycleError

@@ -19,8 +19,8 @@ STRICT: Final[Version] = (0, 4)
 """Canonical ids only, the routes below /api/jobs, no secrets in the queue."""
 
 LINKS_NOTED: Final[Version] = (0, 33)
-"""Who reads an output is noted, which can end the execution thread; the log is coloured, and more of what is no object
-is refused with 500."""
+"""The readers of each output are recorded, which can end the execution thread. The log is coloured. More values that
+are not JSON objects are refused with 500."""
 
 GROWING_INPUTS: Final[Version] = (0, 33)
 """Inputs that grow and choose; choices in the newer form are checked, a cycle and a missing node type are named, node

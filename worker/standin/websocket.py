@@ -36,7 +36,7 @@ async def open_websocket(request: web.Request) -> web.StreamResponse:
 
 
 async def _take_features(standin: Standin, connection: Connection, text: str) -> None:
-    """Read what the client can do, which only its first message may tell; anything else is ignored."""
+    """Read the client's feature flags from its first message; a message without them is ignored."""
     try:
         message = json.loads(text)
         offered = message["data"] if message["type"] == "feature_flags" else None

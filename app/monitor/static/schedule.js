@@ -1,4 +1,4 @@
-// When the page is refreshed: one timer, and the earliest wish wins.
+// When the page is refreshed: one timer, set to the earliest time that was requested.
 
 import { state } from "./state.js";
 

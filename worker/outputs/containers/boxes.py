@@ -38,7 +38,7 @@ def boxes(source: Source, at: int, end: int) -> Iterator[tuple[bytes, int, int]]
 
 
 def media(source: Source) -> Form:
-    """Look whether the boxes of a film, a sound or a still are all there, and among them what tells of the rest."""
+    """Check that the boxes of a video, sound or still picture are complete, and that one describes the rest."""
     found: dict[bytes, tuple[int, int]] = {}
     for kind, begin, end in boxes(source, 0, source.size):
         found.setdefault(kind, (begin, end))

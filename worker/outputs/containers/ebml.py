@@ -1,4 +1,4 @@
-"""WebM and Matroska: elements within elements, of lengths that are told or, while they were being sent, not."""
+"""WebM and Matroska: nested elements; those of a live stream may have an unknown length."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ LEAST_BMP_BYTES: Final = 26
 _HEADER_BYTES: Final = (12, 16, 40, 52, 56, 64, 108, 124)
 """Of a bitmap, by its version."""
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""What ends the coded data of a JPEG's scan: everything else that begins like a marker belongs to them."""
+"""The marker that ends the coded data of a JPEG's scan; other byte pairs that begin with FF belong to the data."""
 _NO_FRAME: Final = (0xC4, 0xC8, 0xCC)
 _LINES: Final = {0: 1, 1: 1, 2: 1, 3: 16, 4: 32, 5: 16, 6: 32, 7: 32, 8: 32, 9: 256}
 """OpenEXR's compression → lines of a block."""

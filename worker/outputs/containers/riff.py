@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STARTS: Final = (b"RIFF", b"RF64", b"BW64")
 _UNTOLD: Final = 2**32 - 1
-"""Says a length that was not known when the head was written, or, in RF64, that stands elsewhere."""
+"""Value for a length that was unknown when the header was written, or that RF64 stores elsewhere."""
 _WAV: Final = Form("audio", "audio/x-wav", "wav")
 
 

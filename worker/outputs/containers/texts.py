@@ -1,4 +1,4 @@
-"""SVG and JSON: whether what was begun is ended. And tensors, whose head is JSON that says how long they are."""
+"""SVG and JSON: whether they are complete. And tensors, whose header is JSON that states their length."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_svg(start: bytes) -> bool:
 
 
 class _HasEntities(Exception):
-    """Such a text can be made to be far longer than it is."""
+    """The SVG defines entities, which can expand to far more text than the file contains."""
 
 
 def svg(source: Source) -> Form | None:
@@ -72,7 +72,7 @@ def _pixels(value: str | None) -> int | None:
 
 
 def require_json(source: Source) -> None:
-    """Raise `Damaged` for a JSON text that is cut off; anything else that is wrong with it is its writer's business."""
+    """Raise `Damaged` for a JSON text that is cut off; other errors in it are accepted."""
     if source.size > _MOST_JSON_BYTES:
         return
     raw = source.at(0, source.size)
