@@ -109,9 +109,9 @@ async def test_enqueueing_tells_the_workers_when_the_turn_is_due(
     listener = make_listener(settings)
     async with listener.pubsub() as pubsub:
         await pubsub.subscribe(names.wake)
-        await pubsub.get_message(timeout=5)
+        await pubsub.get_message(timeout=GUARD_S)
         await queue.enqueue(1, 1)
-        message: Any = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+        message: Any = await pubsub.get_message(ignore_subscribe_messages=True, timeout=GUARD_S)
         assert float(message["data"]) == await redis.zscore(names.queue, "1:1")
     await close(listener)
 

@@ -10,6 +10,7 @@ import pytest
 from app.embedded.processes import Command, Process, launch, server_environment, start_time, start_time_by_ps
 from app.embedded.redis_server import read_config
 from app.embedded.shared import State
+from harness import GUARD_S
 
 
 def test_a_process_is_alive_until_it_ends_even_if_nobody_waited_for_it():
@@ -44,7 +45,7 @@ def test_a_server_does_not_begin_before_it_is_recorded(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         launch(Command(["touch", str(began)]), log, record)
     os.close(log)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + GUARD_S
     while known[0].is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -56,7 +57,7 @@ def test_who_ignores_a_signal_gets_the_next(monkeypatch, tmp_path):
     with (tmp_path / "log").open("w+") as log:
         script = "trap '' TERM; echo ready; while :; do read -r _ || exec sleep 60; done"
         process = launch(Command(["sh", "-c", script]), log.fileno(), lambda _: None)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + GUARD_S
         while not (tmp_path / "log").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.002)

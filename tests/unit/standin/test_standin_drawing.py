@@ -5,7 +5,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
@@ -99,15 +98,3 @@ def test_the_picture_emerges_from_noise() -> None:
     distances = [difference(final, emerging(final, done, 7)) for done in (0.05, 0.35, 0.7, 1.0)]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] == 0
-
-
-def test_drawing_is_quick() -> None:
-    """Generous: the aim is below 0.7 s and 30 ms on an idle machine."""
-    started = time.process_time()
-    draw(RECIPE, (832, 1216))
-    large = time.process_time() - started
-    started = time.process_time()
-    for seed in range(10):
-        draw(dataclasses.replace(RECIPE, seed=seed), (64, 64))
-    small = (time.process_time() - started) / 10
-    assert (large < 2.0, small < 0.1) == (True, True)

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image, ImageStat
 from unit.standin.standin_client import Client, image_graph, text_to_image
 
+from harness import GUARD_S
+
 
 async def saved(client: Client, prefix: str, **inputs: Any) -> list[dict[str, str]]:
     """Run a graph and return what it saved."""
@@ -184,7 +186,7 @@ async def test_temporary_files_go_with_a_restart_and_outputs_stay(client: Client
     entry = await client.run(graph)
     (shown,) = entry["outputs"]["7"]["images"]
     assert (shown["type"], (await view(client, **shown)).status) == ("temp", 200)
-    await asyncio.wait_for(client.standin.restart(), 5)
+    await asyncio.wait_for(client.standin.restart(), GUARD_S)
     assert (await view(client, **shown)).status == 404
     assert (await view(client, filename="stays_00001_.png")).status == 200
     assert (await saved(client, "stays"))[0]["filename"] == "stays_00002_.png"
