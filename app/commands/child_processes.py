@@ -59,7 +59,7 @@ class Member:
     reading: asyncio.Task[None] | None = None
 
 
-class Crew:
+class ChildProcesses:
     """Processes that live as long as the block does, each in a session of its own: a Ctrl-C in the terminal is ours.
 
     One that dies is started again, after a delay that grows. While they are being stopped, another signal kills them.

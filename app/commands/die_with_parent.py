@@ -21,6 +21,6 @@ def _end_with_input() -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_input, name="leash", daemon=True).start()
+    threading.Thread(target=_end_with_input, name="end-with-parent", daemon=True).start()
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

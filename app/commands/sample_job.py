@@ -100,7 +100,7 @@ class SampleJob:
             name, what = "worker", f"The worker found no ComfyUI that can be used (COMFYUI_URLS: {where}{faults})"
         else:
             name, what = "app", f"The server is not ready ({states})"
-        lines = "\n".join(f"  {line}" for line in self._service.crew.last_lines(name)) or "  (nothing)"
+        lines = "\n".join(f"  {line}" for line in self._service.children.last_lines(name)) or "  (nothing)"
         return f"{what} within {READY_S:.0f} s. The last that the {name} said:\n{lines}"
 
     async def _submit(self, session: aiohttp.ClientSession) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from app.commands.child_processes import Crew, Role
+from app.commands.child_processes import ChildProcesses, Role
 from app.commands.serving import require_free
 from app.commands.stop_signals import asked_to_end
 from app.commands.terminal import Terminal
@@ -29,7 +29,7 @@ class WholeService:
     """All that runs, while it runs."""
 
     settings: Settings
-    crew: Crew
+    children: ChildProcesses
     terminal: Terminal
     embedded: list[str]
     """The embedded servers of ours that it uses."""
@@ -43,7 +43,7 @@ class WholeService:
             An embedded database died, or the server does not start: then there is no use in the rest.
         """
         databases = [kind for kind in self.embedded if kind != "standin"]
-        watches = [*self.crew.watches(), embedded_servers_live(self.settings.data_path, databases)]
+        watches = [*self.children.watches(), embedded_servers_live(self.settings.data_path, databases)]
         if "standin" in self.embedded:
             watches.append(keep_standin(self.settings.data_path, self.terminal.line))
         return await unless_it_raises(work, *watches)
@@ -71,14 +71,14 @@ async def whole_service(settings: Settings, terminal: Terminal) -> AsyncIterator
     # What differs from what the processes find themselves: `demo` has a port of its own.
     own = {"API_PORT": str(settings.api_port)}
     environment = ("--env", settings.genonaut_env)
-    async with with_servers(settings, comfyui=True) as complete, Crew(terminal) as crew:
+    async with with_servers(settings, comfyui=True) as complete, ChildProcesses(terminal) as children:
         server = Role("app", "app", ("serve", *environment), own, "Genonaut serves", STOP_S, needed=True)
-        await crew.start(server)
+        await children.start(server)
         patience_s = STOP_S + settings.shutdown_grace_seconds
-        await crew.start(
+        await children.start(
             Role("worker", "worker", environment, own, "Genonaut worker", patience_s, needed=False, may_leave=True)
         )
-        yield WholeService(complete, crew, terminal, embedded)
+        yield WholeService(complete, children, terminal, embedded)
 
 
 async def up(settings: Settings) -> int:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from app.domain.job import JobStatus
 from app.keys import KNOWN_NAMES, PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
-from app.monitor.backend_strip import read_strip
+from app.monitor.backend_summaries import read_backend_summaries
 from app.monitor.eta import in_words
 from app.monitor.job_view import show
 from app.monitor.listing import NARROWING, NEWEST, ORDERS, SIZES, ListAddress, count_tabs, read_alike, read_listing
@@ -97,7 +97,7 @@ async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | 
         "tiles": tiles,
         # Of the page itself: what the reader holds is no part of its address.
         "here": address.link(after=address.after, before=address.before),
-        "strip": await read_strip(request, health.backends),
+        "backend_summaries": await read_backend_summaries(request, health.backends),
         "narrowing": NARROWING,
         "known": {"model": names.models, "backend": names.backends, "error": names.errors, "node": names.nodes}
         | {"worker": sorted(beat.name for beat in health.workers or ())},

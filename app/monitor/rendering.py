@@ -120,7 +120,7 @@ async def render(
     `apart`: it may have thousands of rows, and is made in a thread, which lets the loop in again and again.
     """
     fragment = FRAGMENT_HEADER in request.headers
-    telling = not fragment or request.headers[FRAGMENT_HEADER] == ACTED
+    shows_flash = not fragment or request.headers[FRAGMENT_HEADER] == ACTED
     settings, viewer = request.config_dict[SETTINGS], request.get(VIEWER)
     make = partial(
         aiohttp_jinja2.render_template,
@@ -136,14 +136,14 @@ async def render(
             "now": datetime.now(UTC),
             "viewer": viewer,
             "can": lambda ability: _may(request, viewer, Ability(ability)),
-            "flash": _flash(request) if telling else None,
+            "flash": _flash(request) if shows_flash else None,
             **context,
         },
         status=status,
     )
     response = await asyncio.to_thread(make) if apart else make()
     _finish(request, response)
-    if telling and FLASH_COOKIE in request.cookies:
+    if shows_flash and FLASH_COOKIE in request.cookies:
         response.del_cookie(FLASH_COOKIE, path="/monitor")
     return response
 

@@ -25,7 +25,7 @@ from app.monitor.assets import ASSETS, Assets, send_asset
 from app.monitor.charts import spark
 from app.monitor.guard import add_security_headers, errors_as_pages
 from app.monitor.permissions import require_listed
-from app.monitor.shared_fragments import SHARING, Sharing
+from app.monitor.shared_fragments import SHARED_FRAGMENTS, SharedFragments
 from app.monitor.words import FILTERS
 
 FOLDER: Final = Path(__file__).parent
@@ -41,7 +41,7 @@ def create_monitor() -> web.Application:
     """
     app = web.Application(middlewares=[errors_as_pages])
     app[ASSETS] = _assets()
-    app[SHARING] = Sharing()
+    app[SHARED_FRAGMENTS] = SharedFragments()
     app[aiohttp_jinja2.APP_KEY] = _templates()
     app.on_response_prepare.append(add_security_headers)
     app.add_routes(list_page.routes)

@@ -21,7 +21,7 @@ GATHER_S: Final = 0.01
 MOST_REMEMBERED: Final = 1000
 
 
-class Sharing:
+class SharedFragments:
     """Makes a thing once for all concurrent requests. Each gets one begun after it had asked: none is stale."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Sharing:
             made.cancel()
 
 
-SHARING: Final = web.AppKey("SHARING", Sharing)
+SHARED_FRAGMENTS: Final = web.AppKey("SHARED_FRAGMENTS", SharedFragments)
 
 
 def shared(page: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -85,7 +85,7 @@ def shared(page: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[
 
         key = request.path_qs, request[VIEWER].role
         try:
-            text = await request.config_dict[SHARING].get(key, make, request.config_dict[BACKGROUND])
+            text = await request.config_dict[SHARED_FRAGMENTS].get(key, make, request.config_dict[BACKGROUND])
         except web.HTTPSeeOther as elsewhere:
             # An answer of its own for each: one can be sent only once.
             raise web.HTTPSeeOther(elsewhere.location) from None

@@ -1,4 +1,4 @@
-"""The list of jobs: tabs with counts, every filter of its address, its pages, and the strip of backends."""
+"""The list of jobs: tabs with counts, every filter of its address, its pages, and the summaries of backends."""
 
 from __future__ import annotations
 

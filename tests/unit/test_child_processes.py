@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.commands.child_processes import Crew, Role
+from app.commands.child_processes import ChildProcesses, Role
 from app.commands.restart_policy import STEADY_S, Delays, Restarts
 from app.commands.terminal import Terminal
 from app.commands.watching import ProcessEnded, unless_it_raises
@@ -37,9 +37,9 @@ def said(stream: io.StringIO, text: str) -> Any:
 
 async def test_what_does_not_start_is_given_up_after_some_tries_and_the_rest_goes_on(tmp_path: Path) -> None:
     stream = io.StringIO()
-    async with Crew(Terminal(stream), QUICK) as crew:
-        await crew.start(role(tmp_path, "raise SystemExit('no such setting')"))
-        await unless_it_raises(said(stream, "It is not started again; everything else goes on."), *crew.watches())
+    async with ChildProcesses(Terminal(stream), QUICK) as children:
+        await children.start(role(tmp_path, "raise SystemExit('no such setting')"))
+        await unless_it_raises(said(stream, "It is not started again; everything else goes on."), *children.watches())
     assert stream.getvalue().count("[worker] no such setting") == QUICK.tries
     assert [line for line in stream.getvalue().splitlines() if "again in" in line] == [
         f"The worker has ended by itself, with exit code 1; it is started again in {delay} s."
@@ -53,17 +53,17 @@ async def test_what_comes_up_and_dies_is_started_again_for_ever(tmp_path: Path) 
     async def many() -> bool:
         return stream.getvalue().count("[worker] up") > QUICK.tries + 1
 
-    async with Crew(Terminal(stream), QUICK) as crew:
-        await crew.start(role(tmp_path, "print('up'); raise SystemExit(3)"))
-        await unless_it_raises(eventually(many, 60), *crew.watches())
+    async with ChildProcesses(Terminal(stream), QUICK) as children:
+        await children.start(role(tmp_path, "print('up'); raise SystemExit(3)"))
+        await unless_it_raises(eventually(many, 60), *children.watches())
     assert "not started again" not in stream.getvalue()
 
 
 async def test_without_what_is_needed_everything_ends(tmp_path: Path) -> None:
-    async with Crew(Terminal(io.StringIO()), QUICK) as crew:
-        await crew.start(role(tmp_path, "raise SystemExit(1)", needed=True))
+    async with ChildProcesses(Terminal(io.StringIO()), QUICK) as children:
+        await children.start(role(tmp_path, "raise SystemExit(1)", needed=True))
         with pytest.raises(ProcessEnded, match="with exit code 1; everything is stopped"):
-            await unless_it_raises(asyncio.Event().wait(), *crew.watches())
+            await unless_it_raises(asyncio.Event().wait(), *children.watches())
 
 
 def test_delays_grow_to_a_limit_and_begin_anew_after_a_steady_run() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Strip:
+class BackendSummary:
     """A backend in one line; None is what its heartbeat does not tell."""
 
     name: str
@@ -37,7 +37,7 @@ class Strip:
     vram_total: float | None
 
 
-async def read_strip(request: web.Request, beats: Sequence[BackendBeat] | None) -> list[Strip]:
+async def read_backend_summaries(request: web.Request, beats: Sequence[BackendBeat] | None) -> list[BackendSummary]:
     """Return the backends by name, of these heartbeats; raises `DatabaseUnavailable`."""
     jobs = {beat.name: [each for each in beat.current if each <= MAX_ID] for beat in beats or () if beat.live}
     job_ids = sorted({job_id for each in jobs.values() for job_id in each})
@@ -45,13 +45,13 @@ async def read_strip(request: web.Request, beats: Sequence[BackendBeat] | None) 
     live = await request.config_dict[EVENTS].with_live(list(found.values()))
     snapshots = {each.job_id: each for each in live if not each.finished}
     at_work = {name: [snapshots[each] for each in current if each in snapshots] for name, current in jobs.items()}
-    return [_strip(beat, at_work.get(beat.name, [])) for beat in beats or ()]
+    return [_summary(beat, at_work.get(beat.name, [])) for beat in beats or ()]
 
 
-def _strip(beat: BackendBeat, current: list[Snapshot]) -> Strip:
+def _summary(beat: BackendBeat, current: list[Snapshot]) -> BackendSummary:
     total, free = beat.vram_total, beat.vram_free
     word, note = _word(beat, bool(current or beat.used))
-    return Strip(
+    return BackendSummary(
         name=beat.name,
         word=word,
         note=note,
