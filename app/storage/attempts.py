@@ -8,34 +8,34 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import ColumnElement, func, select, update
-from sqlalchemy.dialects import postgresql
 
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
-from app.domain.job import TRANSITIONS, Job, JobEvent, Output, Phase, Repair, Standing
+from app.domain.job import Job, JobEvent, Output, Phase, Standing
 from app.domain.workflow_key import workflow_key
 from app.runtime.json_text import dump_kept, dumps
+from app.storage.attempt_statements import (
+    CANCELLED,
+    COMPLETE,
+    EXECUTING,
+    FAIL,
+    NOTE_TURN_RENEWED,
+    RENEW,
+    REQUEUE,
+    SAVING,
+    SUBMITTING,
+    TAKE_OVER,
+)
 from app.storage.claims import AVOID_FOR, CLAIM, CLAIM_SUSPECT, HEAD_START
-from app.storage.columns import STANDING, STANDING_COLUMNS, job_of, standing_of
+from app.storage.columns import STANDING_COLUMNS, job_of, standing_of
 from app.storage.graphs import read_whole
 from app.storage.jobs import JobStore
-from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow, OutputRow
-from app.storage.statements import Statement
-from app.storage.transitions import (
-    FENCE,
-    NO_DATA,
-    RELEASED,
-    claimed_transition,
-    event_row,
-    event_rows,
-    listed,
-    noted_attempt,
-    stepped,
-)
+from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from app.domain.workflow import Graph
+    from app.storage.statements import Statement
 
 SMALL: Final = 500
 """Maximum number of nodes of a graph that is serialised in the event loop, within a few milliseconds."""
@@ -120,7 +120,7 @@ class AttemptStore(JobStore):
         """
         told, key = await written(graph)
         async with self._database.driver() as connection:
-            kept = await _SUBMITTING.value(
+            kept = await SUBMITTING.value(
                 connection, **_fence_of(claim), prompt_id=prompt_id, graph=told, workflow_key=key, sent_s=ago_s
             )
         if kept is None:
@@ -129,12 +129,12 @@ class AttemptStore(JobStore):
     async def executing(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
         """Store that ComfyUI began to execute the prompt; just now, unless `noted` says when."""
         noted = replace(noted, began_s=noted.began_s or 0.0)
-        return await self._step(JobEvent.EXECUTING, _EXECUTING, claim, noted)
+        return await self._step(JobEvent.EXECUTING, EXECUTING, claim, noted)
 
     async def saving(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
         """Store that ComfyUI has executed the prompt; just now, unless `noted` says when."""
         noted = replace(noted, ended_s=noted.ended_s or 0.0)
-        return await self._step(JobEvent.SAVING, _SAVING, claim, noted)
+        return await self._step(JobEvent.SAVING, SAVING, claim, noted)
 
     async def complete(
         self,
@@ -150,11 +150,11 @@ class AttemptStore(JobStore):
         statement.
         """
         rows = dumps([asdict(output) for output in outputs])
-        return await self._step(JobEvent.COMPLETED, _COMPLETE, claim, noted, outputs=rows, warnings=list(warnings))
+        return await self._step(JobEvent.COMPLETED, COMPLETE, claim, noted, outputs=rows, warnings=list(warnings))
 
     async def fail(self, claim: Claim, error: AttemptFailed, *, noted: Noted = NOTHING) -> Standing:
         """End the job as failed."""
-        return await self._step(JobEvent.FAILED, _FAIL, claim, noted, **_error_of(error))
+        return await self._step(JobEvent.FAILED, FAIL, claim, noted, **_error_of(error))
 
     async def requeue(
         self,
@@ -174,7 +174,7 @@ class AttemptStore(JobStore):
         """
         return await self._step(
             JobEvent.REQUEUED,
-            _REQUEUE,
+            REQUEUE,
             claim,
             noted,
             **_error_of(error),
@@ -186,7 +186,7 @@ class AttemptStore(JobStore):
 
     async def cancelled(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:
         """ComfyUI confirmed that the prompt no longer runs."""
-        return await self._step(JobEvent.CANCELLED, _CANCELLED, claim, noted)
+        return await self._step(JobEvent.CANCELLED, CANCELLED, claim, noted)
 
     async def renew_leases(self, worker_id: str, held: Mapping[Claim, int], lease_s: float) -> dict[int, Phase]:
         """Renew in one statement the leases of what this worker runs, and keep its progress (claim → percent).
@@ -195,7 +195,7 @@ class AttemptStore(JobStore):
         what is `cancelling` is to be cancelled.
         """
         async with self._database.driver() as connection:
-            found = await _RENEW.rows(
+            found = await RENEW.rows(
                 connection,
                 worker_id=worker_id,
                 lease_s=lease_s,
@@ -222,7 +222,7 @@ class AttemptStore(JobStore):
         still has them when it was only too slow to renew their leases.
         """
         async with self._database.driver() as connection:
-            rows = await _TAKE_OVER.rows(
+            rows = await TAKE_OVER.rows(
                 connection,
                 worker_id=worker_id,
                 backends=list(backends),
@@ -269,7 +269,7 @@ class AttemptStore(JobStore):
     async def note_turn_renewed(self, job_id: int, actor: str) -> None:
         """Note in a waiting job's history that its turn had been lost."""
         async with self._database.driver() as connection:
-            await _NOTE_TURN_RENEWED.row(connection, job_id=job_id, actor=actor)
+            await NOTE_TURN_RENEWED.row(connection, job_id=job_id, actor=actor)
 
     async def stale_prompts(self, prompt_ids: Sequence[str]) -> list[str]:
         """Return those of the prompts that belong to one of our attempts that has ended or was given up."""
@@ -313,17 +313,17 @@ def _fence(claim: Claim) -> list[ColumnElement[bool]]:
 
 
 def _fence_of(claim: Claim) -> dict[str, Any]:
-    """Return the parameters of `FENCE`."""
+    """Return the parameters of `transitions.FENCE`."""
     return {"job_id": claim.job_id, "attempt": claim.attempt, "worker_id": claim.worker_id}
 
 
 def _noted(noted: Noted) -> dict[str, Any]:
-    """Return the parameters of `NOTED`."""
+    """Return the parameters of `transitions.NOTED`."""
     return {name: getattr(noted, name) for name in Noted.__dataclass_fields__}
 
 
 def _error_of(error: AttemptFailed) -> dict[str, Any]:
-    """Return the parameters of `_ERROR` and `_NODE`."""
+    """Return the parameters of an error in `FAIL` and `REQUEUE`."""
     return {
         "error_code": error.code,
         "error": str(error),
@@ -331,121 +331,3 @@ def _error_of(error: AttemptFailed) -> dict[str, Any]:
         "node_type": error.node_type,
         "traceback": error.traceback,
     }
-
-
-_RENEW: Final = Statement("""
-    UPDATE generation_jobs AS job
-    SET lease_expires_at = now() + make_interval(secs => :lease_s), progress = GREATEST(job.progress, held.percent)
-    FROM unnest(:job_ids::bigint[], :attempts::int[], :percents::smallint[]) AS held (id, attempt, percent)
-    WHERE job.id = held.id AND job.attempt = held.attempt AND job.worker_id = :worker_id AND job.status = 'running'
-    RETURNING job.id, job.phase""")
-
-_TAKE_OVER: Final = Statement(f"""
-    WITH abandoned AS (
-        SELECT id AS abandoned_id, worker_id AS lost_worker FROM generation_jobs
-        WHERE status = 'running' AND lease_expires_at < now() - make_interval(secs => :over_for_s)
-            AND backend_name = ANY (:backends::text[]) AND id <> ALL (:held::bigint[])
-        LIMIT :limit::int FOR UPDATE SKIP LOCKED
-    ), moved AS (
-        UPDATE generation_jobs AS job
-        SET worker_id = :worker_id::text, lease_expires_at = now() + make_interval(secs => :lease_s), seq = job.seq + 1
-        FROM abandoned WHERE job.id = abandoned_id
-        RETURNING job.*, lost_worker
-    ), logged AS (
-        {event_rows(event_row(Repair.TAKEN_OVER, ":worker_id", "jsonb_build_object('from', lost_worker)"))}
-    ), noted AS (
-        UPDATE job_attempts AS tried SET worker_id = :worker_id
-        FROM moved WHERE tried.job_id = moved.id AND tried.number = moved.attempt
-    )
-    SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
-
-_NOTE_TURN_RENEWED: Final = Statement(f"""
-    WITH moved AS (
-        UPDATE generation_jobs AS job SET seq = job.seq + 1
-        WHERE job.id = :job_id AND job.status = 'pending' RETURNING job.*
-    )
-    {event_rows(event_row(Repair.TURN_RENEWED, ":actor::text"))}""")  # noqa: S608  # of our own words only
-
-_SUBMITTING: Final = Statement(f"""
-    WITH held AS (
-        SELECT id FROM generation_jobs AS job WHERE {FENCE} AND job.status = 'running' FOR NO KEY UPDATE
-    ), renamed AS (
-        UPDATE generation_jobs AS job SET prompt_id = :prompt_id::text
-        FROM held WHERE job.id = held.id AND job.prompt_id <> :prompt_id
-    )
-    UPDATE job_attempts AS tried SET graph = :graph, prompt_id = :prompt_id, workflow_key = :workflow_key::text,
-        submitted_at = COALESCE(now() - make_interval(secs => :sent_s::float8), tried.submitted_at)
-    FROM held WHERE tried.job_id = held.id AND tried.number = :attempt
-    RETURNING tried.job_id""")  # noqa: S608  # of our own words only
-"""The job's row first, as everywhere: two transactions that lock in different orders wait for each other."""
-
-_ENDED: Final = "ended_at = now(), outcome = '{outcome}'"
-_ERROR: Final = "error_code = :error_code::text, error_message = :error::text"
-_ERROR_DATA: Final = "jsonb_build_object('error_code', :error_code::text, 'error', :error::text)"
-_NODE: Final = "node_id = :node_id::text, node_type = :node_type::text, traceback = :traceback::text"
-
-_EXECUTING: Final = Statement(claimed_transition(JobEvent.EXECUTING))
-_SAVING: Final = Statement(claimed_transition(JobEvent.SAVING, job="progress = 100"))
-_FAIL: Final = Statement(
-    claimed_transition(
-        JobEvent.FAILED,
-        job=f"completed_at = now(), {_ERROR}, {RELEASED}",
-        attempt=f"{_ENDED.format(outcome='failed')}, {_ERROR}, {_NODE}",
-        data=_ERROR_DATA,
-    )
-)
-_REQUEUE: Final = Statement(
-    claimed_transition(
-        JobEvent.REQUEUED,
-        job=f"""attempt = job.attempt + 1, available_at = now() + make_interval(secs => :delay_s), refused_by = :avoid,
-            attempt_limit = job.attempt_limit + :uncounted::int, suspicions = job.suspicions + :suspicions::int,
-            progress = 0, {_ERROR}, {RELEASED}""",
-        attempt=f"{_ENDED.format(outcome='retried')}, {_ERROR}, {_NODE}",
-        data=f"{_ERROR_DATA} || CASE WHEN :suspicions > 0 THEN '{{\"suspect\": true}}'::jsonb ELSE {NO_DATA} END",
-    )
-)
-_CANCELLED: Final = Statement(
-    claimed_transition(
-        JobEvent.CANCELLED, job=f"completed_at = now(), {RELEASED}", attempt=_ENDED.format(outcome="cancelled")
-    )
-)
-
-_COLUMNS: Final = [column for column in OutputRow.__table__.columns if column.key in Output.__dataclass_fields__]
-_NAMES: Final = ", ".join(f'"{column.name}"' for column in _COLUMNS)
-_TYPED: Final = ", ".join(f'"{column.name}" {column.type.compile(postgresql.dialect())}' for column in _COLUMNS)  # type: ignore[no-untyped-call]
-_SAVING_ROW: Final = event_row(
-    JobEvent.SAVING,
-    ":worker_id",
-    seq="seq - 1",
-    phase=f"'{Phase.SAVING}'",
-    source="moved JOIN held USING (id) WHERE NOT was_saving",
-)
-_COMPLETED_ROW: Final = event_row(
-    JobEvent.COMPLETED, ":worker_id", "jsonb_build_object('content_id', content_id)", source="moved"
-)
-_COMPLETE: Final = Statement(f"""
-    WITH held AS (
-        SELECT id, job.phase = '{Phase.SAVING}' AS was_saving FROM generation_jobs AS job
-        WHERE {FENCE} AND (job.phase IN ({listed(TRANSITIONS[JobEvent.COMPLETED].sources)})
-            OR :ended_s::float8 IS NOT NULL AND job.phase IN ({listed(TRANSITIONS[JobEvent.SAVING].sources)}))
-        FOR NO KEY UPDATE
-    ), content AS (
-        INSERT INTO contents (job_id) SELECT id FROM held RETURNING id, job_id
-    ), stored AS (
-        INSERT INTO outputs (content_id, {_NAMES})
-        SELECT content.id, output.* FROM content, jsonb_to_recordset(:outputs::jsonb) AS output ({_TYPED})
-    ), moved AS (
-        UPDATE generation_jobs AS job
-        SET {stepped(Phase.COMPLETED, "CASE WHEN was_saving THEN 1 ELSE 2 END")}, content_id = content.id,
-            progress = 100, completed_at = now(), warnings = job.warnings || :warnings::text[], {RELEASED}
-        FROM held JOIN content ON content.job_id = held.id
-        WHERE job.id = held.id
-        RETURNING job.*
-    ), logged AS (
-        {event_rows(_SAVING_ROW, _COMPLETED_ROW)}
-    ), noted AS (
-        {noted_attempt(_ENDED.format(outcome="completed"))}
-    )
-    SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
-"""One or two transitions. The fence is checked first, so that a worker that lost its claim gets no row instead of a
-violated constraint of `contents`."""
