@@ -3,18 +3,20 @@
 import asyncio
 import base64
 import contextlib
-import dataclasses
 import json
+import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp.test_utils import TestServer
 
 from worker.standin.main import STANDIN, Standin, StandinOptions, create_app
+from worker.standin.node_run import NodeRun
 
 OLD, NEW = "0.3.64", "0.33.0"
 CAPTURES = {
@@ -34,9 +36,6 @@ OPTIONS = StandinOptions(
     step_seconds=0.0,
     speed=3.0,
 )
-SLOWER = dataclasses.replace(OPTIONS, speed=0.4)
-"""Slower than recorded: what a client does between two steps must fall between them here too."""
-
 Row = dict[str, Any]
 Frame = dict[str, Any] | bytes
 
@@ -86,6 +85,64 @@ async def standin_server(options: StandinOptions = OPTIONS) -> AsyncIterator[tup
         yield server, app[STANDIN]
 
 
+class Pace:
+    """Lets the nodes of a stand-in make as many steps as the recorded client had seen before it acted.
+
+    So what a client did between two steps falls between them here too, however slow the machine is.
+    """
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._allowed = math.inf
+        self._changed = asyncio.Condition()
+
+    async def step(self) -> None:
+        """Return when one more step may be made, and count it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._made < self._allowed)
+            self._made += 1
+
+    async def allow(self, steps: float) -> None:
+        """Let so many steps be made, those before included."""
+        async with self._changed:
+            self._allowed = steps
+            self._changed.notify_all()
+
+    def begin_anew(self) -> None:
+        """Count from the next step on: nothing runs."""
+        self._made = 0
+
+    @contextlib.contextmanager
+    def of_all_nodes(self) -> Iterator[None]:
+        """Have the nodes of all stand-ins in this process keep to it."""
+        shown = NodeRun.progress
+
+        async def paced(run: NodeRun, *arguments: Any, **named: Any) -> None:
+            await self.step()
+            await shown(run, *arguments, **named)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NodeRun, "progress", paced)
+            yield
+
+
+def steps_of(rows: list[Row]) -> int:
+    """Return how many steps of nodes these rows show: the highest of each prompt and node."""
+    highest: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row["kind"] == "ws_text" and row["direction"] == "in" and row["data"]["type"] == "progress":
+            told = row["data"]["data"]
+            of = str(told.get("prompt_id")), str(told.get("node"))
+            highest[of] = max(highest.get(of, 0), int(told["value"]))
+    return sum(highest.values())
+
+
+def shows_an_end(rows: list[Row]) -> bool:
+    """Whether a prompt ends within these rows."""
+    ends = ("execution_interrupted", "execution_success", "execution_error")
+    return any(row["kind"] == "ws_text" and row["data"]["type"] in ends for row in rows)
+
+
 @dataclass
 class Client:
     """One replayed connection: a socket, read at all times, and what came from it."""
@@ -123,7 +180,10 @@ class Client:
 class Replay:
     """Does what the recorded client did, each action once what it had seen before has come."""
 
-    def __init__(self, server: TestServer, standin: Standin, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, server: TestServer, standin: Standin, session: aiohttp.ClientSession, pace: Pace | None = None
+    ) -> None:
+        self._pace = pace
         self._server = server
         self._standin = standin
         self._session = session
@@ -137,8 +197,18 @@ class Replay:
         expected: dict[str, list[Frame]] = {}
         last = 0.0
         pending: dict[str, Any] | None = None
-        for row in rows:
+        since, acted = 0, 0
+        for index, row in enumerate(rows):
             name = row.get("client", "")
+            if self._pace is not None and acts(row):
+                relaxed = row["kind"] == "ws_connect" or row["t"] - last <= PAUSE_SECONDS
+                ends = shows_an_end(rows[acted:index])
+                await self._pace.allow(steps_of(rows[since:index]) if relaxed and not ends else math.inf)
+                if not relaxed:
+                    await self._standin.queue.idle.wait()
+                    self._pace.begin_anew()
+                    since = index
+                acted = index
             match row["direction"], row["kind"]:
                 case "in", "ws_text" | "ws_binary":
                     expected.setdefault(name, []).append(recorded_frame(row))
@@ -162,6 +232,11 @@ class Replay:
             last = row["t"]
         return {name: client.frames for name, client in self._clients.items()}
 
+    async def _served(self) -> None:
+        """Return when the server has dealt with what came before."""
+        async with self._session.get(self._server.make_url("/features")) as response:
+            await response.read()
+
     async def _connect(self, name: str, path: str) -> None:
         ws = await self._session.ws_connect(self._server.make_url(path), max_msg_size=0)
         client = self._clients[name] = Client(ws)
@@ -184,11 +259,11 @@ class Replay:
         events = len(without_status(frames))
         await client.has(events, len(frames) - events, count_ends(frames))
         await self._standin.sockets.delivered()
-        async with self._session.get(self._server.make_url("/features")) as response:
-            await response.read()
+        await self._served()
         await client.ws.close()
         if client.reader is not None:
             await client.reader
+        await self._served()
 
     async def _request(self, data: dict[str, Any]) -> dict[str, Any]:
         for recorded, given in self._ids.items():
@@ -204,6 +279,11 @@ class Replay:
             url = url.with_query(data["params"])
         async with self._session.request(data["method"], url, data=body) as response:
             return await read_answer(response)
+
+
+def acts(row: Row) -> bool:
+    """Whether the recorded client did something here."""
+    return (row["direction"], row["kind"]) in (("out", "ws_connect"), ("out", "http_request"), ("in", "ws_close"))
 
 
 async def read_answer(response: aiohttp.ClientResponse) -> dict[str, Any]:
@@ -392,11 +472,19 @@ def check_ends(frames: list[Frame]) -> None:
             assert kinds[index - 2] in ("execution_success", "execution_error", "execution_interrupted", "status")
 
 
-async def compare(name: str, server: TestServer, standin: Standin, *, waits: bool = True, age: str = OLD) -> None:
+async def compare(
+    name: str,
+    server: TestServer,
+    standin: Standin,
+    *,
+    waits: bool = True,
+    age: str = OLD,
+    pace: Pace | None = None,
+) -> None:
     """Replay a capture and compare everything."""
     rows = load(name, age)
     async with aiohttp.ClientSession() as session:
-        replay = Replay(server, standin, session)
+        replay = Replay(server, standin, session, pace)
         received = await replay.run(rows, waits=waits)
     compare_all(rows, received, replay.answers)
 

@@ -6,8 +6,8 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 from integration.standin_replay import (
-    SLOWER,
     Frame,
+    Pace,
     Replay,
     Row,
     as_json,
@@ -61,16 +61,19 @@ async def compare_numbered_file(name: str, server: TestServer, standin: Standin)
     "name", ["interrupt-running", "no-client-id-leaks-to-everyone", "overlapping-connections-same-client-id-go-deaf"]
 )
 async def test_what_is_done_in_the_middle_of_a_run_is_repeated(name: str) -> None:
-    async with standin_server(SLOWER) as (server, standin):
-        await compare(name, server, standin)
+    pace = Pace()
+    with pace.of_all_nodes():
+        async with standin_server() as (server, standin):
+            await compare(name, server, standin, pace=pace)
 
 
 async def test_a_client_that_reconnects_gets_the_rest() -> None:
     """The recorded client saw steps 1 to 4, then 8 to 15; how many ours misses is a matter of time."""
-    rows = load("reconnect-same-client-id-mid-run")
-    async with standin_server(SLOWER) as (server, standin), aiohttp.ClientSession() as session:
-        replay = Replay(server, standin, session)
-        received = await replay.run(rows)
+    rows, pace = load("reconnect-same-client-id-mid-run"), Pace()
+    with pace.of_all_nodes():
+        async with standin_server() as (server, standin), aiohttp.ClientSession() as session:
+            replay = Replay(server, standin, session, pace)
+            received = await replay.run(rows)
     first, second = received["first"], received["second"]
     closed = index_of_step(first, 4) + 1
     resumed = index_of_step(second, 8) - 1

@@ -5,12 +5,11 @@ import dataclasses
 
 import aiohttp
 import pytest
-from integration.standin_replay import NEW, OPTIONS, SLOWER, Replay, compare, compare_all, load, standin_server
+from integration.standin_replay import NEW, OPTIONS, Pace, Replay, compare, compare_all, load, standin_server
 
 from worker.standin.faults import Fault, FaultKind
 
 NEWER = dataclasses.replace(OPTIONS, version=NEW)
-NEWER_SLOWER = dataclasses.replace(SLOWER, version=NEW)
 WITH_A_SLOW_START = dataclasses.replace(NEWER, faults=(Fault(kind=FaultKind.SLOW_FIRST_NODE, seconds=1.0, times=1),))
 """The first prompt still runs when the client has sent others."""
 WITH_ASSETS = dataclasses.replace(NEWER, assets=True)
@@ -46,8 +45,10 @@ async def test_a_recorded_exchange_of_the_newer_age_is_repeated(name: str) -> No
 
 @pytest.mark.parametrize("name", ["interrupt-running", "cancel-running-by-api-jobs", "cancel-pending-by-api-jobs"])
 async def test_what_is_stopped_in_the_middle_of_a_run_ends_as_recorded(name: str) -> None:
-    async with standin_server(NEWER_SLOWER) as (server, standin):
-        await compare(name, server, standin, age=NEW)
+    pace = Pace()
+    with pace.of_all_nodes():
+        async with standin_server(NEWER) as (server, standin):
+            await compare(name, server, standin, age=NEW, pace=pace)
 
 
 @pytest.mark.parametrize("name", ["assets-success-model-free", "assets-save-text-output"])
