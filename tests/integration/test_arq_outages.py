@@ -13,7 +13,6 @@ from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
 
 from app.embedded.services import Wanted, start
 from app.embedded.temporary import temporary_data_dir
-from app.messaging.channels import Names
 from app.messaging.queue import JobQueue
 from app.messaging.redis_connection import Line, close, make_redis
 from harness import eventually
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from arq.connections import ArqRedis
 
     from app.embedded.services import Running
+    from app.messaging.channels import Names
     from app.settings import Settings
 
 
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
 def settings(servers: Running) -> Settings:
     """Settings of Redis alone: what is tested here needs no database."""
     return settings_of_redis(servers)
-
-
-@pytest.fixture
-def names(settings: Settings) -> Names:
-    return Names(settings.redis_namespace)
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
-    """The way to Redis that is never cut."""
-    client = make_redis(settings, patient=False)
-    yield client
-    await close(client)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from samples import settings_of_redis
 from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
 
 from app.domain.job import task_id
-from app.messaging.channels import Names
 from app.messaging.queue import TURN_FUNCTION, JobQueue
 from app.messaging.redis_connection import close, make_redis
 from app.settings import ROOT
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from arq.connections import ArqRedis
 
     from app.embedded.services import Running
+    from app.messaging.channels import Names
     from app.settings import Settings
 
 
@@ -47,11 +47,6 @@ async def redis(settings: Settings) -> AsyncIterator[ArqRedis]:
     client = make_redis(settings, patient=True)
     yield client
     await close(client)
-
-
-@pytest.fixture
-def names(settings: Settings) -> Names:
-    return Names(settings.redis_namespace)
 
 
 @pytest.fixture

@@ -51,25 +51,6 @@ async def start_hostile(aiohttp_server: Any) -> Callable[..., Awaitable[StandinS
 
 
 @pytest.fixture
-async def both(
-    client: TestClient[Any, Any],
-    start_standin: Callable[..., Awaitable[StandinServer]],
-    start_hostile: Callable[..., Awaitable[StandinServer]],
-    start_worker: Callable[..., Awaitable[WorkerProcess]],
-) -> Callable[..., Awaitable[Service]]:
-    """Start the whole service with a good backend and a bad one."""
-
-    async def start(changes: dict[str, Any] | None = None, online: int = 2, **answers: Answer) -> Service:
-        good, bad = await start_standin(), await start_hostile(**answers)
-        worker = await start_worker(f"good={good.url},bad={bad.url}", **(changes or {}))
-        found = Service(client, good, worker)
-        await found.backend_online(online)
-        return found
-
-    return start
-
-
-@pytest.fixture
 async def beside(
     client: TestClient[Any, Any],
     start_standin: Callable[..., Awaitable[StandinServer]],
@@ -85,6 +66,16 @@ async def beside(
         found = Service(client, good, await start_worker(",".join(urls), **changes))
         await found.backend_online(online)
         return found
+
+    return start
+
+
+@pytest.fixture
+def both(beside: Callable[..., Awaitable[Service]]) -> Callable[..., Awaitable[Service]]:
+    """Start the whole service with a good backend and a bad one."""
+
+    async def start(changes: dict[str, Any] | None = None, **answers: Answer) -> Service:
+        return await beside({"bad": answers}, online=2, **(changes or {}))
 
     return start
 
