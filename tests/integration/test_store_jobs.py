@@ -286,6 +286,27 @@ async def test_a_failure_is_kept_with_its_node(store: AttemptStore, views: JobVi
     assert (attempt.error_code, attempt.error_message) == ("node_failed", "It broke.")
 
 
+@pytest.mark.parametrize("end", ["complete", "fail", "requeue", "cancelled"])
+async def test_whoever_ended_an_attempt_holds_neither_the_job_nor_a_lease(
+    store: AttemptStore, database: Database, end: str
+) -> None:
+    _, claim = await claimed(store)
+    match end:
+        case "complete":
+            await store.saving(claim)
+            await store.complete(claim, [output()])
+        case "fail":
+            await store.fail(claim, ERROR)
+        case "requeue":
+            await store.requeue(claim, ERROR, 60)
+        case _:
+            await store.cancel(claim.job_id, None, "user")
+            await store.cancelled(claim)
+    async with database.transaction() as session:
+        held = await session.execute(text("SELECT worker_id, lease_expires_at FROM generation_jobs"))
+        assert [tuple(row) for row in held] == [(None, None)]
+
+
 async def test_a_requeued_job_waits_with_a_new_attempt_and_its_delay(store: AttemptStore, views: JobViews) -> None:
     _, claim = await claimed(store)
     waiting = await store.requeue(claim, OutOfMemory("Too big."), 60)
