@@ -140,8 +140,8 @@ async def database_url(servers: Running, model: str, template: str, reused: Reus
 
 @pytest.fixture
 def heartbeat_seconds() -> float:
-    """`HEARTBEAT_SECONDS`: short, for workers; see `LIVES` for heartbeats written by hand."""
-    return 0.3
+    """`HEARTBEAT_SECONDS`: workers count as live for 3 s, and keep their attempts for 5; see `LIVES` for more."""
+    return 1.0
 
 
 @pytest.fixture

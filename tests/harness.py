@@ -43,7 +43,7 @@ BOTH_AGES = pytest.mark.parametrize("comfyui_version", ["0.3.64", NEWEST_COMFYUI
 
 
 LIVES = pytest.mark.parametrize("heartbeat_seconds", [30.0], ids=[""])
-"""For tests that write heartbeats by hand: they count as live for 90 s, however slow the machine is."""
+"""For tests that write heartbeats by hand, or in which a worker may not be missed: heartbeats count for 90 s."""
 
 
 @dataclass

@@ -98,7 +98,7 @@ async def test_a_cancel_stops_the_prompt_at_work_and_what_it_has_queued(service:
 async def test_a_cancel_stops_what_was_queued_before_it_came(service: Service) -> None:
     """The next piece waits already while another node of this one is at work."""
     graph = film(200, of=1)
-    graph["4"] = {"class_type": "SlowProgress", "inputs": {"image": ["2", 0], "steps": 100, "seconds_per_step": 0.1}}
+    graph["4"] = {"class_type": "SlowProgress", "inputs": {"image": ["2", 0], "steps": 600, "seconds_per_step": 0.1}}
     graph["5"] = {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}
     job_id = await submitted(service, graph)
 
@@ -109,7 +109,8 @@ async def test_a_cancel_stops_what_was_queued_before_it_came(service: Service) -
     await service.client.post(f"/api/v1/generation-jobs/{job_id}/cancel")
     assert (await service.finished(job_id))["status"] == "cancelled"
     assert await nothing_queued(service)
-    assert len(prompts_of(service)) <= 2
+    # Interrupting the first piece alone would begin the second.
+    assert len(prompts_of(service)) == 1
 
 
 async def test_the_time_limit_is_that_of_all_prompts_together(service: Service) -> None:

@@ -15,7 +15,7 @@ from app.messaging.offer_questions import OfferQuestions
 from app.services import offer_refresh, submit
 from app.services.offer_refresh import OfferRefresh
 from app.storage.attempts import AttemptStore
-from harness import GUARD_S, SMALL_BODY, Service, eventually
+from harness import GUARD_S, LIVES, SMALL_BODY, Service, eventually
 from worker.attempts import other_backends
 from worker.attempts.other_backends import OtherBackends
 from worker.attempts.submission import prepared
@@ -228,16 +228,14 @@ async def test_a_fault_that_no_file_can_mend_is_not_asked_about(service: Service
     assert asked(service.standin, "ImageScale") == 0
 
 
+@LIVES
 async def test_many_refused_at_once_cost_the_backend_one_question(service: Service) -> None:
     began = time.monotonic()
     await asyncio.gather(*(refused(service.client, f"wrong-{number}.safetensors") for number in range(40)))
     took_s = time.monotonic() - began
     requests = service.standin.state.log.requests
-    # A worker that lost its socket for a moment, as on a busy machine, reads everything anew, which answers as well.
-    whole = requests["GET /object_info"]
-    assert whole <= 2, requests
     # The second is for requests that came while the first was under way; a slow machine is asked once a second.
-    assert 2 - whole <= asked(service.standin) <= 2 + took_s / backend_offer.CLASS_EVERY_S, requests
+    assert 1 <= asked(service.standin) <= 2 + took_s / backend_offer.CLASS_EVERY_S, requests
 
 
 async def test_who_asks_again_and_again_costs_the_backend_a_question_a_second(service: Service) -> None:

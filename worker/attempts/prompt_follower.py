@@ -206,6 +206,8 @@ class PromptFollower:
             raise AttemptTimeout(f"{took}, and was stopped.")
 
     async def _stop(self, *, late: bool = False) -> dict[str, Any] | None:
+        with contextlib.suppress(BackendLost):
+            await self._prompts.stop_waiting()
         entry = await stop_prompt(self._backend, self._prompts.prompt_id, self._watch, self._stall_s, late=late)
         await self._prompts.stop_others()
         return entry

@@ -73,6 +73,14 @@ class SelfQueuedPrompts:
         self._known.add(others[0])
         return True
 
+    async def stop_waiting(self) -> None:
+        """Delete what nodes of the run have queued so far, before its running prompt is stopped.
+
+        Otherwise ComfyUI would begin the next prompt in the moment in which the running one ends. Raises `BackendLost`.
+        """
+        if self._may_queue_itself:
+            await self._stop_known()
+
     async def stop_others(self) -> None:
         """Stop the prompts that nodes of the run have queued, until none is left in ComfyUI's queue.
 
@@ -82,12 +90,17 @@ class SelfQueuedPrompts:
         if not self._may_queue_itself:
             return
         limit = time.monotonic() + _STOPPED_S
-        while others := await self._others():
-            for prompt_id in others:
-                await self._backend.comfyui.stop(prompt_id)
+        while await self._stop_known():
             if time.monotonic() > limit:
                 raise BackendLost("The backend goes on with a run that was to be stopped.")
             await asyncio.sleep(_AGAIN_S)
+
+    async def _stop_known(self) -> bool:
+        """Stop those that are in ComfyUI's queue now, the last one first; False when there are none."""
+        others = await self._others()
+        for prompt_id in reversed(others):
+            await self._backend.comfyui.stop(prompt_id)
+        return bool(others)
 
     async def _others(self) -> list[str]:
         """Return the prompts in ComfyUI's queue that belong to this run and were not followed yet."""
