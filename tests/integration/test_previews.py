@@ -18,8 +18,8 @@ from PIL import Image
 from app import keys
 from harness import GUARD_S, Service, eventually
 from worker.comfyui.answers import Picture, read_frame
-from worker.outputs.media import PREVIEW_PX, small_picture
 from worker.outputs.preview_feed import PreviewFeeds
+from worker.outputs.shrinking import PREVIEW_PX, small_picture
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

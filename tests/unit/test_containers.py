@@ -14,8 +14,8 @@ from PIL import Image
 from unit.test_media import RAMP, RGB, encoded
 
 from app.domain.errors import OutputInvalid
+from app.media.inspection import Media, inspect
 from app.settings import ROOT
-from worker.outputs.media import Media, inspect
 
 STORED = ROOT / "tests" / "data" / "media"
 SVG = b"""<?xml version="1.0" encoding="UTF-8"?>
@@ -261,3 +261,40 @@ def test_a_film_without_its_index_is_refused() -> None:
     at = data.index(b"moov") - 4
     with pytest.raises(OutputInvalid, match="no index"):
         look("a.mp4", data[:at])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "seconds"),
+    [
+        # As ffmpeg tells them; of MP3, AAC and Opus a frame more or less, which encoders fill up.
+        ("av.mp4", (32, 32), 0.375),
+        ("a.mov", (32, 32), 0.375),
+        ("a.mkv", (32, 32), 0.375),
+        ("a.webm", (32, 32), 0.375),
+        ("a.avi", (32, 32), 0.375),
+        ("frag.mp4", (32, 32), None),
+        ("live.webm", (32, 32), None),
+        ("sound.mp4", (None, None), 0.142),
+        ("sound.webm", (None, None), 0.134),
+        ("a.flac", (None, None), 0.12),
+        ("a.mp3", (None, None), 0.168),
+        ("a.aac", (None, None), 0.149),
+        ("a.opus", (None, None), 0.127),
+    ],
+)
+def test_how_large_and_how_long_it_is(name: str, size: tuple[int | None, int | None], seconds: float | None) -> None:
+    with (STORED / name).open("rb") as file:
+        media = inspect(file, name)
+    assert (media.width, media.height) == size
+    assert media.duration_s == (pytest.approx(seconds, abs=0.03) if seconds is not None else None)
+
+
+@pytest.mark.parametrize(("made", "seconds"), [(wav(), 0.125), (rf64(), 0.125), (aiff(), None)])
+def test_how_long_a_plain_sound_is(made: bytes, seconds: float | None) -> None:
+    assert inspect(io.BytesIO(made), "a").duration_s == seconds
+
+
+def test_a_duration_that_cannot_be_is_none() -> None:
+    told = bytearray(wav())
+    told[28:32] = bytes(4)
+    assert inspect(io.BytesIO(told), "a.wav").duration_s is None

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from app.domain.errors import OutputInvalid
+from app.media.inspection import Media, inspect
 from app.settings import ROOT
-from worker.outputs.media import THUMBNAIL_PX, Media, inspect, thumbnail_of
+from worker.outputs.shrinking import THUMBNAIL_PX, thumbnail_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -242,7 +243,8 @@ def test_the_first_picture_imports_no_decoder_that_is_never_used() -> None:
     program = """
 import io, sys
 from PIL import Image
-from worker.outputs.media import inspect, small_picture, thumbnail_of
+from app.media.inspection import inspect
+from worker.outputs.shrinking import small_picture, thumbnail_of
 drawn = io.BytesIO()
 Image.new("RGB", (600, 400)).save(drawn, "PNG")
 assert inspect(drawn, "a.png").thumbnail_due

@@ -15,9 +15,10 @@ from PIL import Image
 from unit.test_media import RGB, chunk, encoded, look, thumbnail
 
 from app.domain.errors import OutputInvalid
+from app.media.image_headers import Excerpt
+from app.media.inspection import inspect
 from app.settings import ROOT
-from worker.outputs.image_headers import Excerpt
-from worker.outputs.media import MOST_PREVIEW_PIXELS, inspect, small_picture, thumbnail_of
+from worker.outputs.shrinking import MOST_PREVIEW_PIXELS, small_picture, thumbnail_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,8 @@ def peak_mb(file: Path, call: str = BOTH) -> tuple[float, str]:
     """Return how many megabytes it took to look into a file, above what the program has anyway, and what was seen."""
     program = f"""
 import resource, sys
-from worker.outputs.media import inspect, small_picture, thumbnail_of
+from app.media.inspection import inspect
+from worker.outputs.shrinking import small_picture, thumbnail_of
 from app.domain.errors import OutputInvalid
 path = sys.argv[1]
 def peak():

@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
 from app.domain.job import Job, Output
 from app.domain.text import clean
+from app.media.inspection import Media, inspect
 from app.storage.files import output_path
 from worker.outputs.downloads import Downloads
-from worker.outputs.media import Media, inspect
 
 if TYPE_CHECKING:
     from app.storage.files import FileStore, Received

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import QueueUnavailable
 from app.runtime.end_tasks import end_tasks
-from worker.outputs.media import MOST_PREVIEW_BYTES, small_picture
+from worker.outputs.shrinking import MOST_PREVIEW_BYTES, small_picture
 
 if TYPE_CHECKING:
     from app.messaging.previews import Previews

@@ -17,7 +17,7 @@ from app.domain.errors import DatabaseUnavailable, StorageFailed
 from app.runtime.end_tasks import end_tasks
 from app.storage.files import thumbnail_path
 from app.storage.thumbnails import Due
-from worker.outputs.media import thumbnail_of
+from worker.outputs.shrinking import thumbnail_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from worker.outputs.containers.source import MOST_PARTS, Damaged, Form
+from app.media.containers.source import MOST_PARTS, Damaged, Form
 
 if TYPE_CHECKING:
-    from worker.outputs.containers.source import Source
+    from app.media.containers.source import Source
 
 STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from worker.outputs.containers.source import MOST_PARTS, Damaged, Form
+from app.media.containers.source import MOST_PARTS, Damaged, Form, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.outputs.containers.source import Source
+    from app.media.containers.source import Source
 
 STARTS: Final = (b"RIFF", b"RF64", b"BW64")
 _UNTOLD: Final = 2**32 - 1
 """Value for a length that was unknown when the header was written, or that RF64 stores elsewhere."""
-_WAV: Final = Form("audio", "audio/x-wav", "wav")
 
 
 def riff(source: Source) -> Form | None:
@@ -32,8 +31,18 @@ def aiff(source: Source) -> Form | None:
     """Look whether an AIFF file is as long as it says; None for another kind of IFF file."""
     if source.most(8, 4) not in (b"AIFF", b"AIFC"):
         return None
-    source.require(8 + source.number(4, 4))
-    return Form("audio", "audio/x-aiff", "aiff")
+    end = 8 + source.number(4, 4)
+    source.require(end)
+    return Form("audio", "audio/x-aiff", "aiff", duration_s=_aiff_duration_s(source, end))
+
+
+def _aiff_duration_s(source: Source, end: int) -> float | None:
+    for kind, at, _ in _chunks(source, 12, end, order=">"):
+        if kind == b"COMM":
+            # The rate is a number of 80 bits: 15 of its exponent, and 64 of its digits.
+            frames, exponent, digits = source.number(at + 2, 4), source.number(at + 8, 2), source.number(at + 10, 8)
+            return seconds(frames, digits * 2.0 ** ((exponent & 0x7FFF) - 16446)) if exponent & 0x7FFF < 16500 else None
+    return None
 
 
 def glb(source: Source) -> Form:
@@ -53,12 +62,12 @@ def glb(source: Source) -> Form:
     return Form("file", "model/gltf-binary", "glb")
 
 
-def _chunks(source: Source, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(source: Source, at: int, end: int, order: str = "<") -> Iterator[tuple[bytes, int, int]]:
     """Yield the kind of each chunk with where its content begins, and how long it says that it is."""
     for _ in range(MOST_PARTS):
         if at + 8 > end:
             return
-        kind, length = struct.unpack("<4sI", source.at(at, 8))
+        kind, length = struct.unpack(f"{order}4sI", source.at(at, 8))
         yield kind, at + 8, length
         at += 8 + length + length % 2
 
@@ -69,7 +78,11 @@ def _avi(source: Source) -> Form:
     while source.most(at, 4) == b"RIFF" and (length := source.number(at + 4, 4, "little")) != _UNTOLD:
         at += 8 + length + length % 2
         source.require(at - length % 2)
-    return Form("video", "video/x-msvideo", "avi")
+    width = height = duration_s = None
+    if source.most(12, 4) == b"LIST" and source.most(24, 4) == b"avih":
+        duration_s = seconds(source.number(48, 4, "little") * source.number(32, 4, "little"), 1e6)
+        width, height = source.number(64, 4, "little") or None, source.number(68, 4, "little") or None
+    return Form("video", "video/x-msvideo", "avi", width, height, duration_s)
 
 
 def _webp(source: Source) -> Form:
@@ -102,15 +115,19 @@ def _wave(source: Source) -> Form:
         end = source.size
     # A chunk of odd length may lack the byte that fills it up.
     source.require(end - 1)
+    bytes_a_second = 0
     for kind, at, length in _chunks(source, 12, source.size):
-        if kind == b"ds64":
+        if kind == b"fmt ":
+            source.require(at + length)
+            bytes_a_second = source.number(at + 8, 4, "little")
+        elif kind == b"ds64":
             long_end, long_data = struct.unpack("<QQ", source.at(at, 16))
             source.require(8 + long_end - 1)
         elif kind == b"data":
             if length == _UNTOLD:
                 length = long_data if is_large else 0
             source.require(at + length)
-            return _WAV
+            return Form("audio", "audio/x-wav", "wav", duration_s=seconds(length, bytes_a_second))
         else:
             source.require(at + length)
     raise Damaged("it has no samples")

@@ -7,10 +7,10 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from worker.outputs.containers.source import MOST_PARTS, STEP_BYTES, Damaged, Form
+from app.media.containers.source import MOST_PARTS, STEP_BYTES, Damaged, Form
 
 if TYPE_CHECKING:
-    from worker.outputs.containers.source import Source
+    from app.media.containers.source import Source
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 EXR: Final = b"\x76\x2f\x31\x01"

@@ -14,6 +14,8 @@ MOST_PARTS: Final = 4_000_000
 """Maximum number of parts of a file that are checked, which takes seconds; further ones are not."""
 STEP_BYTES: Final = 2**20
 _START_BYTES: Final = 64
+_LONGEST_S: Final = 366 * 86400.0
+"""No file is longer; a greater number is an error in its head."""
 
 
 class Damaged(Exception):
@@ -29,6 +31,17 @@ class Form:
     extension: str
     width: int | None = None
     height: int | None = None
+    duration_s: float | None = None
+    """Seconds of a video or sound; None where the file does not say."""
+
+
+def seconds(count: float, per_second: float) -> float | None:
+    """Return how long `count` units last, rounded to milliseconds; None for what cannot be a duration."""
+    try:
+        found = count / per_second
+    except (ZeroDivisionError, OverflowError):
+        return None
+    return round(found, 3) if 0 < found <= _LONGEST_S else None
 
 
 class Source:

@@ -8,10 +8,10 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from worker.outputs.containers.source import MOST_PARTS, STEP_BYTES, Damaged, Form
+from app.media.containers.source import MOST_PARTS, STEP_BYTES, Damaged, Form, seconds
 
 if TYPE_CHECKING:
-    from worker.outputs.containers.source import Source
+    from app.media.containers.source import Source
 
 _MIRRORED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _SYNC: Final = re.compile(rb"\xff[\xf8\xf9]")
@@ -27,6 +27,7 @@ _BIT_RATES: Final = {
 }
 """MPEG's version (3: 1, else 2) and layer (3: I, 1: III), as its head has them → kilobits a second."""
 _RATES: Final = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_AAC_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _FRAMES_IN_A_ROW: Final = 3
 """Number of frames that must follow each other at the beginning: two bytes alone may begin any file."""
 
@@ -59,7 +60,8 @@ def flac(source: Source) -> Form:
         if ended_at is not None and _crc(frame, 0x8005, 16) == 0:
             if total and ended_at < total:
                 break
-            return Form("audio", "audio/x-flac", "flac")
+            rate = int.from_bytes(streaminfo[10:13], "big") >> 4
+            return Form("audio", "audio/x-flac", "flac", duration_s=seconds(total or ended_at, rate))
     raise Damaged("it is cut off")
 
 
@@ -109,6 +111,8 @@ def ogg(source: Source) -> Form:
     """Look through the pages of an Ogg file, their checksums, and whether each stream comes to its end."""
     at, kind = 0, "audio"
     open_streams: set[bytes] = set()
+    rates: dict[bytes, tuple[int, int]] = {}
+    duration_s = 0.0
     for _ in range(MOST_PARTS):
         if at >= source.size:
             break
@@ -125,12 +129,25 @@ def ogg(source: Source) -> Form:
         if flags & 2:
             open_streams.add(serial)
             kind = "video" if body.startswith((b"\x80theora", b"BBCD\0", b"\x01video")) else kind
+            if (rate := _ogg_rate(body)) is not None:
+                rates[serial] = rate
         if flags & 4:
             open_streams.discard(serial)
+            before, rate = rates.get(serial, (0, 0))
+            duration_s = max(duration_s, seconds(int.from_bytes(head[6:14], "little") - before, rate) or 0.0)
         at += 27 + segments + len(body)
     if open_streams:
         raise Damaged("it is cut off")
-    return Form(kind, f"{kind}/ogg", "ogv" if kind == "video" else "ogg")
+    return Form(kind, f"{kind}/ogg", "ogv" if kind == "video" else "ogg", duration_s=duration_s or None)
+
+
+def _ogg_rate(head: bytes) -> tuple[int, int] | None:
+    """Return how many samples come before a stream's sound, and how many make a second, by the stream's first page."""
+    if head.startswith(b"OpusHead") and len(head) >= 12:
+        return int.from_bytes(head[10:12], "little"), 48_000
+    if head.startswith(b"\x01vorbis") and len(head) >= 16:
+        return 0, int.from_bytes(head[12:16], "little")
+    return None
 
 
 def _ogg_checksum(page: bytes) -> bytes:
@@ -150,12 +167,13 @@ def mpeg(source: Source) -> Form | None:
         while source.most(at, 1) == b"\0":
             at += 1
     is_aac, first, count = _adts(source, at) > 0, at, 0
-    length_at = _adts if is_aac else _mp3
+    length_at, duration_s = _adts if is_aac else _mp3, 0.0
     while count < MOST_PARTS and (length := length_at(source, at)):
         if at + length > source.size:
             if count or source.start[:3] == b"ID3":
                 raise Damaged("it is cut off")
             return None
+        duration_s += (_adts_s if is_aac else _mp3_s)(source.at(at, 4))
         at += length
         count += 1
     if count < _FRAMES_IN_A_ROW and source.start[:3] != b"ID3" and (not count or at < source.size):
@@ -164,7 +182,8 @@ def mpeg(source: Source) -> Form | None:
         raise Damaged("it has no frames")
     if not is_aac:
         source.require(first + _told_bytes(source, first))
-    return Form("audio", "audio/aac", "aac") if is_aac else Form("audio", "audio/mpeg", "mp3")
+    usual = ("audio/aac", "aac") if is_aac else ("audio/mpeg", "mp3")
+    return Form("audio", *usual, duration_s=seconds(duration_s, 1))
 
 
 def begins_a_frame(source: Source) -> bool:
@@ -195,6 +214,19 @@ def _mp3(source: Source, at: int) -> int:
     if layer == 3:
         return (12 * bits // hertz + padding) * 4
     return (72 if layer == 1 and version != 3 else 144) * bits // hertz + padding
+
+
+def _mp3_s(head: bytes) -> float:
+    """Return the seconds of an MPEG frame."""
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    samples = 384 if layer == 3 else 576 if layer == 1 and version != 3 else 1152
+    return samples / _RATES[version][head[2] >> 2 & 3]
+
+
+def _adts_s(head: bytes) -> float:
+    """Return the seconds of an AAC frame, which has 1024 samples."""
+    rate = head[2] >> 2 & 15
+    return 1024 / _AAC_RATES[rate] if rate < len(_AAC_RATES) else 0.0
 
 
 def _adts(source: Source, at: int) -> int:

@@ -7,10 +7,10 @@ import re
 from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 
-from worker.outputs.containers.source import Damaged, Form
+from app.media.containers.source import Damaged, Form
 
 if TYPE_CHECKING:
-    from worker.outputs.containers.source import Source
+    from app.media.containers.source import Source
 
 _MOST_XML_BYTES: Final = 64 * 2**20
 _MOST_JSON_BYTES: Final = 8 * 2**20

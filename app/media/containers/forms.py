@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from worker.outputs.containers import boxes, ebml, pictures, riff, sounds, texts, tiff
-from worker.outputs.containers.source import Damaged, Form, Source
+from app.media.containers import boxes, ebml, pictures, riff, sounds, texts, tiff
+from app.media.containers.source import Damaged, Form, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable

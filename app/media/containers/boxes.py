@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from worker.outputs.containers.source import MOST_PARTS, Damaged, Form
+from app.media.containers.source import MOST_PARTS, Damaged, Form, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.outputs.containers.source import Source
+    from app.media.containers.source import Source
 
 JXL: Final = b"\0\0\0\x0cJXL \r\n\x87\n"
 OLD_MOVIES: Final = (b"moov", b"mdat", b"wide")
@@ -50,10 +50,12 @@ def media(source: Source) -> Form:
     if b"moov" not in found or not {b"mdat", b"moof"} & found.keys():
         raise Damaged("it has no index, or nothing that it tells of")
     tracks = _tracks(source, *found[b"moov"])
+    duration_s = _duration_s(source, *found[b"moov"])
     if brand in _SOUNDS or (b"soun" in tracks and b"vide" not in tracks):
-        return Form("audio", "audio/mp4", "m4a")
+        return Form("audio", "audio/mp4", "m4a", duration_s=duration_s)
     usual = ("video/mp4", "mp4") if b"ftyp" in found else _FILMS[b"qt  "]
-    return Form("video", *_FILMS.get(brand, _FILMS.get(brand[:3], usual)))
+    width, height = _frame(source, *found[b"moov"])
+    return Form("video", *_FILMS.get(brand, _FILMS.get(brand[:3], usual)), width, height, duration_s)
 
 
 def jxl(source: Source) -> Form:
@@ -90,6 +92,38 @@ def _extents(source: Source, found: dict[bytes, tuple[int, int]]) -> Iterator[tu
                     if name == b"ispe":
                         width, height = struct.unpack(">II", source.at(place + 4, 8))
                         yield width, height
+
+
+def _duration_s(source: Source, begin: int, end: int) -> float | None:
+    """Return how long a film is by its head, or, when it was written in fragments, by what the head says of them."""
+    rate, count = 0, 0
+    for kind, at, stop in boxes(source, begin, end):
+        if kind == b"mvhd":
+            long = source.at(at, 1) == b"\1"
+            rate, count = source.number(at + (20 if long else 12), 4), _count(source, at + (24 if long else 16), long)
+        elif kind == b"mvex" and not count:
+            for inner, place, _ in boxes(source, at, stop):
+                if inner == b"mehd":
+                    count = _count(source, place + 4, source.at(place, 1) == b"\1")
+    return seconds(count, rate)
+
+
+def _count(source: Source, at: int, long: bool) -> int:
+    count = source.number(at, 8 if long else 4)
+    return 0 if count in (2**32 - 1, 2**64 - 1) else count
+
+
+def _frame(source: Source, begin: int, end: int) -> tuple[int | None, int | None]:
+    """Return width and height of the largest track of a film, as its heads say."""
+    found = [(0, 0)]
+    for kind, track, track_end in boxes(source, begin, end):
+        if kind == b"trak":
+            for name, at, stop in boxes(source, track, track_end):
+                if name == b"tkhd" and stop - at >= 84:
+                    # The last two fields, with 16 bits before the point.
+                    found.append((source.number(stop - 8, 4) >> 16, source.number(stop - 4, 4) >> 16))
+    width, height = max(found, key=lambda each: each[0] * each[1])
+    return width or None, height or None
 
 
 def _tracks(source: Source, begin: int, end: int) -> set[bytes]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
-from worker.outputs.containers.source import MOST_PARTS, Damaged, Form
+from app.media.containers.source import MOST_PARTS, Damaged, Form, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.outputs.containers.source import Source
+    from app.media.containers.source import Source
 
 START: Final = b"\x1a\x45\xdf\xa3"
 _HEAD, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
 _DOCTYPE, _TRACK, _TRACK_TYPE = 0x4282, 0xAE, 0x83
+_INFO, _SCALE, _DURATION, _PICTURE, _WIDTH, _HEIGHT = 0x1549A966, 0x2AD7B1, 0x4489, 0xE0, 0xB0, 0xBA
+_USUAL_SCALE: Final = 1_000_000
+"""Nanoseconds of a unit of time, where the file does not say."""
 _OF_SEGMENT: Final = (_CLUSTER, _TRACKS, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367)
 """What may follow a cluster of unknown length: another one, or what else a segment has."""
 _VIDEO, _AUDIO = 1, 2
@@ -30,6 +34,7 @@ def ebml(source: Source) -> Form | None:
         return None
     kinds: set[int] = set()
     has_clusters = False
+    duration_s, size = None, (None, None)
     at = end
     while at < source.size:
         name, begin, end = _element(source, at)
@@ -38,14 +43,19 @@ def ebml(source: Source) -> Form | None:
                 has_clusters = has_clusters or inner == _CLUSTER
                 if inner == _TRACKS:
                     kinds |= set(_track_types(source, inner_at, inner_end))
+                    size = _frame(source, inner_at, inner_end)
+                elif inner == _INFO:
+                    duration_s = _duration_s(source, inner_at, inner_end)
             # What follows it is no part of it.
             break
         at = source.size if end is None else end
     if not has_clusters or not kinds:
         raise Damaged("it has no tracks, or nothing in them")
     if _AUDIO in kinds and _VIDEO not in kinds:
-        return Form("audio", *(("audio/webm", "webm") if doctype == b"webm" else ("audio/x-matroska", "mka")))
-    return Form("video", *(("video/webm", "webm") if doctype == b"webm" else ("video/x-matroska", "mkv")))
+        usual = ("audio/webm", "webm") if doctype == b"webm" else ("audio/x-matroska", "mka")
+        return Form("audio", *usual, duration_s=duration_s)
+    usual = ("video/webm", "webm") if doctype == b"webm" else ("video/x-matroska", "mkv")
+    return Form("video", *usual, *size, duration_s)
 
 
 def _element(source: Source, at: int) -> tuple[int, int, int | None]:
@@ -109,6 +119,27 @@ def _end_of_cluster(source: Source, at: int, end: int) -> int:
             raise Damaged("an element has no end")
         at = stop
     return at
+
+
+def _duration_s(source: Source, at: int, end: int) -> float | None:
+    scale, count = _USUAL_SCALE, 0.0
+    for name, begin, stop in _known(source, at, end):
+        if name == _SCALE:
+            scale = source.number(begin, stop - begin)
+        elif name == _DURATION and stop - begin in (4, 8):
+            (count,) = struct.unpack(">f" if stop - begin == 4 else ">d", source.at(begin, stop - begin))
+    return seconds(count * scale, 1e9)
+
+
+def _frame(source: Source, at: int, end: int) -> tuple[int | None, int | None]:
+    """Return width and height of the first track that has pictures."""
+    for name, begin, stop in _known(source, at, end):
+        if name == _TRACK:
+            for inner, inner_at, inner_end in _known(source, begin, stop):
+                if inner == _PICTURE:
+                    told = {key: source.number(a, min(b - a, 8)) for key, a, b in _known(source, inner_at, inner_end)}
+                    return told.get(_WIDTH) or None, told.get(_HEIGHT) or None
+    return None, None
 
 
 def _track_types(source: Source, at: int, end: int) -> Iterator[int]:

@@ -1,0 +1,1 @@
+"""What files are: recognized and checked by their content, without a decoder."""
