@@ -34,7 +34,8 @@ def ebml(source: Source) -> Form | None:
         return None
     kinds: set[int] = set()
     has_clusters = False
-    duration_s, size = None, (None, None)
+    duration_s: float | None = None
+    size: tuple[int | None, int | None] = None, None
     at = end
     while at < source.size:
         name, begin, end = _element(source, at)

@@ -129,8 +129,7 @@ def ogg(source: Source) -> Form:
         if flags & 2:
             open_streams.add(serial)
             kind = "video" if body.startswith((b"\x80theora", b"BBCD\0", b"\x01video")) else kind
-            if (rate := _ogg_rate(body)) is not None:
-                rates[serial] = rate
+            rates[serial] = _ogg_rate(body)
         if flags & 4:
             open_streams.discard(serial)
             before, rate = rates.get(serial, (0, 0))
@@ -141,13 +140,13 @@ def ogg(source: Source) -> Form:
     return Form(kind, f"{kind}/ogg", "ogv" if kind == "video" else "ogg", duration_s=duration_s or None)
 
 
-def _ogg_rate(head: bytes) -> tuple[int, int] | None:
-    """Return how many samples come before a stream's sound, and how many make a second, by the stream's first page."""
+def _ogg_rate(head: bytes) -> tuple[int, int]:
+    """Return how many samples come before the sound, and how many make a second, by the first page; 0: not known."""
     if head.startswith(b"OpusHead") and len(head) >= 12:
         return int.from_bytes(head[10:12], "little"), 48_000
     if head.startswith(b"\x01vorbis") and len(head) >= 16:
         return 0, int.from_bytes(head[12:16], "little")
-    return None
+    return 0, 0
 
 
 def _ogg_checksum(page: bytes) -> bytes:
