@@ -21,6 +21,7 @@ from app.services.fleet_control import Fleet
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
+from app.services.uploads import Uploads
 from app.settings import Settings
 from app.storage.audit import Audit
 from app.storage.database import Database
@@ -31,6 +32,7 @@ from app.storage.keys import KeyStore
 from app.storage.known_names import KnownNames
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
+from app.storage.uploads import UploadStore
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,6 +54,8 @@ KNOWN_NAMES: Final = web.AppKey("KNOWN_NAMES", KnownNames)
 STATISTICS: Final = web.AppKey("STATISTICS", Statistics)
 SNAPSHOTS: Final = web.AppKey("SNAPSHOTS", Snapshots)
 SEEDS: Final = web.AppKey("SEEDS", Seeds)
+UPLOADS: Final = web.AppKey("UPLOADS", Uploads)
+UPLOAD_STORE: Final = web.AppKey("UPLOAD_STORE", UploadStore)
 SUBMITTING: Final = web.AppKey("SUBMITTING", Submitting)
 CONTROL: Final = web.AppKey("CONTROL", Control)
 FLEET: Final = web.AppKey("FLEET", Fleet)

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import hdrs, web
@@ -37,6 +38,7 @@ from app.services.offer_refresh import OfferRefresh
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
+from app.services.uploads import Uploads
 from app.storage.audit import Audit
 from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
@@ -50,7 +52,8 @@ from app.storage.outages import repeat_until_available
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
-from app.web import backends, contents, jobs, metrics, system, websockets
+from app.storage.uploads import UploadStore
+from app.web import backends, contents, jobs, metrics, system, uploads, websockets
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.expectations import mend_expectations
 from app.web.metrics import counted
@@ -89,8 +92,9 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    for table in (jobs.routes, contents.routes, backends.routes, system.routes, metrics.routes, websockets.routes):
-        _add_routes(app, table)
+    own = (jobs, contents, uploads, backends, system, metrics, websockets)
+    for module in own:
+        _add_routes(app, module.routes)
     app.add_subapp("/monitor", create_monitor())
     return app
 
@@ -152,7 +156,8 @@ def _construct(app: web.Application, settings: Settings) -> None:
     names = Names(settings.redis_namespace)
     redis, line, listener = make_redis(settings, patient=False), Line(settings), make_listener(settings)
     database = Database(make_engine(settings))
-    store, views = JobStore(database), JobViews(database)
+    keep_uploads = timedelta(days=settings.keep_uploads_days)
+    store, views = JobStore(database, keep_uploads), JobViews(database)
     queue, events, files = JobQueue(line, names), Events(line, names), FileStore(settings.storage_path)
     registry = Registry(redis, names, settings.stale_seconds)
     snapshots = Snapshots(views, events)
@@ -164,6 +169,9 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.REGISTRY] = registry
     app[keys.FILES] = files
     app[keys.VIEWS] = views
+    app[keys.UPLOAD_STORE] = upload_store = UploadStore(database)
+    app[keys.UPLOADS] = taking = Uploads(upload_store, files, max_bytes=settings.max_upload_bytes, keep=keep_uploads)
+    app[uploads.RECEIVING] = asyncio.Semaphore(uploads.AT_ONCE)
     app[keys.RUN_TIMES] = run_times = RunTimes(database)
     fleet = LiveFleet(registry)
     app[keys.ETA] = Eta(run_times, fleet)
@@ -211,6 +219,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
             await close(client)
         await database.close()
         sideline.close()
+        taking.close()
 
     app.cleanup_ctx.extend([connections, _fan_out])
     app.on_shutdown.append(_close_sockets)

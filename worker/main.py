@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
@@ -28,6 +29,7 @@ from app.messaging.redis_connection import REDIS_ERRORS, Line, close, make_liste
 from app.messaging.registry import Registry
 from app.runtime.end_tasks import end_tasks
 from app.services.offer_refresh import OfferRefresh
+from app.services.uploads import Uploads
 from app.storage.attempts import AttemptStore
 from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
@@ -38,6 +40,7 @@ from app.storage.outages import repeat_until_available
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.statistics_recorder import StatisticsRecorder
 from app.storage.thumbnails import ThumbnailStore
+from app.storage.uploads import UploadStore
 from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.attempts.other_backends import OtherBackends
 from worker.attempts.retry_or_fail import RetryOrFail
@@ -55,6 +58,7 @@ from worker.upkeep.loops import Loops, Parts, WakeUps
 from worker.upkeep.offer_answers import OfferAnswers
 from worker.upkeep.operator_requests import OperatorRequests
 from worker.upkeep.reconciler import Reconciler
+from worker.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -85,6 +89,13 @@ class WorkerProcess:
         self._database = database = Database(make_engine(settings))
 
         store, views, files = AttemptStore(database), JobViews(database), FileStore(settings.storage_path)
+        upload_store = UploadStore(database)
+        self._uploads = Uploads(
+            upload_store,
+            files,
+            max_bytes=settings.max_upload_bytes,
+            keep=timedelta(days=settings.keep_uploads_days),
+        )
         queue, self._events = JobQueue(self._line, names), Events(self._line, names)
         registry = Registry(self._quick_redis, names, settings.stale_seconds)
         self._figures = Figures(self._quick_redis, names)
@@ -143,12 +154,18 @@ class WorkerProcess:
             queue,
             self._events,
             registry,
-            files,
-            KeyStore(database),
             self.thumbnails,
             backoff=backoff,
             metrics=self._metrics,
             lease_s=settings.lease_seconds,
+        )
+        sweeper = Sweeper(
+            files,
+            views,
+            store,
+            KeyStore(database),
+            upload_store,
+            self._uploads,
             orphan_s=settings.orphan_seconds,
         )
         clockwork = periodic_tasks(settings.reconcile_seconds)
@@ -163,6 +180,7 @@ class WorkerProcess:
                 "runs": PeriodicTasks(database),
                 "clockwork": {task.name: task for task in clockwork},
                 "reconciler": reconciler,
+                "sweeper": sweeper,
                 "reconcile_seconds": settings.reconcile_seconds,
                 "statistics_recorder": StatisticsRecorder(database),
             },
@@ -252,6 +270,7 @@ class WorkerProcess:
             with contextlib.suppress(*REDIS_ERRORS):
                 await close(client)
         await self._database.close()
+        self._uploads.close()
 
 
 async def wait_for_schema(settings: Settings, help_command: str) -> None:

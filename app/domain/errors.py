@@ -79,6 +79,12 @@ class NoSeedToChange(InvalidRequest):
     code = "no_seed"
 
 
+class InvalidUpload(InvalidRequest):
+    """What was handed over is no file that a graph can use, or no file at all."""
+
+    code = "invalid_upload"
+
+
 class UnsupportedBody(GenonautError):
     """The body's media type, or its encoding, is not one that the route takes."""
 
@@ -174,6 +180,12 @@ class ContentNotFound(NotFound):
     code = "content_not_found"
 
 
+class UploadNotFound(NotFound):
+    """No such upload, or not one of the caller's."""
+
+    code = "upload_not_found"
+
+
 class ThumbnailDue(NotFound):
     """The thumbnail is being made, and the output itself is nothing that a browser could show meanwhile."""
 
@@ -202,6 +214,12 @@ class JobNotFinished(GenonautError):
     """Only a finished job can be deleted."""
 
     code = "job_not_finished"
+
+
+class UploadInUse(GenonautError):
+    """A waiting or running job needs the upload."""
+
+    code = "upload_in_use"
 
 
 class JobNotRetryable(GenonautError):

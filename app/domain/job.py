@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,6 +134,7 @@ class Asked:
     checkpoint_model: str | None
     lora_models: list[dict[str, Any]]
     width: int
+    """Pixels; 0, as the height, for the size of a picture that is still to be fetched from a URL."""
     height: int
     batch_size: int
     sampler_params: dict[str, Any]
@@ -145,6 +146,13 @@ class Asked:
     metadata: dict[str, str]
     params: dict[str, Any]
     warnings: list[str]
+    image: dict[str, Any] | None = None
+    """Input reference (`app.domain.uploads`) to the picture to start from, of a job without a graph."""
+    mask: dict[str, Any] | None = None
+    """Input reference to the picture whose white parts are painted anew."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """`"<node>.<input>"` → input reference, of a job with a graph."""
+    upscale_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +162,12 @@ class NewJob(Asked):
     workflow: dict[str, Any] | None
     extra_pnginfo: str | None = None
     """JSON, as PostgreSQL stores it. Only ComfyUI's nodes read it; parsed, it would take much memory."""
+    upload_ids: tuple[str, ...] = ()
+    """The uploads that it needs."""
+
+
+ASKED_AGAIN: Final = tuple(name for name in NewJob.__dataclass_fields__ if name != "upload_ids")
+"""The fields of `NewJob` that a job keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

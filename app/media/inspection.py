@@ -76,7 +76,7 @@ def inspect(file: BinaryIO, filename: str) -> Media:
         raise OutputInvalid(f"The output {shown} is damaged: {error}.") from error
     if form is not None and form.content_type in FORMS:
         return _picture(file, form, shown)
-    form = form or _guessed(file)
+    form = form or guessed_form(file)
     if form is not None:
         return Media(form.kind, form.content_type, form.extension, form.width, form.height, duration_s=form.duration_s)
     safe = ending if ending.isascii() and ending.isalnum() and len(ending) <= 16 else "bin"
@@ -102,7 +102,7 @@ def _picture(file: BinaryIO, form: Form, shown: str) -> Media:
     return Media("image", form.content_type, form.extension, form.width, form.height, due, warning)
 
 
-def _guessed(file: BinaryIO) -> Form | None:
+def guessed_form(file: BinaryIO) -> Form | None:
     """Return the type of a video or audio file in `_GUESSED`, by its first bytes; None for others."""
     file.seek(0)
     guessed = filetype.guess(file.read(_HEAD_BYTES))

@@ -170,6 +170,15 @@ class FileStore:
                 raise _failed(error) from error
             raise
 
+    async def read(self, path: str) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a file; raises `FileNotFoundError`."""
+        file = await asyncio.to_thread(open, self._inside(path), "rb")
+        try:
+            while chunk := await asyncio.to_thread(file.read, HELD_BYTES):
+                yield chunk
+        finally:
+            file.close()
+
     def write_now(self, files: Mapping[str, bytes]) -> None:
         """Store small files of one folder, in a thread of the caller's: all of them or none. Raises `StorageFailed`."""
         targets = {self._inside(path): data for path, data in files.items()}
@@ -363,6 +372,11 @@ def output_path(created_at: datetime, job_id: int, attempt: int, index: int, ext
     return f"{created_at:%Y/%m/%d}/{job_id}/{attempt}_{index}.{extension}"
 
 
+def upload_path(created_at: datetime, upload_id: str, extension: str) -> str:
+    """Return where an upload is kept: `{yyyy}/{mm}/{dd}/uploads/{upload_id}.{ext}`."""
+    return f"{created_at:%Y/%m/%d}/uploads/{upload_id}.{extension}"
+
+
 def thumbnail_path(path: str) -> str:
     """Return where the thumbnail of an output is kept: beside it."""
     return f"{path.removesuffix(PurePosixPath(path).suffix)}{THUMBNAIL}"
@@ -381,4 +395,4 @@ def _require_room(size: int, max_bytes: int) -> None:
 
 
 def _failed(error: OSError) -> StorageFailed:
-    return StorageFailed(f"An output could not be stored: {error.strerror or error}.")
+    return StorageFailed(f"The file could not be stored: {error.strerror or error}.")

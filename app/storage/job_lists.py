@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Select, bindparam, func, select, text, tuple_
 
-from app.domain.errors import Fault, InvalidRequest
 from app.domain.job import JobStatus, Standing
+from app.storage.cursors import read_cursor, write_cursor
 from app.storage.database import driver_of
 from app.storage.schema import AttemptRow, JobRow
 from app.storage.whole_jobs import JobView, fitting, read_whole_jobs
@@ -136,7 +134,7 @@ class JobLists:
         """Return up to `limit` jobs after the cursor, or after skipping; raises `InvalidRequest` for a bad cursor."""
         whole = _places(chosen, sort)
         if cursor is not None:
-            whole = _after(whole, sort, *_read_cursor(cursor, sort))
+            whole = _after(whole, sort, *read_cursor(cursor, sort, int))
         wanted = _searched(whole, sort, chosen, self._searched) if chosen.searching else whole
         async with self._database.snapshot() as session:
             if chosen != JobFilter():
@@ -148,7 +146,7 @@ class JobLists:
             following: str | None = None
             if len(places) > shown:
                 last = places[shown - 1]
-                following = _write_cursor(sort, last.at, last.id)
+                following = write_cursor(sort, last.at, last.id)
             elif chosen.searching:
                 following = await _search_on(session, whole, sort, self._searched)
             total, exact = await count_matching(session, chosen, self._counted)
@@ -164,7 +162,7 @@ class JobLists:
         As for a list they are counted up to a bound, and a search looks at so many jobs at a time, up to a bound too:
         the cursor leads on from there. Raises `InvalidRequest` for a bad one.
         """
-        place, job_ids, following = (_read_cursor(cursor, _OLDEST) if cursor else None), list[int](), None
+        place, job_ids, following = (read_cursor(cursor, _OLDEST, int) if cursor else None), list[int](), None
         async with self._database.snapshot() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
             total, exact = await count_matching(session, chosen, self._counted)
@@ -176,12 +174,12 @@ class JobLists:
                 places = (await session.execute(wanted.limit(room + 1))).all()
                 job_ids += [each.id for each in places[:room]]
                 if len(places) > room:
-                    following = _write_cursor(_OLDEST, places[room - 1].at, places[room - 1].id)
+                    following = write_cursor(_OLDEST, places[room - 1].at, places[room - 1].id)
                     break
                 following = await _search_on(session, rest, _OLDEST, self._searched) if chosen.searching else None
                 if following is None or len(job_ids) == limit:
                     break
-                place = _read_cursor(following, _OLDEST)
+                place = read_cursor(following, _OLDEST, int)
         return Matching(job_ids, max(total, len(job_ids)), exact, following)
 
     async def counts(self, chosen: JobFilter) -> dict[JobStatus, Count]:
@@ -248,7 +246,7 @@ class JobLists:
 
     def cursor_at(self, sort: Sort, job: Standing) -> str:
         """Return the cursor that leads on from this job; with the opposite sort it leads back."""
-        return _write_cursor(sort, getattr(job, sort.lstrip("-")), job.job_id)
+        return write_cursor(sort, getattr(job, sort.lstrip("-")), job.job_id)
 
 
 def opposite(sort: Sort) -> Sort:
@@ -351,7 +349,7 @@ async def _search_on(session: AsyncSession, whole: Select[Any], sort: Sort, amon
     """Return the cursor that leads on from where the search ended; None when it has reached the list's end."""
     match (await session.execute(whole.offset(among - 1).limit(2))).all():
         case [(job_id, at), _]:
-            return _write_cursor(sort, at, job_id)
+            return write_cursor(sort, at, job_id)
     return None
 
 
@@ -361,23 +359,3 @@ async def count_matching(session: AsyncSession, chosen: JobFilter, among: int) -
     counted = select(func.count(), _found(chosen, looked_at.c)).select_from(looked_at)
     seen, matching = (await session.execute(counted)).one()
     return min(matching, among), seen <= among
-
-
-def _write_cursor(sort: Sort, at: datetime, job_id: int) -> str:
-    return base64.urlsafe_b64encode(json.dumps([sort, at.isoformat(), job_id]).encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str, sort: Sort) -> tuple[datetime, int]:
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        written_for, value, job_id = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
-        # Of a time without a zone, or none in UTC, the driver would make an error of its own.
-        at = datetime.fromisoformat(value).astimezone(UTC)
-        fits = written_for == sort and 0 <= int(job_id) < 2**63
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        fits = False
-    if not fits:
-        detail = "Take next_cursor of the page before, with the same sort, or leave the cursor out."
-        fault = Fault("cursor", "invalid_cursor", detail)
-        raise InvalidRequest("The cursor is none that this service gave out.", [fault])
-    return at, int(job_id)

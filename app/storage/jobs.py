@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
 from sqlalchemy import Text, cast, delete, select
 from sqlalchemy.dialects import postgresql
 
-from app.domain.errors import InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
-from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
+from app.domain.errors import InvalidRequest, InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
+from app.domain.job import ASKED_AGAIN, FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
 from app.runtime.json_text import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.columns import STANDING, standing_of
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 class JobStore:
     """Jobs in PostgreSQL. Methods raise `DatabaseUnavailable` while it is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keep_uploads: timedelta = timedelta(days=7)) -> None:
         self._database = database
+        self._keep_uploads = keep_uploads
         # One at a time: a bulk retry of a thousand jobs would otherwise hold a thousand graphs in memory.
         self._reseeding = asyncio.Semaphore(1)
 
@@ -50,14 +53,14 @@ class JobStore:
         async with self._database.transaction() as session:
             if not await idempotency.reserve(session, once):
                 return None
-            (accepted,) = await _insert(await driver_of(session), [job])
+            (accepted,) = await _insert(await driver_of(session), [job], self._keep_uploads)
             await idempotency.keep(session, once, accepted)
             return accepted
 
     async def create_all(self, jobs: Sequence[NewJob]) -> list[Job]:
         """Accept several jobs in one statement: all of them, or none."""
         async with self._database.driver() as connection:
-            return await _insert(connection, jobs)
+            return await _insert(connection, jobs, self._keep_uploads)
 
     async def withdraw_unaccepted(self, job_ids: Sequence[int]) -> set[int]:
         """Take back rows that could not be enqueued; without those that a worker or a client has touched since."""
@@ -178,9 +181,16 @@ _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in 
 _NAMES: Final = ", ".join(column.name for column in _GIVEN)
 _TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
 _SUBMITTED: Final = event_row(JobEvent.SUBMITTED, "user_id", seq="1", phase=f"'{Phase.QUEUED}'", source="accepted")
-_INSERT: Final = f"""
+
+
+def _insert_statement(typed: str, more: str = "") -> str:
+    """Return the statement that inserts jobs: one round trip, however many. `more` are further CTEs.
+
+    Ids are given in the order of the rows: the sort comes first.
+    """
+    return f"""
     WITH asked AS (
-        SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({_TYPED})) WITH ORDINALITY
+        SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({typed})) WITH ORDINALITY
     ), accepted AS (
         INSERT INTO generation_jobs
             ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,
@@ -191,9 +201,22 @@ _INSERT: Final = f"""
         RETURNING id, attempt, user_id, available_at, created_at, updated_at
     ), logged AS (
         {event_rows(_SUBMITTED)}
-    )
+    ){more}
     SELECT id, available_at, created_at, updated_at FROM accepted ORDER BY id"""  # noqa: S608  # names of our own
-"""One statement and one round trip, however many jobs. Ids are given in the order of the rows: the sort comes first."""
+
+
+_INSERT: Final = _insert_statement(_TYPED)
+_INSERT_WITH_UPLOADS: Final = _insert_statement(
+    f"{_TYPED}, upload_ids text[]",
+    """, needed AS (
+        INSERT INTO job_uploads (job_id, upload_id)
+        SELECT numbered.id, needed FROM (SELECT id, row_number() OVER (ORDER BY id) AS ordinality FROM accepted)
+            AS numbered JOIN asked USING (ordinality), unnest(asked.upload_ids) AS needed
+    ), renewed AS (
+        UPDATE uploads SET expires_at = GREATEST(expires_at, now() + $2::interval)
+        WHERE id IN (SELECT unnest(upload_ids) FROM asked)
+    )""",
+)
 
 
 def _asked_of(event: JobEvent, *, where: str, job: str, data: str) -> Statement:
@@ -228,12 +251,18 @@ def _written(job: NewJob) -> dict[str, Any]:
     return given
 
 
-async def _insert(connection: Any, jobs: Sequence[NewJob]) -> list[Job]:
+async def _insert(connection: Any, jobs: Sequence[NewJob], keep_uploads: timedelta) -> list[Job]:
     asked = dumps([_written(job) for job in jobs])
-    rows = await connection.fetch(_INSERT, asked)
+    if any(job.upload_ids for job in jobs):
+        try:
+            rows = await connection.fetch(_INSERT_WITH_UPLOADS, asked, keep_uploads)
+        except asyncpg.ForeignKeyViolationError as error:
+            raise InvalidRequest("An upload that the job needs was deleted in this moment.") from error
+    else:
+        rows = await connection.fetch(_INSERT, asked)
     return [
         Job(
-            **{name: getattr(job, name) for name in NewJob.__dataclass_fields__},
+            **{name: getattr(job, name) for name in ASKED_AGAIN},
             has_workflow=job.workflow is not None,
             has_extra_pnginfo=job.extra_pnginfo is not None,
             job_id=row["id"],

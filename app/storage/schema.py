@@ -74,6 +74,11 @@ class JobRow(Base):
     width: Mapped[int] = mapped_column(Integer)
     height: Mapped[int] = mapped_column(Integer)
     batch_size: Mapped[int] = mapped_column(SmallInteger)
+    # Input references, app/domain/uploads.py: what clients sent, with the upload that holds it.
+    image: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    mask: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    inputs: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    upscale_model: Mapped[str | None] = mapped_column(String(255))
     # The seed reaches 2**64 - 1, too large for a bigint; JSONB keeps it digit for digit.
     sampler_params: Mapped[dict[str, Any]]
     # Never with the row: app/storage/columns.py says who reads it. JSON keeps the order of nodes and inputs, which
@@ -264,6 +269,45 @@ class OutputRow(Base):
         Index("ix_outputs_path", "path"),
         Index("ix_outputs_thumbnail_path", "thumbnail_path"),
     )
+
+
+class UploadRow(Base):
+    """A file that a client handed over for its graphs. The same bytes of the same owner stand once."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(255))
+    sha256: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    content_type: Mapped[str] = mapped_column(String(128))
+    extension: Mapped[str] = mapped_column(String(16))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int | None] = mapped_column(Integer)
+    height: Mapped[int | None] = mapped_column(Integer)
+    duration_s: Mapped[float | None] = mapped_column(Double)
+    path: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # From when it may be deleted, unless a waiting or running job needs it.
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        UniqueConstraint("user_id", "sha256"),
+        Index("ix_uploads_user_id_created_at_id", "user_id", "created_at", "id"),
+        Index("ix_uploads_expires_at", "expires_at"),
+        Index("ix_uploads_path", "path"),
+    )
+
+
+class JobUploadRow(Base):
+    """That a job's graph refers to an upload. An ended job keeps no upload from being deleted."""
+
+    __tablename__ = "job_uploads"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("generation_jobs.id", ondelete="CASCADE"), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
+
+    __table_args__ = (Index("ix_job_uploads_upload_id", "upload_id", "job_id"),)
 
 
 class IdempotencyRow(Base):

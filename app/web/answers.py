@@ -14,6 +14,7 @@ from app.domain.message import timestamp
 
 if TYPE_CHECKING:
     from app.domain.message import Snapshot
+    from app.domain.uploads import Upload
     from app.runtime.json_text import Written
     from app.storage.job_views import Event
     from app.storage.whole_jobs import JobView
@@ -81,6 +82,24 @@ def output_answer(content_id: int, output: Output) -> dict[str, Any]:
         "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path or output.thumbnail_due else None,
         "preview": output.preview,
         "source": {name: output.source.get(name) for name in _SOURCE} if output.source is not None else None,
+    }
+
+
+def upload_answer(upload: Upload) -> dict[str, Any]:
+    """Return an upload with the address of its bytes."""
+    return {
+        "upload_id": upload.upload_id,
+        "user_id": upload.user_id,
+        "sha256": upload.sha256,
+        "kind": upload.kind,
+        "content_type": upload.content_type,
+        "size_bytes": upload.size_bytes,
+        "width": upload.width,
+        "height": upload.height,
+        "duration_seconds": upload.duration_s,
+        "created_at": timestamp(upload.created_at),
+        "expires_at": timestamp(upload.expires_at),
+        "url": f"/api/v1/uploads/{upload.upload_id}/data",
     }
 
 

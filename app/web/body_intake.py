@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from aiohttp import web
 
@@ -14,6 +14,8 @@ from app.runtime.side_thread import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+_T = TypeVar("_T")
 
 HELD: Final = 4
 """Maximum number of bodies of the largest size that are held at once. Smaller ones count by their size, small ones
@@ -125,9 +127,29 @@ class Inflater:
         return zlib.decompressobj(zlib.MAX_WBITS if compressed[0] & 0xF == 8 else -zlib.MAX_WBITS)
 
 
+class Patience:
+    """For how long a body is waited for: `patience_s`, plus the time that what came would take at `BYTES_A_SECOND`."""
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self._until = asyncio.get_running_loop().time() + patience_s
+        self._received = 0
+
+    async def wait_for(self, coming: Awaitable[_T]) -> _T:
+        """Return what comes; raises `BodyTooSlow`."""
+        try:
+            async with asyncio.timeout_at(self._until + self._received / BYTES_A_SECOND):
+                return await coming
+        except TimeoutError as error:
+            raise BodyTooSlow(f"Of the body {self._received} bytes have come, too slowly.") from error
+
+    def count(self, size: int) -> None:
+        """Note that so many bytes have come."""
+        self._received += size
+
+
 async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[bytes]:
     """Yield the body as it comes, inflated."""
-    until, received = asyncio.get_running_loop().time() + patience_s, 0
+    patience = Patience(patience_s)
     inflater = _inflater(request)
     try:
         while True:
@@ -135,11 +157,10 @@ async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[byte
                 # It is all there, as small ones are from the beginning.
                 compressed = request.content.read_nowait()
             else:
-                async with asyncio.timeout_at(until + received / BYTES_A_SECOND):
-                    compressed = await request.content.readany()
+                compressed = await patience.wait_for(request.content.readany())
             if not compressed:
                 break
-            received += len(compressed)
+            patience.count(len(compressed))
             if inflater is None:
                 yield compressed
                 continue
@@ -149,8 +170,6 @@ async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[byte
                 await asyncio.sleep(0)
         if inflater is not None and not inflater.complete:
             raise MalformedJson(_BROKEN)
-    except TimeoutError as error:
-        raise BodyTooSlow(f"Of the body {received} bytes have come, too slowly.") from error
     except (web.RequestPayloadError, ConnectionError, zlib.error) as error:
         raise MalformedJson(_BROKEN) from error
 

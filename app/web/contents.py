@@ -49,8 +49,7 @@ async def get_content(request: web.Request) -> web.Response:
 async def get_output(request: web.Request) -> web.StreamResponse:
     """Send an output's bytes, or the range asked for."""
     output = await _output(request, number_of(request, "index"))
-    shown = _HARMLESS.fullmatch(output.content_type) is not None
-    return _file(request, output.path, output.content_type, inline=shown, name=_called(output))
+    return file_response(request, output.path, output.content_type, name=_called(output))
 
 
 @routes.get(ONE + r"/outputs/{index:\d+}/thumbnail")
@@ -109,6 +108,12 @@ def _disposition(name: str, *, inline: bool) -> str:
     ascii_name = re.sub(r'[^ -~]|["\\%]', "_", name)
     told = f'{how}; filename="{ascii_name}"'
     return told if ascii_name == name else f"{told}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def file_response(request: web.Request, path: str, content_type: str, *, name: str | None = None) -> web.StreamResponse:
+    """Send a file of the store: shown by browsers only if its type is harmless, and never under our own rights."""
+    shown = _HARMLESS.fullmatch(content_type) is not None
+    return _file(request, path, content_type, inline=shown, name=name)
 
 
 def _file(

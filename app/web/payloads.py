@@ -13,6 +13,7 @@ from pydantic import (
 
 from app.domain.job import JobStatus, Phase
 from app.domain.message import timestamp
+from app.domain.uploads import UploadKind
 
 Time = Annotated[datetime, PlainSerializer(timestamp, return_type=str, when_used="json")]
 
@@ -226,6 +227,32 @@ class BackendStateAnswer(BaseModel):
     """The worker that drives it says so."""
     changed_at: Time
     changed_by: str
+
+
+class UploadAnswer(BaseModel):
+    """A file that a client handed over."""
+
+    upload_id: str
+    user_id: str
+    sha256: str
+    kind: UploadKind
+    content_type: str
+    size_bytes: int
+    width: int | None
+    height: int | None
+    duration_seconds: float | None
+    created_at: Time
+    expires_at: Time = Field(
+        description="From when it may be deleted, unless a job that waits or runs needs it. Each use puts this off."
+    )
+    url: str
+
+
+class UploadListAnswer(BaseModel):
+    """A page of the list of uploads."""
+
+    items: list[UploadAnswer]
+    next_cursor: str | None = Field(description="Leads to the uploads that follow; null at the end of the list.")
 
 
 class ContentAnswer(BaseModel):

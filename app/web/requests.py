@@ -270,6 +270,21 @@ class HistoryQuery(BaseModel):
     after: int = Field(0, ge=0, lt=2**31, description="The number, or `seq`, after which to go on: `next_after`.")
 
 
+class OwnerQuery(BaseModel):
+    """The query of requests about uploads."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    user_id: str | None = Field(None, min_length=1, max_length=255, description="The owner of the upload.")
+
+
+class UploadListQuery(OwnerQuery):
+    """The query of the list of uploads."""
+
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = Field(None, max_length=1000)
+
+
 class BulkFilter(RequestModel):
     """Which jobs a bulk action is for; filters combine. One that every job fits is refused: see `all`."""
 

@@ -12,20 +12,9 @@ from PIL import Image
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app.domain.failure_policy import Backoff
-from app.messaging.channels import Names
-from app.messaging.events import Events
-from app.messaging.queue import JobQueue
-from app.messaging.redis_connection import close, make_redis
-from app.messaging.registry import Registry
 from app.storage.database import Database, make_engine
-from app.storage.files import FileStore
-from app.storage.job_views import JobViews
-from app.storage.jobs import JobStore
-from app.storage.keys import KeyStore
 from tests.chaos.evidence import Violation
-from worker.attempts.attempt_metrics import AttemptMetrics
-from worker.upkeep.reconciler import Reconciler
+from tests.sweeping import sweeper_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,27 +71,11 @@ async def _keys(fleet: Fleet) -> list[str]:
 
 async def sweep(settings: Settings) -> str:
     """Let the service itself delete orphaned files, as its clockwork does every hour."""
-    database, redis = Database(make_engine(settings)), make_redis(settings, patient=False)
-    names = Names(settings.redis_namespace)
-    reconciler = Reconciler(
-        database,
-        JobStore(database),
-        JobViews(database),
-        JobQueue(redis, names),
-        Events(redis, names),
-        Registry(redis, names, settings.stale_seconds),
-        FileStore(settings.storage_path),
-        KeyStore(database),
-        backoff=Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
-        metrics=AttemptMetrics(),
-        lease_s=settings.lease_seconds,
-        orphan_s=settings.orphan_seconds,
-    )
+    database = Database(make_engine(settings))
     try:
         await asyncio.sleep(settings.orphan_seconds + 0.5)
-        return await reconciler.sweep()
+        return await sweeper_of(database, settings).sweep()
     finally:
-        await close(redis)
         await database.close()
 
 

@@ -21,7 +21,6 @@ from app.runtime.json_text import loads
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_lists import JobFilter
 from app.storage.job_views import JobViews
-from app.storage.keys import KeyStore
 from harness import GUARD_S
 from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.upkeep.reconciler import Reconciler
@@ -196,8 +195,8 @@ async def test_the_reconciler_sees_to_lost_turns_and_lost_backends_without_a_gra
     app = client.app
     queue = app[keys.QUEUE]
     reconciler = Reconciler(
-        app[keys.DATABASE], store, app[keys.VIEWS], queue, app[keys.EVENTS], app[keys.REGISTRY], app[keys.FILES],
-        KeyStore(app[keys.DATABASE]), backoff=Backoff(0.05, 1), metrics=AttemptMetrics(), lease_s=10, orphan_s=60,
+        app[keys.DATABASE], store, app[keys.VIEWS], queue, app[keys.EVENTS], app[keys.REGISTRY],
+        backoff=Backoff(0.05, 1), metrics=AttemptMetrics(), lease_s=10,
     )  # fmt: skip
     with Counted(proxy[0]) as counted:
         said = await reconciler.run()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
-from samples import new_job, output
+from samples import new_job
 from sqlalchemy import func, insert, select, text, true
 
 from app.domain.errors import DatabaseUnavailable, QueueUnavailable
@@ -24,9 +22,7 @@ from app.metrics import JOBS_FINISHED
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
-from app.storage.idempotency import Once
 from app.storage.job_views import SOON, JobViews
-from app.storage.keys import KeyStore
 from app.storage.schema import JobRow
 from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.upkeep import reconciler as reconciler_module
@@ -68,12 +64,9 @@ def reconciler_of(
         JobQueue(redis, names),
         Events(redis, names),
         Registry(redis, names, stale_s=30),
-        files,
-        KeyStore(database),
         backoff=BACKOFF,
         metrics=metrics or AttemptMetrics(),
         lease_s=LEASE_S,
-        orphan_s=60,
     )
 
 
@@ -232,41 +225,6 @@ async def test_what_somebody_can_still_take_over_is_left(
     before = await store.get(claim.job_id)
     assert await reconciler.run() == "nothing to do"
     assert await store.get(claim.job_id) == before
-
-
-# Orphans.
-
-
-async def test_files_of_no_job_are_deleted_and_those_of_jobs_and_new_ones_are_kept(
-    store: AttemptStore, database: Database, files: FileStore, reconciler: Reconciler
-) -> None:
-    assert await store.create(new_job()) is not None
-    job = await store.claim("w", "b", "p", 60)
-    assert job is not None
-    claim = Claim(job.job_id, 1, "w")
-    await store.saving(claim)
-    kept = output()
-    await store.complete(claim, [kept])
-    orphan, fresh = "2026/11/23/99/1_0.png", "2026/11/23/99/1_1.png"
-    for path in (kept.path, kept.thumbnail_path or "", orphan, fresh):
-        await files.write(path, b"x")
-    ago = time.time() - 120
-    for path in (kept.path, kept.thumbnail_path or "", orphan):
-        os.utime(files.absolute(path), (ago, ago))
-    assert await reconciler.sweep() == "deleted 1 orphaned files, 0 old idempotency keys and 0 ended sessions"
-    there = {path: files.absolute(path).exists() for path in (kept.path, kept.thumbnail_path or "", orphan, fresh)}
-    assert there == {kept.path: True, kept.thumbnail_path: True, orphan: False, fresh: True}
-
-
-async def test_idempotency_keys_are_forgotten_after_their_day(
-    store: AttemptStore, database: Database, reconciler: Reconciler
-) -> None:
-    for key in ("old", "new"):
-        assert await store.create(new_job(), Once("someone", key, "f", lambda job: f"job {job.job_id}")) is not None
-    await sql(database, "UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'")
-    assert await reconciler.sweep() == "deleted 0 orphaned files, 1 old idempotency keys and 0 ended sessions"
-    assert await store.replay(Once("someone", "old", "f", str)) is None
-    assert await store.replay(Once("someone", "new", "f", str)) is not None
 
 
 # Outages.

@@ -14,6 +14,7 @@ from integration.tcp_proxy import TcpProxy
 from pydantic import SecretStr
 from samples import running_for
 from sqlalchemy import func, select, text, update
+from sweeping import sweeper_of
 
 from app.domain.failure_policy import Backoff
 from app.messaging.channels import Names
@@ -22,9 +23,7 @@ from app.messaging.queue import JobQueue
 from app.messaging.redis_connection import close, make_redis
 from app.messaging.registry import Registry
 from app.storage.attempts import AttemptStore
-from app.storage.files import FileStore
 from app.storage.job_views import JobViews
-from app.storage.keys import KeyStore
 from app.storage.schema import EventRow, JobRow
 from harness import eventually
 from worker.attempts.attempt_metrics import AttemptMetrics
@@ -53,12 +52,9 @@ async def reconciler(settings: Settings, database: Database) -> AsyncIterator[Re
         JobQueue(redis, names),
         Events(redis, names),
         Registry(redis, names, settings.stale_seconds),
-        FileStore(settings.storage_path),
-        KeyStore(database),
         backoff=Backoff(0.05, 1),
         metrics=AttemptMetrics(),
         lease_s=settings.lease_seconds,
-        orphan_s=settings.orphan_seconds,
     )
     await close(redis)
 
@@ -195,7 +191,7 @@ async def test_a_prompt_that_nobody_waits_for_is_stopped(service: Service, datab
 
 
 async def test_orphaned_files_are_swept_and_others_kept(
-    service: Service, settings: Settings, reconciler: Reconciler
+    service: Service, settings: Settings, database: Database
 ) -> None:
     job = await service.run()
     await service.worker.thumbnails.done()
@@ -208,16 +204,16 @@ async def test_orphaned_files_are_swept_and_others_kept(
     kept = {path for path in root.rglob("*") if path.is_file()} - {orphan, broken_off}
     for path in (*kept, orphan, broken_off):
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - settings.orphan_seconds - 60))
-    assert "deleted 1 orphaned files" in await reconciler.sweep()
+    assert "deleted 1 orphaned files" in await sweeper_of(database, settings).sweep()
     assert {path for path in root.rglob("*") if path.is_file()} == kept
     assert (await service.client.get(job["outputs"][0]["url"])).status == 200
 
 
-async def test_a_young_file_is_no_orphan(service: Service, settings: Settings, reconciler: Reconciler) -> None:
+async def test_a_young_file_is_no_orphan(service: Service, settings: Settings, database: Database) -> None:
     job = await service.run()
     young = (settings.storage_path / job["output_paths"][0]).with_name("9_9.png")
     young.write_bytes(b"its job is about to be completed")
-    assert "deleted 0 orphaned files" in await reconciler.sweep()
+    assert "deleted 0 orphaned files" in await sweeper_of(database, settings).sweep()
     assert young.exists()
 
 

@@ -51,7 +51,7 @@ async def reconcile(ctx: dict[str, Any]) -> str:
 
 async def sweep(ctx: dict[str, Any]) -> str:
     """Delete expired data and unused files."""
-    return await run_and_note(ctx, "sweep", _schedule(ctx, "sweep"), ctx["reconciler"].sweep)
+    return await run_and_note(ctx, "sweep", _schedule(ctx, "sweep"), ctx["sweeper"].sweep)
 
 
 async def record_statistics(ctx: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The reconciler: finds what fell between PostgreSQL, Redis, backends and the store, and puts it right."""
+"""The reconciler: finds what fell between PostgreSQL, Redis and backends, and puts it right."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from app.messaging.registry import Registry
     from app.storage.attempts import AttemptStore
     from app.storage.database import Database
-    from app.storage.files import FileStore
     from app.storage.job_views import JobViews
-    from app.storage.keys import KeyStore
     from worker.attempts.attempt_metrics import AttemptMetrics
     from worker.outputs.thumbnails import Thumbnails
 
@@ -35,7 +33,6 @@ BATCH: Final = 1000
 ACTOR: Final = "reconciler"
 ABANDONED_LEASES: Final = 4
 """Number of leases after which a running job that no worker took over has lost its backend: its driver would have."""
-SWEEP_WINDOW_S: Final = 48 * 3600.0
 TURNS_LOCK: Final = 7265837416
 
 
@@ -50,14 +47,11 @@ class Reconciler:
         queue: JobQueue,
         events: Events,
         registry: Registry,
-        files: FileStore,
-        keys: KeyStore,
         thumbnails: Thumbnails | None = None,
         *,
         backoff: Backoff,
         metrics: AttemptMetrics,
         lease_s: float,
-        orphan_s: float,
     ) -> None:
         self._database = database
         self._store = store
@@ -65,13 +59,10 @@ class Reconciler:
         self._queue = queue
         self._events = events
         self._registry = registry
-        self._files = files
-        self._keys = keys
         self._thumbnails = thumbnails
         self._backoff = backoff
         self._metrics = metrics
         self._lease_s = lease_s
-        self._orphan_s = orphan_s
 
     async def run(self) -> str:
         """Put right what is wrong with jobs, and say what was done.
@@ -94,19 +85,6 @@ class Reconciler:
             await self._store.note_turn_renewed(job_id, ACTOR)
         done += [f"enqueued {len(renewed)} waiting jobs again"] if renewed else []
         return ", ".join(done) or "nothing to do"
-
-    async def sweep(self) -> str:
-        """Delete files that belong to no job, and idempotency keys and sessions that have had their day."""
-        old = await self._files.old_files(self._orphan_s, SWEEP_WINDOW_S)
-        orphans: list[str] = []
-        for start in range(0, len(old), BATCH):
-            paths = old[start : start + BATCH]
-            known = await self._views.known_paths(paths)
-            orphans += [path for path in paths if path not in known]
-        await self._files.delete(orphans)
-        keys = await self._store.prune_keys()
-        sessions = await self._keys.prune()
-        return f"deleted {len(orphans)} orphaned files, {keys} old idempotency keys and {sessions} ended sessions"
 
     async def _enqueue_lost(self, session: AsyncSession) -> list[int]:
         """Give waiting jobs a turn that have none: Redis was emptied, or away when they were accepted."""
