@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 
     from app.domain.replacements import Replacement
 
-_UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "animated_image_upload", "remote")
-"""Marks of inputs whose choices change while the server runs."""
+_UPLOADS: Final = {
+    "image_upload": "image",
+    "animated_image_upload": "image",
+    "video_upload": "video",
+    "audio_upload": "audio",
+    "file_upload": "file",
+    "remote": "remote",
+}
+"""Marks of inputs whose choices change while the server runs → the kind of file that they take."""
 _CORE: Final = ("comfy_extras.", "comfy_api_nodes.")
 """Begin the modules of ComfyUI's own classes, besides `nodes`."""
 _NEWER: Final = "has_intermediate_output"
@@ -103,6 +110,7 @@ def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
     listed = isinstance(kind, list)
     choices = kind if listed else config.get("options", []) if kind == "COMBO" else None
     bounds = [config[key] for key in ("min", "max") if key in config]
+    folder = config.get("image_folder")
     return InputSpec(
         name=name,
         type="COMBO" if listed else kind if isinstance(kind, str) else "*",
@@ -114,7 +122,8 @@ def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
         drawn=bool(config.get("control_after_generate")),
         listed=listed,
         multiselect=bool(config.get("multiselect")),
-        uploads=any(config.get(mark) for mark in _UPLOADS),
+        uploads=next((file for mark, file in _UPLOADS.items() if config.get(mark)), ""),
+        folder=folder if isinstance(folder, str) else "",
         odd_bounds=any(not isinstance(bound, int | float) for bound in bounds),
         grows=_growing(name, kind, config, required=required),
     )

@@ -37,8 +37,11 @@ class InputSpec:
     listed: bool = False
     """Whether the choices stand in place of the type: the old form, which every ComfyUI checks."""
     multiselect: bool = False
-    uploads: bool = False
-    """Whether the choices change while the server runs, so that a list read earlier proves nothing."""
+    uploads: str = ""
+    """The kind of file that is uploaded for it: image, video, audio or file; remote where the choices come from another
+    server. Unless it is empty, the choices change while the server runs, and a list read earlier proves nothing."""
+    folder: str = ""
+    """ComfyUI's folder (input, output or temp) from which the choices are, where it says so: `image_folder`."""
     odd_bounds: bool = False
     """Whether a bound is no number, so that what a comparison with it does is not known."""
     grows: Growth | Options | Slot | None = None

@@ -51,6 +51,30 @@ def test_choices_are_read_in_the_old_form_and_the_new(spec: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "uploads", "folder"),
+    [
+        ({"image_upload": True}, "image", ""),
+        ({"animated_image_upload": True, "image_folder": "output"}, "image", "output"),
+        ({"video_upload": True, "image_folder": 5}, "video", ""),
+        ({"audio_upload": True}, "audio", ""),
+        ({"file_upload": True}, "file", ""),
+        ({"remote": {"route": "/internal/files/output"}}, "remote", ""),
+        ({"image_upload": False, "video_upload": True}, "video", ""),
+        ({"remote": {"route": "/x"}, "image_upload": True}, "image", ""),
+        ({"image_upload": False}, "", ""),
+        ({}, "", ""),
+    ],
+)
+@pytest.mark.parametrize("form", ["old", "new"])
+def test_an_input_says_which_kind_of_file_it_takes(
+    config: dict[str, Any], uploads: str, folder: str, form: str
+) -> None:
+    spec = [["a"], config] if form == "old" else ["COMBO", {"options": ["a"], **config}]
+    found = catalog(spec).nodes["X"].inputs["a"]
+    assert (found.uploads, found.folder) == (uploads, folder)
+
+
+@pytest.mark.parametrize(
     "spec",
     [
         [["a"], {"image_upload": True}],
