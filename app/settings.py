@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.domain.errors import GenonautError
+from app.domain.public_addresses import Network, parse_networks
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -94,6 +95,9 @@ class Settings(BaseSettings):
     """Maximum size of a frame from ComfyUI. A larger one closes the socket; its run is looked up instead."""
     max_output_bytes: int = Field(2 * 2**30, ge=1024)
     """Maximum size of an output that is kept."""
+
+    input_networks: str = ""
+    """Networks such as `10.0.0.0/8, fd00::/8` that URLs of a job may lead to, besides public addresses."""
 
     lease_seconds: float = Field(15, ge=0.5, le=3600)
     """Time after which another worker takes over from a silent one."""
@@ -182,6 +186,12 @@ class Settings(BaseSettings):
             raise ValueError("names the same server twice")
         return value
 
+    @field_validator("input_networks")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        parse_networks(value)
+        return value
+
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
@@ -201,6 +211,11 @@ class Settings(BaseSettings):
     def host_names(self) -> frozenset[str]:
         """The names besides this machine's own by which the server may be asked for, in lower case."""
         return frozenset(filter(None, (name.strip().lower() for name in self.allowed_hosts.split(","))))
+
+    @cached_property
+    def allowed_networks(self) -> tuple[Network, ...]:
+        """`INPUT_NETWORKS`: what URLs of a job may lead to besides public addresses."""
+        return parse_networks(self.input_networks)
 
     @property
     def data_path(self) -> Path:

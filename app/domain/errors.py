@@ -268,6 +268,42 @@ class SchemaNotAtHead(GenonautError):
     code = "schema_not_at_head"
 
 
+# What a URL of someone else's choice may run into.
+
+
+class UrlFailed(GenonautError):
+    """A URL that someone named is of no use. `url` is fit to be shown: without query, user and password."""
+
+    code = "url_failed"
+    may_help: ClassVar[bool] = False
+    """Whether the same URL may do later."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        """Make the message of the URL, already fit to be shown, and a reason without a full stop."""
+        super().__init__(f"{url} cannot be used: {reason}.")
+        self.url = url
+        self.reason = reason
+
+
+class UrlRefused(UrlFailed):
+    """We do not ask for it: it is no http URL, says what is not allowed, or leads to an address that is not public."""
+
+    code = "url_refused"
+
+
+class UrlUnusable(UrlFailed):
+    """What answers there is not to be had, too large, or no HTTP: so it is the next time."""
+
+    code = "url_unusable"
+
+
+class UrlAway(UrlFailed):
+    """Nothing answers there, it is too slow, breaks off, or says itself that it is in trouble."""
+
+    code = "url_away"
+    may_help = True
+
+
 # What may end an attempt (manual, failures.md: the class decides whether there is another one).
 
 
@@ -286,6 +322,8 @@ class ErrorClass(StrEnum):
     OUTPUT = "output"
     OLD_OUTPUT = "old_output"
     STORAGE = "storage"
+    INPUT = "input"
+    INPUT_AWAY = "input_away"
     BUG = "bug"
 
 
@@ -422,3 +460,21 @@ class StorageFailed(AttemptFailed):
 
     code = "storage_failed"
     error_class = ErrorClass.STORAGE
+
+
+class InputUnavailable(AttemptFailed):
+    """A file that the job names by its URL is not to be had, and will not be."""
+
+    code = "input_unavailable"
+    error_class = ErrorClass.INPUT
+
+    @staticmethod
+    def of(failure: UrlFailed) -> InputUnavailable:
+        """Return the error that ends an attempt because of a URL."""
+        return (InputAway if failure.may_help else InputUnavailable)(str(failure))
+
+
+class InputAway(InputUnavailable):
+    """A file that the job names by its URL is not to be had now."""
+
+    error_class = ErrorClass.INPUT_AWAY

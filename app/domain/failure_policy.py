@@ -83,6 +83,8 @@ RULES: Final[Mapping[ErrorClass, Rule]] = {
         where=Where.ANYWHERE, times=1, why="once the backend has forgotten its results the run makes a file of its own"
     ),
     ErrorClass.STORAGE: Rule(where=Where.ANYWHERE, why="there may be room by then"),
+    ErrorClass.INPUT: Rule(where=Where.NOWHERE, why="the URL is refused, or what it leads to is not to be had"),
+    ErrorClass.INPUT_AWAY: Rule(where=Where.ANYWHERE, why="no fault of the backend; the URL may do by then"),
     ErrorClass.BUG: Rule(where=Where.NOWHERE, why="ours; it would be met again"),
 }
 """One line a class: what decides, and what the manual's failures.md tells, come from it."""

@@ -51,7 +51,8 @@ def test_the_manual_prints_the_table() -> None:
 
 def test_every_class_has_a_rule_and_every_failure_a_class_of_its_own_code() -> None:
     assert list(RULES) == list(ErrorClass)
-    shared = {"invalid_workflow", "attempt_failed"}
+    # For the user a file that is away now and one that stays away are one thing; the message tells which.
+    shared = {"invalid_workflow", "attempt_failed", "input_unavailable"}
     for kind in kinds():
         alike = {each.error_class for each in kinds() if each.code == kind.code}
         assert kind.code in shared or len(alike) == 1, kind.code
@@ -78,6 +79,8 @@ FREE = Verdict(retry=True, elsewhere=True, counted=False)
         (ErrorClass.OUTPUT, NO, NO),
         (ErrorClass.OLD_OUTPUT, LATER, LATER),
         (ErrorClass.STORAGE, LATER, LATER),
+        (ErrorClass.INPUT, NO, NO),
+        (ErrorClass.INPUT_AWAY, LATER, LATER),
         (ErrorClass.BUG, NO, NO),
     ],
 )

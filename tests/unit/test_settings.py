@@ -37,7 +37,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with the code of the settings, and an env folder of this test's own."""
-    for name in ("app/__init__.py", "app/settings.py", "app/domain/__init__.py", "app/domain/errors.py"):
+    domain = ("app/domain/__init__.py", "app/domain/errors.py", "app/domain/public_addresses.py")
+    for name in ("app/__init__.py", "app/settings.py", *domain):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "env").mkdir()
@@ -120,6 +121,10 @@ WRONG: list[tuple[str, Any]] = [
     *(
         ("comfyui_urls", value)
         for value in (f"http://u:{SECRET}@h:x", f"ftp://u:{SECRET}@h", f"http://u:{SECRET}/@h:x")
+    ),
+    *(
+        ("input_networks", value)
+        for value in ("10.0.0.1/8", "host", "10.0.0.0/33", "*", "fe80::1%eth0", "10.0.0.0/8;fd00::/8")
     ),
     *(("lease_seconds", value) for value in (0, -1, "long", 3601)),
     *(("database_timeout_seconds", value) for value in (0, -1, 301)),
@@ -212,6 +217,14 @@ def test_backends_are_called_by_their_name_or_by_host_and_port() -> None:
         "c": "http://c/comfy",
     }
     assert load_settings("test", comfyui_urls="http://a,http://b").backends == {"a": "http://a", "b": "http://b"}
+
+
+def test_networks_are_read_and_a_wrong_one_is_named() -> None:
+    assert load_settings("test").allowed_networks == ()
+    settings = load_settings("test", input_networks=" 10.0.0.0/8, fd00::/8,192.168.1.5 ,")
+    assert [str(network) for network in settings.allowed_networks] == ["10.0.0.0/8", "fd00::/8", "192.168.1.5/32"]
+    with pytest.raises(WrongSettings, match=r"INPUT_NETWORKS: has '10\.1\.0\.0/8', .* 10\.0\.0\.0/8 is meant"):
+        load_settings("test", input_networks="127.0.0.0/8, 10.1.0.0/8")
 
 
 def test_folders_follow_data_dir(tmp_path: Path) -> None:
