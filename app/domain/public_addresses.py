@@ -69,7 +69,7 @@ _ISATAP: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})
 _UNSENDABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, line ends, and halves of characters, which have no UTF-8."""
 _URL: Final = re.compile(
-    # ASCII: else ſ counts as s.
+    # As ASCII: other letters count as an s too when case does not matter.
     r"(?P<scheme>https?)://(?P<authority>[^/?#\\]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?",
     re.I | re.A,
 )
@@ -166,7 +166,7 @@ def judged_url(text: str, networks: Sequence[Network] = ()) -> Target:
     if len(text) > MAX_URL_CHARS:
         raise UrlRefused(shown_url(text), f"it has more than {MAX_URL_CHARS} characters")
     if _UNSENDABLE.search(text):
-        raise UrlRefused(shown_url(text), "it has control characters")
+        raise UrlRefused(shown_url(text), "it has control characters, or bytes that are no text")
     if re.search(r"\s", text):
         raise UrlRefused(shown_url(text), "it has a space, which is written as %20")
     parts = _URL.match(text)
@@ -178,7 +178,7 @@ def judged_url(text: str, networks: Sequence[Network] = ()) -> Target:
     if path[:1] == "\\" or not (places := _AUTHORITY.fullmatch(authority)):
         raise UrlRefused(shown_url(text), "its host cannot be read")
     scheme = parts["scheme"].lower()
-    host = _judged_host(text, places["host"].lower(), networks)
+    host = _judged_host(text, places["host"], networks)
     port = _judged_port(text, places["port"], scheme)
     written = f"[{host}]" if ":" in host else host
     if port != _DEFAULT_PORTS[scheme]:
@@ -195,6 +195,7 @@ def _judged_host(text: str, host: str, networks: Sequence[Network]) -> str:
         raise UrlRefused(shown_url(text), "its host has letters beyond ASCII: write it as xn--…")
     if "%" in host:
         raise UrlRefused(shown_url(text), "its host has a %")
+    host = host.lower()
     address: Address | None = None
     try:
         if host.startswith("["):
