@@ -172,10 +172,10 @@ def judged_url(text: str, networks: Sequence[Network] = ()) -> Target:
     parts = _URL.match(text)
     if parts is None:
         raise UrlRefused(shown_url(text), "it does not begin with http:// or https://")
-    authority, path = parts["authority"], parts["path"]
-    if "@" in authority:
+    if "@" in parts["authority"]:
         raise UrlRefused(shown_url(text), "it has a user name or a password, which would be kept with the job")
-    if path[:1] == "\\" or not (places := _AUTHORITY.fullmatch(authority)):
+    places = _read(parts)
+    if places is None:
         raise UrlRefused(shown_url(text), "its host cannot be read")
     scheme = parts["scheme"].lower()
     host = _judged_host(text, places["host"], networks)
@@ -183,8 +183,13 @@ def judged_url(text: str, networks: Sequence[Network] = ()) -> Target:
     written = f"[{host}]" if ":" in host else host
     if port != _DEFAULT_PORTS[scheme]:
         written += f":{port}"
-    rest = quote((path or "/") + (parts["query"] or ""), safe="%/:?[]@!$&'()*+,;=~")
+    rest = quote((parts["path"] or "/") + (parts["query"] or ""), safe="%/:?[]@!$&'()*+,;=~")
     return Target(f"{scheme}://{written}{rest}", scheme, host, port)
+
+
+def _read(parts: re.Match[str]) -> re.Match[str] | None:
+    """Return host and port; None where readers of URLs differ about them, as about a backslash."""
+    return None if parts["path"].startswith("\\") else _AUTHORITY.fullmatch(parts["authority"])
 
 
 def _judged_host(text: str, host: str, networks: Sequence[Network]) -> str:
@@ -232,14 +237,14 @@ def shown_url(text: str, limit: int = SHOWN_CHARS) -> str:
     The text may be anything, also no URL at all.
     """
     parts = _URL.match(text)
-    if parts is not None and "@" not in parts["authority"] and _AUTHORITY.fullmatch(parts["authority"]):
+    if parts is not None and _read(parts) and "@" not in parts["authority"]:
         plain = f"{parts['scheme'].lower()}://{parts['authority']}{parts['path'] or '/'}"
         plain += "?…" if parts["query"] else ""
     else:
         # What is a password in it cannot be told: nothing before the last @ is shown.
         before, at, after = text.rpartition("@")
         end = re.split(r"[?#]", after, maxsplit=1)[0]
-        scheme = re.match(r"[a-z][a-z0-9+.-]{0,10}:/*", before, re.I) if at else None
+        scheme = re.match(r"[a-z][a-z0-9+.-]{0,10}:/+", before, re.I) if at else None
         plain = f"{scheme[0] if scheme else ''}…@{end}" if at else end
     plain = "".join(each if each.isprintable() else "�" for each in plain[: limit + 1])
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"

@@ -112,7 +112,7 @@ class GuardedHttp:
         which `failure` makes ours.
         """
         connector = TCPConnector(
-            resolver=_Resolver(self._lookup, self.networks),
+            resolver=Resolver(self._lookup, self.networks),
             use_dns_cache=False,
             socket_factory=self._socket,
             force_close=True,
@@ -269,6 +269,7 @@ class _Clock:
         self._trail = trail
         self._left_s = limits.total_s
         self._waited_s = 0.0
+        """Seconds that the body was waited for since its pace was looked at."""
         self._size = 0
 
     @contextlib.asynccontextmanager
@@ -284,17 +285,17 @@ class _Clock:
                 raise self._trail.error(UrlAway, f"{silent} within {silence_s:g} s") from error
             raise self._too_long() from error
         finally:
-            spent_s = time.monotonic() - began
-            self._left_s -= spent_s
-            self._waited_s += spent_s
+            self._left_s -= time.monotonic() - began
         # What comes before it is waited for ends no wait.
         if self._left_s <= 0:
             raise self._too_long()
 
     async def piece(self, response: ClientResponse) -> bytes:
         """Return the next piece of a body, empty at its end; raises `UrlAway` when it comes too late or too slowly."""
+        left_s = self._left_s
         async with self.waiting("nothing more came"):
             chunk = await response.content.read(CHUNK_BYTES)
+        self._waited_s += left_s - self._left_s
         self._size += len(chunk)
         if self._waited_s >= self._limits.silence_s:
             slowest = self._limits.slowest_bytes_s
@@ -307,7 +308,7 @@ class _Clock:
         return self._trail.error(UrlAway, f"it took longer than {self._limits.total_s:g} s")
 
 
-class _Resolver(AbstractResolver):
+class Resolver(AbstractResolver):
     """Looks a name up and leaves out the addresses that are not allowed."""
 
     def __init__(self, lookup: Lookup, networks: Sequence[Network]) -> None:
