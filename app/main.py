@@ -35,6 +35,7 @@ from app.services.eta import Eta
 from app.services.fleet_control import Fleet
 from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import OfferRefresh
+from app.services.references import References
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
@@ -187,6 +188,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         registry,
         fleet,
         seeds,
+        References(taking, upload_store, views, settings.allowed_networks),
         OfferRefresh(OfferQuestions(redis, names)),
         sideline,
         settings.default_checkpoint,

@@ -64,7 +64,24 @@ JOBS_FINISHED: Final = Family(
 DEVICE_ERRORS: Final = Family(
     "genonaut_backend_device_errors_total", "Attempts that met an error of the backend's device (CUDA …).", "backend"
 )
-FLEET: Final = (QUEUE_WAIT, PICK_UP, EXECUTION, SAVING, IDLE_GAP, TAKEOVERS, JOBS_FINISHED, DEVICE_ERRORS)
+INPUT_FILES: Final = Family(
+    "genonaut_input_files_total",
+    "Input files that runs needed, by how the backend came to have them: sent, found (asked for), or known.",
+    "how",
+)
+INPUT_BYTES: Final = Family("genonaut_input_bytes_total", "Bytes of input files sent to a backend.", "backend")
+FLEET: Final = (
+    QUEUE_WAIT,
+    PICK_UP,
+    EXECUTION,
+    SAVING,
+    IDLE_GAP,
+    TAKEOVERS,
+    JOBS_FINISHED,
+    DEVICE_ERRORS,
+    INPUT_FILES,
+    INPUT_BYTES,
+)
 FLEET_NOTE: Final = " Of the whole fleet: every server shows the same."
 
 

@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         """The names besides this machine's own by which the server may be asked for, in lower case."""
         return frozenset(filter(None, (name.strip().lower() for name in self.allowed_hosts.split(","))))
 
-    @cached_property
+    @property
     def allowed_networks(self) -> tuple[Network, ...]:
         """`INPUT_NETWORKS`: what URLs of a job may lead to besides public addresses."""
         return parse_networks(self.input_networks)

@@ -28,6 +28,7 @@ from app.messaging.queue import JobQueue
 from app.messaging.redis_connection import REDIS_ERRORS, Line, close, make_listener, make_redis
 from app.messaging.registry import Registry
 from app.runtime.end_tasks import end_tasks
+from app.runtime.guarded_http import GuardedHttp
 from app.services.offer_refresh import OfferRefresh
 from app.services.uploads import Uploads
 from app.storage.attempts import AttemptStore
@@ -42,6 +43,7 @@ from app.storage.statistics_recorder import StatisticsRecorder
 from app.storage.thumbnails import ThumbnailStore
 from app.storage.uploads import UploadStore
 from worker.attempts.attempt_metrics import AttemptMetrics
+from worker.attempts.input_files import InputFiles
 from worker.attempts.other_backends import OtherBackends
 from worker.attempts.retry_or_fail import RetryOrFail
 from worker.attempts.runner import Runner
@@ -88,14 +90,12 @@ class WorkerProcess:
         self._session = ClientSession(cookie_jar=DummyCookieJar(), connector=TCPConnector(limit=0))
         self._database = database = Database(make_engine(settings))
 
-        store, views, files = AttemptStore(database), JobViews(database), FileStore(settings.storage_path)
+        keep_uploads = timedelta(days=settings.keep_uploads_days)
+        store, views = AttemptStore(database, keep_uploads), JobViews(database)
+        files = FileStore(settings.storage_path)
         upload_store = UploadStore(database)
-        self._uploads = Uploads(
-            upload_store,
-            files,
-            max_bytes=settings.max_upload_bytes,
-            keep=timedelta(days=settings.keep_uploads_days),
-        )
+        self._uploads = Uploads(upload_store, files, max_bytes=settings.max_upload_bytes, keep=keep_uploads)
+        self._guarded_http = GuardedHttp(settings.allowed_networks)
         queue, self._events = JobQueue(self._line, names), Events(self._line, names)
         registry = Registry(self._quick_redis, names, settings.stale_seconds)
         self._figures = Figures(self._quick_redis, names)
@@ -131,6 +131,7 @@ class WorkerProcess:
             self.thumbnails,
             self._metrics,
             PreviewFeeds(Previews(self._quick_redis, names)),
+            InputFiles(self._uploads, upload_store, store, files, self._guarded_http, self._metrics),
         )
         self.turns = TurnWorker(
             **get_kwargs(WorkerSettings),  # type: ignore[arg-type]
@@ -271,6 +272,7 @@ class WorkerProcess:
                 await close(client)
         await self._database.close()
         self._uploads.close()
+        self._guarded_http.close()
 
 
 async def wait_for_schema(settings: Settings, help_command: str) -> None:

@@ -9,6 +9,7 @@ from app.domain.hints import shown
 from app.domain.self_checking import Whose, checks_types, checks_value
 from app.domain.structure import dangling
 from app.domain.text import is_plain
+from app.domain.uploads import id_in
 from app.domain.values import unwrap
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ NOT_ALL: Final = "Not every version of ComfyUI looks."
 CHANGES: Final = "What there is to choose may have changed since."
 _SHOWN: Final = 20
 """Maximum number of allowed values listed in a fault; the most similar one is named in addition."""
+_NEVER_FILES: Final = {
+    **dict.fromkeys(("INT", "FLOAT", "BOOLEAN", "LATENT", "MODEL", "CLIP", "VAE", "CONDITIONING"), ""),
+    "IMAGE": "LoadImage",
+    "MASK": "LoadImageMask",
+    "AUDIO": "LoadAudio",
+    "VIDEO": "LoadVideo",
+}
+"""Types of which no value is the name of a file → the node class that makes one of a file."""
 _CONVERTED: Final[dict[str, Callable[[Any], Any]]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
@@ -99,6 +108,11 @@ class InputChecks:
         yield Finding(Fault("", "return_type_mismatch", detail), doubt)
 
     def _value(self, node_class: NodeClass, spec: InputSpec, value: Any) -> Iterator[Finding]:
+        if id_in(value) is not None:
+            # Where it may stand a file is on the backend before the graph is: no list can say no to that.
+            if (fault := _no_place_for_a_file(spec)) is not None:
+                yield Finding(fault)
+            return
         if (convert := _CONVERTED.get(spec.type)) is not None:
             try:
                 value = convert(value)
@@ -137,6 +151,17 @@ class InputChecks:
         if not self._catalog.newer and (not spec.listed or (spec.multiselect and isinstance(value, list))):
             return NOT_ALL
         return CHANGES if isinstance(value, str) and not is_plain(value) else None
+
+
+def _no_place_for_a_file(spec: InputSpec) -> Fault | None:
+    """Return the fault of an upload in an input that takes no name of a file."""
+    if spec.type in _NEVER_FILES:
+        by = f" Load it by a node, such as {loader}, and link that." if (loader := _NEVER_FILES[spec.type]) else ""
+        return Fault("", "takes_no_file", f"{shown(spec.name)!r} takes {shown(spec.type)}, no file.{by}")
+    if spec.choices is not None and spec.uploads in ("", "remote"):
+        detail = f"{shown(spec.name)!r} takes one of its choices, and nothing that is uploaded."
+        return Fault("", "takes_no_file", detail, tuple(shown(str(each)) for each in spec.choices[:_SHOWN]))
+    return None
 
 
 def slot_finding(source: NodeClass, node_id: str, slot: Any) -> Finding | None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable
 from app.domain.graph_check import Checked
-from app.domain.hints import nearest
-from app.domain.job import NewJob
+from app.domain.hints import nearest, pointer_to, token
+from app.domain.job import ASKED_AGAIN, NewJob
 from app.domain.message import snapshot_of
 from app.domain.replacements import check_as_executed
 from app.domain.stale_lists import classes_in_doubt
 from app.domain.structure import check_structure
-from app.domain.workflow import graph_of, with_overrides
+from app.domain.upload_checks import wrong_kinds
+from app.domain.uploads import uploads_in
+from app.domain.workflow import graph_of, place_of, with_overrides
 from app.messaging.events import news
 from app.runtime.batching import Batcher
 from app.runtime.json_text import kept_bytes, size_bytes
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
     from app.domain.catalog import Catalog
     from app.domain.heartbeats import BackendBeat
     from app.domain.job import Job
+    from app.domain.uploads import Upload
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Registry
     from app.runtime.side_thread import SideThread
     from app.services.live_fleet import FleetMembers, LiveFleet
     from app.services.offer_refresh import OfferRefresh
+    from app.services.references import References
     from app.services.seeds import Seeds
     from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
@@ -56,7 +60,10 @@ _FIELD: Final = {
     r"^/workflow/lora_(\d+)/inputs/lora_name$": "/lora_models/{}/name",
     r"^/workflow/lora_(\d+)/inputs/(strength_\w+)$": "/lora_models/{}/{}",
     r"^/workflow/sampler/inputs/(\w+)$": "/sampler_params/{}",
-    r"^/workflow/latent/inputs/(\w+)$": "/{}",
+    r"^/workflow/(?:latent|scaled)/inputs/(\w+)$": "/{}",
+    r"^/workflow/image/inputs/image$": "/image",
+    r"^/workflow/mask_image/inputs/image$": "/mask",
+    r"^/workflow/upscale_model/inputs/model_name$": "/upscale_model",
 }
 """Where a fault of the graph that we built stands in the request that it was built from."""
 
@@ -103,6 +110,7 @@ class Submitting:
         registry: Registry,
         fleet: LiveFleet,
         seeds: Seeds,
+        references: References,
         afresh: OfferRefresh,
         sideline: SideThread,
         default_checkpoint: str,
@@ -112,6 +120,7 @@ class Submitting:
         self._queue = queue
         self._registry = registry
         self._seeds = seeds
+        self.references = references
         self._afresh = afresh
         self._sideline = sideline
         self._max_workflow_bytes = max_workflow_bytes
@@ -138,9 +147,10 @@ class Submitting:
         if job.workflow is not None:
             weight = size_bytes(job.workflow) + size_bytes(overrides)
             do = self._sideline.do
-            graph = await do(weight, checked_workflow, job.workflow, overrides, self._max_workflow_bytes)
+            graph = await do(weight, checked_workflow, job.workflow, overrides, job.inputs, self._max_workflow_bytes)
             job = replace(job, workflow=graph)
-        job = await self._check(job, weight)
+        job, uploads = await self._with_uploads(job, weight)
+        job = await self._check(job, uploads, weight)
         weight += len(job.extra_pnginfo or "")
         if once is None and weight > SMALL_BYTES:
             # Not with others: what is written for many large ones at once would hold up everybody.
@@ -173,7 +183,7 @@ class Submitting:
             "not_before": None,
             "warnings": [],
         }
-        asked = NewJob(**{field.name: getattr(job, field.name) for field in fields(NewJob)} | changed)
+        asked = NewJob(**{name: getattr(job, name) for name in ASKED_AGAIN} | changed)
         return await self.submit(asked, {}, once), reseeded
 
     async def settle(self) -> None:
@@ -182,21 +192,31 @@ class Submitting:
         await self._fleet.settle()
         await self._afresh.close()
 
-    async def _check(self, job: NewJob, weight: int) -> NewJob:
+    async def _with_uploads(self, job: NewJob, weight: int) -> tuple[NewJob, Mapping[str, Upload]]:
+        """Return the job with the uploads that it needs; raises as `References.resolve`."""
+        named = job.image is not None or job.mask is not None or bool(job.inputs)
+        if not named and job.workflow:
+            named = await self._sideline.do(weight, has_uploads, job.workflow)
+        if not named:
+            return job, {}
+        resolved = await self.references.resolve(job)
+        return resolved.job, resolved.uploads
+
+    async def _check(self, job: NewJob, uploads: Mapping[str, Upload], weight: int) -> NewJob:
         """Return the job as it is accepted. Data of a moment ago is enough to accept a job, but not to refuse it.
 
         `weight` is the size of its graph, in bytes of JSON.
         """
         present = await self._fleet.recently()
         try:
-            verdict = await self._judge(job, present, weight)
+            verdict = await self._judge(job, present, uploads, weight)
         except InvalidRequest:
             verdict = None
         if verdict is None or not verdict.able:
             present = await self._fleet.now()
-            verdict = await self._judge(job, present, weight)
+            verdict = await self._judge(job, present, uploads, weight)
         if verdict.refusal is not None:
-            present, verdict = await self._judge_afresh(job, present, verdict, weight)
+            present, verdict = await self._judge_afresh(job, present, verdict, uploads, weight)
         if verdict.refusal is not None:
             raise verdict.refusal
         if verdict.able:
@@ -204,7 +224,7 @@ class Submitting:
         return replace(verdict.job, warnings=[*verdict.job.warnings, _why_it_waits(verdict.job, present)])
 
     async def _judge_afresh(
-        self, job: NewJob, present: FleetMembers, verdict: _Verdict, weight: int
+        self, job: NewJob, present: FleetMembers, verdict: _Verdict, uploads: Mapping[str, Upload], weight: int
     ) -> tuple[FleetMembers, _Verdict]:
         """Have read again what may be there by now, and judge the job by that, as soon as one backend has it.
 
@@ -221,7 +241,7 @@ class Submitting:
             async with aclosing(self._afresh.read(wanted, until)) as answered:
                 async for _ in answered:
                     present = await self._fleet.afresh()
-                    verdict = await self._judge(job, present, weight)
+                    verdict = await self._judge(job, present, uploads, weight)
                     if verdict.refusal is None:
                         break
         return present, verdict
@@ -251,7 +271,7 @@ class Submitting:
             raise QueueUnavailable("The queue cannot be reached at the moment.")
         return Replayed(answer)
 
-    async def _judge(self, job: NewJob, present: FleetMembers, weight: int) -> _Verdict:
+    async def _judge(self, job: NewJob, present: FleetMembers, uploads: Mapping[str, Upload], weight: int) -> _Verdict:
         """Check the graph against every backend that may take it."""
         _check_backend_name(job, present.backends)
         offers = await self._offers(job, present)
@@ -265,7 +285,7 @@ class Submitting:
         for offer in offers:
             if offer.catalog is None:
                 continue
-            found, classes = await self._sideline.do(weight, _held_against, job, offer.catalog)
+            found, classes = await self._sideline.do(weight, _held_against, job, offer.catalog, uploads)
             if found.faults:
                 verdicts.append(found.faults)
                 doubts |= dict.fromkeys(offer.drivers, classes)
@@ -281,8 +301,8 @@ class Submitting:
             # What one of them offers is not known at the moment: it may be able to run it.
             return _Verdict(job, any(offer.able for offer in unknown))
         faults = min(verdicts, key=len)
-        if job.workflow is None:
-            faults = [replace(fault, pointer=_field(fault.pointer)) for fault in faults]
+        places = _places(job)
+        faults = [replace(fault, pointer=places.get(fault.pointer) or _field(job, fault.pointer)) for fault in faults]
         refusal = InvalidGraph("No backend that may take this job would run it.", faults)
         return _Verdict(job, able=False, refusal=refusal, doubts=doubts)
 
@@ -306,26 +326,47 @@ class Submitting:
         ]
 
 
-def checked_workflow(workflow: Any, overrides: Mapping[str, Any], max_bytes: int) -> Graph:
-    """Return the client's graph with its overrides, or raise `InvalidGraph` with every fault of its structure."""
+def checked_workflow(workflow: Any, overrides: Mapping[str, Any], inputs: Mapping[str, Any], max_bytes: int) -> Graph:
+    """Return the client's graph with its overrides, or raise `InvalidGraph` with every fault of its structure.
+
+    `inputs` are looked at only for whether there are such nodes.
+    """
     changed: Graph = workflow
     faults = _size_faults(workflow, max_bytes) or check_structure(workflow)
     if overrides and not faults:
         changed, faults = with_overrides(workflow, overrides)
         faults = faults or _size_faults(changed, max_bytes) or check_structure(changed)
+    if inputs and not faults:
+        faults = with_overrides(changed, dict.fromkeys(inputs, ""), "/inputs")[1]
     if faults:
         raise InvalidGraph("The workflow cannot be run.", faults)
     return changed
 
 
-def _held_against(job: NewJob, catalog: Catalog) -> tuple[Checked, frozenset[str]]:
+def _held_against(job: NewJob, catalog: Catalog, uploads: Mapping[str, Upload]) -> tuple[Checked, frozenset[str]]:
     """Return what is wrong with the job for such a backend, and what is to be read again before that is believed."""
     graph = graph_of(job, catalog)
     if graph is None:
         fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
         return Checked([fault]), frozenset({CHECKPOINTS})
     found = check_as_executed(graph, catalog)
+    if uploads:
+        found = replace(found, faults=[*found.faults, *wrong_kinds(graph, catalog, uploads)])
     return found, classes_in_doubt(graph, catalog, found.faults)
+
+
+def has_uploads(workflow: Graph) -> bool:
+    """Whether a graph of sound structure names an upload."""
+    return next(uploads_in(workflow), None) is not None
+
+
+def _places(job: NewJob) -> dict[str, str]:
+    """Return pointer into the workflow → pointer to the reference that stands there."""
+    found = {}
+    for key in job.inputs:
+        if (place := place_of(job.workflow or {}, key)) is not None:
+            found[pointer_to("/workflow", place[0], "inputs", place[1])] = f"/inputs/{token(key)}"
+    return found
 
 
 def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:
@@ -361,7 +402,10 @@ def _check_backend_name(job: NewJob, backends: Sequence[BackendBeat]) -> None:
         raise InvalidRequest("The job names a backend that is not there.", [fault])
 
 
-def _field(pointer: str) -> str:
+def _field(job: NewJob, pointer: str) -> str:
+    """Return where a fault of the graph that we built for a job stands in the request that it was built from."""
+    if job.workflow is not None:
+        return pointer
     for pattern, place in _FIELD.items():
         if match := re.match(pattern, pointer):
             parts = list(match.groups())

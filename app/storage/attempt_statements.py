@@ -68,6 +68,22 @@ SUBMITTING: Final = Statement(f"""
     RETURNING tried.job_id""")  # noqa: S608  # of our own words only
 """The job's row first, as everywhere: two transactions that lock in different orders wait for each other."""
 
+NOTE_INPUTS: Final = Statement(f"""
+    WITH held AS (
+        UPDATE generation_jobs AS job
+        SET image = :image::jsonb, mask = :mask::jsonb, inputs = :inputs::jsonb, width = :width::int,
+            height = :height::int
+        WHERE {FENCE} AND job.status = 'running' RETURNING id
+    ), needed AS (
+        INSERT INTO job_uploads (job_id, upload_id)
+        SELECT held.id, needed FROM held, unnest(:upload_ids::text[]) AS needed
+        ON CONFLICT DO NOTHING
+    ), renewed AS (
+        UPDATE uploads SET expires_at = GREATEST(expires_at, now() + :keep::interval)
+        WHERE id = ANY (:upload_ids::text[])
+    )
+    SELECT id FROM held""")  # noqa: S608  # of our own words only
+
 _ENDED: Final = "ended_at = now(), outcome = '{outcome}'"
 _ERROR: Final = "error_code = :error_code::text, error_message = :error::text"
 _ERROR_DATA: Final = "jsonb_build_object('error_code', :error_code::text, 'error', :error::text)"

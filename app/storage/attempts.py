@@ -18,6 +18,7 @@ from app.storage.attempt_statements import (
     COMPLETE,
     EXECUTING,
     FAIL,
+    NOTE_INPUTS,
     NOTE_TURN_RENEWED,
     RENEW,
     REQUEUE,
@@ -124,6 +125,23 @@ class AttemptStore(JobStore):
                 connection, **_fence_of(claim), prompt_id=prompt_id, graph=told, workflow_key=key, sent_s=ago_s
             )
         if kept is None:
+            raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
+
+    async def note_inputs(self, claim: Claim, job: Job, upload_ids: Sequence[str]) -> None:
+        """Store which uploads stand for the URLs that a job names, and that it needs them; raises `LostClaim`."""
+        async with self._database.driver() as connection:
+            held = await NOTE_INPUTS.value(
+                connection,
+                **_fence_of(claim),
+                image=dumps(job.image) if job.image is not None else None,
+                mask=dumps(job.mask) if job.mask is not None else None,
+                inputs=dumps(job.inputs),
+                width=job.width,
+                height=job.height,
+                upload_ids=list(upload_ids),
+                keep=self._keep_uploads,
+            )
+        if held is None:
             raise LostClaim(f"Attempt {claim.attempt} of job {claim.job_id} is no longer this worker's.")
 
     async def executing(self, claim: Claim, *, noted: Noted = NOTHING) -> Standing:

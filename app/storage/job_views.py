@@ -239,6 +239,18 @@ class JobViews(JobLists):
             row = await session.get(OutputRow, (content_id, index))
             return _output(row) if row is not None else None
 
+    async def output_and_owner(self, content_id: int, index: int) -> tuple[Output, str] | None:
+        """Return one output and the user whose job made it, or None."""
+        found = (
+            select(OutputRow, JobRow.user_id)
+            .join(ContentRow, ContentRow.id == OutputRow.content_id)
+            .join(JobRow, JobRow.id == ContentRow.job_id)
+            .where(OutputRow.content_id == content_id, OutputRow.index == index)
+        )
+        async with self._database.transaction() as session:
+            row = (await session.execute(found)).one_or_none()
+            return (_output(row[0]), row[1]) if row is not None else None
+
     async def content(self, content_id: int) -> tuple[int, datetime, list[Output]] | None:
         """Return (job id, when it was stored, outputs) of a content, or None."""
         async with self._database.transaction() as session:

@@ -14,7 +14,7 @@ from app.storage.schema import JobRow, JobUploadRow, UploadRow
 from app.storage.statements import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy import Select
@@ -33,13 +33,6 @@ _RENEW: Final = Statement(f"""
     UPDATE uploads SET expires_at = GREATEST(expires_at, :expires_at::timestamptz)
     WHERE user_id = :user_id AND sha256 = :sha256 RETURNING {_COLUMNS}""")  # noqa: S608
 _READ: Final = Statement(f"SELECT {_COLUMNS} FROM uploads WHERE id = ANY(:upload_ids::text[])")  # noqa: S608
-_NEED: Final = Statement("""
-    WITH needed AS (
-        INSERT INTO job_uploads (job_id, upload_id) SELECT :job_id, * FROM unnest(:upload_ids::text[])
-        ON CONFLICT DO NOTHING
-    )
-    UPDATE uploads SET expires_at = GREATEST(expires_at, :expires_at::timestamptz)
-    WHERE id = ANY(:upload_ids::text[])""")
 
 
 class UploadStore:
@@ -116,20 +109,10 @@ class UploadStore:
             yield list(found.values())
             await session.execute(delete(UploadRow).where(UploadRow.id.in_(found)))
 
-    async def need(self, job_id: int, upload_ids: Iterable[str], expires_at: datetime) -> None:
-        """Note that a job needs these uploads."""
-        async with self._database.driver() as connection:
-            await need(connection, job_id, upload_ids, expires_at)
-
     async def known_paths(self, paths: Sequence[str]) -> set[str]:
         """Return those of the store's paths that belong to an upload."""
         async with self._database.transaction() as session:
             return set(await session.scalars(select(UploadRow.path).where(UploadRow.path.in_(paths))))
-
-
-async def need(connection: Any, job_id: int, upload_ids: Iterable[str], expires_at: datetime) -> None:
-    """Note that a job needs these uploads, in the transaction of the driver's own connection."""
-    await _NEED.rows(connection, job_id=job_id, upload_ids=list(upload_ids), expires_at=expires_at)
 
 
 def _needed() -> Select[str]:

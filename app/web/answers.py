@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from app.storage.whole_jobs import JobView
 
 _SAME = [
-    *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models", "width", "height"),
+    *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models"),
     *("batch_size", "sampler_params", "backend", "priority", "max_attempts"),
     *("timeout_seconds", "metadata", "params", "status", "phase", "attempt"),
+    *("image", "mask", "inputs", "upscale_model"),
     *("backend_name", "content_id", "error_message", "error_code", "cancel_reason"),
     *("warnings", "job_id", "task_id"),
 ]
@@ -49,6 +50,9 @@ def job_answer(
     return {
         **{name: getattr(job, name) for name in _SAME},
         **{name: _time(getattr(job, name)) for name in _TIMES},
+        # 0 is the size of a picture that is still to be fetched.
+        "width": job.width or None,
+        "height": job.height or None,
         "id": job.job_id,
         "celery_task_id": job.task_id,
         "workflow": workflow,

@@ -96,8 +96,8 @@ class JobAnswer(BaseModel):
     negative_prompt: str
     checkpoint_model: str | None
     lora_models: list[dict[str, Any]]
-    width: int
-    height: int
+    width: int | None = Field(description="Null, as the height, until a picture is fetched that brings its own size.")
+    height: int | None
     batch_size: int
     sampler_params: dict[str, Any]
     workflow: dict[str, Any] | None = Field(
@@ -105,6 +105,12 @@ class JobAnswer(BaseModel):
         "`links.workflow` the graph as it was run."
     )
     extra_pnginfo: dict[str, Any] | None = Field(description="As the client sent it, if it did. Null in lists.")
+    image: dict[str, Any] | None = Field(
+        description="The input reference, with the `upload` that holds the bytes; data became an upload."
+    )
+    mask: dict[str, Any] | None
+    inputs: dict[str, dict[str, Any]] = Field(description="`<node>.<input>` → input reference, as `image`.")
+    upscale_model: str | None
     backend: str | None
     priority: int
     not_before: Time | None

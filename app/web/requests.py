@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,13 +16,16 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
+from app.domain.public_addresses import MAX_URL_CHARS
 from app.domain.seeds import random_seed
+from app.domain.uploads import id_in
 from app.runtime.json_text import dump_kept, kept_bytes
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import MOST_STEPS
@@ -32,6 +36,10 @@ MAX_PARAMS_BYTES: Final = 64 * 1024
 MAX_EXTRA_BYTES: Final = 8 * 2**20
 MAX_PAIRS: Final = 16
 """Of `metadata`."""
+MAX_INPUTS: Final = 100
+"""Files that a job names by `inputs`."""
+IMAGE_DENOISE: Final = 0.75
+"""`denoise` of a job that starts from a picture, if it does not say another: 1 would leave nothing of the picture."""
 MAX_BULK: Final = 1000
 """Jobs of one bulk action."""
 TEMPLATED_TYPES: Final = ("image", "image_generation")
@@ -107,6 +115,72 @@ class SamplerParams(RequestModel):
     denoise: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
 
 
+_DATA_URL: Final = re.compile(r"data:[\w.+/-]*(?:;[\w.=-]+)*?;base64,", re.ASCII)
+
+
+def _data_of(text: Any) -> Any:
+    """Return the bytes of a data URL."""
+    if text is None:
+        return None
+    head = _DATA_URL.match(text) if isinstance(text, str) else None
+    if head is None:
+        raise ValueError("is data:<type>;base64, and the bytes after it")
+    try:
+        return base64.b64decode(text[head.end() :], validate=True)
+    except ValueError as error:
+        raise ValueError("is not base64") from error
+
+
+class InputReference(RequestModel):
+    """A file for a graph: an upload, an output of an earlier job, a URL, or the file itself as base64.
+
+    In answers `content` and `url` have beside them the `upload` that holds the bytes; sent again, that one counts.
+    """
+
+    upload: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="An `upload_id`.")
+    content: int | None = Field(None, ge=0, lt=2**63, description="A `content_id`, with `output`.")
+    output: int | None = Field(None, ge=0, lt=2**31, description="The index of one of its outputs; 0 if absent.")
+    url: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_URL_CHARS,
+        description="http or https; a worker fetches it once, when it takes the job.",
+    )
+    data: Annotated[bytes | None, BeforeValidator(_data_of), WithJsonSchema({"type": "string"})] = Field(
+        None, description="`data:image/png;base64,…`; it becomes an upload."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            if (upload_id := id_in(data)) is None:
+                raise ValueError('is an object, such as {"upload": "…"}, or the text upload:<id>')
+            return {"upload": upload_id}
+        return data
+
+    @model_validator(mode="after")
+    def _one_source(self) -> InputReference:
+        sources = [name for name in ("content", "url", "data") if getattr(self, name) is not None]
+        if len(sources) > 1 or (not sources and self.upload is None) or (self.upload and "data" in sources):
+            raise ValueError("names one file: by upload, by content and output, by url, or as data")
+        return self
+
+    @field_validator("output")
+    @classmethod
+    def _of_a_content(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("content") is None:
+            raise ValueError("goes with content, which says of what it is an output")
+        return value
+
+    def to_reference(self) -> dict[str, Any]:
+        """Return the reference as a job keeps it; one that brings the file itself has the bytes under `data`."""
+        if self.data is not None:
+            return {"data": self.data}
+        found = self.model_dump(exclude_none=True)
+        return found | {"output": self.output or 0} if self.content is not None else found
+
+
 class JobRequest(RequestModel):
     """The body of `POST /api/v1/generation-jobs/`."""
 
@@ -116,17 +190,29 @@ class JobRequest(RequestModel):
     overrides: dict[str, Any] = Field(
         {}, description='"<node>.<input>": value, set in the workflow; both may have dots: the longest node id wins.'
     )
+    inputs: dict[str, InputReference] = Field(
+        {}, description='"<node>.<input>": a file for that input of the workflow, named as in `overrides`.'
+    )
     extra_pnginfo: Extra | None = Field(
         None,
         description="For nodes that ask for it and into files, as ComfyUI's own page sends it: `workflow` and more.",
     )
     extra_data: ExtraData | None = Field(None, description="`extra_pnginfo`, where ComfyUI's `POST /prompt` has it.")
+    image: InputReference | None = Field(
+        None, description="The picture to start from, without a workflow: it is painted over by `denoise`, 0.75."
+    )
+    mask: InputReference | None = Field(
+        None, description="A picture of the same shape as `image`: only what is white in it is painted anew."
+    )
+    upscale_model: str | None = Field(
+        None, min_length=1, max_length=255, description="With `image` alone: it is scaled up by this model."
+    )
     prompt: str | None = Field(
         None,
         min_length=1,
         max_length=10_000,
         validate_default=True,
-        description="Optional when a workflow is given.",
+        description="Optional when a workflow or an upscale_model is given.",
     )
     negative_prompt: str = Field("", max_length=20_000)
     checkpoint_model: str | None = Field(None, min_length=1, max_length=255)
@@ -181,11 +267,37 @@ class JobRequest(RequestModel):
             raise ValueError("are for a workflow, and none is given")
         return value
 
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _few_inputs(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MAX_INPUTS:
+            raise ValueError(f"must be at most {MAX_INPUTS}")
+        return value
+
+    @field_validator("inputs")
+    @classmethod
+    def _inputs_of_a_workflow(cls, value: dict[str, InputReference], info: ValidationInfo) -> dict[str, InputReference]:
+        if value and info.data.get("workflow", {}) is None:
+            raise ValueError("are for a workflow, and none is given: without one, image and mask are the pictures")
+        return value
+
+    @field_validator("image", "mask", "upscale_model")
+    @classmethod
+    def _without_a_workflow(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("workflow") is not None:
+            raise ValueError("is for a job without a workflow: a workflow gets its files by inputs")
+        if value is not None and info.field_name != "image" and info.data.get("image", value) is None:
+            raise ValueError("goes with an image, and none is given")
+        if value is not None and info.field_name == "upscale_model" and info.data.get("mask") is not None:
+            raise ValueError("goes with an image alone, without a mask")
+        return value
+
     @field_validator("prompt")
     @classmethod
     def _said(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None and info.data.get("workflow", {}) is None:
-            raise ValueError("is needed unless a workflow is given")
+        is_upscale = info.data.get("upscale_model") is not None
+        if value is None and info.data.get("workflow", {}) is None and not is_upscale:
+            raise ValueError("is needed unless a workflow or an upscale_model is given")
         if value is not None and not value.strip():
             raise ValueError("must not be blank")
         return value
@@ -215,11 +327,18 @@ class JobRequest(RequestModel):
         """Return the job that is asked for: sizes rounded, the seed drawn, what was changed said in `warnings`."""
         warnings = []
         width, height = self.width - self.width % 8, self.height - self.height % 8
-        if (width, height) != (self.width, self.height):
-            asked = f"{self.width} × {self.height}"
-            warnings.append(f"The size {asked} was rounded down to {width} × {height}, multiples of 8.")
+        if self.image is not None:
+            # 0: as the picture has it, which is known later.
+            width = width if "width" in self.model_fields_set else 0
+            height = height if "height" in self.model_fields_set else 0
+        if (width or self.width, height or self.height) != (self.width, self.height):
+            asked, rounded = f"{self.width} × {self.height}", f"{width or self.width} × {height or self.height}"
+            warnings.append(f"The size {asked} was rounded down to {rounded}, multiples of 8.")
         extra = self.extra_pnginfo if self.extra_data is None else self.extra_data.extra_pnginfo or self.extra_pnginfo
         sampler = self.sampler_params.model_dump()
+        is_given = "sampler_params" in self.model_fields_set and "denoise" in self.sampler_params.model_fields_set
+        if self.image is not None and not is_given:
+            sampler["denoise"] = IMAGE_DENOISE
         if sampler["seed"] in (None, -1):
             sampler["seed"] = random_seed()
         return NewJob(
@@ -243,6 +362,10 @@ class JobRequest(RequestModel):
             metadata=self.metadata,
             params=self.params,
             warnings=warnings,
+            image=self.image.to_reference() if self.image is not None else None,
+            mask=self.mask.to_reference() if self.mask is not None else None,
+            inputs={place: reference.to_reference() for place, reference in self.inputs.items()},
+            upscale_model=self.upscale_model,
         )
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from app.domain.errors import (
     BackendForgot,
+    BackendLacksModel,
     BackendLost,
     BackendStalled,
 )
 from app.domain.job import Phase
+from app.runtime.end_tasks import end_tasks
+from worker.attempts.input_files import names_urls, uploads_named_in
 from worker.attempts.ledger import Ledger
 from worker.attempts.prompt_follower import PromptFollower
 from worker.attempts.prompt_watch import PromptWatch
@@ -23,17 +27,24 @@ from worker.comfyui.file_ownership import Run, is_in_own_folder
 from worker.outputs.websocket_pictures import WebSocketPictures
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from app.domain.job import Job
     from app.domain.workflow import Graph
     from app.messaging.events import Events
     from app.storage.attempts import AttemptStore, Claim
     from worker.attempts.attempt_metrics import AttemptMetrics
+    from worker.attempts.input_files import Given, InputFiles
     from worker.comfyui.backend import Backend
     from worker.comfyui.node_outputs import OutputFile
     from worker.outputs.collector import Collection
     from worker.outputs.preview_feed import PreviewFeeds
 
+_T = TypeVar("_T")
+
 _NEVER: Final = float("-inf")
+_LOOK_S: Final = 0.25
+"""Seconds between two looks whether cancellation was requested while files are fetched and sent."""
 
 
 class Attempt:
@@ -51,11 +62,14 @@ class Attempt:
         stall_s: float,
         metrics: AttemptMetrics,
         previews: PreviewFeeds,
+        inputs: InputFiles,
         outputs: Collection,
     ) -> None:
         self.backend = backend
         self._store = store
         self._metrics = metrics
+        self._inputs = inputs
+        self._given: Given | None = None
         self._graph: Graph = {}
         self._folder_id = job.prompt_id or ""
         self._alone = False
@@ -110,6 +124,11 @@ class Attempt:
         LostClaim
             Another worker holds the attempt now.
         """
+        if names_urls(self.job):
+            fetched = await self._unless_cancelled(self._inputs.fetched(self.job, self.claim))
+            if fetched is None:
+                return False
+            self.ledger.job = fetched
         sent = await prepared(self.job, self.backend, self.ledger.prompt_id)
         self._graph = sent.graph
         self._alone = sent.alone or self.job.repeated
@@ -136,6 +155,12 @@ class Attempt:
             following.callback(self._preview.end)
             self._listen(following)
             found = claimed_at is None and await self._found_again()
+            # While the run before this one still goes on.
+            if not found and (places := await uploads_named_in(self._graph)):
+                self._given = await self._unless_cancelled(self._inputs.given(self._graph, places, self.backend))
+                if self._given is None:
+                    return False
+                self._graph = self._given.graph
             await self.backend.exclusive_run.enter(self._watch, alone=self._alone, at_once=found)
             if not found:
                 if self.cancelling:
@@ -156,6 +181,25 @@ class Attempt:
                 self._follower.entry = await self.backend.comfyui.history(self._prompts.prompt_id)
                 ended = await self._follower.follow()
         return ended
+
+    async def _give_again(self) -> bool:
+        """Have the backend asked for each file again; True when it has lost one, which it has again now."""
+        if self._given is None:
+            return False
+        self.backend.comfyui.input_folder.forget()
+        self._given = await self._inputs.given(self._given.asked, self._given.places, self.backend)
+        self._graph = self._given.graph
+        return self._given.any_sent
+
+    async def _unless_cancelled(self, work: Coroutine[Any, Any, _T]) -> _T | None:
+        """Return the result of `work`; None when cancellation was requested meanwhile."""
+        task = asyncio.create_task(work, name="inputs")
+        try:
+            while not task.done() and not self.cancelling:
+                await asyncio.wait({task}, timeout=_LOOK_S)
+            return task.result() if task.done() else None
+        finally:
+            await end_tasks([task])
 
     def _listen(self, following: ExitStack) -> None:
         following.enter_context(self.backend.following(self._prompts.prompt_id, self._watch))
@@ -212,7 +256,12 @@ class Attempt:
         sent_at = time.monotonic()
         self._watch.ever_missed = not self.backend.healthy
         self.backend.will_load(self.ledger.prompt_id, self._graph)
-        accepted = await submission.send(self._graph, self.ledger.prompt_id)
+        try:
+            accepted = await submission.send(self._graph, self.ledger.prompt_id)
+        except BackendLacksModel:
+            if not await self._give_again():
+                raise
+            accepted = await submission.send(self._graph, self.ledger.prompt_id)
         self.left_out = submission.left_out
         if not submission.noted:
             self.ledger.sent = self._graph, sent_at

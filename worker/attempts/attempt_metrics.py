@@ -6,7 +6,20 @@ import time
 from typing import TYPE_CHECKING
 
 from app.domain.job import FINISHED, JobStatus
-from app.metrics import DEVICE_ERRORS, EXECUTION, IDLE_GAP, JOBS_FINISHED, PICK_UP, QUEUE_WAIT, SAVING, TAKEOVERS, Tally
+from app.metrics import (
+    DEVICE_ERRORS,
+    EXECUTION,
+    IDLE_GAP,
+    INPUT_BYTES,
+    INPUT_FILES,
+    JOBS_FINISHED,
+    PICK_UP,
+    QUEUE_WAIT,
+    SAVING,
+    TAKEOVERS,
+    Tally,
+)
+from worker.comfyui.input_folder import Had
 
 if TYPE_CHECKING:
     from app.domain.job import Job
@@ -34,6 +47,12 @@ class AttemptMetrics:
     def device_failed(self, backend: str) -> None:
         """Record that a job failed with an error of the backend's device."""
         self.tally.count(DEVICE_ERRORS, backend)
+
+    def gave_input(self, backend: str, had: Had, size_bytes: int) -> None:
+        """Record that a backend has an input file of a run, and how it came to have it."""
+        self.tally.count(INPUT_FILES, had)
+        if had is Had.SENT:
+            self.tally.count(INPUT_BYTES, backend, size_bytes)
 
     def due_at(self, job: Job) -> float:
         """Return the time from which a job that was just claimed could have run."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.attempts import AttemptStore
     from worker.attempts.attempt_metrics import AttemptMetrics
+    from worker.attempts.input_files import InputFiles
     from worker.attempts.retry_or_fail import RetryOrFail
     from worker.comfyui.backend import Backend
     from worker.comfyui.pool import BackendPool
@@ -63,6 +64,7 @@ class Runner:
         thumbnails: Thumbnails,
         metrics: AttemptMetrics,
         previews: PreviewFeeds,
+        input_files: InputFiles,
     ) -> None:
         self.worker_id = worker_id
         self.done = 0
@@ -75,6 +77,7 @@ class Runner:
         self._thumbnails = thumbnails
         self._metrics = metrics
         self._previews = previews
+        self._input_files = input_files
         self._running: dict[int, Attempt] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._saving: set[asyncio.Task[None]] = set()
@@ -271,6 +274,7 @@ class Runner:
             stall_s=self._settings.comfyui_stall_seconds,
             metrics=self._metrics,
             previews=self._previews,
+            inputs=self._input_files,
             outputs=self._collector.collection(backend.comfyui),
         )
         self._running[job.job_id] = attempt

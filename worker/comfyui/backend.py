@@ -295,6 +295,7 @@ class Backend:
     async def serve(self, registry: Registry) -> None:
         """Connect and read the event socket until it closes; raises `BackendLost` or `Unavailable`."""
         self.offering.forget_age()
+        self.comfyui.input_folder.forget()
         self._stats_at = float("-inf")
         await self._vital_signs.check_standstill()
         await self.refresh(registry)

@@ -20,6 +20,7 @@ from app.runtime.json_text import dump_bytes
 from worker.comfyui.answers import listed, prompt_id_of, read_object, read_stats
 from worker.comfyui.bounded_http import ON_THE_WIRE, Pace, away, is_redirect, named, own_session, read_whole, redirected
 from worker.comfyui.file_ownership import stamp_of
+from worker.comfyui.input_folder import InputFolder
 from worker.comfyui.refusals import read_refusal
 from worker.comfyui.server_log import LogSays, read_log
 
@@ -107,6 +108,7 @@ class ComfyUI:
         self._timeout = ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, 10))
         self._max_message_bytes = max_message_bytes
         self._downloading = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
+        self.input_folder = InputFolder(self._session, url, self._timeout)
         self.version = ""
         self._cancels = True
         """Whether the server may have the route `POST /api/jobs/{id}/cancel`."""
