@@ -1,4 +1,4 @@
-"""Handlers of what a later ComfyUI also has: assets, users, settings, subgraphs, replacements of node types."""
+"""Handlers of what a later ComfyUI also has (assets, users, settings, subgraphs, replacements), and lists of files."""
 
 from typing import Final
 
@@ -6,6 +6,7 @@ from aiohttp import web
 
 from worker.standin.replacements import REPLACEMENTS
 from worker.standin.server import STANDIN
+from worker.standin.versions import GROWING_INPUTS
 
 _SUBGRAPHS: Final = {
     "e590027aca743fec1c4f309e83ca259927efb054ee7f75140814a5cbae6205b3": "Video Face Detection (Mediapipe)",
@@ -46,10 +47,11 @@ async def list_assets(request: web.Request) -> web.StreamResponse:
 
 
 async def list_files(request: web.Request) -> web.StreamResponse:
-    """Answer the files that lie directly in a folder, the newest first."""
+    """Answer the files that lie directly in a folder, the newest first; from 0.33 on each names its folder too."""
     kind = request.match_info["kind"]
     folder = request.app[STANDIN].folders.folder(kind)
     if folder is None:
         return web.json_response({"error": "Invalid directory type"}, status=400)
     files = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: -path.stat().st_mtime)
-    return web.json_response([f"{path.name} [{kind}]" for path in files])
+    end = f" [{kind}]" if request.app[STANDIN].version >= GROWING_INPUTS else ""
+    return web.json_response([f"{path.name}{end}" for path in files])

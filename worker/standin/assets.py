@@ -30,9 +30,10 @@ class Assets:
         }
 
     def uploaded(self, name: str, subfolder: str, kind: str, path: Path) -> dict[str, Any]:
-        """Return what the answer to an upload tells of its file."""
+        """Return what the answer to an upload tells of its file; reads the whole file."""
         told = self._entry({"filename": name, "subfolder": subfolder, "type": kind}, path)
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
         shown = {key: told[key] for key in ("id", "name", "size", "mime_type", "tags")}
         return shown | {"asset_hash": f"blake3:{digest}"}
 

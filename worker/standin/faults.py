@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from worker.standin.gpu_faults import GpuFault
 from worker.standin.nodes import ThreadDiedError
@@ -47,6 +47,8 @@ class FaultKind(StrEnum):
     """A prompt is queued, and the connection cut in place of the answer."""
     VIEW = "view"
     """`/view` fails for a file that is there: `how`."""
+    UPLOAD = "upload"
+    """An upload of a picture or a mask fails, whatever is uploaded: `how`, `seconds`."""
     REFUSE_SOCKETS = "refuse_sockets"
     """`/ws` is answered 503."""
     DEAF_CONNECTIONS = "deaf_connections"
@@ -64,6 +66,8 @@ class FaultKind(StrEnum):
     """The open sockets are cut, 1006: `client_id`."""
     SEND_FRAME = "send_frame"
     """A text frame with `body` is sent: `client_id`."""
+    EMPTY_INPUT = "empty_input"
+    """The input folder is emptied; nothing else changes."""
     RESTART = "restart"
     """Queue, history and models are forgotten, sockets cut; for `seconds` no connection is answered."""
     CRASH = "crash"
@@ -77,6 +81,7 @@ IMMEDIATE = frozenset(
         FaultKind.DEAF,
         FaultKind.DROP_SOCKETS,
         FaultKind.SEND_FRAME,
+        FaultKind.EMPTY_INPUT,
         FaultKind.RESTART,
         FaultKind.CRASH,
     }
@@ -85,13 +90,34 @@ IMMEDIATE = frozenset(
 
 
 class ViewFault(StrEnum):
-    """How `/view` fails: the values of `Fault.how`."""
+    """How `/view` fails: the values of `Fault.how` for it."""
 
     MISSING = "missing"
     ERROR = "error"
     TRUNCATED = "truncated"
     NOT_AN_IMAGE = "not_an_image"
     EMPTY = "empty"
+
+
+class UploadFault(StrEnum):
+    """How an upload fails: the values of `Fault.how` for it."""
+
+    ERROR = "error"
+    """500, and no file."""
+    TOO_LARGE = "too_large"
+    """413 before the form is read, and no file, as a proxy in front of ComfyUI may have it."""
+    DISK_FULL = "disk_full"
+    """500, and the first half of the file stays under its name."""
+    CUT = "cut"
+    """The connection is cut while the form is read, and there is no file."""
+    LOST = "lost"
+    """The file is stored, and the connection cut in place of the answer."""
+    SLOW = "slow"
+    """The file is stored, and the answer comes `seconds` later."""
+
+
+_HOW: Final = {FaultKind.VIEW: ViewFault, FaultKind.UPLOAD: UploadFault}
+"""What `how` means to each kind that has it."""
 
 
 class ForeignPrompt(StrEnum):
@@ -126,7 +152,8 @@ class Fault:
     status: int = 500
     body: str = ""
     content_type: str = "text/html"
-    how: ViewFault = ViewFault.MISSING
+    how: ViewFault | UploadFault | None = None
+    """None means the first of those that its kind has."""
     gpu: GpuFault = GpuFault.CUDA
     foreign: ForeignPrompt = ForeignPrompt.SILENT
     logged: bool = True
@@ -159,9 +186,11 @@ def parse_fault(data: dict[str, Any]) -> Fault:
         raise ValueError(f"Unknown field: {', '.join(unknown)}; known: {', '.join(allowed)}")
     values = dict(data)
     values["kind"] = FaultKind(data.get("kind", ""))
-    for name, kind in (("how", ViewFault), ("gpu", GpuFault), ("foreign", ForeignPrompt)):
+    for name, kind in (("gpu", GpuFault), ("foreign", ForeignPrompt)):
         if name in data:
             values[name] = kind(data[name])
+    if data.get("how") is not None:
+        values["how"] = _HOW.get(values["kind"], ViewFault)(data["how"])
     if "frames" in data:
         values["frames"] = tuple(data["frames"])
     for name in ("seconds", "status", "after"):

@@ -1,19 +1,17 @@
-"""Node types that read and write files other than pictures and videos: latents, sounds, meshes, drawings, models."""
+"""Node types that write files other than pictures and videos: latents, sounds, meshes, drawings, models."""
 
 import json
 import struct
-import wave
-from array import array
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.standin import media
-from worker.standin.files import Folders
-from worker.standin.image_nodes import SAVE_HIDDEN, input_checks, prefix_input
+from worker.standin.image_nodes import SAVE_HIDDEN, prefix_input
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import Input, NodeType, Result, Run, choice
-from worker.standin.values import Latent, Sound
+
+if TYPE_CHECKING:
+    from worker.standin.values import Latent, Sound
 
 _MP3_FRAME: Final = b"\xff\xfb\x90\x00" + bytes(413)
 """26 ms of silence: MPEG 1, layer III, 128 kbit/s, 44.1 kHz."""
@@ -52,24 +50,6 @@ def _safetensors(name: str, shape: list[int]) -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(count)
 
 
-async def _load_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    data = await run.in_thread(run.folders.input_path(inputs["latent"]).read_bytes)
-    (length,) = struct.unpack_from("<Q", data)
-    batch, _, height, width = json.loads(data[8 : 8 + length])["latent_tensor"]["shape"]
-    return Result((Latent(width * 8, height * 8, batch),))
-
-
-async def _load_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result((await run.in_thread(_read_wave, run.folders.input_path(inputs["audio"])),))
-
-
-def _read_wave(path: Path) -> Sound:
-    """Return the first channel of a file of 16-bit samples."""
-    with wave.open(str(path), "rb") as opened:
-        samples = array("h", opened.readframes(opened.getnframes()))
-        return Sound(samples[:: opened.getnchannels()], opened.getframerate())
-
-
 async def _save_mp3(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     """Write a silence of the sound's length, for want of an encoder."""
     sound: Sound = inputs["audio"]
@@ -96,9 +76,8 @@ async def _save_svg(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return await _save(run, inputs["filename_prefix"], ".svg", "images", inputs["svg"])
 
 
-def file_node_types(folders: Folders) -> list[NodeType]:
+def file_node_types() -> list[NodeType]:
     """Return the node types of this module."""
-    files = choice(folders.input_files, audio_upload=True)
     return [
         _saver(
             "SaveLatent", _save_latent, {"samples": Input("LATENT"), "filename_prefix": prefix_input("latents/ComfyUI")}
@@ -112,8 +91,6 @@ def file_node_types(folders: Folders) -> list[NodeType]:
         _saver("PreviewAudio", _preview_sound, {"audio": Input("AUDIO")}),
         _saver("SaveGLB", _save_mesh, _saved("mesh", "MESH", "mesh/ComfyUI")),
         _saver("SaveSVGNode", _save_svg, _saved("svg", "SVG", "svg/ComfyUI")),
-        _loader("LoadLatent", _load_latent, "latent", choice(folders.input_files), "LATENT", folders),
-        _loader("LoadAudio", _load_sound, "audio", files, "AUDIO", folders),
     ]
 
 
@@ -125,9 +102,3 @@ def _saved(name: str, kind: str, prefix: str) -> dict[str, Input]:
 def _saver(name: str, run: Run, required: Mapping[str, Input]) -> NodeType:
     """Return an output node."""
     return NodeType(name=name, run=run, required=required, hidden=SAVE_HIDDEN, output_node=True, category="savers")
-
-
-def _loader(name: str, run: Run, what: str, files: Input, output: str, folders: Folders) -> NodeType:
-    """Return a node type that reads a file of the input folder, and checks by itself whether it is there."""
-    checks: dict[str, Any] = input_checks(folders, what, what)
-    return NodeType(name=name, run=run, required={what: files}, outputs=(output,), category="loaders", **checks)

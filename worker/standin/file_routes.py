@@ -1,17 +1,17 @@
-"""Handlers of files: showing and uploading."""
+"""The handler that shows files."""
 
 import asyncio
 import io
 import mimetypes
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 from PIL import Image
 
 from worker.standin.faults import FaultKind, ViewFault
-from worker.standin.files import FOLDERS, OutsideFolderError
-from worker.standin.server import STANDIN, Standin
+from worker.standin.files import FOLDERS, OutsideFolderError, annotated
+from worker.standin.server import STANDIN
 from worker.standin.versions import GROWING_INPUTS
 
 _TYPES: Final = {
@@ -42,7 +42,7 @@ async def view_file(request: web.Request) -> web.StreamResponse:
     standin = request.app[STANDIN]
     if "filename" not in request.query:
         return web.Response(status=404)
-    name, kind = _annotated(request.query["filename"])
+    name, kind = annotated(request.query["filename"])
     if not name or name[0] == "/" or ".." in name:
         return web.Response(status=400)
     kind = kind or request.query.get("type", "output")
@@ -56,7 +56,7 @@ async def view_file(request: web.Request) -> web.StreamResponse:
     if not await asyncio.to_thread(path.is_file):
         return web.Response(status=404)
     if fault := standin.faults.take(FaultKind.VIEW):
-        return await _failing_view(request, path, fault.how)
+        return await _failing_view(request, path, ViewFault(fault.how or ViewFault.MISSING))
     disposition = {"Content-Disposition": f'filename="{path.name}"'}
     if "preview" in request.query:
         format_name, body = await asyncio.to_thread(_preview, path, request.query["preview"])
@@ -79,14 +79,6 @@ def _newer_headers(path: Path, destination: str | None) -> dict[str, str]:
         if not (destination == "image" and content_type == "image/svg+xml"):
             content_type, disposition = "application/octet-stream", f"attachment; {disposition}"
     return headers | {"Content-Disposition": disposition, "Content-Type": content_type}
-
-
-def _annotated(name: str) -> tuple[str, str | None]:
-    """Return a name without the bracket that overrides its folder, and that folder."""
-    for kind in FOLDERS:
-        if name.endswith(f"[{kind}]"):
-            return name.removesuffix(f"[{kind}]").rstrip(" "), kind
-    return name, None
 
 
 def _content_type(path: Path) -> str:
@@ -154,42 +146,3 @@ async def _failing_view(request: web.Request, path: Path, how: ViewFault) -> web
     if request.transport is not None:
         request.transport.abort()
     return response
-
-
-async def upload_image(request: web.Request) -> web.StreamResponse:
-    """Store an uploaded file; a name that is taken by other bytes gets a number."""
-    standin = request.app[STANDIN]
-    form = await request.post()
-    image = form.get("image")
-    if not isinstance(image, web.FileField) or not image.filename:
-        return web.Response(status=400)
-    kind = str(form.get("type", "input"))
-    subfolder = str(form.get("subfolder", ""))
-    overwrite = str(form.get("overwrite", "")).lower() in ("true", "1")
-    try:
-        name = await asyncio.to_thread(
-            _store_upload, standin, kind, subfolder, image.filename, image.file.read(), overwrite
-        )
-    except OutsideFolderError:
-        return web.Response(status=400)
-    told: dict[str, Any] = {"name": name, "subfolder": subfolder, "type": kind}
-    if standin.options.assets:
-        path = standin.folders.inside(kind, subfolder) / name
-        told["asset"] = standin.executor.assets.uploaded(name, subfolder, kind, path)
-    return web.json_response(told)
-
-
-def _store_upload(standin: Standin, kind: str, subfolder: str, name: str, data: bytes, overwrite: bool) -> str:
-    """Write an upload and return the name it got."""
-    folder = standin.folders.inside(kind, subfolder)
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise OutsideFolderError(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    number = 1
-    while not overwrite and path.exists() and path.read_bytes() != data:
-        plain = PurePosixPath(name)
-        path = folder / plain.with_name(f"{plain.stem} ({number}){plain.suffix}")
-        number += 1
-    path.write_bytes(data)
-    return str(path.relative_to(folder).as_posix())

@@ -1,6 +1,8 @@
 """The folders of the server, how new files are named, and which paths are refused."""
 
 import datetime
+import mimetypes
+import os.path
 import posixpath
 import re
 import secrets
@@ -8,7 +10,6 @@ import shutil
 import string
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 FOLDERS = ("output", "input", "temp")
 
@@ -33,11 +34,25 @@ class Target:
         return self.folder / f"{name}_{self.counter + offset:05}{end}{suffix}"
 
 
+def annotated(name: str) -> tuple[str, str | None]:
+    """Return a name without the bracket that names its folder, and that folder; with the bracket a space is cut off.
+
+    As in ComfyUI, whatever stands in the place of that space is cut off too.
+    """
+    for kind in FOLDERS:
+        if name.endswith(f"[{kind}]"):
+            return name[: -len(kind) - 3], kind
+    return name, None
+
+
 class Folders:
     """`output`, `input` and `temp` below one directory."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *, closed: bool = True) -> None:
         self._base = base
+        self._closed = closed
+        """Whether a loader finds only what is in the folder that it names, as from 0.33 on. Before, a name could lead
+        anywhere; here it never leads out of the directory that holds the folders."""
 
     def prepare(self) -> None:
         """Make the folders; what is temporary does not survive a start."""
@@ -66,23 +81,58 @@ class Folders:
             raise OutsideFolderError(subfolder)
         return root / subfolder
 
-    def input_files(self) -> list[str]:
-        """Return the names of the files that LoadImage offers."""
-        return sorted(path.name for path in (self._base / "input").iterdir() if path.is_file())
+    def empty(self, kind: str) -> None:
+        """Delete whatever is in a folder, as somebody may do while the server runs."""
+        for path in (self._base / kind).iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
-    def input_path(self, name: Any) -> Path:
+    def input_files(self, *media: str, suffix: str | tuple[str, ...] = "") -> list[str]:
+        """Return the names of the files that a loader offers: those at the top of the input folder.
+
+        `media` are the beginnings of their MIME types, of which any will do, none meaning all; `suffix` is what the
+        names must end with.
+        """
+        names = sorted(path.name for path in (self._base / "input").iterdir() if path.is_file())
+        return [name for name in names if name.endswith(suffix) and (not media or _medium(name) in media)]
+
+    def input_path(self, name: str) -> Path:
         """Return the path of a file that a loader names; the folder may stand behind the name, in brackets.
 
         Raises
         ------
-        OutsideFolderError, ValueError
-            If it is outside, or cannot be a path.
+        OutsideFolderError
+            If it is outside; the message is ComfyUI's.
+        AttributeError
+            If the name is no text.
         """
-        text, kind = str(name), "input"
-        for folder in FOLDERS:
-            if text.endswith(f" [{folder}]"):
-                text, kind = text.removesuffix(f" [{folder}]"), folder
-        return self.inside(kind, text)
+        plain, kind = annotated(name)
+        folder = self._base / (kind or "input")
+        path = Path(os.path.normpath(folder / plain))
+        root = (folder if self._closed else self._base).resolve()
+        try:
+            inside = path.resolve().is_relative_to(root)
+        except (OSError, ValueError):  # a NUL, a lone surrogate, or too long
+            inside = False
+        if not inside:
+            raise OutsideFolderError(f"Invalid file path: {plain!r}")
+        return path
+
+    def upload_folder(self, kind: str, subfolder: str, name: str) -> Path:
+        """Return the folder that an upload goes to. Subfolder and name may lead up again, if both together end inside.
+
+        Raises
+        ------
+        OutsideFolderError
+            If they do not.
+        """
+        root = (self._base / kind).absolute()
+        folder = root / os.path.normpath(subfolder)
+        if not Path(os.path.normpath(folder / name)).is_relative_to(root):
+            raise OutsideFolderError(name)
+        return folder
 
     def target(self, prefix: str, kind: str, size: tuple[int, int]) -> Target:
         """Return where the next files with this prefix go, and make the folder.
@@ -110,6 +160,12 @@ class Folders:
     def temporary_prefix(self, name: str = "ComfyUI") -> str:
         """Return a prefix for a preview, with five letters that no other start of the server has."""
         return f"{name}_temp_" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(5))
+
+
+def _medium(name: str) -> str:
+    """Return the first part of the MIME type that a name stands for; nothing, if it stands for none."""
+    guessed = mimetypes.guess_type(name, strict=False)[0] or ""
+    return guessed.partition("/")[0]
 
 
 def _next_number(folder: Path, name: str) -> int:

@@ -1,6 +1,5 @@
-"""Node types that make, load and save pictures."""
+"""Node types that make and save pictures."""
 
-import hashlib
 import io
 import json
 import struct
@@ -12,18 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from worker.standin.files import Folders, OutsideFolderError
+from worker.standin.files import Folders
 from worker.standin.node_run import NodeRun
-from worker.standin.nodes import (
-    Input,
-    NodeOutOfMemoryError,
-    NodeType,
-    Result,
-    choice,
-    integer,
-)
+from worker.standin.nodes import Input, NodeOutOfMemoryError, NodeType, Result, in_both_ages, integer
 from worker.standin.options import StandinOptions
 from worker.standin.values import Images
 from worker.standin.versions import LINKS_NOTED, parse_version
@@ -142,71 +134,13 @@ def png_bytes(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-async def _load_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    picture, mask = await run.in_thread(_read_picture, run.folders.input_path(inputs["image"]))
-    return Result(((picture,), (mask,)))
+async def _repeat(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    images: Images = inputs["image"]
+    refuse_too_large(*images[0].size, len(images) * inputs["amount"])
+    return Result((images * inputs["amount"],))
 
 
-async def _load_mask(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    picture, mask = await run.in_thread(_read_picture, run.folders.input_path(inputs["image"]))
-    channel = inputs["channel"]
-    return Result(((mask if channel == "alpha" else picture.getchannel(channel[0].upper()),),))
-
-
-def _read_picture(path: Path) -> tuple[Image.Image, Image.Image]:
-    """Return a picture turned upright, and the mask of its transparent parts."""
-    with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-    mask = ImageOps.invert(upright.getchannel("A")) if "A" in upright.getbands() else Image.new("L", upright.size)
-    return upright.convert("RGB"), mask
-
-
-def picture_loaders(folders: Folders) -> list[NodeType]:
-    """Return the node types that read a picture from the input folder."""
-    files = choice(folders.input_files, image_upload=True)
-    checks: dict[str, Any] = input_checks(folders, "image", "image")
-    return [
-        NodeType(
-            name="LoadImage",
-            display_name="Load Image",
-            run=_load_image,
-            required={"image": files},
-            outputs=("IMAGE", "MASK"),
-            **checks,
-        ),
-        NodeType(
-            name="LoadImageMask",
-            display_name="Load Image (as Mask)",
-            run=_load_mask,
-            required={"image": files, "channel": choice(["alpha", "red", "green", "blue"])},
-            outputs=("MASK",),
-            **checks,
-        ),
-    ]
-
-
-def input_checks(folders: Folders, name: str, what: str) -> dict[str, Any]:
-    """Return what a node type needs that checks by itself whether its input file is there, and notices new bytes."""
-
-    def check(inputs: Mapping[str, Any]) -> Mapping[str, str]:
-        if name not in inputs:
-            return {}
-        fault = f"Invalid {what} file: {inputs[name]}"
-        try:
-            return {} if folders.input_path(inputs[name]).is_file() else {name: fault}
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the name, it names no file
-            return {name: f"{fault} ({error})"}
-
-    def fingerprint(inputs: Mapping[str, Any]) -> object:
-        try:
-            return hashlib.sha256(folders.input_path(inputs[name]).read_bytes()).hexdigest()
-        except (OSError, OutsideFolderError):
-            return None
-
-    return {"check": check, "fingerprint": fingerprint, "checked": frozenset({name})}
-
-
-def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType]:
+def image_node_types(options: StandinOptions) -> list[NodeType]:
     """Return the node types of this module."""
     handed_on: dict[str, Any] = {"outputs": ("IMAGE",), "output_names": ("images",)} if hands_on(options) else {}
     images = Input("IMAGE", {"tooltip": "The images to save."})
@@ -255,5 +189,19 @@ def image_node_types(options: StandinOptions, folders: Folders) -> list[NodeType
             output_node=True,
             fingerprint=lambda _: uuid.uuid4().hex,
         ),
-        *picture_loaders(folders),
+        *in_both_ages(
+            NodeType(
+                name="RepeatImageBatch",
+                category="image/batch",
+                python_module="comfy_extras.nodes_images",
+                function="repeat",
+                run=_repeat,
+                required={"image": Input("IMAGE"), "amount": integer(1, 1, 4096)},
+                outputs=("IMAGE",),
+            ),
+            modern=True,
+            function="execute",
+            display_name="Repeat Image Batch",
+            aliases=("duplicate image", "clone image"),
+        ),
     ]

@@ -18,6 +18,7 @@ from worker.standin import (
     job_routes,
     middlewares,
     prompt_routes,
+    upload_routes,
     websocket,
 )
 from worker.standin.options import StandinOptions
@@ -60,8 +61,8 @@ _POST: Final[dict[str, Handler]] = {
     "/history": prompt_routes.change_history,
     "/interrupt": prompt_routes.interrupt,
     "/free": prompt_routes.free_memory,
-    "/upload/image": file_routes.upload_image,
-    "/upload/mask": file_routes.upload_image,
+    "/upload/image": upload_routes.upload_image,
+    "/upload/mask": upload_routes.upload_mask,
 }
 
 
@@ -109,6 +110,7 @@ def _routes(version: Version) -> list[web.RouteDef]:
         web.get("/standin/log", control_routes.show_log),
         web.get("/internal/logs", information_routes.show_logs),
         web.get("/internal/logs/raw", information_routes.show_raw_logs),
+        web.get("/internal/files/{kind}", account_routes.list_files),
         web.get("/internal/folder_paths", information_routes.show_folder_paths),
     ]
     if version >= STRICT:
@@ -121,10 +123,7 @@ def _routes(version: Version) -> list[web.RouteDef]:
     shown = _GET
     if version >= GROWING_INPUTS:
         shown = _GET | _NEWER_GET
-        routes += [
-            web.get("/api/assets", account_routes.list_assets),
-            web.get("/internal/files/{kind}", account_routes.list_files),
-        ]
+        routes.append(web.get("/api/assets", account_routes.list_assets))
     for prefix in ("", "/api"):
         routes += [web.get(prefix + path, handler) for path, handler in shown.items()]
         routes += [web.post(prefix + path, handler) for path, handler in _POST.items()]

@@ -10,6 +10,7 @@ from worker.standin.growing_inputs import Groups, choosing
 from worker.standin.image_nodes import SAVE_HIDDEN, prefix_input
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer, modern_choice
+from worker.standin.values import Video
 from worker.standin.versions import GROWING_INPUTS
 
 if TYPE_CHECKING:
@@ -41,17 +42,17 @@ async def _save_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 
 async def _create_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result(((inputs["images"], inputs["fps"]),))
+    return Result((Video(inputs["images"], inputs["fps"], inputs.get("audio")),))
 
 
 async def _save_video(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     """Write WebM, for want of an H.264 encoder; ComfyUI writes MP4."""
     if (codec := inputs.get("codec", "auto")) not in _OLD_CODECS:
         raise ValueError(f"'{codec}' is not a valid VideoCodec")
-    images, fps = inputs["video"]
-    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", images[0].size)
+    video: Video = inputs["video"]
+    target = await run.in_thread(run.folders.target, inputs["filename_prefix"], "output", video.frames[0].size)
     path = target.path(0, ".webm")
-    await run.in_thread(media.write_webm, path, images, fps)
+    await run.in_thread(media.write_webm, path, video.frames, video.fps)
     return _one_file(run, path, target.subfolder, "images", {"animated": [True]})
 
 

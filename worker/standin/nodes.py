@@ -1,8 +1,8 @@
 """What a node type is: its inputs as `/object_info` describes them, and the coroutine that runs it."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from worker.standin.tracebacks import Place
 from worker.standin.versions import GROWING_INPUTS, Version
@@ -39,6 +39,8 @@ def _plain(value: Any) -> Any:
     match value:
         case Input():
             return value.described()
+        case _ if callable(value):
+            return value()
         case Mapping():
             return {key: _plain(member) for key, member in value.items()}
         case list() | tuple():
@@ -124,6 +126,11 @@ class NodeType:
     """The first version that has it no more, or in another form."""
     display_name: str = ""
     description: str = ""
+    aliases: tuple[str, ...] = ()
+    """Words by which it is found, which 0.33 tells."""
+    essentials: str | None = None
+    """The group of the most needed nodes in which 0.33 shows it."""
+    experimental: bool = False
     category: str = "image"
     python_module: str = "nodes"
     function: str = "run"
@@ -154,7 +161,7 @@ class NodeType:
         """Return the node type as `/object_info` shows it."""
         groups = {"required": self.required, "optional": self.optional}
         inputs: dict[str, Any] = {
-            group: {name: one.described() for name, one in members.items()}
+            group: {name: one.told() if self.modern else one.described() for name, one in members.items()}
             for group, members in groups.items()
             if members or group == "required"
         }
@@ -175,8 +182,8 @@ class NodeType:
             "category": self.category,
             "output_node": self.output_node,
             **(self._described_more() if self.modern else {}),
-            **({"has_intermediate_output": self.intermediate, "search_aliases": []} if newer else {}),
-            **(_NEWEST_KEYS if newer and self.modern else {}),
+            **({"experimental": True} if self.experimental else {}),
+            **(self._newly_described() if newer else {}),
         }
 
     def _described_more(self) -> dict[str, Any]:
@@ -184,15 +191,18 @@ class NodeType:
         tooltips = [None] * len(self.outputs)
         return {"output_tooltips": tooltips, "deprecated": False, "experimental": False, "api_node": False}
 
+    def _newly_described(self) -> dict[str, Any]:
+        """Return what 0.33 says more."""
+        shown = {"has_intermediate_output": self.intermediate, "search_aliases": list(self.aliases)}
+        if not self.modern:
+            return shown | ({"essentials_category": self.essentials} if self.essentials else {})
+        aliases = {"search_aliases": list(self.aliases) or None, "essentials_category": self.essentials}
+        return shown | aliases | {"output_matchtypes": None, "dev_only": False, "price_badge": None}
 
-_NEWEST_KEYS: Final = {
-    "search_aliases": None,
-    "output_matchtypes": None,
-    "dev_only": False,
-    "price_badge": None,
-    "essentials_category": None,
-}
-"""What 0.33 says more of a node type in the newer form."""
+
+def in_both_ages(older: NodeType, **newer: Any) -> list[NodeType]:
+    """Return a node type as it was before 0.33, and as it is since, with these fields changed."""
+    return [replace(older, gone=GROWING_INPUTS), replace(older, since=GROWING_INPUTS, **newer)]
 
 
 def integer(default: int, least: int, most: int, **more: Any) -> Input:
@@ -205,7 +215,7 @@ def decimal(default: float, least: float, most: float, **more: Any) -> Input:
     return Input("FLOAT", {"default": default, "min": least, "max": most, **more})
 
 
-def modern_choice(choices: list[str], **config: Any) -> Input:
+def modern_choice(choices: list[str] | Choices, **config: Any) -> Input:
     """Return a choice in the newer form: its values stand in the config, and ComfyUI 0.3.64 does not check them."""
     return Input("COMBO", {**config, "multiselect": False, "options": choices})
 

@@ -61,7 +61,7 @@ class PromptRun:
         if fault := faults.take(FaultKind.DEAD_THREAD_AT_START, prompt_id=self._prompt_id):
             raise death_of(fault)
         await self._look_for_changes()
-        signatures = self._signatures()
+        signatures = self._signatures(await self._fingerprints())
         cache = self._state.cache
         cache.begin(signatures)
         cached = {node_id: result for node_id in self._graph if (result := cache.get(signatures[node_id])) is not None}
@@ -157,12 +157,21 @@ class PromptRun:
             if takes is not None:
                 await asyncio.sleep(takes(node["inputs"]) / self._state.options.speed)
 
-    def _signatures(self) -> dict[str, str]:
+    async def _fingerprints(self) -> dict[str, object]:
+        """Return what else than its inputs decides whether a node has changed; large files are read in a thread."""
+        found: dict[str, object] = {}
+        loop = asyncio.get_running_loop()
+        for node_id, node in self._graph.items():
+            function = self._state.types[node["class_type"]].fingerprint
+            if function is not None and isinstance(node.get("inputs"), dict):
+                found[node_id] = await loop.run_in_executor(self._state.threads, function, node["inputs"])
+        return found
+
+    def _signatures(self, fingerprints: Mapping[str, object]) -> dict[str, str]:
         """Return the signature of every node, also of those that nothing depends on."""
 
         def fingerprint(node_id: str, inputs: Any) -> object:
-            node_type = self._state.types[self._graph[node_id]["class_type"]]
-            return node_type.fingerprint(inputs) if node_type.fingerprint is not None else None
+            return fingerprints.get(node_id)
 
         reason = "a node has no inputs"
         try:

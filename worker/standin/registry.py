@@ -9,6 +9,8 @@ from worker.standin.custom_sampling_nodes import custom_sampling_node_types
 from worker.standin.file_nodes import file_node_types
 from worker.standin.files import Folders
 from worker.standin.image_nodes import image_node_types
+from worker.standin.input_nodes import input_node_types
+from worker.standin.latent_nodes import latent_node_types
 from worker.standin.loader_nodes import loader_node_types
 from worker.standin.mask_nodes import mask_node_types
 from worker.standin.media_nodes import media_node_types
@@ -21,6 +23,7 @@ from worker.standin.sampling_nodes import sampling_node_types
 from worker.standin.saver_nodes import saver_node_types
 from worker.standin.scaling_nodes import scaling_node_types
 from worker.standin.versions import GROWING_INPUTS, parse_version
+from worker.standin.video_nodes import video_node_types
 
 _NEWEST_FOLDERS: Final = (
     "background_removal",
@@ -36,7 +39,7 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
     types = [
         *loader_node_types(options),
         *sampling_node_types(),
-        *image_node_types(options, folders),
+        *image_node_types(options),
         *scaling_node_types(options),
         *media_node_types(),
         *acceptance_node_types(),
@@ -45,7 +48,10 @@ def node_types(options: StandinOptions, folders: Folders) -> dict[str, NodeType]
         *primitive_node_types(),
         *mask_node_types(),
         *custom_sampling_node_types(),
-        *file_node_types(folders),
+        *file_node_types(),
+        *input_node_types(folders),
+        *video_node_types(folders),
+        *latent_node_types(),
         *newer_node_types(),
         *own_node_types(),
     ]

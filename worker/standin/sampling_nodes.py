@@ -11,7 +11,7 @@ from worker.standin import drawing, tones
 from worker.standin.image_nodes import refuse_too_large
 from worker.standin.node_run import NodeRun, preview_of
 from worker.standin.nodes import Input, NodeType, Result, choice, decimal, integer
-from worker.standin.values import Latent, Model, Recipe
+from worker.standin.values import Images, Latent, Model, Recipe
 
 SAMPLERS: Final = [
     "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "dpm_2",
@@ -39,9 +39,13 @@ async def _empty_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 
 async def _encode_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    images = inputs["pixels"]
+    return Result((encode(inputs["pixels"]),))
+
+
+def encode(images: Images) -> Latent:
+    """Return pictures as a latent batch."""
     width, height = images[0].width // 8 * 8, images[0].height // 8 * 8
-    return Result((Latent(max(width, 8), max(height, 8), len(images), source=images),))
+    return Latent(max(width, 8), max(height, 8), len(images), source=images)
 
 
 async def _upscale_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -49,7 +53,7 @@ async def _upscale_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     width = max(8, round(latent.width * inputs["scale_by"] / 8) * 8)
     height = max(8, round(latent.height * inputs["scale_by"] / 8) * 8)
     refuse_too_large(width, height, latent.batch_size)
-    return Result((Latent(width, height, latent.batch_size, latent.recipe, latent.source, latent.seconds),))
+    return Result((replace(latent, width=width, height=height, first=None),))
 
 
 async def sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -64,9 +68,13 @@ async def sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
         loras=model.loras,
         denoise=inputs["denoise"],
     )
-    if latent.recipe is not None and recipe.denoise < 1:
-        recipe = latent.recipe
-    sampled = Latent(latent.width, latent.height, latent.batch_size, recipe, latent.source, latent.seconds)
+    if latent.mask:
+        source = await run.in_thread(pictures_of, latent)
+        sampled = replace(latent, recipe=recipe, source=source, first=None, painted=latent.mask)
+    elif latent.recipe is not None and recipe.denoise < 1:
+        sampled = replace(latent, first=None)
+    else:
+        sampled = replace(latent, recipe=recipe, first=None, painted=())
     steps = inputs["steps"]
     megapixels = latent.width * latent.height * latent.batch_size / 1_000_000
     step_seconds = run.options.step_seconds * megapixels / run.options.speed
@@ -81,7 +89,7 @@ async def sample(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     due = loop.time()
     for step in range(1, steps + 1):
         due += step_seconds
-        preview = await run.in_thread(_preview, final, step / steps, recipe.seed) if final is not None else None
+        preview = await run.in_thread(_preview, final, step / steps, inputs["seed"]) if final is not None else None
         await asyncio.sleep(max(0.0, due - loop.time()) if step_seconds else 0)
         await run.progress(step, steps, preview)
     return Result((sampled,))
@@ -105,6 +113,11 @@ async def _decode(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((tuple(pictures),))
 
 
+def pictures_of(latent: Latent) -> Images:
+    """Return the pictures of a latent batch."""
+    return tuple(_decoded(latent, index) for index in range(latent.batch_size))
+
+
 def _decoded(latent: Latent, index: int) -> Image.Image:
     """Return one picture of a latent batch."""
     if index == 0 and latent.first is not None:
@@ -114,9 +127,13 @@ def _decoded(latent: Latent, index: int) -> Image.Image:
     if latent.recipe is None:
         return source if source is not None else Image.new("RGB", size, (127, 119, 110))
     drawn = drawing.draw(latent.recipe, size, index)
-    if source is None or latent.recipe.denoise >= 1:
+    if source is None:
         return drawn
-    return Image.blend(source, drawn, max(0.0, latent.recipe.denoise))
+    shown = Image.blend(source, drawn, max(0.0, min(1.0, latent.recipe.denoise)))
+    if not latent.painted:
+        return shown
+    mask = latent.painted[index % len(latent.painted)].resize(size, Image.Resampling.BILINEAR)
+    return Image.composite(shown, source, mask)
 
 
 async def _empty_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:

@@ -20,7 +20,7 @@ from worker.standin.options import StandinOptions
 from worker.standin.prompt_queue import PromptQueue
 from worker.standin.registry import model_folders, node_types
 from worker.standin.sockets import Sockets, text_frame
-from worker.standin.versions import parse_version
+from worker.standin.versions import GROWING_INPUTS, parse_version
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,15 @@ class Standin:
         self.version = parse_version(options.version)
         self.faults = Faults(options.faults)
         self.log = ExecutionLog()
-        self.folders = Folders(directory)
+        self.folders = Folders(directory, closed=self.version >= GROWING_INPUTS)
         self.types = node_types(options, self.folders)
         self.models = model_folders(options)
         self.crashed = asyncio.Event()
         """Set when the process of a real server would have ended; nothing is answered any more."""
         self.down = False
         """Whether connections are cut at once, as while a server restarts."""
+        self.storing = asyncio.Lock()
+        """Held while an upload is stored: of two with one name the second sees the first, as in ComfyUI."""
         self._threads = threads
         self._tasks: list[asyncio.Task[None]] = []
         self._restarts: set[asyncio.Task[None]] = set()
@@ -90,6 +92,8 @@ class Standin:
             self.sockets.abort(fault.client_id)
         elif fault.kind is FaultKind.SEND_FRAME:
             self.sockets.send(fault.body, fault.client_id)
+        elif fault.kind is FaultKind.EMPTY_INPUT:
+            await asyncio.to_thread(self.folders.empty, "input")
         elif fault.kind is FaultKind.CRASH:
             self.crash()
         else:

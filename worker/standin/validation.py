@@ -230,7 +230,8 @@ class _Validation:
         if isinstance(one.kind, str):
             if one.kind != _CHOICE or not self._newer:
                 return
-            choices = list((one.config or {}).get("options", []))
+            options = (one.config or {}).get("options", [])
+            choices = options() if callable(options) else list(options)
         else:
             choices = one.kind()
         many = self._newer and isinstance(value, list) and bool((one.config or {}).get("multiselect"))

@@ -53,6 +53,10 @@ class Latent:
     """Length, if it is a sound."""
     first: Image.Image | None = None
     """The first picture of the batch, if it was drawn for the previews."""
+    mask: Images = ()
+    """What a sampler may change from now on: what is white; everything, if there is none."""
+    painted: Images = ()
+    """Where the recipe is drawn over the source: what is white; everywhere, if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +65,12 @@ class Sound:
 
     samples: "array[int]" = field(repr=False)
     rate: int = 44_100
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video, frame by frame."""
+
+    frames: Images
+    fps: float
+    sound: Sound | None = None

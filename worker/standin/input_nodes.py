@@ -1,0 +1,247 @@
+"""Node types that read a file of the input folder: pictures, masks, sounds and latents."""
+
+import hashlib
+import json
+import os
+import struct
+import uuid
+import wave
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+
+from worker.standin import tones
+from worker.standin.files import Folders, OutsideFolderError
+from worker.standin.node_run import NodeRun
+from worker.standin.nodes import Input, NodeError, NodeType, Result, choice, in_both_ages, modern_choice
+from worker.standin.values import Images, Latent, Recipe, Sound
+from worker.standin.versions import GROWING_INPUTS, parse_version
+
+_NO_MASK: Final = (64, 64)
+"""The size of the mask of a picture that has no transparent part."""
+
+_SOUND_S: Final = 2.0
+"""Length of what stands for a sound that cannot be decoded here."""
+
+
+_FROM_OUTPUT: Final = {
+    "image_upload": True,
+    "image_folder": "output",
+    "remote": {"route": "/internal/files/output", "refresh_button": True, "control_after_refresh": "first"},
+}
+"""How the editor finds the choices of an input that names a file of the output folder."""
+
+
+async def _load_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result(await run.in_thread(_read_pictures, run.folders.input_path(inputs["image"]), _is_newer(run)))
+
+
+async def _load_mask(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    """Return one channel: of every frame from 0.33 on, before of the first, and never of another size than it."""
+    newer, channel = _is_newer(run), inputs["channel"]
+    pictures, masks = await run.in_thread(_read_pictures, run.folders.input_path(inputs["image"]), newer)
+    if channel != "alpha":
+        masks = tuple(picture.getchannel(channel[0].upper()) for picture in pictures)
+    if newer:
+        return Result((masks,))
+    first, size = masks[0], pictures[0].size
+    return Result(((first if first.size == size else Image.new("L", size),),))
+
+
+def _is_newer(run: NodeRun) -> bool:
+    return parse_version(run.options.version) >= GROWING_INPUTS
+
+
+def _read_pictures(path: Path, newer: bool) -> tuple[Images, Images]:
+    """Return the frames of a picture, turned upright, and the masks of their transparent parts.
+
+    Raises
+    ------
+    NodeError, OSError
+        If it is no picture, in ComfyUI's words.
+    """
+    pictures: list[Image.Image] = []
+    masks: list[Image.Image] = []
+    try:
+        opened = Image.open(path)
+    except UnidentifiedImageError as error:
+        raise _unreadable(path, str(error), newer=newer) from error
+    except IsADirectoryError as error:
+        raise NodeError(str(error), "av.error.IsADirectoryError" if newer else "IsADirectoryError") from error
+    with opened:
+        for frame in ImageSequence.Iterator(opened):
+            upright = ImageOps.exif_transpose(frame)
+            picture = upright.convert("RGB")
+            if pictures and picture.size != pictures[0].size:
+                continue
+            pictures.append(picture)
+            masks.append(_mask_of(upright))
+    return tuple(pictures), tuple(masks)
+
+
+def _mask_of(picture: Image.Image) -> Image.Image:
+    """Return the mask of what is transparent in a picture: white there."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        return ImageOps.invert(picture.convert("RGBA").getchannel("A"))
+    return Image.new("L", _NO_MASK)
+
+
+def _unreadable(path: Path, message: str, *, newer: bool) -> NodeError:
+    """Return the error of a file that is no picture: from 0.33 on another library looks first."""
+    if newer and (path.suffix.lower() != ".png" or not path.stat().st_size):
+        text = f"[Errno 1094995529] Invalid data found when processing input: '{path}'"
+        return NodeError(text, "av.error.InvalidDataError")
+    return NodeError(message, "PIL.UnidentifiedImageError")
+
+
+async def _load_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    data = await run.in_thread(run.folders.input_path(inputs["latent"]).read_bytes)
+    (length,) = struct.unpack_from("<Q", data)
+    batch, _, height, width = json.loads(data[8 : 8 + length])["latent_tensor"]["shape"]
+    return Result((Latent(width * 8, height * 8, batch),))
+
+
+async def _load_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
+    return Result((await run.in_thread(read_sound, run.folders.input_path(inputs["audio"])),))
+
+
+def read_sound(path: Path) -> Sound:
+    """Return the first channel of a file of 16-bit samples; of any other file a melody that its bytes decide."""
+    try:
+        with wave.open(str(path), "rb") as opened:
+            samples = array("h", opened.readframes(opened.getnframes()))
+            return Sound(samples[:: opened.getnchannels()], opened.getframerate())
+    except (wave.Error, EOFError, ValueError):
+        return tones.compose(Recipe(digest_of(path)), _SOUND_S)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file; it is read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_checks(folders: Folders, node: str, name: str, what: str) -> dict[str, Any]:
+    """Return what a node type needs that checks by itself whether its input file is there, and notices new bytes.
+
+    `node` is the function that checks, as a complaint names it, `name` the input, `what` the kind of file.
+    """
+
+    def check(inputs: Mapping[str, Any]) -> Mapping[str, str]:
+        if name not in inputs:
+            raise TypeError(f"{node}() missing 1 required positional argument: '{name}'")
+        return {} if _is_there(folders, inputs[name]) else {name: f"Invalid {what} file: {inputs[name]}"}
+
+    def fingerprint(inputs: Mapping[str, Any]) -> object:
+        try:
+            return digest_of(folders.input_path(inputs[name]))
+        except (OSError, LookupError, AttributeError, ValueError, OutsideFolderError):
+            return uuid.uuid4().hex  # ComfyUI takes a check that fails for a change
+
+    return {"check": check, "fingerprint": fingerprint, "checked": frozenset({name})}
+
+
+def _is_there(folders: Folders, name: str) -> bool:
+    """Tell whether a loader would find anything under a name, be it a folder."""
+    try:
+        return os.path.exists(folders.input_path(name))  # noqa: PTH110 - Path raises for a name that is too long
+    except OutsideFolderError:
+        return False
+
+
+def input_node_types(folders: Folders) -> list[NodeType]:
+    """Return the node types of this module."""
+    pictures = choice(lambda: folders.input_files("image"), image_upload=True)
+    channel = choice(["alpha", "red", "green", "blue"])
+    sounds, uploaded = lambda: folders.input_files("audio", "video"), {"audio_upload": True}
+    return [
+        *in_both_ages(
+            NodeType(
+                name="LoadImage",
+                display_name="Load Image",
+                function="load_image",
+                run=_load_image,
+                required={"image": pictures},
+                outputs=("IMAGE", "MASK"),
+                **input_checks(folders, "LoadImage.VALIDATE_INPUTS", "image", "image"),
+            ),
+            aliases=(
+                "load image",
+                "open image",
+                "import image",
+                "image input",
+                "upload image",
+                "read image",
+                "image loader",
+            ),
+            essentials="Basics",
+        ),
+        *in_both_ages(
+            NodeType(
+                name="LoadImageMask",
+                display_name="Load Image (as Mask)",
+                category="mask",
+                function="load_image",
+                run=_load_mask,
+                required={"image": choice(folders.input_files, image_upload=True), "channel": channel},
+                outputs=("MASK",),
+                **input_checks(folders, "LoadImageMask.VALIDATE_INPUTS", "image", "image"),
+            ),
+            category="image",
+            function="load_image_mask",
+            required={"image": pictures, "channel": channel},
+            aliases=("import mask", "alpha mask", "channel mask"),
+            essentials="Image Tools",
+        ),
+        *in_both_ages(
+            NodeType(
+                name="LoadImageOutput",
+                display_name="Load Image (from Outputs)",
+                description="Loads a picture that an earlier job saved.",
+                experimental=True,
+                function="load_image",
+                run=_load_image,
+                required={"image": Input("COMBO", _FROM_OUTPUT)},
+                outputs=("IMAGE", "MASK"),
+                **input_checks(folders, "LoadImageOutput.VALIDATE_INPUTS", "image", "image"),
+            ),
+            aliases=("output image", "previous generation"),
+            essentials="Basics",
+        ),
+        *in_both_ages(
+            NodeType(
+                name="LoadAudio",
+                display_name="Load Audio",
+                category="audio",
+                python_module="comfy_extras.nodes_audio",
+                function="load",
+                run=_load_sound,
+                required={"audio": choice(sounds, **uploaded)},
+                outputs=("AUDIO",),
+                **input_checks(folders, "LoadAudio.VALIDATE_INPUTS", "audio", "audio"),
+            ),
+            modern=True,
+            function="execute",
+            required={"audio": modern_choice(sounds, **uploaded)},
+            aliases=("import audio", "open audio", "audio file"),
+            essentials="Audio",
+            **input_checks(folders, "LoadAudio.validate_inputs", "audio", "audio"),
+        ),
+        *in_both_ages(
+            NodeType(
+                name="LoadLatent",
+                category="_for_testing",
+                function="load",
+                run=_load_latent,
+                required={"latent": choice(lambda: folders.input_files(suffix=".latent"))},
+                outputs=("LATENT",),
+                **input_checks(folders, "LoadLatent.VALIDATE_INPUTS", "latent", "latent"),
+            ),
+            display_name="Load Latent",
+            category="model/latent",
+            aliases=("import latent", "open latent"),
+        ),
+    ]
