@@ -1,6 +1,7 @@
 """Node types that read a file of the input folder: pictures, masks, sounds and latents."""
 
 import hashlib
+import io
 import json
 import os
 import struct
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from worker.standin import tones
 from worker.standin.files import Folders, OutsideFolderError
+from worker.standin.mending import mended
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import Input, NodeError, NodeType, Result, choice, in_both_ages, modern_choice
 from worker.standin.values import Images, Latent, Recipe, Sound
@@ -63,20 +65,28 @@ def _read_pictures(path: Path, newer: bool) -> tuple[Images, Images]:
     NodeError, OSError
         If it is no picture, in ComfyUI's words.
     """
-    pictures: list[Image.Image] = []
-    masks: list[Image.Image] = []
     try:
-        opened = Image.open(path)
+        with Image.open(path) as opened:
+            return _frames(opened)
     except UnidentifiedImageError as error:
         raise _unreadable(path, str(error), newer=newer) from error
     except IsADirectoryError as error:
         raise NodeError(str(error), "av.error.IsADirectoryError" if newer else "IsADirectoryError") from error
-    with opened:
-        for frame in ImageSequence.Iterator(opened):
-            upright = ImageOps.exif_transpose(frame)
-            picture = upright.convert("RGB")
-            if pictures and picture.size != pictures[0].size:
-                continue
+    except OSError:
+        if (whole := mended(path.read_bytes())) is None:
+            raise
+    with Image.open(io.BytesIO(whole)) as opened:
+        return _frames(opened)
+
+
+def _frames(opened: Image.Image) -> tuple[Images, Images]:
+    """Return the frames of an open picture and their masks."""
+    pictures: list[Image.Image] = []
+    masks: list[Image.Image] = []
+    for frame in ImageSequence.Iterator(opened):
+        upright = ImageOps.exif_transpose(frame)
+        picture = upright.convert("RGB")
+        if not pictures or picture.size == pictures[0].size:
             pictures.append(picture)
             masks.append(_mask_of(upright))
     return tuple(pictures), tuple(masks)
