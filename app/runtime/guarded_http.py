@@ -34,6 +34,7 @@ from aiohttp import (
     TCPConnector,
 )
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from app.domain.errors import InputUnavailable, UrlAway, UrlFailed, UrlRefused, UrlUnusable
@@ -57,7 +58,7 @@ MOST_REDIRECTS: Final = 5
 MOST_LOOKUPS: Final = 8
 """Maximum names that are looked up at once: one that is never answered keeps a thread for up to half a minute."""
 HEADERS: Final = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "Genonaut"}
-WIRE_ERRORS: Final[tuple[type[Exception], ...]] = (ClientError, OSError, ValueError)
+WIRE_ERRORS: Final[tuple[type[Exception], ...]] = (ClientError, HttpProcessingError, OSError, ValueError)
 """What aiohttp raises; `failure` makes ours of it. `ValueError`: a URL or an answer that it cannot encode or parse."""
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -234,7 +235,7 @@ def _meaning(error: Exception) -> tuple[type[UrlFailed], str]:
         return UrlAway, "its host could not be looked up"
     if isinstance(error, ClientConnectorError):
         return UrlAway, "no connection could be made"
-    if isinstance(error, InvalidURL | ClientResponseError):
+    if isinstance(error, InvalidURL | ClientResponseError | HttpProcessingError):
         return UrlUnusable, "what answers there is not valid HTTP"
     if isinstance(error, ClientError | OSError):
         return UrlAway, "the connection broke off"
