@@ -18,6 +18,8 @@ from app.services.access import Access
 from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
+from app.services.inventory import Inventory
+from app.services.live_fleet import LiveFleet
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
@@ -59,6 +61,8 @@ UPLOAD_STORE: Final = web.AppKey("UPLOAD_STORE", UploadStore)
 SUBMITTING: Final = web.AppKey("SUBMITTING", Submitting)
 CONTROL: Final = web.AppKey("CONTROL", Control)
 FLEET: Final = web.AppKey("FLEET", Fleet)
+LIVE_FLEET: Final = web.AppKey("LIVE_FLEET", LiveFleet)
+INVENTORY: Final = web.AppKey("INVENTORY", Inventory)
 FLEET_FIGURES: Final = web.AppKey("FLEET_FIGURES", FleetFigures)
 METRICS: Final = web.AppKey("METRICS", ServerMetrics)
 FIGURES: Final = web.AppKey("FIGURES", Figures)

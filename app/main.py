@@ -33,6 +33,7 @@ from app.services.access import Access
 from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
+from app.services.inventory import Inventory
 from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import OfferRefresh
 from app.services.references import References
@@ -54,7 +55,7 @@ from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.storage.uploads import UploadStore
-from app.web import backends, contents, jobs, metrics, system, uploads, websockets
+from app.web import backends, contents, inventory, jobs, metrics, system, uploads, websockets
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.expectations import mend_expectations
 from app.web.metrics import counted
@@ -93,9 +94,9 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    own = (jobs, contents, uploads, backends, system, metrics, websockets)
-    for module in own:
-        _add_routes(app, module.routes)
+    tables = (jobs, contents, uploads, inventory, backends, system, metrics, websockets)
+    for table in (each.routes for each in tables):
+        _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app
 
@@ -174,13 +175,14 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.UPLOADS] = taking = Uploads(upload_store, files, max_bytes=settings.max_upload_bytes, keep=keep_uploads)
     app[uploads.RECEIVING] = asyncio.Semaphore(uploads.AT_ONCE)
     app[keys.RUN_TIMES] = run_times = RunTimes(database)
-    fleet = LiveFleet(registry)
+    app[keys.LIVE_FLEET] = fleet = LiveFleet(registry)
     app[keys.ETA] = Eta(run_times, fleet)
     app[keys.KNOWN_NAMES] = KnownNames(database)
     app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots
     app[INCOMING] = Incoming(settings.max_body_bytes)
     app[keys.SIDELINE] = sideline = SideThread()
+    app[keys.INVENTORY] = Inventory(registry, fleet, sideline)
     app[keys.SEEDS] = seeds = Seeds(registry)
     app[keys.SUBMITTING] = Submitting(
         store,

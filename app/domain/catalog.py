@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,6 +78,7 @@ def read_catalog(object_info: Mapping[str, Any]) -> Catalog:
 
 def _node(name: str, raw: Mapping[str, Any]) -> NodeClass:
     outputs, module = raw.get("output"), raw.get("python_module")
+    names, lists = raw.get("output_name"), raw.get("output_is_list")
     return NodeClass(
         name=name,
         inputs=_inputs(raw.get("input")),
@@ -84,7 +86,16 @@ def _node(name: str, raw: Mapping[str, Any]) -> NodeClass:
         is_output=bool(raw.get("output_node")),
         is_core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
         expands=_EXPANDED in raw,
+        display_name=_text(raw.get("display_name")),
+        category=_text(raw.get("category")),
+        output_names=tuple(map(_text, names)) if isinstance(names, list) else (),
+        output_lists=tuple(map(bool, lists)) if isinstance(lists, list) else (),
     )
+
+
+def _text(value: Any) -> str:
+    # Thousands of classes share the same few categories and names.
+    return sys.intern(value) if isinstance(value, str) else ""
 
 
 def _type(output: Any) -> str | tuple[Any, ...]:
@@ -124,6 +135,8 @@ def _input(name: str, spec: Any, *, required: bool) -> InputSpec:
         multiselect=bool(config.get("multiselect")),
         uploads=next((file for mark, file in _UPLOADS.items() if config.get(mark)), ""),
         folder=folder if isinstance(folder, str) else "",
+        default=config.get("default"),
+        step=_number(config.get("step")),
         odd_bounds=any(not isinstance(bound, int | float) for bound in bounds),
         grows=_growing(name, kind, config, required=required),
     )

@@ -174,6 +174,16 @@ class KeyNotFound(NotFound):
     code = "key_not_found"
 
 
+class NodeClassNotFound(NotFound):
+    """No backend has a node class of this name; `faults` may tell which one was meant."""
+
+    code = "node_class_not_found"
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
 class ContentNotFound(NotFound):
     """No such content, output or thumbnail."""
 

@@ -91,6 +91,29 @@ class BackendBeat:
     """Ids of the jobs that it works on."""
 
     @property
+    def condition(self) -> str:
+        """healthy or unhealthy, as its driver last saw it; undriven, lost, or unknown when it does not say."""
+        if not self.live:
+            return "lost"
+        if self.undriven:
+            return "undriven"
+        return "unknown" if self.healthy is None else "healthy" if self.healthy else "unhealthy"
+
+    @property
+    def own(self) -> int | None:
+        """Number of prompts in ComfyUI's queue that are ours."""
+        if self.queue_remaining is None or self.foreign is None:
+            return None
+        return max(0, self.queue_remaining - self.foreign)
+
+    @property
+    def vram_used(self) -> float | None:
+        """Bytes of its video memory that are in use; None also where it has none."""
+        if not self.vram_total or self.vram_free is None:
+            return None
+        return max(0.0, self.vram_total - self.vram_free)
+
+    @property
     def undriven(self) -> bool:
         """Its last driver gave it up; False when the heartbeat does not say."""
         return "driver" in self.told and self.driver is None

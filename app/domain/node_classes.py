@@ -42,6 +42,9 @@ class InputSpec:
     server. Unless it is empty, the choices change while the server runs, and a list read earlier proves nothing."""
     folder: str = ""
     """ComfyUI's folder (input, output or temp) from which the choices are, where it says so: `image_folder`."""
+    default: Any = None
+    """None when it does not say; any JSON otherwise."""
+    step: float | None = None
     odd_bounds: bool = False
     """Whether a bound is no number, so that what a comparison with it does is not known."""
     grows: Growth | Options | Slot | None = None
@@ -79,6 +82,13 @@ class NodeClass:
     than they declare, which cannot be seen from outside."""
     expands: bool = False
     """Whether ComfyUI makes other inputs of those that grow: a class of the older form uses the same words in vain."""
+    display_name: str = ""
+    """As ComfyUI's own page calls it; empty when it does not say, as is the category."""
+    category: str = ""
+    output_names: tuple[str, ...] = ()
+    """In the order of `outputs`; there may be fewer."""
+    output_lists: tuple[bool, ...] = ()
+    """Whether each output is a list of values of its type; there may be fewer."""
     grows: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

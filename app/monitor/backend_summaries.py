@@ -49,7 +49,6 @@ async def read_backend_summaries(request: web.Request, beats: Sequence[BackendBe
 
 
 def _summary(beat: BackendBeat, current: list[Snapshot]) -> BackendSummary:
-    total, free = beat.vram_total, beat.vram_free
     word, note = _word(beat, bool(current or beat.used))
     return BackendSummary(
         name=beat.name,
@@ -58,8 +57,8 @@ def _summary(beat: BackendBeat, current: list[Snapshot]) -> BackendSummary:
         current=[(snapshot, step_of(snapshot)) for snapshot in current],
         model=beat.models[0] if beat.models else None,
         queue=beat.queue_remaining,
-        vram_used=total - free if total and free is not None else None,
-        vram_total=total or None,
+        vram_used=beat.vram_used,
+        vram_total=beat.vram_total or None,
     )
 
 

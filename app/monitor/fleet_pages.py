@@ -15,6 +15,7 @@ from app.monitor.fleet_view import ShownBackend, ShownRun, show_backend, show_ru
 from app.monitor.page_data import PATIENCE_S, read_health
 from app.monitor.rendering import render
 from app.monitor.shared_fragments import shared
+from app.services.fleet_control import known_backends
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -65,7 +66,7 @@ async def _backends(request: web.Request, beats: Sequence[BackendBeat]) -> list[
     fleet, figures = request.config_dict[FLEET], request.config_dict[FLEET_FIGURES]
     decided = await _if_there(fleet.decisions(), {})
     told = {beat.name: beat for beat in beats}
-    names = sorted(told.keys() | {name for name, state in decided.items() if state.drained})
+    names = known_backends(beats, decided)
     hour, freeing, runs = await asyncio.gather(
         _if_there(figures.last_hour(), None), _if_there(fleet.asked_to_free(names), set()), _runs(request)
     )

@@ -128,21 +128,16 @@ def show_backend(
 ) -> ShownBackend:
     """Return a backend for the templates; one without a heartbeat is known by what was decided about it."""
     beat = found or backend_beat(name, 0, live=False, fields={})
-    total, free = beat.vram_total, beat.vram_free
-    remaining, foreign = beat.queue_remaining, beat.foreign
     drained = beat.drained is True
-    asked = None
-    if decided is not None and decided.drained is not drained:
-        asked = "drain" if decided.drained else "resume"
     return ShownBackend(
         name=name,
         url=beat.url,
-        word=_word(found),
+        word=beat.condition if found is not None else "unknown",
         reason=beat.reason,
         since=beat.since,
         age_s=found.age_s if found is not None else None,
         drained=drained,
-        asked=asked,
+        asked=decided.awaited(drained) if decided is not None else None,
         decided=decided if decided is not None and decided.drained else None,
         freeing=freeing,
         freed_at=beat.freed.at,
@@ -151,11 +146,11 @@ def show_backend(
         version=beat.version,
         slots=beat.slots,
         used=beat.used,
-        own=remaining - foreign if remaining is not None and foreign is not None else None,
-        foreign=foreign,
+        own=beat.own,
+        foreign=beat.foreign,
         models=[model.removesuffix(".safetensors") for model in beat.models],
-        vram_total=total or None,
-        vram_used=max(0.0, total - free) if total and free is not None else None,
+        vram_total=beat.vram_total or None,
+        vram_used=beat.vram_used,
         runs=list(runs),
         image_s=hour.image_s.get(name) if hour is not None else None,
         done=hour.ended.get((name, "completed"), 0) if hour is not None else None,
@@ -170,17 +165,6 @@ def show_run(run: Run, told: Snapshot, preview: int | None) -> ShownRun:
     title = " ".join((run.prompt or "").split()) or "a workflow"
     short = title if len(title) <= _TITLE_CHARACTERS else title[:_TITLE_CHARACTERS].rstrip() + "…"
     return ShownRun(told, short, preview)
-
-
-def _word(beat: BackendBeat | None) -> str:
-    if beat is None:
-        return "unknown"
-    if not beat.live:
-        return "lost"
-    if beat.undriven:
-        return "undriven"
-    healthy = beat.healthy
-    return "unknown" if healthy is None else "healthy" if healthy else "unhealthy"
 
 
 def _ended_link(name: str, status: str, hour: LastHour | None) -> str:

@@ -11,7 +11,7 @@ from app.domain.message import timestamp
 from app.domain.worker_states import PERIODIC_TASKS, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from app.domain.heartbeats import BackendBeat
@@ -174,6 +174,11 @@ class Fleet:
 
     async def _backend(self, name: str) -> BackendBeat | None:
         return next((beat for beat in await self._registry.backends() if beat.name == name), None)
+
+
+def known_backends(beats: Iterable[BackendBeat], decided: Mapping[str, BackendState]) -> list[str]:
+    """Return the names, in order, of the backends that are known by a heartbeat, or by being drained."""
+    return sorted({beat.name for beat in beats} | {name for name, state in decided.items() if state.drained})
 
 
 def _run_id(run: PeriodicRun | None) -> str:

@@ -26,6 +26,12 @@ class BackendState:
     changed_at: datetime
     changed_by: str
 
+    def awaited(self, drained: bool) -> str | None:
+        """Return what its driver has yet to confirm, to drain it or to resume; `drained` is what it says."""
+        if self.drained is drained:
+            return None
+        return "drain" if self.drained else "resume"
+
 
 class BackendStates:
     """Decisions about backends. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""

@@ -1,4 +1,4 @@
-"""Jobs and contents as they go over the wire: plain data of the shape that `payloads` describes.
+"""Jobs, contents, backends and workers as they go over the wire: plain data of the shape that `payloads` describes.
 
 They are not made through those models: checking our own answers like foreign input would cost more than
 the rest of it (a test does that once).
@@ -9,13 +9,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from app.domain.heartbeats import backend_beat
 from app.domain.job import Attempt, Output, Phase, Standing
 from app.domain.message import timestamp
 
 if TYPE_CHECKING:
+    from app.domain.heartbeats import BackendBeat, WorkerBeat
     from app.domain.message import Snapshot
     from app.domain.uploads import Upload
+    from app.domain.worker_states import WorkerState
     from app.runtime.json_text import Written
+    from app.storage.backend_states import BackendState
     from app.storage.job_views import Event
     from app.storage.whole_jobs import JobView
 
@@ -143,6 +147,55 @@ def event_answer(event: Event) -> dict[str, Any]:
         "attempt": event.attempt,
         "actor": event.actor,
         "data": event.data,
+    }
+
+
+def backend_answer(name: str, found: BackendBeat | None, decided: BackendState | None) -> dict[str, Any]:
+    """Return a backend without its address, which may hold a secret; one without a heartbeat is drained."""
+    beat = found or backend_beat(name, 0, live=False, fields={})
+    drained = beat.drained is True
+    return {
+        "name": name,
+        "live": beat.live,
+        "state": beat.condition if found is not None else "unknown",
+        "healthy": beat.healthy,
+        "reason": beat.reason,
+        "since": _time(beat.since),
+        "age_seconds": round(found.age_s, 1) if found is not None else None,
+        "drained": drained,
+        "asked": decided.awaited(drained) if decided is not None else None,
+        "driver": beat.driver,
+        "version": beat.version,
+        "slots": beat.slots,
+        "used": beat.used,
+        "current": list(beat.current),
+        "queue_own": beat.own,
+        "queue_foreign": beat.foreign,
+        "models": list(beat.models),
+        "vram_total_bytes": beat.vram_total or None,
+        "vram_used_bytes": beat.vram_used,
+    }
+
+
+def worker_answer(beat: WorkerBeat, asked: WorkerState | None) -> dict[str, Any]:
+    """Return a worker; `asked` is the state that it was last asked to be in."""
+    return {
+        "name": beat.name,
+        "live": beat.live,
+        "state": beat.state,
+        "asked": asked if asked != beat.state else None,
+        "age_seconds": round(beat.age_s, 1),
+        "host": beat.host,
+        "pid": beat.pid,
+        "version": beat.version,
+        "started_at": _time(beat.started_at),
+        "backends": list(beat.backends),
+        "slots": beat.slots,
+        "used": beat.used,
+        "running": list(beat.running),
+        "done": beat.done,
+        "failed": beat.failed,
+        "memory_bytes": beat.memory_bytes,
     }
 
 

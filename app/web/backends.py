@@ -1,14 +1,20 @@
-"""Handlers of `/api/v1/backends`: which of them are given work."""
+"""Handlers of `/api/v1/backends` and `/api/v1/workers`: how they are, and which backends are given work."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from app.domain.errors import QueueUnavailable
-from app.keys import FLEET, REGISTRY
+from app.domain.errors import QueueUnavailable, Unavailable
+from app.keys import FLEET, LIVE_FLEET, REGISTRY
+from app.services.fleet_control import known_backends
+from app.web.answers import backend_answer, worker_answer
+from app.web.bodies import read_query
+from app.web.checking import check
 from app.web.payloads import BackendStateAnswer
+from app.web.requests import NoQuery
 from app.web.responses import ACTOR, answered
 
 if TYPE_CHECKING:
@@ -16,7 +22,30 @@ if TYPE_CHECKING:
 
 routes: Final = web.RouteTableDef()
 
-ONE: Final = "/api/v1/backends/{name}"
+ALL: Final = "/api/v1/backends"
+ONE: Final = ALL + "/{name}"
+_PATIENCE_S: Final = 2.0
+"""Without an answer in so many seconds what was decided about backends is left out: heartbeats tell the rest."""
+
+
+@routes.get(ALL)
+async def list_backends(request: web.Request) -> web.Response:
+    """List the backends: how they are, and what they do."""
+    check(NoQuery, read_query(request.query), pointer="")
+    beats = (await request.app[LIVE_FLEET].now()).backends
+    decided = await _decisions(request)
+    told = {beat.name: beat for beat in beats}
+    names = known_backends(beats, decided)
+    return answered({"items": [backend_answer(name, told.get(name), decided.get(name)) for name in names]})
+
+
+@routes.get("/api/v1/workers")
+async def list_workers(request: web.Request) -> web.Response:
+    """List the workers, live and lost."""
+    check(NoQuery, read_query(request.query), pointer="")
+    beats = (await request.app[LIVE_FLEET].now()).workers
+    asked = await request.app[FLEET].asked([beat.name for beat in beats if beat.live])
+    return answered({"items": [worker_answer(beat, asked.get(beat.name)) for beat in beats]})
 
 
 @routes.post(ONE + "/drain")
@@ -29,6 +58,14 @@ async def drain(request: web.Request) -> web.Response:
 async def resume(request: web.Request) -> web.Response:
     """Have a drained backend given prompts again."""
     return await _decided(request, await request.app[FLEET].resume(request.match_info["name"], ACTOR))
+
+
+async def _decisions(request: web.Request) -> dict[str, BackendState]:
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            return await request.app[FLEET].decisions()
+    except (Unavailable, TimeoutError):
+        return {}
 
 
 async def _decided(request: web.Request, state: BackendState) -> web.Response:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from app.settings import package_version
-from app.web import payloads, requests
+from app.web import examples, inventory_payloads, payloads, requests
 from app.web.problems import RETRY_HELPS
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _JOB: Final = "/api/v1/generation-jobs"
 _CONTENT: Final = "/api/v1/contents/{content_id}"
 _BACKEND: Final = "/api/v1/backends/{name}"
+_NAMES: Final = {"name": 255, "node_class": 300}
+"""Parameter of a path that is a text → the most characters that name anything."""
 _BYTES: Final = "bytes"
 _OBJECT: Final = "object"
 _TEXT: Final = "text"
@@ -35,9 +37,12 @@ class Operation:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     problems: tuple[int, ...] = (500, 503)
+    example: dict[str, Any] | None = None
+    """An answer, as it is when all goes well."""
 
 
 _ONE_JOB: Final = (404, 500, 503)
+_LIST: Final = (422, 500, 503)
 _OF_ONE: Final = (404, 422, 500, 503)
 _THUMBNAIL: Final = "An output's thumbnail; the picture itself (no-cache) or 404 `thumbnail_due` until it is made"
 _FIRST_THUMBNAIL: Final = (
@@ -118,6 +123,48 @@ OPERATIONS: Final = (
     Operation("get", _CONTENT + "/outputs/{index}/thumbnail", _THUMBNAIL, _FILE, problems=_ONE_FILE),
     Operation("get", _CONTENT + "/thumbnail", _FIRST_THUMBNAIL, _FILE, problems=_ONE_FILE),
     Operation(
+        "get",
+        "/api/v1/models",
+        "Models, samplers and schedulers over all backends",
+        {200: inventory_payloads.ModelsAnswer},
+        query=requests.ModelsQuery,
+        problems=_LIST,
+        example=examples.MODELS,
+    ),
+    Operation(
+        "get",
+        "/api/v1/nodes",
+        "Node classes over all backends",
+        {200: inventory_payloads.NodeListAnswer},
+        query=requests.NodesQuery,
+        problems=_LIST,
+        example=examples.NODES,
+    ),
+    Operation(
+        "get",
+        "/api/v1/nodes/{node_class}",
+        "A node class: its inputs and outputs",
+        {200: inventory_payloads.NodeAnswer},
+        problems=_OF_ONE,
+        example=examples.NODE,
+    ),
+    Operation(
+        "get",
+        "/api/v1/backends",
+        "How the backends are",
+        {200: payloads.BackendListAnswer},
+        problems=_LIST,
+        example=examples.BACKENDS,
+    ),
+    Operation(
+        "get",
+        "/api/v1/workers",
+        "How the workers are",
+        {200: payloads.WorkerListAnswer},
+        problems=_LIST,
+        example=examples.WORKERS,
+    ),
+    Operation(
         "post",
         _BACKEND + "/drain",
         "Give a backend no more prompts",
@@ -181,9 +228,10 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         for name in ("job_id", "content_id", "index")
         if f"{{{name}}}" in operation.path
     ]
-    if "{name}" in operation.path:
-        named_so = {"type": "string", "minLength": 1, "maxLength": 255}
-        parameters.append({"name": "name", "in": "path", "required": True, "schema": named_so})
+    for name, most in _NAMES.items():
+        if f"{{{name}}}" in operation.path:
+            named_so = {"type": "string", "minLength": 1, "maxLength": most}
+            parameters.append({"name": name, "in": "path", "required": True, "schema": named_so})
     if operation.query is not None:
         properties = schemas[named[operation.query].rpartition("/")[2]]["properties"]
         parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
@@ -197,6 +245,8 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         content = {"application/json": {"schema": {"$ref": named[operation.body]}}}
         told["requestBody"] = {"required": operation.body is requests.JobRequest, "content": content}
     told["responses"] = {str(status): _answer(answer, named) for status, answer in operation.answers.items()}
+    if operation.example is not None:
+        told["responses"]["200"]["content"]["application/json"]["example"] = operation.example
     problem = {"application/problem+json": {"schema": {"$ref": named[payloads.Problem]}}}
     for status in operation.problems:
         told["responses"][str(status)] = {"description": "Problem", "content": problem}

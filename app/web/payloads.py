@@ -223,6 +223,65 @@ class QueueStatsAnswer(BaseModel):
     backends_online: int
 
 
+class BackendAnswer(BaseModel):
+    """A backend, as its driver told of it last; null is what is not known."""
+
+    name: str
+    live: bool = Field(description="Its heartbeat is young enough for its driver to be alive.")
+    state: Literal["healthy", "unhealthy", "undriven", "lost", "unknown"] = Field(
+        description="undriven: no worker drives it. lost: its driver is silent. unknown: without any heartbeat."
+    )
+    healthy: bool | None
+    reason: str | None = Field(description="What ails it.")
+    since: Time | None = Field(description="When it last became healthy, or unhealthy.")
+    age_seconds: float | None = Field(description="Age of its heartbeat.")
+    drained: bool = Field(description="Its driver says that it is given no more prompts.")
+    asked: Literal["drain", "resume"] | None = Field(description="What was decided and its driver has not confirmed.")
+    driver: str | None = Field(description="The worker that drives it.")
+    version: str | None = Field(description="Of ComfyUI.")
+    slots: int | None = Field(description="Jobs that it is given at once.")
+    used: int | None
+    current: list[int] = Field(description="Ids of the jobs that it works on.")
+    queue_own: int | None = Field(description="Prompts in ComfyUI's queue that are ours.")
+    queue_foreign: int | None = Field(description="Those of other people.")
+    models: list[str] = Field(description="Checkpoints of its latest run, probably still in memory.")
+    vram_total_bytes: float | None
+    vram_used_bytes: float | None
+
+
+class BackendListAnswer(BaseModel):
+    """All backends that told of themselves within a day, or are drained, by name."""
+
+    items: list[BackendAnswer]
+
+
+class WorkerAnswer(BaseModel):
+    """A worker, as it told of itself last; null is what is not known."""
+
+    name: str
+    live: bool = Field(description="Its heartbeat is young enough for it to be alive; else it is lost.")
+    state: str | None = Field(description="working, quiet or stopping")
+    asked: str | None = Field(description="The state that it was asked to be in, and has not confirmed.")
+    age_seconds: float = Field(description="Age of its heartbeat.")
+    host: str | None
+    pid: int | None
+    version: str | None
+    started_at: Time | None
+    backends: list[str] = Field(description="Those that it drives.")
+    slots: int | None
+    used: int | None
+    running: list[int] = Field(description="Ids of the jobs that it runs.")
+    done: int | None = Field(description="Jobs completed since it started.")
+    failed: int | None
+    memory_bytes: float | None = Field(description="The most that it ever took.")
+
+
+class WorkerListAnswer(BaseModel):
+    """All workers that told of themselves within a day and have not left, by name."""
+
+    items: list[WorkerAnswer]
+
+
 class BackendStateAnswer(BaseModel):
     """What was decided about a backend."""
 

@@ -68,6 +68,7 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "upload_in_use": True,
     "storage_failed": True,
     "backend_not_found": False,
+    "node_class_not_found": False,
     "worker_not_found": False,
     "task_not_found": False,
     "key_not_found": False,
@@ -127,7 +128,7 @@ def of_error(request: web.Request, error: errors.GenonautError) -> web.Response:
         log.error("request %s: unexpected %s", request[REQUEST_ID], type(error).__name__, exc_info=error)
         detail = "Something went wrong here. The request id finds it in the server's log."
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
-    faults = error.faults if isinstance(error, errors.InvalidRequest) else ()
+    faults = error.faults if isinstance(error, errors.InvalidRequest | errors.NodeClassNotFound) else ()
     response = problem(request, status, error.code, str(error), faults)
     if isinstance(error, errors.Unavailable | errors.ThumbnailDue):
         response.headers["Retry-After"] = str(error.retry_after_s)

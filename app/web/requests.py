@@ -23,6 +23,7 @@ from pydantic import (
 
 from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
+from app.domain.model_lists import ModelKind
 from app.domain.public_addresses import MAX_URL_CHARS
 from app.domain.seeds import random_seed
 from app.domain.uploads import id_in
@@ -406,6 +407,26 @@ class UploadListQuery(OwnerQuery):
 
     limit: int = Field(100, ge=1, le=1000)
     cursor: str | None = Field(None, max_length=1000)
+
+
+class NoQuery(BaseModel):
+    """The query of a route that takes none: every parameter is refused by name."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+class ModelsQuery(NoQuery):
+    """The query of the models."""
+
+    kind: list[ModelKind] = Field([], max_length=100, description="Only these lists; may be repeated.")
+
+
+class NodesQuery(NoQuery):
+    """The query of the node classes."""
+
+    search: str = Field("", max_length=300, description="A text in the class, its shown name or its category.")
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: str | None = Field(None, max_length=1000, description="next_cursor of the page before.")
 
 
 class BulkFilter(RequestModel):

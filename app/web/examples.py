@@ -1,0 +1,106 @@
+"""Examples of answers in the OpenAPI document; a test holds them to the models."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+MODELS: Final[dict[str, Any]] = {
+    "live": True,
+    "backends": ["big", "small"],
+    "checkpoints": [
+        {"name": "dreamshaper_8.safetensors", "backends": ["big"], "warm_on": []},
+        {"name": "sd_xl_base_1.0.safetensors", "backends": ["big", "small"], "warm_on": ["small"]},
+    ],
+    "samplers": [{"name": "euler", "backends": ["big", "small"], "warm_on": None}],
+}
+NODES: Final[dict[str, Any]] = {
+    "live": True,
+    "backends": ["big", "small"],
+    "total": 41,
+    "limit": 1,
+    "next_cursor": "LoadImage",
+    "items": [
+        {
+            "class": "LoadImage",
+            "display_name": "Load Image",
+            "category": "image",
+            "output_node": False,
+            "core": True,
+            "backends": ["big", "small"],
+        }
+    ],
+}
+NODE: Final[dict[str, Any]] = {
+    "live": True,
+    **NODES["items"][0],
+    "inputs": [
+        {
+            "name": "image",
+            "type": "COMBO",
+            "required": True,
+            "default": None,
+            "min": None,
+            "max": None,
+            "step": None,
+            "choices": ["example.png"],
+            "choices_count": 1,
+            "multiselect": False,
+            "uploads": "image",
+            "folder": None,
+            "grows": None,
+        }
+    ],
+    "outputs": [
+        {"name": "IMAGE", "type": "IMAGE", "is_list": False, "choices": None, "choices_count": None},
+        {"name": "MASK", "type": "MASK", "is_list": False, "choices": None, "choices_count": None},
+    ],
+    "differs": False,
+    "descriptions": [],
+}
+BACKENDS: Final[dict[str, Any]] = {
+    "items": [
+        {
+            "name": "big",
+            "live": True,
+            "state": "healthy",
+            "healthy": True,
+            "reason": None,
+            "since": "2026-11-23T12:00:00Z",
+            "age_seconds": 1.2,
+            "drained": False,
+            "asked": None,
+            "driver": "host-4711-a1b2",
+            "version": "0.33.0",
+            "slots": 1,
+            "used": 1,
+            "current": [17],
+            "queue_own": 1,
+            "queue_foreign": 0,
+            "models": ["sd_xl_base_1.0.safetensors"],
+            "vram_total_bytes": 25757220864,
+            "vram_used_bytes": 7516192768,
+        }
+    ]
+}
+WORKERS: Final[dict[str, Any]] = {
+    "items": [
+        {
+            "name": "host-4711-a1b2",
+            "live": True,
+            "state": "working",
+            "asked": None,
+            "age_seconds": 1.2,
+            "host": "host",
+            "pid": 4711,
+            "version": "1.0.0",
+            "started_at": "2026-11-23T11:59:00Z",
+            "backends": ["big"],
+            "slots": 1,
+            "used": 1,
+            "running": [17],
+            "done": 16,
+            "failed": 0,
+            "memory_bytes": 104857600,
+        }
+    ]
+}
