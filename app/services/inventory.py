@@ -6,6 +6,8 @@ import asyncio
 import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from heapq import nlargest
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault, NodeClassNotFound
@@ -32,6 +34,11 @@ _MOST_DESCRIBED_BYTES: Final = 8 * 2**20
 _BYTES_OF_CLASS: Final = 2_000
 _BYTES_OF_VALUE: Final = 50
 """About the JSON of a class, and of one value in its description."""
+_BITS: Final = 256
+_MOST_SOUGHT: Final = 300
+"""Characters of an unknown class that are looked at."""
+_COMPARED: Final = 100
+"""Maximum number of classes that are compared with an unknown one, letter by letter."""
 _LOOK_AGAIN_S: Final = 2.0
 """Seconds for which a merged offer holds in which one of a backend's is missing, because it could not be read."""
 
@@ -71,7 +78,8 @@ class _Merged:
     models: dict[ModelKind, _Names]
     classes: list[_Class]
     orders: list[tuple[str, str]]
-    class_names: dict[str, None]
+    pairs: dict[str, int]
+    """Class → its pairs of letters, each a bit of a number: which names are most alike is quickly found so."""
     until: float
     """The moment, by the monotonic clock, at which to look again for what is missing; infinite when nothing is."""
     lists: dict[ModelKind, tuple[Any, bytes]] = field(default_factory=dict)
@@ -128,7 +136,7 @@ class Inventory:
         """Return all that is said of a node class, as JSON; raises `NodeClassNotFound`."""
         beats, live = await self._telling()
         merged = await self._of(beats)
-        if name not in merged.class_names:
+        if name not in merged.pairs:
             raise _not_found(name, merged)
         text = merged.described.pop(name, None)
         if text is None:
@@ -193,7 +201,7 @@ def _merge(offerings: list[Offering], until: float) -> _Merged:
         models={kind: _names(kind, offerings) for kind in MODEL_KINDS},
         classes=classes,
         orders=[each.order for each in classes],
-        class_names=dict.fromkeys(each.name for each in classes),
+        pairs={each.name: _pairs(each.name) for each in classes},
         until=until,
     )
 
@@ -252,9 +260,19 @@ def _keep(kept: dict[str, bytes], name: str, text: bytes) -> None:
 
 
 def _not_found(name: str, merged: _Merged) -> NodeClassNotFound:
-    likely = nearest(name, merged.class_names)
+    wanted = _pairs(name[:_MOST_SOUGHT])
+    likely = nearest(
+        name, nlargest(_COMPARED, merged.pairs, key=lambda each: (merged.pairs[each] & wanted).bit_count())
+    )
     detail = f"No backend has a node class called {shown(name)!r}."
     return NodeClassNotFound(detail, [Fault("node_class", NodeClassNotFound.code, detail, suggestion=likely)])
+
+
+def _pairs(name: str) -> int:
+    found = 0
+    for one, other in pairwise(name.casefold()):
+        found |= 1 << (31 * ord(one) + ord(other)) % _BITS
+    return found
 
 
 def _array(entries: Iterable[bytes]) -> bytes:
