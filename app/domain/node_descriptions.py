@@ -82,18 +82,17 @@ def _words(name: str, node: NodeClass) -> dict[str, Any]:
 
 
 def _whole(name: str, node: NodeClass) -> dict[str, Any]:
-    return {**_words(name, node), "inputs": _inputs(node.inputs), "outputs": _outputs(node)}
+    return {**_words(name, node), "inputs": _inputs(node.inputs, node.expands), "outputs": _outputs(node)}
 
 
-def _inputs(inputs: Mapping[str, InputSpec]) -> list[dict[str, Any]]:
+def _inputs(inputs: Mapping[str, InputSpec], expands: bool) -> list[dict[str, Any]]:
     """Return the inputs in the order of the backend, those that are required first."""
-    return [_input(spec) for spec in sorted(inputs.values(), key=lambda spec: not spec.required)]
+    return [_input(spec, expands) for spec in sorted(inputs.values(), key=lambda spec: not spec.required)]
 
 
-def _input(spec: InputSpec) -> dict[str, Any]:
-    choices = spec.choices
-    if isinstance(spec.grows, Options):
-        choices = tuple(key for key, _ in spec.grows.options)
+def _input(spec: InputSpec, expands: bool) -> dict[str, Any]:
+    grows = spec.grows if expands else None
+    choices = tuple(key for key, _ in grows.options) if isinstance(grows, Options) else spec.choices
     return {
         "name": spec.name,
         "type": spec.type,
@@ -107,7 +106,7 @@ def _input(spec: InputSpec) -> dict[str, Any]:
         "multiselect": spec.multiselect,
         "uploads": spec.uploads or None,
         "folder": spec.folder or None,
-        "grows": _grows(spec.grows),
+        "grows": _grows(grows),
     }
 
 
@@ -115,15 +114,15 @@ def _grows(grows: Growth | Options | Slot | None) -> dict[str, Any] | None:
     match grows:
         case Growth(inputs):
             # All of them are the same but for the name.
-            one = next((_input(spec) for spec in inputs.values()), None)
+            one = next((_input(spec, expands=True) for spec in inputs.values()), None)
             names = list(inputs)
             least = sum(spec.required for spec in inputs.values())
             return {"by": "links", "names": names, "least": least, "options": [], "inputs": [one] if one else []}
         case Options(options):
-            listed = [{"value": key, "inputs": _inputs(inputs)} for key, inputs in options[:MOST_CHOICES]]
+            listed = [{"value": key, "inputs": _inputs(inputs, expands=True)} for key, inputs in options[:MOST_CHOICES]]
             return {"by": "choice", "names": [], "least": 0, "options": listed, "inputs": []}
         case Slot(inputs):
-            return {"by": "presence", "names": [], "least": 0, "options": [], "inputs": _inputs(inputs)}
+            return {"by": "presence", "names": [], "least": 0, "options": [], "inputs": _inputs(inputs, expands=True)}
     return None
 
 

@@ -83,9 +83,9 @@ class NodeInput(BaseModel):
     type: str = Field(description="COMBO where the value is one of `choices`; * takes any.")
     required: bool
     default: Any
-    min: float | None
-    max: float | None
-    step: float | None
+    min: int | float | None
+    max: int | float | None
+    step: int | float | None
     choices: list[Any] | None = Field(description="The first 1,000.")
     choices_count: int | None = Field(description="How many there are.")
     multiselect: bool
