@@ -19,7 +19,7 @@ from app.monitor.audit_pages import AuditAddress
 from app.monitor.listing import ListAddress
 from app.monitor.permissions import places
 from app.monitor.stats_pages import StatsAddress
-from app.web.requests import ListQuery
+from app.web.requests import ListQuery, NodesQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,8 @@ def alike(model: type[BaseModel], but: Sequence[str] = ()) -> list[list[str]]:
 
 OWN = {
     f"{BASE}/": [*alike(ListQuery, but=["cursor"]), ["cursor"]],
+    "/api/v1/models": [["kind"]],
+    "/api/v1/nodes": [[name] for name in NodesQuery.model_fields],
     "/monitor/": [*alike(ListAddress, but=["after", "before"]), ["after"], ["before"]],
     "/monitor/bulk/delete?until_id=9&": alike(ListAddress, but=["after", "before"]),
     "/monitor/bulk/retry?": [["until_id"]],
@@ -101,7 +103,7 @@ def routes(app: web.Application, *methods: str) -> list[tuple[str, str]]:
     """Return method and address of every route, of job 1 where there is a number in it."""
     found = {(method, place or "/") for method, place in places(app.router, "") if method in methods}
     ids = {"job_id": "1", "content_id": "1", "index": "0", "name": "x", "worker_id": "x", "task": "sweep"}
-    ids["version"] = "x"
+    ids |= {"version": "x", "node_class": "x"}
     named = {(method, re.sub(r"{(\w+)}", lambda each: ids[each[1]], place)) for method, place in found}
     return sorted((method, path) for method, path in named if path != READY)
 

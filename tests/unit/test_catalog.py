@@ -50,6 +50,15 @@ def test_choices_are_read_in_the_old_form_and_the_new(spec: Any) -> None:
     assert codes(spec, "c") == ["value_not_in_list"]
 
 
+def test_what_people_see_of_a_class_is_read_as_far_as_it_is_text() -> None:
+    more = {"display_name": "The X", "category": 5, "output_name": ["a", None], "output_is_list": [True, 0]}
+    found = catalog(["FLOAT", {"default": 0.5, "step": 0.1}], **more).nodes["X"]
+    assert (found.display_name, found.category) == ("The X", "")
+    assert (found.output_names, found.output_lists) == (("a", ""), (True, False))
+    assert (found.inputs["a"].default, found.inputs["a"].step) == (0.5, 0.1)
+    assert catalog(["FLOAT", {"step": float("nan")}], output_name="odd").nodes["X"].inputs["a"].step is None
+
+
 @pytest.mark.parametrize(
     ("config", "uploads", "folder"),
     [

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.heartbeats import Freed, backend_beat, parse_heartbeat, worker_beat
+from app.services.fleet_control import known_backends
+from app.storage.backend_states import BackendState
 
 BACKEND: dict[str, Any] = {
     "url": "http://gpu:8188", "driver": "w1", "healthy": True, "reason": None, "drained": False,
@@ -74,3 +76,42 @@ def test_a_long_text_is_cut_and_a_lone_surrogate_replaced() -> None:
 @pytest.mark.parametrize(("fields", "undriven"), [({}, False), ({"driver": None}, True), ({"driver": 4}, False)])
 def test_only_a_driver_that_is_null_means_that_it_was_given_up(fields: dict[str, Any], undriven: bool) -> None:
     assert backend_beat("gpu", 1, live=True, fields=fields).undriven is undriven
+
+
+@pytest.mark.parametrize(
+    ("live", "changes", "condition"),
+    [
+        (True, {}, "healthy"),
+        (True, {"healthy": False}, "unhealthy"),
+        (True, {"healthy": "?"}, "unknown"),
+        (True, {"driver": None, "healthy": False}, "undriven"),
+        (False, {}, "lost"),
+        (False, {"driver": None}, "lost"),
+    ],
+)
+def test_a_backends_condition_is_one_word(live: bool, changes: dict[str, Any], condition: str) -> None:
+    assert backend_beat("gpu", 1, live=live, fields=BACKEND | changes).condition == condition
+
+
+@pytest.mark.parametrize(
+    ("changes", "own", "vram_used"),
+    [
+        ({}, 2, 18.5),
+        ({"foreign": 9}, 0, 18.5),
+        ({"foreign": None, "vram_free": None}, None, None),
+        ({"queue_remaining": None, "vram_total": 0}, None, None),
+        ({"vram_free": 30}, 2, 0.0),
+    ],
+)
+def test_what_is_ours_of_a_queue_and_used_of_a_card(
+    changes: dict[str, Any], own: int | None, vram_used: float | None
+) -> None:
+    beat = backend_beat("gpu", 1, live=True, fields=BACKEND | changes)
+    assert (beat.own, beat.vram_used) == (own, vram_used)
+
+
+def test_backends_are_known_by_a_heartbeat_or_by_being_drained() -> None:
+    decided = {name: BackendState(name, drained, AT, "ann") for name, drained in (("a", True), ("z", False))}
+    assert known_backends([backend_beat("gpu", 1, live=False, fields={})], decided) == ["a", "gpu"]
+    assert [decided["a"].awaited(drained) for drained in (True, False)] == [None, "drain"]
+    assert [decided["z"].awaited(drained) for drained in (True, False)] == ["resume", None]

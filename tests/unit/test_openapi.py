@@ -6,6 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
@@ -60,6 +61,20 @@ def test_the_document_tells_the_limits_of_what_is_sent() -> None:
     assert properties["job_type"]["enum"] == ["image", "image_generation", "video", "audio", "workflow"]
     seed = document()["components"]["schemas"]["SamplerParams"]["properties"]["seed"]
     assert [one for one in seed["anyOf"] if one.get("maximum") == 2**64 - 1]
+
+
+def test_every_example_is_an_answer_as_the_document_says() -> None:
+    checked = 0
+    for methods in document()["paths"].values():
+        for operation in methods.values():
+            content = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+            if "example" in content:
+                schema = content["schema"] | {"components": document()["components"]}
+                jsonschema.Draft202012Validator(schema).validate(content["example"])
+                named = document()["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+                assert set(named["required"]) <= set(content["example"]) <= set(named["properties"])
+                checked += 1
+    assert checked >= 5
 
 
 def test_every_error_code_says_whether_a_retry_helps() -> None:
