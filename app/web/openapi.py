@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 _JOB: Final = "/api/v1/generation-jobs"
 _CONTENT: Final = "/api/v1/contents/{content_id}"
 _BACKEND: Final = "/api/v1/backends/{name}"
-_NAMES: Final = {"name": 255, "node_class": 300}
+_NAMES: Final = {"name": 255, "node_class": 300, "upload_id": 64}
 """Parameter of a path that is a text → the most characters that name anything."""
+_UPLOADS: Final = "/api/v1/uploads"
+_UPLOAD: Final = _UPLOADS + "/{upload_id}"
 _BYTES: Final = "bytes"
 _OBJECT: Final = "object"
 _TEXT: Final = "text"
@@ -34,7 +36,8 @@ class Operation:
     summary: str
     answers: dict[int, type[BaseModel] | str | None]
     """Status → model, `bytes`, `object`, `text`, or None for an empty body."""
-    body: type[BaseModel] | None = None
+    body: type[BaseModel] | str | None = None
+    """A model, or `bytes` for a file, as it is or in a form."""
     query: type[BaseModel] | None = None
     problems: tuple[int, ...] = (500, 503)
     example: dict[str, Any] | None = None
@@ -166,6 +169,29 @@ OPERATIONS: Final = (
     ),
     Operation(
         "post",
+        _UPLOADS,
+        "Hand over a file",
+        {201: payloads.UploadAnswer, 200: payloads.UploadAnswer},
+        _BYTES,
+        requests.OwnerQuery,
+        (400, 408, 413, 415, 422, 500, 503, 507),
+    ),
+    Operation(
+        "get",
+        _UPLOADS,
+        "List uploads",
+        {200: payloads.UploadListAnswer},
+        None,
+        requests.UploadListQuery,
+        (422, 500, 503),
+    ),
+    Operation("get", _UPLOAD, "Show an upload", {200: payloads.UploadAnswer}, None, requests.OwnerQuery, _OF_ONE),
+    Operation("delete", _UPLOAD, "Delete an upload", {204: None}, None, requests.OwnerQuery, (404, 409, 422, 500, 503)),
+    Operation(
+        "get", _UPLOAD + "/data", "An upload's bytes", _FILE, None, requests.OwnerQuery, (404, 416, 422, 500, 503)
+    ),
+    Operation(
+        "post",
         _BACKEND + "/drain",
         "Give a backend no more prompts",
         {200: payloads.BackendStateAnswer},
@@ -191,10 +217,24 @@ OPERATIONS: Final = (
 )
 
 
+_BINARY: Final = {"type": "string", "format": "binary"}
+_FILE_CONTENT: Final = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["file"],
+            "properties": {"file": _BINARY, "user_id": {"type": "string", "minLength": 1, "maxLength": 255}},
+        }
+    },
+    "application/octet-stream": {"schema": _BINARY},
+}
+
+
 @cache
 def document() -> dict[str, Any]:
     """Return the OpenAPI document."""
-    requests = {each for operation in OPERATIONS for each in (operation.body, operation.query) if each}
+    sent = (each for operation in OPERATIONS for each in (operation.body, operation.query))
+    requests = {each for each in sent if each is not None and not isinstance(each, str)}
     answers = {each for operation in OPERATIONS for each in operation.answers.values() if not isinstance(each, str)}
     modes: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in requests]
     modes += [(model, "serialization") for model in (*answers, payloads.Problem) if model is not None]
@@ -241,7 +281,9 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": key, "description": described})
     if parameters:
         told["parameters"] = parameters
-    if operation.body is not None:
+    if operation.body == _BYTES:
+        told["requestBody"] = {"required": True, "content": _FILE_CONTENT}
+    elif operation.body is not None:
         content = {"application/json": {"schema": {"$ref": named[operation.body]}}}
         told["requestBody"] = {"required": operation.body is requests.JobRequest, "content": content}
     told["responses"] = {str(status): _answer(answer, named) for status, answer in operation.answers.items()}

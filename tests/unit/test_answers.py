@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from samples import new_job, output
 
-from app.domain.job import Attempt, Job, Phase
+from app.domain.job import ASKED_AGAIN, Attempt, Job, Phase
 from app.domain.message import snapshot_of
 from app.runtime.json_text import dumps, loads
 from app.storage.job_views import Event
@@ -24,7 +24,7 @@ AT = datetime(2026, 11, 23, 12, 0, 0, 123_456, tzinfo=UTC)
 
 def job(**changes: Any) -> Job:
     asked = new_job(not_before=AT, metadata={"a": "b"}, params={"n": 10**30})
-    values: dict[str, Any] = {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
+    values: dict[str, Any] = {name: getattr(asked, name) for name in ASKED_AGAIN}
     values |= {
         "job_id": 7,
         "phase": Phase.COMPLETED,
