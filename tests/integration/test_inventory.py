@@ -175,6 +175,13 @@ async def test_what_an_ailing_backend_had_in_memory_is_not_warm(client: Client) 
         return await entries(client) == {"a.safetensors": (["a"], ["a"])}
 
     await eventually(warm)
+    # Where its file is no more, a workflow cannot have it, though it may still be in memory.
+    await tell(client, "b", loader("b.safetensors"), models=["a.safetensors"])
+
+    async def merged() -> bool:
+        return await entries(client) == {"a.safetensors": (["a"], ["a"]), "b.safetensors": (["b"], [])}
+
+    await eventually(merged)
 
 
 @LIVES
@@ -238,6 +245,8 @@ async def test_pages_lead_through_all_node_classes(two: Service) -> None:
         "core": True,
         "backends": ["a", "b"],
     }
+    exact = await read(two.client, f"{NODES}?limit=1&search=KSamplerSelect")
+    assert (exact["total"], exact["next_cursor"]) == (1, None)
     # Also from a class that is no longer there.
     after = await read(two.client, f"{NODES}?limit=1&cursor=KSAMPLER")
     assert after["items"][0]["class"] == "KSampler"
