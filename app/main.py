@@ -216,6 +216,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         # Work that ended handlers have started may still run, and would reconnect to what is closed here.
         await end_tasks(background)
         await app[keys.SUBMITTING].settle()
+        await app[keys.INVENTORY].close()
         await views.settle()
         await snapshots.settle()
         await events.all_told()

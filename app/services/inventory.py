@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from app.domain.hints import nearest, shown
 from app.domain.model_lists import MODEL_KINDS, Offering, alike, in_order, model_list
 from app.domain.node_descriptions import described, node_list, weight_of
 from app.domain.text import word
+from app.runtime.end_tasks import end_tasks
 from app.runtime.json_text import dump_bytes
 
 if TYPE_CHECKING:
@@ -39,8 +41,12 @@ _MOST_SOUGHT: Final = 300
 """Characters of an unknown class that are looked at."""
 _COMPARED: Final = 100
 """Maximum number of classes that are compared with an unknown one, letter by letter."""
+PATIENCE_S: Final = 1.0
+"""Seconds for which a request waits for the present offers, when it can have those before."""
 _LOOK_AGAIN_S: Final = 2.0
 """Seconds for which a merged offer holds in which one of a backend's is missing, because it could not be read."""
+
+log = logging.getLogger(__name__)
 
 Source = tuple[str, str]
 """A backend, and the digest of what it offers."""
@@ -73,6 +79,7 @@ class _Class:
 class _Merged:
     """What some backends offer together; nothing in it refers to their catalogs, which take much memory."""
 
+    sources: tuple[Source, ...]
     backends: list[str]
     """Those whose offers could be read."""
     models: dict[ModelKind, _Names]
@@ -80,7 +87,7 @@ class _Merged:
     orders: list[tuple[str, str]]
     pairs: dict[str, int]
     """Class → its pairs of letters, each a bit of a number: which names are most alike is quickly found so."""
-    until: float
+    until: float = float("inf")
     """The moment, by the monotonic clock, at which to look again for what is missing; infinite when nothing is."""
     lists: dict[ModelKind, tuple[Any, bytes]] = field(default_factory=dict)
     """Kind → what was warm when the list was written, and the list."""
@@ -98,7 +105,7 @@ class Inventory:
         self._registry = registry
         self._fleet = fleet
         self._sideline = sideline
-        self._merging = asyncio.Lock()
+        self._merging: asyncio.Task[_Merged] | None = None
         self._merged: dict[tuple[Source, ...], _Merged] = {}
 
     async def models(self, kinds: Iterable[ModelKind] = ()) -> bytes:
@@ -140,7 +147,7 @@ class Inventory:
             raise _not_found(name, merged)
         text = merged.described.pop(name, None)
         if text is None:
-            offerings = await self._offerings(_sources(beats))
+            offerings = await self._offerings(merged.sources)
             size = weight_of(name, offerings) * _BYTES_OF_VALUE
             text = await self._sideline.do(size, _described, name, offerings)
             if text is None:
@@ -149,6 +156,10 @@ class Inventory:
         _keep(merged.described, name, text)
         return b'{"live":%b,%b' % (b"true" if live else b"false", text[1:])
 
+    async def close(self) -> None:
+        """Read nothing any more."""
+        await end_tasks([self._merging] if self._merging is not None else [])
+
     async def _telling(self) -> tuple[list[BackendBeat], bool]:
         """Return the backends that tell what they offer, of the live ones if any is, and whether they are live."""
         known = [beat for beat in (await self._fleet.now()).backends if beat.catalog]
@@ -156,23 +167,38 @@ class Inventory:
         return live or known, bool(live)
 
     async def _of(self, beats: Sequence[BackendBeat]) -> _Merged:
-        """Return what these backends offer together; requests that come meanwhile wait for the same."""
-        sources = _sources(beats)
-        if (merged := self._known(sources)) is not None:
-            return merged
-        async with self._merging:
-            if (merged := self._known(sources)) is not None:
-                return merged
-            offerings = await self._offerings(sources)
-            size = _BYTES_OF_CLASS * sum(len(each.catalog.nodes) for each in offerings)
-            complete = sum(len(each.backends) for each in offerings) == len(sources)
-            until = float("inf") if complete else time.monotonic() + _LOOK_AGAIN_S
-            merged = await self._sideline.do(size, _merge, offerings, until)
-            self._merged.pop(sources, None)
-            while len(self._merged) >= _MOST_MERGED:
-                del self._merged[next(iter(self._merged))]
-            self._merged[sources] = merged
-            return merged
+        """Return what these backends offer together.
+
+        Reading 30 MB that are new takes seconds. Meanwhile requests get the list before; without one, all of them wait
+        for the same reading.
+        """
+        sources, until = _sources(beats), time.monotonic() + PATIENCE_S
+        while (merged := self._known(sources)) is None:
+            if self._merging is None or self._merging.done():
+                self._merging = asyncio.create_task(self._merge(sources), name="inventory")
+                self._merging.add_done_callback(_note)
+            before = next(reversed(self._merged.values()), None)
+            patience_s = max(0.0, until - time.monotonic()) if before is not None else None
+            done, _ = await asyncio.wait([self._merging], timeout=patience_s)
+            for task in done:
+                merged = task.result()
+                if merged.sources == sources:
+                    return merged
+            if not done and before is not None:
+                return before
+        return merged
+
+    async def _merge(self, sources: tuple[Source, ...]) -> _Merged:
+        offerings = await self._offerings(sources)
+        size = _BYTES_OF_CLASS * sum(len(each.catalog.nodes) for each in offerings)
+        merged = await self._sideline.do(size, _merge_all, sources, offerings)
+        if len(merged.backends) < len(sources):
+            merged.until = time.monotonic() + _LOOK_AGAIN_S
+        self._merged.pop(sources, None)
+        while len(self._merged) >= _MOST_MERGED:
+            del self._merged[next(iter(self._merged))]
+        self._merged[sources] = merged
+        return merged
 
     def _known(self, sources: tuple[Source, ...]) -> _Merged | None:
         merged = self._merged.get(sources)
@@ -194,15 +220,21 @@ def _warm(beats: Iterable[BackendBeat]) -> tuple[tuple[str, str], ...]:
     return tuple((model, beat.name) for beat in well for model in beat.models)
 
 
-def _merge(offerings: list[Offering], until: float) -> _Merged:
+def _note(task: asyncio.Task[_Merged]) -> None:
+    """Take note of a fault that no request waited for."""
+    if not task.cancelled() and (fault := task.exception()) is not None:
+        log.debug("what the backends offer could not be merged: %s", fault)
+
+
+def _merge_all(sources: tuple[Source, ...], offerings: list[Offering]) -> _Merged:
     classes = [_class(each) for each in node_list(offerings)]
     return _Merged(
+        sources=sources,
         backends=sorted(backend for each in offerings for backend in each.backends),
         models={kind: _names(kind, offerings) for kind in MODEL_KINDS},
         classes=classes,
         orders=[each.order for each in classes],
         pairs={each.name: _pairs(each.name) for each in classes},
-        until=until,
     )
 
 
