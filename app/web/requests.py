@@ -147,7 +147,7 @@ class InputReference(RequestModel):
         max_length=MAX_URL_CHARS,
         description="http or https; a worker fetches it once, when it takes the job.",
     )
-    data: Annotated[bytes | None, BeforeValidator(_data_of), WithJsonSchema({"type": "string"})] = Field(
+    data: Annotated[bytes | None, BeforeValidator(_data_of), WithJsonSchema({"type": ["string", "null"]})] = Field(
         None, description="`data:image/png;base64,…`; it becomes an upload."
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from samples import new_job
 
-from app.domain.job import Job, Phase
+from app.domain.job import ASKED_AGAIN, Job, Phase
 from app.domain.run_times import RunTime
 from app.monitor.eta import UNKNOWN, between, in_words
 from app.services.eta import end_of, turn_of
@@ -19,7 +19,7 @@ USUAL = RunTime(10.0, 12.0, 16.0, 30)
 
 def job(phase: Phase) -> Job:
     asked = new_job()
-    values: dict[str, Any] = {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
+    values: dict[str, Any] = {name: getattr(asked, name) for name in ASKED_AGAIN}
     values |= {name: None for name in Job.__dataclass_fields__ if name not in values}
     return Job(**values | {"phase": phase})
 

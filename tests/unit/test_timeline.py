@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from samples import new_job
 
-from app.domain.job import Attempt, Job, JobEvent, Phase, Repair
+from app.domain.job import ASKED_AGAIN, Attempt, Job, JobEvent, Phase, Repair
 from app.monitor.timeline import NODES_DRAWN, UNITS, Bar, Kind, Timeline, timelines
 from app.monitor.words import exact
 from app.storage.job_views import Event
@@ -48,7 +48,7 @@ def lines(
     completed: float | None = None, due: float | None = None,
 ) -> list[Timeline]:  # fmt: skip
     asked = new_job(not_before=at(due))
-    values: dict[str, Any] = {name: getattr(asked, name) for name in type(asked).__dataclass_fields__}
+    values: dict[str, Any] = {name: getattr(asked, name) for name in ASKED_AGAIN}
     values |= dict.fromkeys(
         ("backend_name", "worker_id", "prompt_id", "error_code", "error_message", "cancel_reason", "content_id")
     )
