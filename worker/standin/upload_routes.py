@@ -52,9 +52,14 @@ async def _upload(request: web.Request, write: Write) -> web.StreamResponse:
         await request.content.readany()
         return _cut(request)
     form = await request.post()
-    if how is UploadFault.ERROR:
-        raise OSError("as asked for")
-    response = await _store(standin, form, _run_full if how is UploadFault.DISK_FULL else write)
+    try:
+        if how is UploadFault.ERROR:
+            raise OSError("as asked for")
+        response = await _store(standin, form, _run_full if how is UploadFault.DISK_FULL else write)
+    finally:
+        for value in form.values():
+            if isinstance(value, web.FileField):
+                value.file.close()
     if how is UploadFault.LOST:
         return _cut(request)
     if fault is not None and how is UploadFault.SLOW:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -10,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
+from PIL import Image
 
 from worker.standin.main import STANDIN, Standin, StandinOptions, create_app
 
@@ -63,6 +65,33 @@ class Client:
         ws = await self.session.ws_connect(self.server.make_url("/ws").with_query(clientId=client_id), max_msg_size=0)
         assert json.loads(await ws.receive_str())["data"]["sid"] == client_id
         return ws
+
+    async def upload(
+        self, data: bytes, name: str = "in.png", route: str = "/upload/image", **fields: str
+    ) -> tuple[int, Any]:
+        """Upload a file with these further fields; return status and body."""
+        form = aiohttp.FormData(quote_fields=False)
+        form.add_field("image", io.BytesIO(data), filename=name)
+        for key, value in fields.items():
+            form.add_field(key, value)
+        async with self.session.post(self.server.make_url(route), data=form) as response:
+            return response.status, await _body(response)
+
+    async def saved(self, entry: dict[str, Any], node: str = "2") -> list[Image.Image]:
+        """Return the pictures that a node of a finished prompt has saved."""
+        assert entry["status"]["completed"] is True, entry["status"]
+        pictures = []
+        for named in entry["outputs"][node]["images"]:
+            _, data = await self.get("/view", **named)
+            pictures.append(Image.open(io.BytesIO(data)))
+        return pictures
+
+
+def png(color: Any = 0, size: tuple[int, int] = (40, 24), mode: str = "RGB") -> bytes:
+    """Return a PNG of one colour."""
+    buffer = io.BytesIO()
+    Image.new(mode, size, color).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 async def _body(response: aiohttp.ClientResponse) -> Any:
