@@ -64,6 +64,17 @@ class Eta:
         usual = await self._run_times.usual([last.workflow_key]) if last.workflow_key else {}
         return end_of(view.job, usual.get(last.workflow_key or ""), last.executing_at, progress, now)
 
+    async def expected(self, workflow_key: str | None, position: int) -> tuple[Range | None, Range | None]:
+        """Return the seconds until a job at this position would be taken, and that its run would take; None: not known.
+
+        `workflow_key` is of the graph that it would run.
+        """
+        slots, lately = await self._slots(), await self._run_times.lately()
+        usual = await self._run_times.usual([workflow_key]) if workflow_key else {}
+        run = usual.get(workflow_key or "") or lately
+        wait = until_turn(lately, position, slots) if slots and lately is not None else None
+        return wait, remaining(run, 0.0, 0) if run is not None else None
+
     async def _slots(self) -> int:
         """Return how many jobs the backends that can take work run at a time; 0 while Redis is away."""
         try:

@@ -45,8 +45,10 @@ class References:
         self._views = views
         self.networks = networks
 
-    async def resolve(self, job: NewJob) -> Resolved:
+    async def resolve(self, job: NewJob, *, keep: bool = True) -> Resolved:
         """Return the job with the uploads that it needs. Its workflow is of sound structure.
+
+        Without `keep` nothing is stored: what would become an upload has an id that stands for none.
 
         Raises
         ------
@@ -71,7 +73,7 @@ class References:
         changed: dict[str, dict[str, Any]] = {}
         for pointer, each in named:
             try:
-                upload = await self._taken(each, job.user_id)
+                upload = await self._taken(each, job.user_id, keep=keep)
             except (InvalidUpload, BodyTooLarge, ContentNotFound) as error:
                 faults.append(Fault(pointer, error.code, str(error)))
                 continue
@@ -92,17 +94,18 @@ class References:
             return Fault(f"{pointer}/url", error.code, str(error))
         return None
 
-    async def _taken(self, reference: Mapping[str, Any], user_id: str) -> Upload | None:
+    async def _taken(self, reference: Mapping[str, Any], user_id: str, *, keep: bool) -> Upload | None:
         """Return the upload that is made of what the reference brings or names; None for all others."""
         if "data" in reference:
-            return await self._uploads.take_bytes(reference["data"], user_id)
+            data = reference["data"]
+            return await (self._uploads.take_bytes if keep else self._uploads.look_at)(data, user_id)
         if "content" not in reference or "upload" in reference:
             return None
         content_id, index = reference["content"], reference["output"]
         found = await self._views.output_and_owner(content_id, index)
         if found is None or found[1] != user_id:
             raise ContentNotFound(f"There is no output {index} of content {content_id}.")
-        return await self._uploads.take_output(found[0], user_id)
+        return await self._uploads.take_output(found[0], user_id, keep=keep)
 
 
 def resized(job: NewJob | Job, width: int | None, height: int | None) -> tuple[int, int]:

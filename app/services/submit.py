@@ -85,6 +85,35 @@ class _Offered:
     """Whether one of them can take work."""
     drivers: list[str]
     """Those of them that a worker drives."""
+    names: list[str]
+    """All of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What one backend would do with a job."""
+
+    backend: str
+    idle_reason: str | None
+    """Why it can be given no job at the moment; None of one that can."""
+    is_known: bool
+    """Whether it is known what the backend offers."""
+    faults: list[Fault]
+    """Why it would not run the job; none of one that would."""
+    warnings: list[str]
+    graph: Graph | None
+    """The graph that it would run; None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What would become of a job that was submitted now."""
+
+    job: NewJob
+    """As it would be accepted, warnings included."""
+    refusal: InvalidRequest | None
+    """Why it would not be accepted; None of one that would."""
+    backends: list[Foreseen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +195,42 @@ class Submitting:
             raise accepted
         return accepted
 
+    async def check(self, job: NewJob, overrides: Mapping[str, Any]) -> DryRun:
+        """Return what would become of a job that was submitted now; nothing is accepted or stored.
+
+        Raises
+        ------
+        InvalidGraph, InvalidRequest
+            What is wrong with the job itself, whatever backends offer.
+        DatabaseUnavailable, QueueUnavailable, Busy
+        """
+        weight = 0
+        if job.workflow is not None:
+            weight = size_bytes(job.workflow) + size_bytes(overrides)
+            do = self._sideline.do
+            graph = await do(weight, checked_workflow, job.workflow, overrides, job.inputs, self._max_workflow_bytes)
+            job = replace(job, workflow=graph)
+        job, uploads = await self._with_uploads(job, weight, keep=False)
+        refusal: InvalidRequest | None = None
+        try:
+            job = await self._check(job, uploads, weight)
+        except InvalidRequest as error:
+            refusal = error
+        present = await self._fleet.recently()
+        reasons = why_idle(present.backends, present.workers)
+        foreseen = []
+        for offer in await self._offers(job, present):
+            found, runs = Checked(), None
+            if offer.catalog is not None:
+                found, _ = await self._sideline.do(weight, _held_against, job, offer.catalog, uploads)
+                runs = graph_of(job, offer.catalog)
+            faults = _as_asked(job, found.faults)
+            foreseen += [
+                Foreseen(name, reasons.get(name), offer.catalog is not None, faults, found.warnings, runs)
+                for name in offer.names
+            ]
+        return DryRun(job, refusal, sorted(foreseen, key=lambda each: each.backend))
+
     async def again(self, job: Job, once: Once | None = None) -> tuple[Job | Replayed, bool]:
         """Accept a new job that asks for what this one did, from now on; as `submit` does.
 
@@ -192,14 +257,16 @@ class Submitting:
         await self._fleet.settle()
         await self._afresh.close()
 
-    async def _with_uploads(self, job: NewJob, weight: int) -> tuple[NewJob, Mapping[str, Upload]]:
+    async def _with_uploads(
+        self, job: NewJob, weight: int, *, keep: bool = True
+    ) -> tuple[NewJob, Mapping[str, Upload]]:
         """Return the job with the uploads that it needs; raises as `References.resolve`."""
         named = job.image is not None or job.mask is not None or bool(job.inputs)
         if not named and job.workflow:
             named = await self._sideline.do(weight, has_uploads, job.workflow)
         if not named:
             return job, {}
-        resolved = await self.references.resolve(job)
+        resolved = await self.references.resolve(job, keep=keep)
         return resolved.job, resolved.uploads
 
     async def _check(self, job: NewJob, uploads: Mapping[str, Upload], weight: int) -> NewJob:
@@ -301,8 +368,7 @@ class Submitting:
             # What one of them offers is not known at the moment: it may be able to run it.
             return _Verdict(job, any(offer.able for offer in unknown))
         faults = min(verdicts, key=len)
-        places = _places(job)
-        faults = [replace(fault, pointer=places.get(fault.pointer) or _field(job, fault.pointer)) for fault in faults]
+        faults = _as_asked(job, faults)
         refusal = InvalidGraph("No backend that may take this job would run it.", faults)
         return _Verdict(job, able=False, refusal=refusal, doubts=doubts)
 
@@ -321,6 +387,7 @@ class Submitting:
                 await self._registry.catalog(digest),
                 digest in able,
                 [each.name for each in live if each.catalog == digest and _is_driven(each)],
+                [each.name for each in live if each.catalog == digest],
             )
             for digest in digests
         ]
@@ -358,6 +425,12 @@ def _held_against(job: NewJob, catalog: Catalog, uploads: Mapping[str, Upload]) 
 def has_uploads(workflow: Graph) -> bool:
     """Whether a graph of sound structure names an upload."""
     return next(uploads_in(workflow), None) is not None
+
+
+def _as_asked(job: NewJob, faults: Sequence[Fault]) -> list[Fault]:
+    """Return faults of the graph with pointers into the request that it was built from."""
+    places = _places(job)
+    return [replace(fault, pointer=places.get(fault.pointer) or _field(job, fault.pointer)) for fault in faults]
 
 
 def _places(job: NewJob) -> dict[str, str]:

@@ -11,14 +11,14 @@ from uuid import uuid4
 from app.domain.errors import BodyTooLarge, ContentNotFound, OutputInvalid, StorageFailed
 from app.domain.uploads import Upload
 from app.media.uploads import recognized
-from app.storage.files import upload_path
+from app.storage.files import Received, upload_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from app.domain.job import Output
     from app.media.uploads import Recognized
-    from app.storage.files import FileStore, Received
+    from app.storage.files import FileStore
     from app.storage.uploads import UploadStore
 
 AT_ONCE: Final = 1
@@ -94,8 +94,22 @@ class Uploads:
 
         return (await self.take(whole(), user_id, filename))[0]
 
-    async def take_output(self, output: Output, user_id: str) -> Upload:
+    async def look_at(self, data: bytes, user_id: str) -> Upload:
+        """Return what would be the upload of a small file, which is not kept; raises as `receive` and `keep`."""
+
+        async def whole() -> AsyncGenerator[bytes, None]:
+            yield data
+
+        received = await self.receive(whole())
+        try:
+            return self._made(received, await self._recognized(received, ""), user_id)
+        finally:
+            await self._files.discard(received)
+
+    async def take_output(self, output: Output, user_id: str, *, keep: bool = True) -> Upload:
         """Return an upload of the same bytes as an output, which may be deleted with its job.
+
+        Without `keep` there is none yet: what is returned only looks like it.
 
         Raises
         ------
@@ -103,6 +117,12 @@ class Uploads:
             The file is no longer in the store.
         InvalidUpload, BodyTooLarge, StorageFailed
         """
+        if not keep:
+            path = self._files.absolute(output.path)
+            if not path.is_file():
+                raise ContentNotFound("The file of the output is no longer in the store.")
+            received = Received(str(path))
+            return self._made(received, await self._recognized(received, output.path), user_id)
         known = await self._store.renewed(user_id, output.sha256, self._until())
         if known is not None and self._files.absolute(known.path).is_file():
             return known
@@ -142,35 +162,37 @@ class Uploads:
         self, received: Received, found: Recognized, user_id: str, known: Upload | None
     ) -> tuple[Upload, bool]:
         """Store a file and its row: in this order, so that a crash between them leaves what the sweep deletes."""
-        now, upload_id = datetime.now(UTC), uuid4().hex
-        path = upload_path(now, upload_id, found.extension) if known is None else known.path
+        upload = known or self._made(received, found, user_id)
         try:
-            stored = await self._files.keep(received, path)
+            await self._files.keep(received, upload.path)
         except StorageFailed as error:
             raise StorageFailed(f"{error} {_FULL}") from error
         if known is not None:
             # Its file was lost, and is back.
             return known, False
-        upload = Upload(
+        kept = await self._store.keep(upload)
+        if kept.upload_id != upload.upload_id:
+            # Another request with the same bytes was quicker.
+            await self._files.delete([upload.path])
+        return kept, kept.upload_id == upload.upload_id
+
+    def _made(self, received: Received, found: Recognized, user_id: str) -> Upload:
+        now, upload_id = datetime.now(UTC), uuid4().hex
+        return Upload(
             upload_id=upload_id,
             user_id=user_id,
-            sha256=stored.sha256,
+            sha256=received.sha256(),
             kind=found.kind,
             content_type=found.content_type,
             extension=found.extension,
-            size_bytes=stored.size_bytes,
+            size_bytes=received.size_bytes,
             width=found.width,
             height=found.height,
             duration_s=found.duration_s,
-            path=path,
+            path=upload_path(now, upload_id, found.extension),
             created_at=now,
             expires_at=now + self._keep,
         )
-        kept = await self._store.keep(upload)
-        if kept.upload_id != upload_id:
-            # Another request with the same bytes was quicker.
-            await self._files.delete([path])
-        return kept, kept.upload_id == upload_id
 
     def _until(self) -> datetime:
         return datetime.now(UTC) + self._keep

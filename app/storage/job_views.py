@@ -40,6 +40,7 @@ MOST_AT_ONCE: Final = 64
 """Jobs by number that one read brings."""
 WATCHED_AT_ONCE: Final = 1000
 """Snapshots that one statement brings: a hundred watchers may ask for 500 each at the same time."""
+MOST_BEFORE: Final = 10_000
 MOST_STEPS: Final = 500
 """Events, or attempts, of a job that one read brings."""
 GRAPHS_AT_ONCE: Final = 4
@@ -238,6 +239,13 @@ class JobViews(JobLists):
         async with self._database.transaction() as session:
             row = await session.get(OutputRow, (content_id, index))
             return _output(row) if row is not None else None
+
+    async def waiting_before(self, priority: int) -> int:
+        """Return how many waiting jobs would come before a new one of this priority: at most `MOST_BEFORE`."""
+        before = select(JobRow.id).where(IS_WAITING, JobRow.priority >= priority).limit(MOST_BEFORE)
+        async with self._database.transaction() as session:
+            found: int | None = await session.scalar(select(func.count()).select_from(before.subquery()))
+            return found or 0
 
     async def output_and_owner(self, content_id: int, index: int) -> tuple[Output, str] | None:
         """Return one output and the user whose job made it, or None."""

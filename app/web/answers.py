@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 from app.domain.heartbeats import backend_beat
 from app.domain.job import Attempt, Output, Phase, Standing
 from app.domain.message import timestamp
+from app.domain.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.domain.errors import Fault
     from app.domain.heartbeats import BackendBeat, WorkerBeat
     from app.domain.message import Snapshot
+    from app.domain.run_times import Range
     from app.domain.uploads import Upload
     from app.domain.worker_states import WorkerState
     from app.runtime.json_text import Written
+    from app.services.submit import DryRun
     from app.storage.backend_states import BackendState
     from app.storage.job_views import Event
     from app.storage.whole_jobs import JobView
@@ -91,6 +97,54 @@ def output_answer(content_id: int, output: Output) -> dict[str, Any]:
         "preview": output.preview,
         "source": {name: output.source.get(name) for name in _SOURCE} if output.source is not None else None,
     }
+
+
+def check_answer(found: DryRun, position: int, wait: Range | None, run: Range | None) -> dict[str, Any]:
+    """Return what would become of a job."""
+    eligible = [each.backend for each in found.backends if each.is_known and not each.faults]
+    return {
+        "accepted": found.refusal is None,
+        "faults": fault_answers(found.refusal.faults) if found.refusal is not None else [],
+        "warnings": found.job.warnings if found.refusal is None else [],
+        "eligible_backends": eligible,
+        "backends": [
+            {
+                "backend": each.backend,
+                "eligible": each.backend in eligible,
+                "idle_reason": each.idle_reason,
+                "known": each.is_known,
+                "faults": fault_answers(each.faults),
+                "warnings": each.warnings,
+            }
+            for each in found.backends
+        ],
+        "checkpoint_model": found.job.checkpoint_model,
+        "width": found.job.width or None,
+        "height": found.job.height or None,
+        "position": position,
+        "wait_seconds": _range(wait),
+        "run_seconds": _range(run),
+    }
+
+
+def fault_answers(faults: Sequence[Fault]) -> list[dict[str, Any]]:
+    """Return the faults of a request."""
+    return [
+        {
+            "pointer": printable(fault.pointer),
+            "code": fault.code,
+            "detail": printable(fault.detail),
+            "allowed": list(fault.allowed) or None,
+            "suggestion": fault.suggestion,
+        }
+        for fault in faults
+    ]
+
+
+def _range(found: Range | None) -> dict[str, float] | None:
+    if found is None:
+        return None
+    return {"low": round(found.low_s, 1), "likely": round(found.likely_s, 1), "high": round(found.high_s, 1)}
 
 
 def upload_answer(upload: Upload) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
 from app.domain.message import snapshot_of
+from app.domain.workflow_key import workflow_key
 from app.keys import CONTROL, ETA, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
 from app.storage.whole_jobs import JobView
-from app.web.answers import attempt_answer, event_answer, job_answer
+from app.web.answers import attempt_answer, check_answer, event_answer, job_answer
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.body_intake import INCOMING
 from app.web.checking import check
@@ -84,6 +85,20 @@ async def create_job(request: web.Request) -> web.Response:
         text, job_id, headers = _created(result), result.job_id, {}
     headers["Location"] = f"{BASE}/{job_id}"
     return web.Response(text=text, status=HTTPStatus.CREATED, content_type="application/json", headers=headers)
+
+
+@routes.post(BASE + "/check")
+async def check_job(request: web.Request) -> web.Response:
+    """Tell what would become of a job, without accepting it."""
+    async with request.app[INCOMING].body(request) as raw:
+        check_kind(request)
+        job, overrides, _ = await request.app[SIDELINE].do(len(raw), _asked, raw, None)
+        found = await request.app[SUBMITTING].check(job, overrides)
+    position = 1 + await request.app[VIEWS].waiting_before(job.priority)
+    graph = next((each.graph for each in found.backends if each.graph is not None and not each.faults), None)
+    key = await asyncio.to_thread(workflow_key, graph) if graph is not None else None
+    wait, run = await request.app[ETA].expected(key, position)
+    return answered(check_answer(found, position, wait, run))
 
 
 @routes.get(BASE)

@@ -162,6 +162,51 @@ class JobListAnswer(BaseModel):
     next_cursor: str | None = Field(description="Leads to the jobs that follow; null at the end of the list.")
 
 
+class ProblemError(BaseModel):
+    """One fault of a request."""
+
+    pointer: str
+    code: str
+    detail: str
+    allowed: list[str] | None = None
+    suggestion: str | None = None
+
+
+class RangeAnswer(BaseModel):
+    """A number of seconds as it will probably be, and between which bounds it mostly is."""
+
+    low: float
+    likely: float
+    high: float
+
+
+class ForeseenAnswer(BaseModel):
+    """What one backend would do with a job."""
+
+    backend: str
+    eligible: bool = Field(description="It would run the job, now or when it can take work.")
+    idle_reason: str | None = Field(description="Why it can take no work at the moment; null if it can.")
+    known: bool = Field(description="False while it is not known what the backend offers.")
+    faults: list[ProblemError] = Field(description="Why it would not run the job.")
+    warnings: list[str]
+
+
+class CheckAnswer(BaseModel):
+    """What would become of a job that was submitted now."""
+
+    accepted: bool = Field(description="False when no backend that may take it would run it.")
+    faults: list[ProblemError] = Field(description="As the 422 would have them, of a job that is not accepted.")
+    warnings: list[str]
+    eligible_backends: list[str]
+    backends: list[ForeseenAnswer]
+    checkpoint_model: str | None
+    width: int | None
+    height: int | None
+    position: int = Field(description="Its place among the waiting jobs: 1 is the next; at most 10,001.")
+    wait_seconds: RangeAnswer | None = Field(description="Until a worker takes it; null if nothing is known.")
+    run_seconds: RangeAnswer | None = Field(description="By the last runs of its workflow, or of all; null: not known.")
+
+
 class BulkResult(BaseModel):
     """What became of one job of a bulk action."""
 
@@ -344,16 +389,6 @@ class ReadyAnswer(BaseModel):
     checks: dict[str, Check]
     workers: list[dict[str, Any]]
     backends: list[dict[str, Any]]
-
-
-class ProblemError(BaseModel):
-    """One fault of a request."""
-
-    pointer: str
-    code: str
-    detail: str
-    allowed: list[str] | None = None
-    suggestion: str | None = None
 
 
 class Problem(BaseModel):

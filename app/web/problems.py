@@ -13,6 +13,7 @@ from aiohttp import web
 from app.domain import errors
 from app.domain.text import printable
 from app.runtime.json_text import dumps
+from app.web.answers import fault_answers
 from app.web.payloads import Problem, ProblemError
 
 if TYPE_CHECKING:
@@ -153,16 +154,7 @@ def problem(
         instance=printable(request.path),
         code=code,
         request_id=request[REQUEST_ID],
-        errors=[
-            ProblemError(
-                pointer=printable(fault.pointer),
-                code=fault.code,
-                detail=printable(fault.detail),
-                allowed=list(fault.allowed) or None,
-                suggestion=fault.suggestion,
-            )
-            for fault in faults
-        ],
+        errors=[ProblemError(**each) for each in fault_answers(faults)],
     )
     told = document.model_dump(mode="json") | more
     told["errors"] = [{key: value for key, value in each.items() if value is not None} for each in told["errors"]]

@@ -14,7 +14,7 @@ from PIL import Image
 from harness import SMALL_BODY, Service, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from aiohttp.test_utils import TestServer
@@ -131,7 +131,7 @@ async def test_base64_becomes_an_upload(service: Service, settings: Settings) ->
 
 
 @pytest.fixture
-async def files(aiohttp_server: Callable[..., Awaitable[TestServer]]) -> AsyncIterator[Any]:
+async def files(aiohttp_server: Callable[..., Awaitable[TestServer]]) -> Any:
     """A server of files on this machine, which counts how often it is asked."""
     asked: list[str] = []
 
@@ -150,7 +150,7 @@ async def files(aiohttp_server: Callable[..., Awaitable[TestServer]]) -> AsyncIt
     app.router.add_get("/{name}", give)
     server = await aiohttp_server(app)
     server.asked = asked
-    yield server
+    return server
 
 
 async def test_a_url_is_fetched_once_by_the_worker(

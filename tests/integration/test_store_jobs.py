@@ -24,7 +24,7 @@ from app.domain.errors import (
     NoSeedToChange,
     OutOfMemory,
 )
-from app.domain.job import ASKED_AGAIN, ListedJob, NewJob, Phase
+from app.domain.job import ASKED_AGAIN, ListedJob, Phase
 from app.domain.seeds import Drawing
 from app.runtime.json_text import loads
 from app.storage.attempts import AttemptStore, Claim, Noted

@@ -171,7 +171,8 @@ class Runner:
                     log.warning(
                         "backend %s: prompt %s belongs to an attempt that is over: stopping it", backend.name, prompt_id
                     )
-                for prompt_id in stale:
+                # The last one first: what waits would begin in the moment in which the running one ends.
+                for prompt_id in reversed([each for each in runs if each in stale]):
                     await backend.comfyui.stop(prompt_id)
                 backend.set_stale(stale)
 
