@@ -11,14 +11,17 @@ from aiohttp import ClientSession
 from integration.counting import JOBS
 from integration.wire import Wire
 
+from app.domain.public_addresses import parse_networks
+from app.keys import SUBMITTING
 from tests.bench.filling import fill
 from worker.comfyui.client import ComfyUI
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from app.settings import Settings
     from app.storage.database import Database
+    from harness import Service, Workers
 
 _OLDER = "interval '20 days'"
 
@@ -74,3 +77,15 @@ async def wire() -> AsyncIterator[tuple[Wire, ComfyUI]]:
     port = server.sockets[0].getsockname()[1]
     async with server, ClientSession() as session:
         yield served, ComfyUI(session, f"http://127.0.0.1:{port}", timeout_s=2, max_message_bytes=2**20)
+
+
+@pytest.fixture
+def allow_this_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Service, Workers], Awaitable[None]]:
+    """Lets jobs of a service name URLs of this machine, which are no public addresses."""
+
+    async def allow(service: Service, start_worker: Workers) -> None:
+        networks = "127.0.0.0/8"
+        monkeypatch.setattr(service.client.app[SUBMITTING].references, "networks", parse_networks(networks))
+        await service.exchange_worker(start_worker, input_networks=networks)
+
+    return allow

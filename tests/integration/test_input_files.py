@@ -11,19 +11,22 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from app.settings import ROOT
 from harness import SMALL_BODY, Service, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from aiohttp.test_utils import TestServer
 
     from app.settings import Settings
     from harness import StandinServer, Workers
 
+    Allow = Callable[[Service, Workers], Awaitable[None]]
+
 JOBS = "/api/v1/generation-jobs/"
 UPLOADS = "/api/v1/uploads"
+MEDIA = ROOT / "tests" / "data" / "media"
 USER = SMALL_BODY["user_id"]
 SEND, ASK = "POST /upload/image", "HEAD /view"
 
@@ -154,9 +157,9 @@ async def files(aiohttp_server: Callable[..., Awaitable[TestServer]]) -> Any:
 
 
 async def test_a_url_is_fetched_once_by_the_worker(
-    service: Service, start_worker: Workers, files: Any, monkeypatch: pytest.MonkeyPatch
+    service: Service, start_worker: Workers, files: Any, allow_this_machine: Allow
 ) -> None:
-    await allow(service, start_worker, monkeypatch)
+    await allow_this_machine(service, start_worker)
     url = str(files.make_url("/a.png"))
     done = await run(service, loading(""), inputs={"1.image": {"url": url}})
     assert (await shown(service, done)).size == (100, 60)
@@ -166,9 +169,9 @@ async def test_a_url_is_fetched_once_by_the_worker(
 
 
 async def test_a_url_that_is_away_is_asked_again_with_the_next_attempt(
-    service: Service, start_worker: Workers, files: Any, monkeypatch: pytest.MonkeyPatch
+    service: Service, start_worker: Workers, files: Any, allow_this_machine: Allow
 ) -> None:
-    await allow(service, start_worker, monkeypatch)
+    await allow_this_machine(service, start_worker)
     done = await run(service, loading(""), inputs={"1.image": {"url": str(files.make_url("/busy.png"))}})
     assert (done["attempt"], files.asked) == (2, ["/busy.png", "/busy.png"])
     assert done["attempts"][0]["error_code"] == "input_unavailable"
@@ -176,9 +179,9 @@ async def test_a_url_that_is_away_is_asked_again_with_the_next_attempt(
 
 @pytest.mark.parametrize(("name", "word"), [("gone.png", "404"), ("page.html", "a web page")])
 async def test_a_url_that_is_no_picture_fails_the_job_once(
-    service: Service, start_worker: Workers, files: Any, monkeypatch: pytest.MonkeyPatch, name: str, word: str
+    service: Service, start_worker: Workers, files: Any, allow_this_machine: Allow, name: str, word: str
 ) -> None:
-    await allow(service, start_worker, monkeypatch)
+    await allow_this_machine(service, start_worker)
     url = str(files.make_url(f"/{name}"))
     job = await service.submit(job_type="workflow", prompt=None, workflow=loading(""), inputs={"1.image": {"url": url}})
     done = await service.finished(job["job_id"])
@@ -208,16 +211,6 @@ async def test_a_name_that_leads_to_this_machine_is_no_public_address(service: S
 async def test_a_url_that_is_not_allowed_is_refused_at_once(service: Service, url: str) -> None:
     problem = await refused_workflow(service, loading(""), inputs={"1.image": {"url": url}})
     assert [(each["pointer"], each["code"]) for each in problem["errors"]] == [("/inputs/1.image/url", "url_refused")]
-
-
-async def allow(service: Service, start_worker: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let jobs name URLs of this machine."""
-    from app import keys
-    from app.domain.public_addresses import parse_networks
-
-    networks = parse_networks("127.0.0.0/8")
-    monkeypatch.setattr(service.client.app[keys.SUBMITTING].references, "networks", networks)
-    await service.exchange_worker(start_worker, input_networks="127.0.0.0/8")
 
 
 # Checked before 201.
@@ -252,8 +245,8 @@ async def test_the_output_of_another_users_job_is_not_there(service: Service) ->
         ]
 
 
-async def test_a_sound_in_a_loader_of_pictures_is_refused_by_its_place(service: Service, media: Path) -> None:
-    sound = await uploaded(service, (media / "a.flac").read_bytes())
+async def test_a_sound_in_a_loader_of_pictures_is_refused_by_its_place(service: Service) -> None:
+    sound = await uploaded(service, (MEDIA / "a.flac").read_bytes())
     for body, pointer in (
         ({"workflow": loading(f"upload:{sound}")}, "/workflow/1/inputs/image"),
         ({"workflow": loading(""), "inputs": {"1.image": {"upload": sound}}}, "/inputs/1.image"),
@@ -264,13 +257,6 @@ async def test_a_sound_in_a_loader_of_pictures_is_refused_by_its_place(service: 
         assert "takes a picture, and the upload is a sound (audio/x-flac)" in fault["detail"]
     problem = await refused(service, image={"upload": sound})
     assert [(each["pointer"], each["code"]) for each in problem["errors"]] == [("/image", "wrong_kind_of_file")]
-
-
-@pytest.fixture
-def media() -> Path:
-    from app.settings import ROOT
-
-    return ROOT / "tests" / "data" / "media"
 
 
 async def test_a_file_where_none_belongs_is_refused(service: Service) -> None:
