@@ -511,6 +511,13 @@ async def test_a_file_without_a_length_ends_with_the_connection(wire: tuple[str,
     assert await fetched(url) == b"abc" + BROKEN
 
 
+async def test_a_signed_url_is_sent_as_it_is_spelled(wire: tuple[str, Wire]) -> None:
+    url, server = wire
+    server.answers = [ok(b"x")]
+    await fetched(f"{url}a%2Fb+%41%7e?s=%2B+%3d%2f&t=a=b")
+    assert server.requests == ["GET /a%2Fb+%41%7e?s=%2B+%3d%2f&t=a=b"]
+
+
 @pytest.mark.parametrize("answer", [endless, announces_too_much])
 async def test_more_than_the_limit_is_not_read(answer: Answer) -> None:
     got: list[bytes] = []
