@@ -342,7 +342,7 @@ class Submitting:
         """Check the graph against every backend that may take it."""
         _check_backend_name(job, present.backends)
         offers = await self._offers(job, present)
-        if job.workflow is None and job.checkpoint_model is None:
+        if job.workflow is None and job.upscale_model is None and job.checkpoint_model is None:
             known = (offer.catalog.checkpoints for offer in offers if offer.catalog is not None)
             offered = next((names[0] for names in known if names), None)
             job = replace(job, checkpoint_model=self._default_checkpoint or offered)

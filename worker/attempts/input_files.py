@@ -12,13 +12,12 @@ from app.domain.errors import (
     BodyTooLarge,
     InputUnavailable,
     InvalidUpload,
-    UrlFailed,
     WorkflowRefused,
 )
 from app.domain.public_addresses import shown_url
 from app.domain.upload_checks import wrong_kinds
 from app.domain.uploads import uploads_in, with_files
-from app.runtime.guarded_http import GuardedHttp, Limits
+from app.runtime.guarded_http import Limits, input_chunks
 from app.services.references import resized
 from worker.comfyui.input_folder import Had
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from app.domain.job import Job
     from app.domain.uploads import Upload
     from app.domain.workflow import Graph
+    from app.runtime.guarded_http import GuardedHttp
     from app.services.uploads import Uploads
     from app.storage.attempts import AttemptStore, Claim
     from app.storage.files import FileStore
@@ -154,9 +154,7 @@ class InputFiles:
         name = PurePosixPath(urlsplit(url).path).name
         try:
             async with self._fetching:
-                return (await self._uploads.take(self._http.chunks(url, limits), user_id, name))[0]
-        except UrlFailed as error:
-            raise InputUnavailable.of(error) from error
+                return (await self._uploads.take(input_chunks(self._http, url, limits), user_id, name))[0]
         except (InvalidUpload, BodyTooLarge) as error:
             raise InputUnavailable(f"{shown_url(url)} cannot be used: {error}") from error
 
