@@ -332,9 +332,17 @@ class JobRequest(RequestModel):
             # 0: as the picture has it, which is known later.
             width = width if "width" in self.model_fields_set else 0
             height = height if "height" in self.model_fields_set else 0
-        if (width or self.width, height or self.height) != (self.width, self.height):
-            asked, rounded = f"{self.width} × {self.height}", f"{width or self.width} × {height or self.height}"
-            warnings.append(f"The size {asked} was rounded down to {rounded}, multiples of 8.")
+        rounded = [
+            (name, asked, made)
+            for name, asked, made in (("width", self.width, width), ("height", self.height, height))
+            if made not in (0, asked)
+        ]
+        if width and height and rounded:
+            asked_for = f"{self.width} × {self.height}"
+            warnings.append(f"The size {asked_for} was rounded down to {width} × {height}, multiples of 8.")
+        elif rounded:
+            ((name, asked, made),) = rounded
+            warnings.append(f"The {name} {asked} was rounded down to {made}, a multiple of 8.")
         extra = self.extra_pnginfo if self.extra_data is None else self.extra_data.extra_pnginfo or self.extra_pnginfo
         sampler = self.sampler_params.model_dump()
         is_given = "sampler_params" in self.model_fields_set and "denoise" in self.sampler_params.model_fields_set

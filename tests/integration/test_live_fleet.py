@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from samples import new_job
+from sweeping import uploads_of
 
 from app.domain.errors import InvalidGraph, InvalidRequest, QueueUnavailable
 from app.messaging.channels import Names
@@ -19,9 +20,12 @@ from app.messaging.registry import Registry
 from app.runtime.side_thread import SideThread
 from app.services.live_fleet import FRESH_S, LiveFleet
 from app.services.offer_refresh import OfferRefresh
+from app.services.references import References
 from app.services.seeds import Seeds
 from app.services.submit import NO_WORKER, NOT_OFFERED, Submitting
+from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
+from app.storage.uploads import UploadStore
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -83,7 +87,8 @@ async def submitting(
     names = Names(settings.redis_namespace)
     afresh = OfferRefresh(OfferQuestions(redis, names))
     store, queue, seeds = JobStore(database), JobQueue(redis, names), Seeds(registry)
-    found = Submitting(store, queue, registry, fleet, seeds, afresh, sideline, "", 2**21)
+    references = References(uploads_of(database, settings), UploadStore(database), JobViews(database))
+    found = Submitting(store, queue, registry, fleet, seeds, references, afresh, sideline, "", 2**21)
     yield found
     await found.settle()
     sideline.close()
