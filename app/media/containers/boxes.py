@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from app.media.containers.source import MOST_PARTS, Damaged, Form, seconds
+from app.media.containers.source import MOST_PARTS, MOST_TEXT_BYTES, Damaged, Form, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,11 @@ OLD_MOVIES: Final = (b"moov", b"mdat", b"wide")
 _STILLS: Final = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _SOUNDS: Final = (b"M4A ", b"M4B ", b"M4P ")
 _FILMS: Final = {b"qt  ": ("video/quicktime", "mov"), b"M4V ": ("video/x-m4v", "m4v"), b"3gp": ("video/3gpp", "3gp")}
+
+
+_MOST_KEYS_BYTES: Final = 2**20
+_A_COMMENT: Final = b"\xa9cmt"
+COMMENT: Final = "comment"
 
 
 def boxes(source: Source, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -56,6 +61,53 @@ def media(source: Source) -> Form:
     usual = ("video/mp4", "mp4") if b"ftyp" in found else _FILMS[b"qt  "]
     width, height = _frame(source, *found[b"moov"])
     return Form("video", *_FILMS.get(brand, _FILMS.get(brand[:3], usual)), width, height, duration_s)
+
+
+def film_texts(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text of what the head of a film tells under names of its writer's choice, and its comment."""
+    for kind, begin, end in boxes(source, 0, source.size):
+        if kind == b"moov":
+            for inner, at, stop in boxes(source, begin, end):
+                if inner == b"meta":
+                    yield from _told(source, at, stop)
+                elif inner == b"udta":
+                    yield from _user_data(source, at, stop)
+
+
+def _user_data(source: Source, begin: int, end: int) -> Iterator[tuple[str, bytes]]:
+    """Yield what a box of user data tells. QuickTime ends it with a zero, of four bytes."""
+    if end - begin >= 4 and source.at(end - 4, 4) == bytes(4):
+        end -= 4
+    for kind, at, stop in boxes(source, begin, end):
+        if kind == b"meta":
+            yield from _told(source, at, stop)
+        elif kind == _A_COMMENT and stop - at > 4:
+            # Two bytes of its length and two of its language come first.
+            yield COMMENT, source.at(at + 4, min(stop - at - 4, MOST_TEXT_BYTES + 1))
+
+
+def _told(source: Source, begin: int, end: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the texts of a box of metadata: its list counts the names, from one, that stand in a box of their own."""
+    names: list[str] = []
+    # In QuickTime no version and flags come first.
+    for kind, at, stop in boxes(source, begin if source.most(begin + 4, 4) == b"hdlr" else begin + 4, end):
+        if kind == b"keys":
+            names = _names(source.at(at + 8, min(stop - at - 8, _MOST_KEYS_BYTES)))
+        elif kind == b"ilst":
+            for item, inner, inner_end in boxes(source, at, stop):
+                number = int.from_bytes(item, "big")
+                name = names[number - 1] if 0 < number <= len(names) else COMMENT if item == _A_COMMENT else None
+                for value, place, last in boxes(source, inner, inner_end) if name is not None else ():
+                    if value == b"data" and name is not None:
+                        yield name, source.at(place + 8, min(last - place - 8, MOST_TEXT_BYTES + 1))
+
+
+def _names(keys: bytes) -> list[str]:
+    found, at = [], 0
+    while at + 8 <= len(keys) and (length := int.from_bytes(keys[at : at + 4], "big")) >= 8:
+        found.append(keys[at + 8 : at + length].decode("utf-8", "replace"))
+        at += length
+    return found
 
 
 def jxl(source: Source) -> Form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from app.media.containers.source import MOST_PARTS, Damaged, Form, seconds
+from app.media.containers.source import MOST_PARTS, MOST_TEXT_BYTES, Damaged, Form, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +16,8 @@ START: Final = b"\x1a\x45\xdf\xa3"
 _HEAD, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
 _DOCTYPE, _TRACK, _TRACK_TYPE = 0x4282, 0xAE, 0x83
 _INFO, _SCALE, _DURATION, _PICTURE, _WIDTH, _HEIGHT = 0x1549A966, 0x2AD7B1, 0x4489, 0xE0, 0xB0, 0xBA
+_TAGS, _TAG, _SIMPLE_TAG, _TAG_NAME, _TAG_STRING = 0x1254C367, 0x7373, 0x67C8, 0x45A3, 0x4487
+_MOST_NAME_BYTES: Final = 1024
 _USUAL_SCALE: Final = 1_000_000
 """Nanoseconds of a unit of time, where the file does not say."""
 _OF_SEGMENT: Final = (_CLUSTER, _TRACKS, 0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367)
@@ -57,6 +59,35 @@ def ebml(source: Source) -> Form | None:
         return Form("audio", *usual, duration_s=duration_s)
     usual = ("video/webm", "webm") if doctype == b"webm" else ("video/x-matroska", "mkv")
     return Form("video", *usual, *size, duration_s)
+
+
+def tags(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text of each tag, as far as the first cluster of unknown length: a live stream has none behind."""
+    at = 0
+    while at < source.size:
+        name, begin, end = _element(source, at)
+        if name == _SEGMENT:
+            at, stop_at = begin, source.size if end is None else end
+            while at < stop_at:
+                inner, inner_at, inner_end = _element(source, at)
+                if inner_end is None:
+                    return
+                if inner == _TAGS:
+                    yield from _simple_tags(source, inner_at, inner_end)
+                at = inner_end
+            return
+        at = source.size if end is None else end
+
+
+def _simple_tags(source: Source, at: int, end: int) -> Iterator[tuple[str, bytes]]:
+    for name, begin, stop in _known(source, at, end):
+        for inner, inner_at, inner_end in _known(source, begin, stop) if name == _TAG else ():
+            if inner == _SIMPLE_TAG:
+                told = {key: (a, b) for key, a, b in _known(source, inner_at, inner_end)}
+                if _TAG_NAME in told and _TAG_STRING in told:
+                    (a, b), (c, d) = told[_TAG_NAME], told[_TAG_STRING]
+                    named = source.at(a, min(b - a, _MOST_NAME_BYTES)).rstrip(b"\0").decode("utf-8", "replace")
+                    yield named, source.at(c, min(d - c, MOST_TEXT_BYTES + 1))
 
 
 def _element(source: Source, at: int) -> tuple[int, int, int | None]:

@@ -7,9 +7,11 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from app.media.containers.source import MOST_PARTS, STEP_BYTES, Damaged, Form
+from app.media.containers.source import MOST_PARTS, MOST_TEXT_BYTES, STEP_BYTES, Damaged, Form
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.media.containers.source import Source
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -23,39 +25,109 @@ _NO_FRAME: Final = (0xC4, 0xC8, 0xCC)
 _LINES: Final = {0: 1, 1: 1, 2: 1, 3: 16, 4: 32, 5: 16, 6: 32, 7: 32, 8: 32, 9: 256}
 """OpenEXR's compression → lines of a block."""
 _MOST_ATTRIBUTE_BYTES: Final = 2**20
+_TEXTS: Final = (b"tEXt", b"zTXt", b"iTXt", b"comf")
+"""Chunks of a PNG that hold a name and a text; ComfyUI writes `comf`, built like the first, into animated ones."""
+_MOST_LEAD_BYTES: Final = 1024
+"""Of what comes before the text in such a chunk: names and the code of a language."""
+_COMMENT: Final = 0xFE
+_SCAN: Final = 0xDA
+_APPLICATION: Final = 0xE1
 
 
 def png(source: Source) -> Form:
     """Look through all chunks of a PNG, animated or not, and their checksums."""
     if not source.start.startswith(PNG):
         raise Damaged("it is cut off")
-    at, width, height, has_pixels = len(PNG), 0, 0, False
-    for _ in range(MOST_PARTS):
-        length, kind = struct.unpack(">I4s", source.at(at, 8))
-        if (kind == b"IHDR") != (at == len(PNG)):
+    width, height, has_pixels = 0, 0, False
+    for kind, at, length in _chunks(source):
+        if (kind == b"IHDR") != (at == len(PNG) + 8):
             raise Damaged("its header is not where it belongs")
         found = zlib.crc32(kind)
         if length < STEP_BYTES:
-            data = source.at(at + 8, length + 4)
+            data = source.at(at, length + 4)
             found, told = zlib.crc32(memoryview(data)[:-4], found), data[-4:]
         else:
-            for piece in source.pieces(at + 8, length):
+            for piece in source.pieces(at, length):
                 found = zlib.crc32(piece, found)
-            told = source.at(at + 8 + length, 4)
+            told = source.at(at + length, 4)
         if told != found.to_bytes(4, "big"):
             raise Damaged("a checksum is wrong")
         if kind == b"IHDR":
             width, height = struct.unpack(">II", data[:8])
         has_pixels = has_pixels or (kind == b"IDAT" and length > 0)
-        at += 12 + length
-        if kind == b"IEND":
-            break
     return _sized("image/png", "png", width, height, there=has_pixels)
+
+
+def png_texts(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text, in UTF-8, of each text that a PNG carries, packed or not. Checksums are not looked at."""
+    for kind, at, length in _chunks(source):
+        if kind not in _TEXTS:
+            continue
+        data = source.at(at, min(length, MOST_TEXT_BYTES + _MOST_LEAD_BYTES))
+        name, _, text = data.partition(b"\0")
+        if kind == b"zTXt":
+            text = _unpacked(text[1:])
+        elif kind == b"iTXt":
+            is_packed = text[:1] == b"\1"
+            text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
+            text = _unpacked(text) if is_packed else text
+        yield name.decode("latin-1"), text if kind == b"iTXt" else as_utf8(text)
+
+
+def as_utf8(text: bytes) -> bytes:
+    """Return a text that should be Latin-1 in UTF-8: many programs write it so at once."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1").encode()
+    return text
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Return a text that is packed, cut off behind `MOST_TEXT_BYTES` and one byte more."""
+    try:
+        return zlib.decompressobj().decompress(data, MOST_TEXT_BYTES + 1)
+    except zlib.error as error:
+        raise Damaged("a packed text is damaged") from error
+
+
+def _chunks(source: Source) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind of each chunk of a PNG, where its content begins, and how long that is."""
+    at = len(PNG)
+    for _ in range(MOST_PARTS):
+        length, kind = struct.unpack(">I4s", source.at(at, 8))
+        yield kind, at + 8, length
+        if kind == b"IEND":
+            return
+        at += 12 + length
 
 
 def jpeg(source: Source) -> Form:
     """Look through the segments and scans of a JPEG to its end mark. A height of 0 comes behind the first scan."""
-    at, width, height, has_scan = 2, 0, 0, False
+    width, height, has_scan = 0, 0, False
+    for marker, at, _ in _segments(source):
+        if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
+            height, width = struct.unpack(">HH", source.at(at + 3, 4))
+        elif marker == 0xDC and not height:
+            height = source.number(at + 2, 2)
+        has_scan = has_scan or marker == _SCAN
+    return _sized("image/jpeg", "jpg", width, height, there=has_scan)
+
+
+def jpeg_texts(source: Source) -> Iterator[tuple[bool, bytes]]:
+    """Yield the comments of a JPEG, and its EXIF data as a file of their own, before which there is True."""
+    for marker, at, end in _segments(source):
+        if marker == _SCAN:
+            return
+        if marker == _COMMENT:
+            yield False, source.at(at + 2, end - at - 2)
+        elif marker == _APPLICATION and source.most(at + 2, 6) == b"Exif\0\0":
+            yield True, source.at(at + 8, end - at - 8)
+
+
+def _segments(source: Source) -> Iterator[tuple[int, int, int]]:
+    """Yield the marker of each segment of a JPEG, and where what follows it begins and ends, its length at first."""
+    at = 2
     for _ in range(MOST_PARTS):
         lead, marker = source.at(at, 2)
         if lead != 0xFF:
@@ -65,20 +137,15 @@ def jpeg(source: Source) -> Form:
             continue
         at += 2
         if marker == 0xD9:
-            break
+            return
         if marker in (0x01, *range(0xD0, 0xD9)):
             continue
         length = source.number(at, 2)
         source.require(at + max(length, 2))
-        if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
-            height, width = struct.unpack(">HH", source.at(at + 3, 4))
-        elif marker == 0xDC and not height:
-            height = source.number(at + 2, 2)
+        yield marker, at, at + max(length, 2)
         at += max(length, 2)
-        if marker == 0xDA:
-            has_scan = True
+        if marker == _SCAN:
             at = _marker(source, at)
-    return _sized("image/jpeg", "jpg", width, height, there=has_scan)
 
 
 def _marker(source: Source, at: int) -> int:
@@ -171,8 +238,13 @@ def exr(source: Source) -> Form:
     return _sized("image/x-exr", "exr", right - left + 1, bottom - top + 1, there=True)
 
 
-def _exr_header(source: Source, at: int) -> tuple[int, dict[str, bytes]]:
-    """Return where a header ends, and its attributes that are short."""
+def exr_texts(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield name and value of each attribute of an OpenEXR file, of whatever type."""
+    yield from _exr_header(source, 8, MOST_TEXT_BYTES)[1].items()
+
+
+def _exr_header(source: Source, at: int, most: int = _MOST_ATTRIBUTE_BYTES) -> tuple[int, dict[str, bytes]]:
+    """Return where a header ends, and its attributes of at most so many bytes."""
     found: dict[str, bytes] = {}
     for _ in range(MOST_PARTS):
         name, at = _word(source, at)
@@ -181,7 +253,7 @@ def _exr_header(source: Source, at: int) -> tuple[int, dict[str, bytes]]:
         _, at = _word(source, at)
         length = source.number(at, 4, "little")
         source.require(at + 4 + length)
-        if length <= _MOST_ATTRIBUTE_BYTES:
+        if length <= most:
             found[name.decode("latin-1")] = source.at(at + 4, length)
         at += 4 + length
     return at, found

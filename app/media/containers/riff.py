@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from app.media.containers.source import MOST_PARTS, Damaged, Form, seconds
+from app.media.containers.source import MOST_PARTS, MOST_TEXT_BYTES, Damaged, Form, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +60,23 @@ def glb(source: Source) -> Form:
     if kinds[:1] != [b"JSON"]:
         raise Damaged("it has no scene")
     return Form("file", "model/gltf-binary", "glb")
+
+
+def glb_scene(source: Source) -> bytes:
+    """Return what describes the scene of a binary glTF, a JSON text, cut off behind `MOST_TEXT_BYTES` and one more."""
+    length, kind = struct.unpack("<I4s", source.at(12, 8))
+    if kind != b"JSON":
+        raise Damaged("it has no scene")
+    source.require(20 + length)
+    return source.at(20, min(length, MOST_TEXT_BYTES + 1))
+
+
+def webp_exif(source: Source) -> Iterator[bytes]:
+    """Yield the EXIF data of a WebP, as a file of their own."""
+    if source.most(8, 4) == b"WEBP":
+        for kind, at, length in _chunks(source, 12, min(8 + source.number(4, 4, "little"), source.size)):
+            if kind == b"EXIF":
+                yield source.at(at, length).removeprefix(b"Exif\0\0")
 
 
 def _chunks(source: Source, at: int, end: int, order: str = "<") -> Iterator[tuple[bytes, int, int]]:

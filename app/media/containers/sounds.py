@@ -8,9 +8,11 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from app.media.containers.source import MOST_PARTS, STEP_BYTES, Damaged, Form, seconds
+from app.media.containers.source import MOST_PARTS, MOST_TEXT_BYTES, STEP_BYTES, Damaged, Form, TooMuch, seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.media.containers.source import Source
 
 _MIRRORED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -28,6 +30,14 @@ _BIT_RATES: Final = {
 """MPEG's version (3: 1, else 2) and layer (3: I, 1: III), as its head has them → kilobits a second."""
 _RATES: Final = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _AAC_RATES: Final = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+_OGG_HEADS: Final = (b"OpusHead", b"\x01vorbis", b"\x7fFLAC", b"Speex   ", b"\x80theora")
+_OGG_COMMENTS: Final = (b"OpusTags", b"\x03vorbis", b"\x81theora")
+_MOST_TAG_BYTES: Final = 4 * MOST_TEXT_BYTES
+"""Of all texts of a sound together, its picture among them."""
+_MOST_FRAMES: Final = 10_000
+"""Of a tag."""
+_ENCODINGS: Final = ("latin-1", "utf-16", "utf-16-be", "utf-8")
+"""Of a text in a tag, by their number."""
 _FRAMES_IN_A_ROW: Final = 3
 """Number of frames that must follow each other at the beginning: two bytes alone may begin any file."""
 
@@ -63,6 +73,102 @@ def flac(source: Source) -> Form:
             rate = int.from_bytes(streaminfo[10:13], "big") >> 4
             return Form("audio", "audio/x-flac", "flac", duration_s=seconds(total or ended_at, rate))
     raise Damaged("it is cut off")
+
+
+def flac_texts(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text of each comment of a FLAC file."""
+    at, last = 4, False
+    while not last:
+        lead = source.number(at, 4)
+        last, kind, length = bool(lead >> 31), lead >> 24 & 127, lead & 0xFFFFFF
+        if kind == 4:
+            yield from _comments(source.at(at + 4, length))
+        at += 4 + length
+
+
+def ogg_texts(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text of each comment of the first sound or film in an Ogg file, in the second of its packets."""
+    at, serial, packet = 0, None, bytearray()
+    while at < source.size:
+        head = source.at(at, 27)
+        if head[:4] != b"OggS":
+            raise Damaged("there is no page where one belongs")
+        table = source.at(at + 27, head[26])
+        begin, length = at + 27 + len(table), sum(table)
+        if head[5] & 2:
+            if serial is None and source.most(begin, 8).startswith(_OGG_HEADS):
+                serial = head[14:18]
+        elif head[14:18] == serial:
+            # A piece of fewer than 255 bytes is the last one of a packet.
+            last = next((place for place, piece in enumerate(table) if piece < 255), None)
+            packet += source.at(begin, length if last is None else sum(table[: last + 1]))
+            if last is not None:
+                yield from _comments(_without_mark(bytes(packet)))
+                return
+            if len(packet) > _MOST_TAG_BYTES:
+                raise TooMuch
+        at = begin + length
+
+
+def _without_mark(packet: bytes) -> bytes:
+    for mark in _OGG_COMMENTS:
+        packet = packet.removeprefix(mark)
+    # FLAC has the head of its block there, of four bytes.
+    return packet[4:] if packet[:1] in (b"\4", b"\x84") and packet[1:4] == (len(packet) - 4).to_bytes(3, "big") else packet
+
+
+def _comments(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text of each of Vorbis' comments."""
+    at = 4 + int.from_bytes(data[:4], "little")
+    (count,) = struct.unpack_from("<I", data, at)
+    for _ in range(count):
+        at += 4
+        (length,) = struct.unpack_from("<I", data, at)
+        if at + 4 + length > len(data):
+            raise Damaged("a comment is longer than what it is in")
+        name, _, text = data[at + 4 : at + 4 + length].partition(b"=")
+        yield name.decode("utf-8", "replace"), text
+        at += length
+
+
+def id3_texts(source: Source) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text, in UTF-8, of each text of the writer's own in the tag before an MP3 or AAC file."""
+    version, flags = source.at(3, 1)[0], source.at(5, 1)[0]
+    body = source.most(10, min(_synchsafe(source.at(6, 4)), _MOST_TAG_BYTES))
+    if flags & 0x80 and version < 4:
+        body = body.replace(b"\xff\0", b"\xff")
+    at = 0
+    if flags & 0x40:
+        at = _synchsafe(body[:4]) if version == 4 else 4 + int.from_bytes(body[:4], "big")
+    for _ in range(_MOST_FRAMES):
+        name, size = body[at : at + 4], body[at + 4 : at + 8]
+        if len(size) < 4 or not name.strip(b"\0"):
+            return
+        length = _synchsafe(size) if version == 4 else int.from_bytes(size, "big")
+        if name == b"TXXX":
+            yield from _own_text(body[at + 10 : at + 10 + length], version, body[at + 9])
+        at += 10 + length
+    raise TooMuch
+
+
+def _own_text(data: bytes, version: int, flags: int) -> Iterator[tuple[str, bytes]]:
+    """Yield name and text of a frame; nothing of one that is packed or encrypted."""
+    if flags & (0x0C if version == 4 else 0xC0):
+        return
+    if version == 4:
+        data = data[4:] if flags & 1 else data
+        data = data.replace(b"\xff\0", b"\xff") if flags & 2 else data
+    if not data or data[0] >= len(_ENCODINGS):
+        return
+    encoding = _ENCODINGS[data[0]]
+    # Of UTF-16 each text has its own mark of the order, which is gone when the first one has been decoded.
+    name, _, text = data[1:].decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace").partition("\0")
+    text = text.removeprefix("\ufeff").rstrip("\0")
+    yield name, text.encode("utf-8", "surrogateescape")
+
+
+def _synchsafe(sizes: bytes) -> int:
+    return sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(sizes)))
 
 
 def _flac_frame(frame: bytes, block: int) -> int | None:
@@ -159,8 +265,7 @@ def mpeg(source: Source) -> Form | None:
     """Look through the frames of an MP3 or AAC file to the last one; None where none follow each other."""
     at = 0
     if source.start[:3] == b"ID3":
-        sizes = source.at(6, 4)
-        at = 10 + sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(sizes)))
+        at = 10 + _synchsafe(source.at(6, 4))
         at += 10 if source.at(5, 1)[0] & 16 else 0
         source.require(at)
         while source.most(at, 1) == b"\0":

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 MOST_PARTS: Final = 4_000_000
 """Maximum number of parts of a file that are checked, which takes seconds; further ones are not."""
 STEP_BYTES: Final = 2**20
+MOST_TEXT_BYTES: Final = 8 * 2**20
+"""Of a text that a file carries besides its pictures or sounds. Longer ones are read up to one byte more."""
 _START_BYTES: Final = 64
 _LONGEST_S: Final = 366 * 86400.0
 """No file is longer; a greater number is an error in its head."""
@@ -20,6 +22,10 @@ _LONGEST_S: Final = 366 * 86400.0
 
 class Damaged(Exception):
     """A file is truncated or inconsistent."""
+
+
+class TooMuch(Exception):
+    """More of a file would have to be read than `Bounded` allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +87,20 @@ class Source:
         """Raise `Damaged` if the file is shorter than `end` bytes."""
         if end > self.size:
             raise Damaged("it is cut off")
+
+
+class Bounded(Source):
+    """A file of which only so many pieces, and bytes of them, are read: then it raises `TooMuch`."""
+
+    def __init__(self, file: BinaryIO, *, reads: int, read_bytes: int) -> None:
+        super().__init__(file)
+        self._reads = reads
+        self._bytes = read_bytes
+
+    def at(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; raises `Damaged` if the file is shorter."""
+        self._reads -= 1
+        self._bytes -= max(length, 0)
+        if self._reads < 0 or self._bytes < 0:
+            raise TooMuch
+        return super().at(offset, length)

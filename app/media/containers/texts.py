@@ -7,13 +7,15 @@ import re
 from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 
-from app.media.containers.source import Damaged, Form
+from app.media.containers.source import MOST_TEXT_BYTES, Damaged, Form
 
 if TYPE_CHECKING:
     from app.media.containers.source import Source
 
 _MOST_XML_BYTES: Final = 64 * 2**20
 _MOST_JSON_BYTES: Final = 8 * 2**20
+_MOST_ELEMENTS: Final = 10_000
+"""Of a drawing, among which the one with metadata is looked for: it stands at the beginning."""
 _DOCTYPE: Final = rb"<!DOCTYPE[^\[>]{0,500}(?:\[[^\]]{0,8000}\]\s*)?>"
 _PROLOG: Final = re.compile(
     rb"(?:\xef\xbb\xbf)?(?:\s|<\?.{0,500}?\?>|<!--.{0,4000}?-->|" + _DOCTYPE + rb")*+<svg[\s>/]", re.DOTALL
@@ -63,6 +65,59 @@ def svg(source: Source) -> Form | None:
     if told["name"] != f"{_SVG} svg":
         return None
     return Form("image", "image/svg+xml", "svg", _pixels(told.get("width")), _pixels(told.get("height")))
+
+
+class _Enough(Exception):
+    """No more of a drawing need be read."""
+
+
+def svg_metadata(source: Source) -> str | None:
+    """Return the text of a drawing's first metadata that have one; None where there is none, or entities are defined.
+
+    It is cut off behind `MOST_TEXT_BYTES` and what was read with it.
+    """
+    if source.size > _MOST_XML_BYTES:
+        return None
+    # Without namespaces: their names are made anew for each element, and may be long.
+    parser = expat.ParserCreate()
+    parser.buffer_text, parser.buffer_size, parser.ordered_attributes = True, 2**16, True
+    found: list[str] = []
+    elements = length = 0
+
+    def begin(name: str, attributes: list[str]) -> None:
+        nonlocal elements
+        del attributes
+        elements += 1
+        if elements > _MOST_ELEMENTS:
+            raise _Enough
+        parser.CharacterDataHandler = tell if name.rpartition(":")[2] == "metadata" else None
+
+    def end(name: str) -> None:
+        parser.CharacterDataHandler = None
+        if name.rpartition(":")[2] == "metadata" and "".join(found).strip():
+            raise _Enough
+
+    def tell(text: str) -> None:
+        nonlocal length
+        found.append(text)
+        length += len(text)
+        if length > MOST_TEXT_BYTES:
+            raise _Enough
+
+    def refuse(*told: object) -> None:
+        raise _HasEntities
+
+    parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = begin, end, refuse
+    try:
+        for piece in source.pieces(0, source.size):
+            parser.Parse(piece, False)
+    except _HasEntities:
+        return None
+    except _Enough:
+        pass
+    except expat.ExpatError as error:
+        raise Damaged("it is not well-formed, or cut off") from error
+    return "".join(found) or None
 
 
 def _pixels(value: str | None) -> int | None:
