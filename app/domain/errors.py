@@ -67,6 +67,12 @@ class InvalidGraph(InvalidRequest):
     code = "invalid_workflow"
 
 
+class UnreadableWorkflow(InvalidRequest):
+    """The upload carries a workflow that cannot be read."""
+
+    code = "unreadable_workflow"
+
+
 class IdempotencyKeyReused(InvalidRequest):
     """The same Idempotency-Key came with another body."""
 
@@ -194,6 +200,12 @@ class UploadNotFound(NotFound):
     """No such upload, or not one of the caller's."""
 
     code = "upload_not_found"
+
+
+class NoWorkflow(NotFound):
+    """The upload carries no workflow."""
+
+    code = "no_workflow"
 
 
 class ThumbnailDue(NotFound):

@@ -46,8 +46,6 @@ _OF_SERVER: Final = "is_changed"
 believes it, and does not ask the node whether its files have changed."""
 _EXIF_MARKS: Final = (b"ASCII\0\0\0", b"UNICODE\0", b"JIS\0\0\0\0\0", bytes(8))
 
-Texts = "Iterable[tuple[str, bytes]]"
-
 
 class UnreadableGraph(ValueError):
     """A file carries a graph that cannot be read, or more than is read; the message says what is wrong."""
@@ -78,9 +76,8 @@ def stored_graph(file: BinaryIO) -> StoredGraph | None:
         return None
     members = _Members()
     try:
-        for count, (name, text) in enumerate(read(source)):
-            if count >= MOST_TEXTS:
-                raise TooMuch
+        # All that the readers of containers raise for damaged files, as in `forms.read_form`.
+        for name, text in read(source):
             members.add(name, text)
     except TooMuch as error:
         raise UnreadableGraph("the file has too many parts or texts to be looked through") from error
@@ -104,12 +101,13 @@ class _Members:
         self._named: dict[str, bytes] = {}
         self._told: dict[str, bytes] = {}
         """What stands in a comment: a member of its own counts for more."""
-        self._told_bytes = self._other_bytes = self._values = 0
+        self._texts = self._told_bytes = self._other_bytes = self._values = 0
 
     def add(self, name: str, text: bytes) -> None:
         """Take a text if it may be a member: all of them are JSON, and most texts of a file are none."""
+        self._texts += 1
         self._told_bytes += len(text)
-        if self._told_bytes > _MOST_TOLD_BYTES:
+        if self._texts > MOST_TEXTS or self._told_bytes > _MOST_TOLD_BYTES:
             raise TooMuch
         text = text.strip(b"\0 \t\r\n\xef\xbb\xbf")
         if text[:1] not in (b"{", b"[", b'"') or not 0 < len(name) <= _MOST_NAME_CHARS:
@@ -170,7 +168,7 @@ class _Members:
     def _value(self, text: bytes | None, name: str) -> Any:
         try:
             return self.read(text) if text is not None else None
-        except UnreadableGraph as error:
+        except UnreadableGraph:
             if name == _WORKFLOW and _PROMPT in self._told | self._named:
                 # It is for ComfyUI's page only: the graph runs without it.
                 return None
@@ -218,19 +216,21 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_constant=lambda told: None  # noqa: ARG005 - see StoredGraph
-)
+def _no_number(told: str) -> None:
+    """NaN and infinity become null, as when ComfyUI's page reads such a file."""
+    del told
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_number)
 
 
 def _of_exif(exif: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield what texts of EXIF data tell: ComfyUI writes `name:text`, and other programs one JSON object of all."""
     for _, text in tiff.exif_texts(Source(io.BytesIO(exif))):
-        for mark in _EXIF_MARKS:
-            text = text.removeprefix(mark)
+        text = text[8:] if text[:8] in _EXIF_MARKS else text
         if text.startswith(b"{"):
             yield "usercomment", text
-        elif b"\0{" in text[:2] or b"{\0" in text[:2]:
+        elif text[:2] in (b"\0{", b"{\0"):
             yield "usercomment", _from_utf16(text)
         else:
             name, _, value = text.partition(b":")
@@ -242,7 +242,7 @@ def _from_utf16(text: bytes) -> bytes:
 
 
 def _webp(source: Source) -> Iterator[tuple[str, bytes]]:
-    for exif in riff.webp_exif(source):
+    if (exif := riff.webp_exif(source)) is not None:
         yield from _of_exif(exif)
 
 
@@ -266,8 +266,10 @@ def _svg(source: Source) -> Iterator[tuple[str, bytes]]:
 
 def _glb(source: Source) -> Iterator[tuple[str, bytes]]:
     scene = riff.glb_scene(source)
-    if b'"extras"' not in scene:
+    if b'"extras"' not in scene or (b'"prompt"' not in scene and b'"workflow"' not in scene):
         return
+    if len(scene) > MOST_TEXT_BYTES:
+        raise UnreadableGraph(f"the description of the scene is larger than {MOST_TEXT_BYTES >> 20} MiB")
     try:
         asset = _Members().read(scene)["asset"]
     except UnreadableGraph as error:

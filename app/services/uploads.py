@@ -8,8 +8,19 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from app.domain.errors import BodyTooLarge, ContentNotFound, OutputInvalid, StorageFailed
+from app.domain.envelopes import UI_FORMAT
+from app.domain.errors import (
+    BodyTooLarge,
+    ContentNotFound,
+    Fault,
+    InvalidGraph,
+    NoWorkflow,
+    OutputInvalid,
+    StorageFailed,
+    UnreadableWorkflow,
+)
 from app.domain.uploads import Upload
+from app.media.stored_graphs import UnreadableGraph, stored_graph
 from app.media.uploads import recognized
 from app.storage.files import Received, upload_path
 
@@ -17,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from app.domain.job import Output
+    from app.media.stored_graphs import StoredGraph
     from app.media.uploads import Recognized
     from app.storage.files import FileStore
     from app.storage.uploads import UploadStore
@@ -130,6 +142,36 @@ class Uploads:
             return (await self.take(self._files.read(output.path), user_id, output.path))[0]
         except FileNotFoundError as error:
             raise ContentNotFound("The file of the output is no longer in the store.") from error
+
+    async def workflow(self, upload: Upload) -> StoredGraph:
+        """Return the graph in API format that an upload carries, and what else of it was written with it.
+
+        Raises
+        ------
+        NoWorkflow
+        InvalidGraph
+            It is in UI format only.
+        UnreadableWorkflow
+        ContentNotFound
+            The file is no longer in the store.
+        """
+
+        def look() -> StoredGraph | None:
+            with self._files.absolute(upload.path).open("rb") as file:
+                return stored_graph(file)
+
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, look)
+        except FileNotFoundError as error:
+            raise ContentNotFound("The file is no longer in the store.") from error
+        except UnreadableGraph as error:
+            detail = f"The workflow in the upload cannot be read: {error}."
+            raise UnreadableWorkflow(detail, [Fault("", "unreadable", detail)]) from error
+        if found is None:
+            raise NoWorkflow("The upload carries no workflow: ComfyUI did not write it, or what it wrote was removed.")
+        if found.prompt is None:
+            raise InvalidGraph(f"The upload carries a workflow. {UI_FORMAT}", [Fault("", "ui_format", UI_FORMAT)])
+        return found
 
     async def delete(self, upload_id: str, user_id: str | None) -> None:
         """Delete an upload, its file first; raises `UploadNotFound`, `UploadInUse`."""

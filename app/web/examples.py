@@ -57,6 +57,13 @@ NODE: Final[dict[str, Any]] = {
     "differs": False,
     "descriptions": [],
 }
+UPLOAD_WORKFLOW: Final[dict[str, Any]] = {
+    "workflow": {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 3368601}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "square"}},
+    },
+    "extra_pnginfo": None,
+}
 BACKENDS: Final[dict[str, Any]] = {
     "items": [
         {

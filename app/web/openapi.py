@@ -136,6 +136,15 @@ OPERATIONS: Final = (
     Operation("get", _CONTENT + "/thumbnail", _FIRST_THUMBNAIL, _FILE, problems=_ONE_FILE),
     Operation(
         "get",
+        "/api/v1/uploads/{upload_id}/workflow",
+        "The graph that ComfyUI has written into an upload",
+        {200: payloads.UploadWorkflowAnswer},
+        query=requests.OwnerQuery,
+        problems=_OF_ONE,
+        example=examples.UPLOAD_WORKFLOW,
+    ),
+    Operation(
+        "get",
         "/api/v1/models",
         "Models, samplers and schedulers over all backends",
         {200: inventory_payloads.ModelsAnswer},

@@ -358,6 +358,15 @@ class UploadAnswer(BaseModel):
     url: str
 
 
+class UploadWorkflowAnswer(BaseModel):
+    """What ComfyUI has written into an upload."""
+
+    workflow: dict[str, Any] = Field(description="The graph in API format, as a job takes it.")
+    extra_pnginfo: dict[str, Any] | None = Field(
+        description="What else was written, as a job takes it: `workflow` is the graph of ComfyUI's page."
+    )
+
+
 class UploadListAnswer(BaseModel):
     """A page of the list of uploads."""
 

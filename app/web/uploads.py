@@ -24,6 +24,7 @@ from app.domain.errors import (
 )
 from app.domain.hints import shown
 from app.keys import UPLOAD_STORE, UPLOADS
+from app.runtime.json_text import Written
 from app.storage.cursors import read_cursor, write_cursor
 from app.web.answers import upload_answer
 from app.web.bodies import read_query
@@ -101,6 +102,18 @@ async def get_upload_data(request: web.Request) -> web.StreamResponse:
     return file_response(request, upload.path, upload.content_type, name=f"{upload.upload_id}.{upload.extension}")
 
 
+@routes.get(ONE + "/workflow")
+async def get_upload_workflow(request: web.Request) -> web.Response:
+    """Show the graph that ComfyUI has written into an upload, and what stands beside it."""
+    upload = await _upload(request)
+    async with _turn(request):
+        found = await request.app[UPLOADS].workflow(upload)
+    beside = {name: Written(text) for name, text in found.others.items()}
+    if found.workflow is not None:
+        beside["workflow"] = Written(found.workflow)
+    return answered({"workflow": Written(found.prompt or "null"), "extra_pnginfo": beside or None})
+
+
 @routes.delete(ONE)
 async def delete_upload(request: web.Request) -> web.Response:
     """Delete an upload that no waiting or running job needs."""
@@ -111,13 +124,13 @@ async def delete_upload(request: web.Request) -> web.Response:
 
 @asynccontextmanager
 async def _turn(request: web.Request) -> AsyncIterator[None]:
-    """Wait until a file may be received; raises `Busy` after `_TURN_S`."""
+    """Wait until a file may be received, or looked into; raises `Busy` after `_TURN_S`."""
     receiving = request.app[RECEIVING]
     try:
         async with asyncio.timeout(_TURN_S):
             await receiving.acquire()
     except TimeoutError as error:
-        raise Busy("So many files are being received that there is no room for one more.") from error
+        raise Busy("So many files are being received or looked into that there is no room for one more.") from error
     try:
         yield
     finally:

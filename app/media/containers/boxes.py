@@ -20,7 +20,7 @@ _SOUNDS: Final = (b"M4A ", b"M4B ", b"M4P ")
 _FILMS: Final = {b"qt  ": ("video/quicktime", "mov"), b"M4V ": ("video/x-m4v", "m4v"), b"3gp": ("video/3gpp", "3gp")}
 
 
-_MOST_KEYS_BYTES: Final = 2**20
+_MOST_NAME_BYTES: Final = 1024
 _A_COMMENT: Final = b"\xa9cmt"
 COMMENT: Final = "comment"
 
@@ -92,7 +92,8 @@ def _told(source: Source, begin: int, end: int) -> Iterator[tuple[str, bytes]]:
     # In QuickTime no version and flags come first.
     for kind, at, stop in boxes(source, begin if source.most(begin + 4, 4) == b"hdlr" else begin + 4, end):
         if kind == b"keys":
-            names = _names(source.at(at + 8, min(stop - at - 8, _MOST_KEYS_BYTES)))
+            # Four bytes of version and flags come first, and four of how many there are.
+            names = list(_names(source, at + 8, stop))
         elif kind == b"ilst":
             for item, inner, inner_end in boxes(source, at, stop):
                 number = int.from_bytes(item, "big")
@@ -102,12 +103,10 @@ def _told(source: Source, begin: int, end: int) -> Iterator[tuple[str, bytes]]:
                         yield name, source.at(place + 8, min(last - place - 8, MOST_TEXT_BYTES + 1))
 
 
-def _names(keys: bytes) -> list[str]:
-    found, at = [], 0
-    while at + 8 <= len(keys) and (length := int.from_bytes(keys[at : at + 4], "big")) >= 8:
-        found.append(keys[at + 8 : at + length].decode("utf-8", "replace"))
+def _names(source: Source, at: int, end: int) -> Iterator[str]:
+    while at + 8 <= end and (length := source.number(at, 4)) >= 8:
+        yield source.most(at + 8, min(length - 8, _MOST_NAME_BYTES)).decode("utf-8", "replace")
         at += length
-    return found
 
 
 def jxl(source: Source) -> Form:

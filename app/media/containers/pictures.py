@@ -115,13 +115,15 @@ def jpeg(source: Source) -> Form:
 
 
 def jpeg_texts(source: Source) -> Iterator[tuple[bool, bytes]]:
-    """Yield the comments of a JPEG, and its EXIF data as a file of their own, before which there is True."""
+    """Yield the comments of a JPEG, and its EXIF data, a file of their own, after True."""
+    has_exif = False
     for marker, at, end in _segments(source):
         if marker == _SCAN:
             return
         if marker == _COMMENT:
             yield False, source.at(at + 2, end - at - 2)
-        elif marker == _APPLICATION and source.most(at + 2, 6) == b"Exif\0\0":
+        elif marker == _APPLICATION and not has_exif and source.most(at + 2, 6) == b"Exif\0\0":
+            has_exif = True
             yield True, source.at(at + 8, end - at - 8)
 
 

@@ -71,12 +71,13 @@ def glb_scene(source: Source) -> bytes:
     return source.at(20, min(length, MOST_TEXT_BYTES + 1))
 
 
-def webp_exif(source: Source) -> Iterator[bytes]:
-    """Yield the EXIF data of a WebP, as a file of their own."""
+def webp_exif(source: Source) -> bytes | None:
+    """Return the EXIF data of a WebP, a file of their own."""
     if source.most(8, 4) == b"WEBP":
         for kind, at, length in _chunks(source, 12, min(8 + source.number(4, 4, "little"), source.size)):
             if kind == b"EXIF":
-                yield source.at(at, length).removeprefix(b"Exif\0\0")
+                return source.at(at, length).removeprefix(b"Exif\0\0")
+    return None
 
 
 def _chunks(source: Source, at: int, end: int, order: str = "<") -> Iterator[tuple[bytes, int, int]]:

@@ -114,7 +114,9 @@ def _without_mark(packet: bytes) -> bytes:
     for mark in _OGG_COMMENTS:
         packet = packet.removeprefix(mark)
     # FLAC has the head of its block there, of four bytes.
-    return packet[4:] if packet[:1] in (b"\4", b"\x84") and packet[1:4] == (len(packet) - 4).to_bytes(3, "big") else packet
+    return (
+        packet[4:] if packet[:1] in (b"\4", b"\x84") and packet[1:4] == (len(packet) - 4).to_bytes(3, "big") else packet
+    )
 
 
 def _comments(data: bytes) -> Iterator[tuple[str, bytes]]:

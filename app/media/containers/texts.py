@@ -72,16 +72,17 @@ class _Enough(Exception):
 
 
 def svg_metadata(source: Source) -> str | None:
-    """Return the text of a drawing's first metadata that have one; None where there is none, or entities are defined.
+    """Return the text of a drawing's first metadata that begins like JSON; None where none does.
 
-    It is cut off behind `MOST_TEXT_BYTES` and what was read with it.
+    It is cut off somewhere behind `MOST_TEXT_BYTES`. A drawing with entities of its own is not read.
     """
     if source.size > _MOST_XML_BYTES:
         return None
     # Without namespaces: their names are made anew for each element, and may be long.
     parser = expat.ParserCreate()
     parser.buffer_text, parser.buffer_size, parser.ordered_attributes = True, 2**16, True
-    found: list[str] = []
+    told: list[str] = []
+    found: str | None = None
     elements = length = 0
 
     def begin(name: str, attributes: list[str]) -> None:
@@ -93,15 +94,21 @@ def svg_metadata(source: Source) -> str | None:
         parser.CharacterDataHandler = tell if name.rpartition(":")[2] == "metadata" else None
 
     def end(name: str) -> None:
+        nonlocal found
         parser.CharacterDataHandler = None
-        if name.rpartition(":")[2] == "metadata" and "".join(found).strip():
-            raise _Enough
+        if told and name.rpartition(":")[2] == "metadata":
+            found = "".join(told).strip()
+            told.clear()
+            if found.startswith("{"):
+                raise _Enough
+            found = None
 
     def tell(text: str) -> None:
-        nonlocal length
-        found.append(text)
+        nonlocal length, found
+        told.append(text)
         length += len(text)
         if length > MOST_TEXT_BYTES:
+            found = "".join(told).strip()
             raise _Enough
 
     def refuse(*told: object) -> None:
@@ -117,7 +124,7 @@ def svg_metadata(source: Source) -> str | None:
         pass
     except expat.ExpatError as error:
         raise Damaged("it is not well-formed, or cut off") from error
-    return "".join(found) or None
+    return found
 
 
 def _pixels(value: str | None) -> int | None:
