@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,7 +18,6 @@ from app.domain.envelopes import is_graph, is_ui_format
 from app.domain.hints import shown
 from app.media.containers import boxes, ebml, pictures, riff, sounds, texts, tiff
 from app.media.containers.source import MOST_TEXT_BYTES, Bounded, Damaged, Source, TooMuch
-from app.runtime.json_text import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -109,16 +109,18 @@ class _Members:
         self._told_bytes += len(text)
         if self._texts > MOST_TEXTS or self._told_bytes > _MOST_TOLD_BYTES:
             raise TooMuch
+        is_long = len(text) > MOST_TEXT_BYTES
         text = text.strip(b"\0 \t\r\n\xef\xbb\xbf")
         if text[:1] not in (b"{", b"[", b'"') or not 0 < len(name) <= _MOST_NAME_CHARS:
             return
         if (key := name.lower()) in _COMMENTS:
-            self._open(text)
+            self._open(text, is_long=is_long)
             return
         if key not in (_PROMPT, _WORKFLOW):
-            self._add_other(name, text)
+            if not is_long:
+                self._add_other(name, text)
             return
-        if len(text) > MOST_TEXT_BYTES:
+        if is_long:
             raise UnreadableGraph(f"its {key} is larger than {MOST_TEXT_BYTES >> 20} MiB")
         if self._named.setdefault(key, text) != text:
             raise UnreadableGraph(f"it has two of them, and which {key} is meant cannot be known")
@@ -126,8 +128,11 @@ class _Members:
     def add_all(self, told: Any) -> None:
         """Take the members of an object that holds them all."""
         for name, value in told.items() if isinstance(told, dict) else ():
-            text = value if isinstance(value, str) and name.lower() in (_PROMPT, _WORKFLOW) else dumps(value)
-            self._told.setdefault(name.lower() if name.lower() in (_PROMPT, _WORKFLOW) else name, text.encode())
+            name = name.lower() if name.lower() in (_PROMPT, _WORKFLOW) else name
+            is_text = isinstance(value, str) and name in (_PROMPT, _WORKFLOW)
+            text = value if is_text else _text(value)
+            if text is not None:
+                self._told.setdefault(name, text.encode("utf-8", "surrogatepass"))
 
     def read(self, text: bytes) -> Any:
         """Return what a JSON text says; raises `UnreadableGraph`."""
@@ -183,20 +188,21 @@ class _Members:
 
     def _add_other(self, name: str, text: bytes) -> None:
         self._other_bytes += len(text)
-        if len(text) <= MOST_TEXT_BYTES and self._other_bytes <= MOST_OTHERS_BYTES:
+        if self._other_bytes <= MOST_OTHERS_BYTES:
             self._named.setdefault(name, text)
 
-    def _open(self, text: bytes) -> None:
+    def _open(self, text: bytes, *, is_long: bool) -> None:
         if b'"prompt"' not in text and b'"workflow"' not in text:
             return
-        if len(text) > MOST_TEXT_BYTES:
+        if is_long:
             raise UnreadableGraph(f"the comment with it is larger than {MOST_TEXT_BYTES >> 20} MiB")
         self.add_all(self.read(text))
 
 
 def _text(value: Any) -> str | None:
+    """Return the value as JSON text, in ASCII as ComfyUI's own: half a character has no other form."""
     try:
-        return dumps(value) if value is not None else None
+        return json.dumps(value, separators=(",", ":")) if value is not None else None
     except (ValueError, RecursionError) as error:
         raise UnreadableGraph("it nests too deep") from error
 
@@ -216,12 +222,21 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _fraction(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("too large a number")
+    return value
+
+
 def _no_number(told: str) -> None:
     """NaN and infinity become null, as when ComfyUI's page reads such a file."""
     del told
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_no_number)
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_fraction, parse_constant=_no_number
+)
 
 
 def _of_exif(exif: bytes) -> Iterator[tuple[str, bytes]]:

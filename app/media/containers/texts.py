@@ -7,13 +7,14 @@ import re
 from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 
-from app.media.containers.source import MOST_TEXT_BYTES, Damaged, Form
+from app.media.containers.source import MOST_TEXT_BYTES, STEP_BYTES, Damaged, Form
 
 if TYPE_CHECKING:
     from app.media.containers.source import Source
 
 _MOST_XML_BYTES: Final = 64 * 2**20
 _MOST_JSON_BYTES: Final = 8 * 2**20
+_SVG_STEP_BYTES: Final = 2**18
 _MOST_ELEMENTS: Final = 10_000
 """Of a drawing, among which the one with metadata is looked for: it stands at the beginning."""
 _DOCTYPE: Final = rb"<!DOCTYPE[^\[>]{0,500}(?:\[[^\]]{0,8000}\]\s*)?>"
@@ -74,7 +75,8 @@ class _Enough(Exception):
 def svg_metadata(source: Source) -> str | None:
     """Return the text of a drawing's first metadata that begins like JSON; None where none does.
 
-    It is cut off somewhere behind `MOST_TEXT_BYTES`. A drawing with entities of its own is not read.
+    It is cut off somewhere behind `MOST_TEXT_BYTES`, and begins within the first megabyte, or is not found: ComfyUI
+    writes it first of all, and long tags of many attributes take expat seconds. One with entities is not read.
     """
     if source.size > _MOST_XML_BYTES:
         return None
@@ -116,8 +118,10 @@ def svg_metadata(source: Source) -> str | None:
 
     parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = begin, end, refuse
     try:
-        for piece in source.pieces(0, source.size):
-            parser.Parse(piece, False)
+        for at in range(0, source.size, _SVG_STEP_BYTES):
+            parser.Parse(source.most(at, _SVG_STEP_BYTES), False)
+            if at > STEP_BYTES and not told:
+                return None
     except _HasEntities:
         return None
     except _Enough:
