@@ -243,13 +243,13 @@ def _of_exif(exif: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield what texts of EXIF data tell: ComfyUI writes `name:text`, and other programs one JSON object of all."""
     for _, text in tiff.exif_texts(Source(io.BytesIO(exif))):
         text = text[8:] if text[:8] in _EXIF_MARKS else text
-        if text.startswith(b"{"):
-            yield "usercomment", text
-        elif text[:2] in (b"\0{", b"{\0"):
+        if text[:2] in (b"\0{", b"{\0"):
             yield "usercomment", _from_utf16(text)
+        elif text.startswith(b"{"):
+            yield "usercomment", text
         else:
-            name, _, value = text.partition(b":")
-            yield name.decode("utf-8", "replace"), value
+            name, colon, _ = text[: 4 * _MOST_NAME_CHARS].partition(b":")
+            yield name.decode("utf-8", "replace") if colon else "", text[len(name) + 1 :]
 
 
 def _from_utf16(text: bytes) -> bytes:

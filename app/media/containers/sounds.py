@@ -19,6 +19,8 @@ _MIRRORED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _SYNC: Final = re.compile(rb"\xff[\xf8\xf9]")
 _BLOCK_SAMPLES: Final = {1: 192, **{n: 576 << n - 2 for n in range(2, 6)}, **{n: 256 << n - 8 for n in range(8, 16)}}
 _MOST_FRAME_BYTES: Final = STEP_BYTES
+_LEAST_FRAME_BYTES: Final = 10
+"""Of a FLAC frame of silence: six of its head, two of its one value, two of its checksum. ComfyUI's has eleven."""
 _BIT_RATES: Final = {
     (3, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (3, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -175,7 +177,7 @@ def _synchsafe(sizes: bytes) -> int:
 
 def _flac_frame(frame: bytes, block: int) -> int | None:
     """Return with which sample a frame ends, by its head; None for what is no head."""
-    if len(frame) < 16 or frame[2] >> 4 == 0 or frame[3] & 1:
+    if len(frame) < _LEAST_FRAME_BYTES or frame[2] >> 4 == 0 or frame[3] & 1:
         return None
     lead = frame[4]
     extra = 0 if lead < 0x80 else 8 - (lead ^ 0xFF).bit_length() - 1

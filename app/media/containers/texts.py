@@ -110,7 +110,7 @@ def svg_metadata(source: Source) -> str | None:
         told.append(text)
         length += len(text)
         if length > MOST_TEXT_BYTES:
-            found = "".join(told).strip()
+            found = "".join(told)
             raise _Enough
 
     def refuse(*told: object) -> None:
