@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import struct
 import zlib
@@ -10,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app import keys
 from app.domain.envelopes import UI_FORMAT
 from app.settings import ROOT
 from app.web import uploads
-from harness import Service
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
 
     from app.settings import Settings
+    from harness import Service
 
     Client = TestClient[Any, Any]
 
@@ -50,7 +50,7 @@ def with_texts(**texts: bytes) -> bytes:
 
 
 async def sent(client: Client, data: bytes) -> str:
-    answer = await client.post(UPLOADS, params={"user_id": "ann"}, data=data)
+    answer = await client.post(UPLOADS, params={"user_id": "ann"}, data=io.BytesIO(data))
     told = await answer.json()
     assert answer.status in (200, 201), told
     return str(told["upload_id"])
@@ -70,18 +70,15 @@ async def test_of_each_file_of_comfyui_the_graph_is_given(client: Client, name: 
 
 async def test_a_graph_goes_through_a_job_into_a_file_and_out_of_it_into_a_job(service: Service) -> None:
     beside = {"workflow": UI, "note": "ü"}
-    job = await service.run(job_type="workflow", workflow=GRAPH, extra_pnginfo=beside, **NO_SIMPLE_FIELDS)
+    job = await service.run(job_type="workflow", workflow=GRAPH, extra_pnginfo=beside)
     answer = await service.client.get(f"/api/v1/contents/{job['content_id']}/outputs/0")
     status, told = await asked(service.client, await sent(service.client, await answer.read()))
     assert status == 200
     run = await (await service.client.get(f"/api/v1/generation-jobs/{job['job_id']}/workflow")).json()
     assert told["workflow"] == run
     assert told["extra_pnginfo"] == beside
-    again = await service.run(job_type="workflow", **told, **NO_SIMPLE_FIELDS)
+    again = await service.run(job_type="workflow", **told)
     assert again["status"] == "completed"
-
-
-NO_SIMPLE_FIELDS: dict[str, Any] = {}
 
 
 async def test_a_file_without_a_graph_has_none(client: Client) -> None:
@@ -157,4 +154,3 @@ async def test_only_so_many_are_looked_into_at_once(client: Client, monkeypatch:
     monkeypatch.setattr(uploads, "_TURN_S", 0.05)
     status, told = await asked(client, upload_id)
     assert (status, told["code"]) == (503, "busy")
-    assert keys.UPLOADS in client.server.app
