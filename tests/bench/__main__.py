@@ -19,6 +19,7 @@ from app.commands.stop_signals import Interrupted, until_signalled
 from tests.bench import report
 from tests.bench.client import Unexpected
 from tests.bench.idle_rows import idle, tired
+from tests.bench.input_rows import inputs
 from tests.bench.job_rows import busy, busy_heavy, roundtrip, saving, throughput
 from tests.bench.rest_rows import create, read
 from tests.bench.service import running_service
@@ -39,6 +40,7 @@ ROWS: Final[dict[str, Row]] = {
     "busy": busy,
     "busy-20mb": busy_heavy,
     "saving": saving,
+    "inputs": inputs,
     "throughput": throughput,
     "sockets": sockets,
     "idle": idle,
@@ -52,6 +54,7 @@ RUN_ORDER: Final = (
     "busy",
     "busy-20mb",
     "saving",
+    "inputs",
     "throughput",
     "read",
     "tired",

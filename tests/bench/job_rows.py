@@ -53,10 +53,10 @@ async def roundtrip(service: Service, sizes: Sizes) -> list[Figure]:
     bare_started: list[float] = []
     bare_ended: list[float] = []
     async with Direct.connected(service.session, service.standin_url) as direct:
-        await _one(service, lasting(sizes.roundtrip_s[0]))
+        await run_one(service, lasting(sizes.roundtrip_s[0]))
         await asyncio.sleep(_REST_S)
         for length in lengths(sizes.roundtrip_jobs, sizes.roundtrip_s):
-            begun, done = await _one(service, lasting(length))
+            begun, done = await run_one(service, lasting(length))
             started.append(1000 * begun)
             ended.append(1000 * (done - length))
             await asyncio.sleep(_REST_S)
@@ -92,7 +92,7 @@ async def saving(service: Service, sizes: Sizes) -> list[Figure]:
     """
     figures = []
     for count in (1, SAVED):
-        ours = [(await _one(service, pictures(count)))[1] for _ in range(sizes.saving_jobs)]
+        ours = [(await run_one(service, pictures(count)))[1] for _ in range(sizes.saving_jobs)]
         await service.until_thumbnails()
         bare = [await _fetch_s(service, count) for _ in range(sizes.saving_jobs)]
         what = f"POST sent → `completed`, a job of {count} picture{'s' * (count > 1)} of 4 MB: p50"
@@ -148,7 +148,7 @@ async def _shares(
     ours, bare = between[before:], after[len(between) :]
     named = f"{count} jobs of {between_s[0]:g}–{between_s[1]:g} s{loaded}"
     return [
-        Figure(f"{named}: share of time that the backend works", _share(ours), "", _share(bare)),
+        Figure(f"{named}: share of time that the backend works", share(ours), "", share(bare)),
         Figure(f"{named}: gap between two of them, p50", _gap_ms(ours), "ms", _gap_ms(bare)),
     ]
 
@@ -161,7 +161,7 @@ async def _check_bytes(service: Service, job_id: int, least_bytes: int) -> None:
         raise Unexpected(f"job {job_id} has left {stored} bytes, not {least_bytes}")
 
 
-def _share(executions: Sequence[dict[str, Any]]) -> float:
+def share(executions: Sequence[dict[str, Any]]) -> float:
     """Return how much of the time from the first start to the last end something was executed."""
     worked = sum(each["ended"] - each["started"] for each in executions)
     return float(worked / (executions[-1]["ended"] - executions[0]["started"]))
@@ -173,7 +173,7 @@ def _gap_ms(executions: Sequence[dict[str, Any]]) -> float:
     )
 
 
-async def _one(service: Service, graph: Graph) -> tuple[float, float]:
+async def run_one(service: Service, graph: Graph) -> tuple[float, float]:
     """Run a job and return after how many seconds it was told to be beyond `pending`, and `completed`."""
     connection = await Connection.open(service.api_url)
     post = message(f"{service.api_url}{JOBS}", "POST", job_body(graph))

@@ -12,6 +12,7 @@ from tests.bench.service import PICTURE
 Graph = dict[str, Any]
 
 JOBS: Final = "/api/v1/generation-jobs/"
+USER: Final = "bench"
 PICTURES: Final = 5
 """Of about 4 MB each in a heavy job."""
 HEAVY_BYTES: Final = 20_000_000
@@ -61,7 +62,7 @@ def lengths(count: int, between: tuple[float, float]) -> list[float]:
 
 def job_body(graph: Graph, **more: str) -> bytes:
     """Return the body of a POST that submits the graph, with these fields besides."""
-    return json.dumps({"user_id": "bench", "job_type": "workflow", "workflow": graph} | more).encode()
+    return json.dumps({"user_id": USER, "job_type": "workflow", "workflow": graph} | more).encode()
 
 
 def _slowed(graph: Graph, picture: list[Any], seconds: float) -> Graph:
