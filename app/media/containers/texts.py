@@ -12,7 +12,8 @@ from app.media.containers.source import MOST_TEXT_BYTES, STEP_BYTES, Damaged, Fo
 if TYPE_CHECKING:
     from app.media.containers.source import Source
 
-_MOST_XML_BYTES: Final = 64 * 2**20
+_MOST_XML_BYTES: Final = 16 * 2**20
+"""Of a tag without an end expat reads all again with each piece."""
 _MOST_JSON_BYTES: Final = 8 * 2**20
 _SVG_STEP_BYTES: Final = 2**18
 _MOST_ELEMENTS: Final = 10_000
