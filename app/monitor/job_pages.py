@@ -64,7 +64,7 @@ _SHOWN_CHARACTERS: Final = 60_000
 async def show_job(request: web.Request) -> web.Response:
     """Show one job, whole."""
     views = request.config_dict[VIEWS]
-    view = await _view(request, detailed=True)
+    view = await read_view(request, detailed=True)
     job_id = view.job.job_id
     (snapshot,), health, events, around, preview = await asyncio.gather(
         read_snapshots(request, [view]),
@@ -87,7 +87,7 @@ async def show_job(request: web.Request) -> web.Response:
         "preview": preview,
         "failed": _failed(view),
         "alike": await _alike(views, view),
-        "inputs": _inputs(job),
+        "inputs": inputs_of(job),
         "asked": _asked(job.answer),
         "graphs": graphs,
         # Of a long graph, which is not read for a page, it turns out when it is asked for.
@@ -117,13 +117,14 @@ async def show_preview(request: web.Request) -> web.Response:
 @routes.get(JOB + "/confirm-delete")
 async def confirm_delete(request: web.Request) -> web.Response:
     """Ask before a job is deleted."""
-    view = await _view(request)
+    view = await read_view(request)
     (snapshot,) = await read_snapshots(request, [view])
     context = {"job": show(view, snapshot), "back": request.query.get("back", "/monitor/")}
     return await render(request, "confirm_delete.html", context)
 
 
-async def _view(request: web.Request, *, detailed: bool = False) -> JobView:
+async def read_view(request: web.Request, *, detailed: bool = False) -> JobView:
+    """Return the job of the address, or raise `NotFound`."""
     views, job_id = request.config_dict[VIEWS], job_id_of(request)
     try:
         return await (views.detailed(job_id) if detailed else views.view(job_id))
@@ -166,7 +167,7 @@ async def _alike(views: JobViews, view: JobView) -> tuple[str, str] | None:
     return count, f"/monitor/?{urlencode({name: value for name, value in fields.items() if value})}"
 
 
-def _inputs(job: ShownJob) -> list[tuple[str, Any]]:
+def inputs_of(job: ShownJob) -> list[tuple[str, Any]]:
     """Return what the job was asked for, name by name, without what it was not."""
     answer = job.answer
     asked: list[tuple[str, Any]] = [
@@ -201,18 +202,25 @@ def _asked(answer: JobAnswer) -> dict[str, Any]:
     return {name: asked[name] for name in _ASKED if asked.get(name) not in (None, "", {}, [])}
 
 
-async def _excerpts(files: FileStore, answer: JobAnswer) -> dict[int, str]:
-    """Return output index → the beginning of the text that it is."""
+async def read_excerpt(files: FileStore, path: str) -> str | None:
+    """Return the beginning of a text of the store; None when it cannot be read."""
 
-    def read(path: str) -> str:
+    def read() -> str:
         with files.absolute(path).open("rb") as file:
             return file.read(_EXCERPT_BYTES).decode("utf-8", "replace")
 
+    try:
+        return await asyncio.to_thread(read)
+    except OSError:
+        return None
+
+
+async def _excerpts(files: FileStore, answer: JobAnswer) -> dict[int, str]:
+    """Return output index → the beginning of the text that it is."""
     found = {}
     texts = [output for output in answer.outputs if output.kind in ("text", "data")]
     for output in texts[:_EXCERPTS]:
-        try:
-            found[output.index] = await asyncio.to_thread(read, answer.output_paths[output.index])
-        except OSError:
-            continue
+        excerpt = await read_excerpt(files, answer.output_paths[output.index])
+        if excerpt is not None:
+            found[output.index] = excerpt
     return found

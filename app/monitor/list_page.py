@@ -47,6 +47,11 @@ class Row:
     """How many failed alike; empty when it is the only one."""
     alike_link: str | None
 
+    @property
+    def seen(self) -> bool:
+        """Whether the gallery has a tile for it."""
+        return bool(self.job.answer.outputs) or self.job.answer.status == JobStatus.RUNNING
+
 
 @routes.get("")
 async def to_jobs(request: web.Request) -> web.Response:
@@ -86,10 +91,11 @@ async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | 
         return None
     kept = await _kept(request, {view.job.job_id for view in listing.items})
     rows = await _rows(request, address, listing.items + kept)
+    shown = rows[: len(listing.items)]
     return {
         "address": address,
         "listing": listing,
-        "rows": rows[: len(listing.items)],
+        "rows": shown if address.view is None else [row for row in shown if row.seen],
         "kept": rows[len(listing.items) :],
         "health": health,
         "tabs": tabs,

@@ -24,6 +24,8 @@ SIZES: Final = (25, 50, 100, 200)
 PAGE_JOBS: Final = 50
 MAX_AGE_S: Final = 10 * 365 * 86400.0
 LIVE: Final = (JobStatus.PENDING, JobStatus.RUNNING)
+SEEN: Final = (JobStatus.RUNNING, JobStatus.COMPLETED)
+"""Statuses of the jobs that the gallery shows: what they left, or the picture that comes up."""
 TABS: Final[Mapping[str, tuple[JobStatus, ...]]] = {
     "active": LIVE,
     "completed": (JobStatus.COMPLETED,),
@@ -104,6 +106,8 @@ class ListAddress(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
+    view: Literal["gallery"] | None = None
+    """None is the list of rows."""
     status: Literal["active"] | JobStatus | None = None
     q: str | None = Field(None, max_length=1000)
     user: Name | None = None
@@ -174,8 +178,14 @@ class ListAddress(BaseModel):
         query = urlencode({name: value for name, value in values.items() if value is not None})
         return f"/monitor/?{query}" if query else "/monitor/"
 
+    @property
+    def output_query(self) -> str:
+        """What of the address goes with the address of an output: from there one steps on in the same list."""
+        chosen = {name: value for name, value in self.fields.items() if name not in ("view", "after", "before")}
+        return f"?{urlencode(chosen)}" if chosen else ""
+
     def to_filter(self) -> JobFilter:
-        """Return what the list is narrowed to."""
+        """Return what the list is narrowed to, in whatever view."""
         statuses = LIVE if self.status == "active" else (self.status,) if self.status else ()
         return JobFilter(
             status=[JobStatus(status) for status in statuses],
@@ -194,6 +204,10 @@ class ListAddress(BaseModel):
             waited_over_s=self.waited_over,
             ran_over_s=self.ran_over,
         )
+
+    def to_shown(self) -> JobFilter | None:
+        """Return what the view shows of the list; None when it can show nothing of it, as of failed jobs."""
+        return self.to_filter() if self.view is None else limited(self.to_filter(), SEEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +240,9 @@ async def read_listing(views: JobViews, address: ListAddress) -> Listing | None:
     ------
     DatabaseUnavailable, InvalidRequest
     """
-    chosen, onward, backward = address.to_filter(), address.by, opposite(address.by)
+    chosen, onward, backward = address.to_shown(), address.by, opposite(address.by)
+    if chosen is None:
+        return Listing([], "0", ORDERS[onward], None, None, None)
     if address.before is not None:
         page = await views.page(chosen, backward, address.jobs, cursor=address.before, skip=0)
         if page.next_cursor is None:
@@ -279,9 +295,14 @@ async def count_tabs(views: JobViews, address: ListAddress) -> tuple[list[Tab], 
 
 def bulk_filter(address: ListAddress, action: str) -> JobFilter:
     """Return what of the list an action can be done to, by status; without any if it can be done to nothing there."""
-    chosen = address.to_filter()
-    able = BULK_STATUSES[action]
-    return replace(chosen, status=[status for status in able if not chosen.status or status in chosen.status])
+    chosen, able = address.to_filter(), BULK_STATUSES[action]
+    return limited(chosen, able) or replace(chosen, status=[])
+
+
+def limited(chosen: JobFilter, statuses: tuple[JobStatus, ...]) -> JobFilter | None:
+    """Return the filter for those of these statuses that it lets through; None when there are none."""
+    left = [status for status in statuses if not chosen.status or status in chosen.status]
+    return replace(chosen, status=left) if left else None
 
 
 async def read_alike(views: JobViews, items: list[JobView]) -> dict[int, tuple[str | None, str]]:

@@ -22,6 +22,7 @@ READS: Final[Mapping[str, Ability]] = {
     "/monitor/jobs": Ability.SEE,
     "/monitor/jobs/{job_id}": Ability.SEE,
     "/monitor/jobs/{job_id}/preview": Ability.SEE,
+    "/monitor/jobs/{job_id}/outputs/{index}": Ability.SEE,
     "/monitor/backends": Ability.SEE,
     "/monitor/workers": Ability.SEE,
     "/monitor/schedule": Ability.SEE,

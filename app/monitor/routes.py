@@ -18,6 +18,7 @@ from app.monitor import (
     fleet_pages,
     job_pages,
     list_page,
+    output_page,
     sessions,
     stats_pages,
 )
@@ -46,6 +47,7 @@ def create_monitor() -> web.Application:
     app.on_response_prepare.append(add_security_headers)
     app.add_routes(list_page.routes)
     app.add_routes(job_pages.routes)
+    app.add_routes(output_page.routes)
     app.add_routes(fleet_pages.routes)
     app.add_routes(stats_pages.routes)
     app.add_routes(actions.routes)

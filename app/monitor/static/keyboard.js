@@ -7,7 +7,7 @@ export function onKey(event) {
   if (document.documentElement.dataset.keys === "off") return;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest("input:not([type=checkbox]), textarea, select")) return;
-  const row = document.activeElement?.closest(".row");
+  const row = document.activeElement?.closest("#rows > li");
   const press = (...actions) => {
     const buttons = actions.map((action) => `form[action$="/${action}"] button`).join();
     (row ?? document.querySelector("header.job"))?.querySelector(buttons)?.click();
@@ -22,14 +22,20 @@ export function onKey(event) {
     p: () => { if (pollMs()) togglePause(); },
     "/": () => document.querySelector("input[name=q]")?.focus(),
     "?": () => byId("help").showModal(),
-  }[event.key];
+  }[event.key] ?? linkOf(event);
   if (!shortcut) return;
   event.preventDefault();
   shortcut();
 }
 
+// Keys of a page's own stand at its links; a player has a use for them itself.
+function linkOf({ key, target }) {
+  const link = [...document.querySelectorAll("a[aria-keyshortcuts]")].find((each) => each.getAttribute("aria-keyshortcuts") === key);
+  return link && !target.closest("video, audio") && (() => link.click());
+}
+
 function moveFocus(row, by) {
   const all = rows(), target = all[row ? all.indexOf(row) + by : 0];
-  target?.querySelector(".title").focus();
+  target?.querySelector(".title, .shot").focus();
   target?.scrollIntoView({ block: "nearest" });
 }

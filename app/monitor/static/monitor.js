@@ -4,6 +4,7 @@
 import { onSubmit } from "./actions.js";
 import { connect, drop, onOnline, onSignedOut, reconnectSoon, sleep, wake } from "./connection.js";
 import { byId, checkboxes, main, pollMs } from "./dom.js";
+import { wireGallery } from "./gallery.js";
 import { showHeld, togglePause } from "./holding.js";
 import { onKey } from "./keyboard.js";
 import { connectPreference } from "./preferences.js";
@@ -41,6 +42,7 @@ function wirePage() {
     for (const field of [...checkboxes(), ...document.querySelectorAll(".search [name]")]) field.disabled = false;
     updateSelection();
   });
+  wireGallery();
   toast(...byId("flash").children);
   setServerTime(main());
   updateTimes();

@@ -1,6 +1,7 @@
 // Takes over a refreshed page: patches what differs, and keeps what is newer here.
 
 import { byId, main } from "./dom.js";
+import { keepPages, watchEnd } from "./gallery.js";
 import { updateHeldNotice } from "./holding.js";
 import { lastEventOf, showProgress } from "./jobs.js";
 import { patch } from "./patching.js";
@@ -23,6 +24,7 @@ export function takePage(fresh) {
   setServerTime(fresh.getElementById("main"));
   const focused = document.activeElement, place = focused?.closest(".row, header.job");
   patchKeptRows(fresh);
+  keepPages(fresh);
   patch(main(), fresh.getElementById("main"));
   // The button that was pressed may be gone; its row usually is not.
   if (place && !focused.isConnected) (place.isConnected ? place.querySelector(".title") ?? main() : main()).focus();
@@ -31,6 +33,7 @@ export function takePage(fresh) {
   blockChangedButtons();
   setPageTitle(fresh.title);
   updateTimes();
+  watchEnd();
 }
 
 // The page may have been made before the last event: nothing that is shown may go back.
@@ -44,6 +47,6 @@ function keepNewer(fresh) {
 
 // Rows that no longer belong to this page keep their places too while rows are selected, and are updated.
 function patchKeptRows(fresh) {
-  for (const row of fresh.querySelectorAll("#kept > .row")) if (byId(row.id)) patch(byId(row.id), row);
+  for (const row of fresh.querySelectorAll("#kept > li")) if (byId(row.id)) patch(byId(row.id), row);
   fresh.getElementById("kept")?.remove();
 }

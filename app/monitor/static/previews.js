@@ -38,7 +38,7 @@ function load(job, preview) {
 }
 
 function show(job, number, source) {
-  const thumb = document.querySelector(`.row.running[data-job="${job}"] .thumb`);
+  const thumb = document.querySelector(`.running[data-job="${job}"] .thumb`);
   if (thumb && !thumb.querySelector("[data-preview]")) {
     const image = document.createElement("img");
     Object.assign(image, { className: "preview", alt: "", width: 64, height: 64 });

@@ -56,10 +56,12 @@ export async function refresh({ onBack, onSignedOut }) {
   refreshWithin(askedAgain ? REFRESH_MS : isPushed() && state.answering ? pollMs() : POLL_MS);
 }
 
-// With the rows that keep their places, so that they are updated although they may have left this page of the list.
+// With the rows that keep their places, so that they are updated although they may have left this page of the list. Of the
+// gallery, which goes beyond it, with those that can change.
 function address() {
-  const url = new URL(location.href);
-  if (isHolding() && !state.paused && rows().length) url.searchParams.set("keep", rows().map((row) => row.dataset.job).join());
+  const url = new URL(location.href), holding = isHolding();
+  const kept = rows().filter((row) => (row.matches(".row") ? holding : !row.matches(".completed")));
+  if (!state.paused && kept.length) url.searchParams.set("keep", kept.map((row) => row.dataset.job).join());
   return url;
 }
 
