@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SIZES: Final = (25, 50, 100, 200)
 PAGE_JOBS: Final = 50
+GALLERY_JOBS: Final = 100
+"""More than fill a large screen: the gallery holds what is new once it has gone on to a second page."""
 MAX_AGE_S: Final = 10 * 365 * 86400.0
 LIVE: Final = (JobStatus.PENDING, JobStatus.RUNNING)
 SEEN: Final = (JobStatus.RUNNING, JobStatus.COMPLETED)
@@ -158,7 +160,7 @@ class ListAddress(BaseModel):
     @property
     def jobs(self) -> int:
         """How many jobs a page has."""
-        return self.size or PAGE_JOBS
+        return self.size or (PAGE_JOBS if self.view is None else GALLERY_JOBS)
 
     @property
     def fields(self) -> dict[str, str]:

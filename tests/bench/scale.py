@@ -170,6 +170,7 @@ MEASURES: Final = [
     _reads("search: a text of none, in 50,000 jobs", lambda subject: subject.page(q="zz"), judged=False),
     _reads("monitor: the tiles, read anew", lambda subject: Statistics(subject.database).tiles(), judged=False),
     *_shown("all jobs"),
+    *_shown("gallery", "?view=gallery"),
     *_shown("failed ones of a model", "?status=failed&model=model0.safetensors"),
     *_shown("completed ones of a user", "?status=completed&user=user0"),
     *_shown("that ran longer than any did", "?ran_over=3600"),

@@ -6,11 +6,8 @@ export const main = () => byId("main");
 /** Milliseconds between two refreshes of this page while events are pushed; 0 or NaN for a page that is not live. */
 export const pollMs = () => Number(main()?.dataset.poll) * 1000;
 
-export const rows = () => [...document.querySelectorAll("#rows > li")];
+export const rows = () => [...document.querySelectorAll("#rows li")];
 export const checkboxes = () => [...document.querySelectorAll(".row input[name=job]")];
-
-/** Whether the reader has gone down into the gallery. */
-export const isDeep = () => document.querySelector(".shots")?.getBoundingClientRect().top < 0;
 
 export const isFirstPage = () => main().dataset.first === "yes";
 

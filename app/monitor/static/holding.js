@@ -1,8 +1,7 @@
-// Holding: rows keep their places while some are selected, the page is paused, or a button is about to be pressed; tiles of
-// the gallery also while the reader is further down.
+// Holding: rows keep their places while some are selected, the page is paused, or a button is about to be pressed.
 // A paused page does not change at all; it only says how many new jobs wait. Selected rows keep their places, but are updated.
 
-import { byId, checkboxes, isDeep, isFirstPage, rows } from "./dom.js";
+import { byId, checkboxes, isFirstPage, rows } from "./dom.js";
 import { refreshNow, refreshWithin } from "./schedule.js";
 import { state } from "./state.js";
 import { updateStatus } from "./status.js";
@@ -10,7 +9,9 @@ import { freezeClock, unfreezeClock, updateTimes } from "./times.js";
 
 const BUTTON_IN_USE = ":is(.row, .bulk) :is(button, .button):is(:hover, :focus-visible)";
 
-export const isHolding = () => !state.showingHeld && (state.paused || isDeep() || checkboxes().some((box) => box.checked));
+const hasGoneOn = () => document.querySelector(".shots ol + ol") || document.querySelector(".shots")?.getBoundingClientRect().top < 0;
+
+export const isHolding = () => !state.showingHeld && (state.paused || hasGoneOn() || checkboxes().some((box) => box.checked));
 
 /** Whether the children of this element must keep their places. */
 export function isHeld(element) {
@@ -26,7 +27,7 @@ export function updateHeldNotice(fresh) {
   if (!notice) return;
   const known = new Set(rows().map((row) => row.id));
   const counts = isFirstPage() && isHolding();
-  const waiting = counts ? [...fresh.querySelectorAll("#rows > li")].filter((row) => !known.has(row.id)).length : 0;
+  const waiting = counts ? [...fresh.querySelectorAll("#rows li")].filter((row) => !known.has(row.id)).length : 0;
   notice.hidden = !waiting;
   byId("held-word").textContent = waiting ? `▲ ${waiting} new (held)` : "";
 }

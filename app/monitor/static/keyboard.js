@@ -6,12 +6,13 @@ import { togglePause } from "./holding.js";
 export function onKey(event) {
   if (document.documentElement.dataset.keys === "off") return;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.target.closest("input:not([type=checkbox]), textarea, select")) return;
+  if (event.target.closest("input:not([type=checkbox]), textarea, select, video, audio")) return;
   const row = document.activeElement?.closest("#rows > li");
   const press = (...actions) => {
     const buttons = actions.map((action) => `form[action$="/${action}"] button`).join();
     (row ?? document.querySelector("header.job"))?.querySelector(buttons)?.click();
   };
+  const link = document.querySelector(`[aria-keyshortcuts="${CSS.escape(event.key)}"]`);
   const shortcut = {
     j: () => moveFocus(row, 1),
     k: () => moveFocus(row, -1),
@@ -22,16 +23,10 @@ export function onKey(event) {
     p: () => { if (pollMs()) togglePause(); },
     "/": () => document.querySelector("input[name=q]")?.focus(),
     "?": () => byId("help").showModal(),
-  }[event.key] ?? linkOf(event);
+  }[event.key] ?? (link && (() => link.click()));
   if (!shortcut) return;
   event.preventDefault();
   shortcut();
-}
-
-// Keys of a page's own stand at its links; a player has a use for them itself.
-function linkOf({ key, target }) {
-  const link = [...document.querySelectorAll("a[aria-keyshortcuts]")].find((each) => each.getAttribute("aria-keyshortcuts") === key);
-  return link && !target.closest("video, audio") && (() => link.click());
 }
 
 function moveFocus(row, by) {

@@ -1,7 +1,7 @@
 // Takes over a refreshed page: patches what differs, and keeps what is newer here.
 
 import { byId, main } from "./dom.js";
-import { keepPages, watchEnd } from "./gallery.js";
+import { watchEnd } from "./gallery.js";
 import { updateHeldNotice } from "./holding.js";
 import { lastEventOf, showProgress } from "./jobs.js";
 import { patch } from "./patching.js";
@@ -24,7 +24,6 @@ export function takePage(fresh) {
   setServerTime(fresh.getElementById("main"));
   const focused = document.activeElement, place = focused?.closest(".row, header.job");
   patchKeptRows(fresh);
-  keepPages(fresh);
   patch(main(), fresh.getElementById("main"));
   // The button that was pressed may be gone; its row usually is not.
   if (place && !focused.isConnected) (place.isConnected ? place.querySelector(".title") ?? main() : main()).focus();

@@ -13,6 +13,7 @@ export const SLOW_MS = 8000;
 /** Milliseconds for a page, at least, when no socket would notice a cut. */
 const POLL_ANSWER_MS = 2000;
 
+const start = location.href;
 let askedAgain = false;
 
 /** `onBack`: the server answers again after a time offline. `onSignedOut`: the sign-in has ended. */
@@ -56,11 +57,10 @@ export async function refresh({ onBack, onSignedOut }) {
   refreshWithin(askedAgain ? REFRESH_MS : isPushed() && state.answering ? pollMs() : POLL_MS);
 }
 
-// With the rows that keep their places, so that they are updated although they may have left this page of the list. Of the
-// gallery, which goes beyond it, with those that can change.
+// With the rows that keep their places, so that they are updated although they may have left this page of the list.
 function address() {
-  const url = new URL(location.href), holding = isHolding();
-  const kept = rows().filter((row) => (row.matches(".row") ? holding : !row.matches(".completed")));
+  const url = new URL(start);
+  const kept = isHolding() ? rows().filter((row) => !row.matches(".shots .completed")) : [];
   if (!state.paused && kept.length) url.searchParams.set("keep", kept.map((row) => row.dataset.job).join());
   return url;
 }
