@@ -25,7 +25,7 @@ pytestmark = IN_CHROMIUM
 WIDTHS = (320, 1280)
 CONTRAST = ["color-contrast"]
 """The one of axe's rules that depends on the colours; None below is all of them."""
-NARROW_PAGES = ("jobs", "job, failed", "backends")
+NARROW_PAGES = ("jobs", "gallery", "job, failed", "backends")
 """Pages scanned at 320 pixels too: each kind of content that is laid out otherwise there."""
 SERIOUS = ("serious", "critical")
 TOO_WIDE = """width => [...document.querySelectorAll("body *")]
@@ -75,6 +75,8 @@ async def lived(client: Any, database: Database) -> Lived:
     pages = {
         "jobs": "/monitor/",
         "jobs, none": "/monitor/?q=nothing-like-it",
+        "gallery": "/monitor/?view=gallery",
+        "an output": f"/monitor/jobs/{done.job_id}/outputs/0",
         "job, completed": f"/monitor/jobs/{done.job_id}",
         "job, failed": f"/monitor/jobs/{failed.job_id}",
         "job, cancelled": f"/monitor/jobs/{cancelled.job_id}",

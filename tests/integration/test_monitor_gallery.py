@@ -225,9 +225,7 @@ async def test_videos_sounds_and_texts_have_what_plays_or_shows_them(client, lif
         (player,) = page.all(tag)
         assert tag == "pre" or ("controls" in player and player["src"].endswith(f"/outputs/{index}")), tag
     assert "words & <words>" in page.text
-    assert "Browsers cannot show this file: download it." in words(
-        await read(client, f"/monitor/jobs/{job}/outputs/3")
-    )
+    assert "Browsers cannot show this file: download it." in words(await read(client, f"/monitor/jobs/{job}/outputs/3"))
 
 
 async def test_next_and_previous_go_through_outputs_and_jobs_of_the_same_list(client, life):

@@ -51,7 +51,12 @@ async def _play(scene: Scene, browser: Browser, folder: Path) -> None:
     await scene.broken("out_of_memory", "Allocation on device 0 would exceed allowed memory")
     await scene.cancel(jobs[-2])
     await scene.until(jobs[8], "running", progress=40)
-    await _shoot(scene, browser, folder, {"jobs-at-work": "/monitor/", "backends": "/monitor/backends"})
+    await _shoot(
+        scene,
+        browser,
+        folder,
+        {"jobs-at-work": "/monitor/", "gallery-at-work": "/monitor/?view=gallery", "backends": "/monitor/backends"},
+    )
     running = await _first_running(scene, jobs)
     await _shoot(scene, browser, folder, {"job-at-work": f"/monitor/jobs/{running}"})
     await scene.until(failed, "failed")
@@ -59,7 +64,9 @@ async def _play(scene: Scene, browser: Browser, folder: Path) -> None:
         await scene.until(job, "completed", "cancelled")
     pages = {
         "jobs": "/monitor/",
+        "gallery": "/monitor/?view=gallery",
         "job": f"/monitor/jobs/{jobs[2]}",
+        "output": f"/monitor/jobs/{jobs[2]}/outputs/1",
         "job-failed": f"/monitor/jobs/{failed}",
         "failed": "/monitor/?status=failed",
         "nothing-fits": "/monitor/?q=zebra",

@@ -11,6 +11,7 @@ export function wireGallery() {
   if (!tiles().length) return;
   history.scrollRestoration = "manual";
   addEventListener("scrollend", keepPlace);
+  if (location.hash) location.replace(location.hash);
 }
 
 export function watchEnd() {

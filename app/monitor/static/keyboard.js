@@ -7,7 +7,7 @@ export function onKey(event) {
   if (document.documentElement.dataset.keys === "off") return;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest("input:not([type=checkbox]), textarea, select, video, audio")) return;
-  const row = document.activeElement?.closest("#rows > li");
+  const row = document.activeElement?.closest("#rows li");
   const press = (...actions) => {
     const buttons = actions.map((action) => `form[action$="/${action}"] button`).join();
     (row ?? document.querySelector("header.job"))?.querySelector(buttons)?.click();
