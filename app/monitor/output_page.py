@@ -82,7 +82,9 @@ async def _job_beside(views: JobViews, address: ListAddress, job: ListedJob, *, 
     """Return the next job of the list that has outputs, onward or back; None when there is none to be found."""
     chosen, order = limited(address.to_filter(), (JobStatus.COMPLETED,)), opposite(address.by) if back else address.by
     cursor: str | None = views.cursor_at(order, job)
-    for _ in range(_LOOKS if chosen is not None else 0):
+    if chosen is None:
+        return None
+    for _ in range(_LOOKS):
         page = await views.page(chosen, order, _LOOKED_AT, cursor=cursor, skip=0)
         found, cursor = next((view for view in page.items if view.outputs), None), page.next_cursor
         if found is not None or cursor is None:

@@ -200,7 +200,7 @@ async def test_a_fragment_brings_the_jobs_at_work_that_have_left_the_page(client
 
 async def test_one_output_large_says_what_was_asked_for(client, life):
     sampler = {"seed": 18446744073709551615, "steps": 20}
-    job = await done(life, "image", "image", prompt="a lighthouse\nat dusk", sampler_params=sampler, **{"width": 832})
+    job = await done(life, "image", "image", prompt="a lighthouse\nat dusk", sampler_params=sampler, width=832)
     path = f"/monitor/jobs/{job}/outputs/1"
     page = await read(client, path)
     (picture,) = page.all("img")

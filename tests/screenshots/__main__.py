@@ -51,12 +51,8 @@ async def _play(scene: Scene, browser: Browser, folder: Path) -> None:
     await scene.broken("out_of_memory", "Allocation on device 0 would exceed allowed memory")
     await scene.cancel(jobs[-2])
     await scene.until(jobs[8], "running", progress=40)
-    await _shoot(
-        scene,
-        browser,
-        folder,
-        {"jobs-at-work": "/monitor/", "gallery-at-work": "/monitor/?view=gallery", "backends": "/monitor/backends"},
-    )
+    at_work = {"jobs-at-work": "/monitor/", "gallery-at-work": "/monitor/?view=gallery"}
+    await _shoot(scene, browser, folder, at_work | {"backends": "/monitor/backends"})
     running = await _first_running(scene, jobs)
     await _shoot(scene, browser, folder, {"job-at-work": f"/monitor/jobs/{running}"})
     await scene.until(failed, "failed")
