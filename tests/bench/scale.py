@@ -73,12 +73,12 @@ class Subject:
     """Of a server of its own, in this process: what the browser's side costs is in what is measured."""
 
     async def shown(self, query: str, *, fragment: bool) -> None:
-        """Fetch the monitor page's list, whole or as the page itself does when anything has changed."""
+        """Fetch a page of the monitor, whole or as the page itself does when anything has changed."""
         headers = {FRAGMENT_HEADER: "1"} if fragment else {}
         async with self.browser.get(f"/monitor/{query}", headers=headers) as answer:
             text = await answer.text()
             if answer.status != HTTPStatus.OK or 'id="main"' not in text:
-                raise RuntimeError(f"the list was answered with {answer.status}: {text[:500]}")
+                raise RuntimeError(f"{query} was answered with {answer.status}: {text[:500]}")
 
     async def page(self, *, sort: Sort = "-created_at", cursor: str | None = None, **chosen: Any) -> Page:
         """Read a page of the list."""
@@ -171,6 +171,7 @@ MEASURES: Final = [
     _reads("monitor: the tiles, read anew", lambda subject: Statistics(subject.database).tiles(), judged=False),
     *_shown("all jobs"),
     *_shown("gallery", "?view=gallery"),
+    *_shown("an output", "jobs/500/outputs/0")[:1],
     *_shown("failed ones of a model", "?status=failed&model=model0.safetensors"),
     *_shown("completed ones of a user", "?status=completed&user=user0"),
     *_shown("that ran longer than any did", "?ran_over=3600"),
