@@ -6,12 +6,14 @@ import asyncio
 import io
 import json
 import struct
+import threading
 import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from app.domain.envelopes import UI_FORMAT
+from app.media.stored_graphs import stored_graph
 from app.settings import ROOT
 from app.web import uploads
 
@@ -146,6 +148,18 @@ async def test_other_requests_are_answered_while_a_long_file_is_looked_through(c
     assert (status, told["code"]) == (422, "unreadable_workflow")
     assert "too many parts" in told["detail"]
     assert answered > 5
+
+
+async def test_files_are_looked_into_in_the_thread_of_uploads(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def noted(file: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return stored_graph(file)
+
+    monkeypatch.setattr("app.services.uploads.stored_graph", noted)
+    assert (await asked(client, await sent(client, PLAIN)))[0] == 200
+    assert [name.partition("_")[0] for name in threads] == ["uploads"]
 
 
 async def test_only_so_many_are_looked_into_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -292,7 +292,7 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "mp3, with its length before it": lambda: id3((b"TXXX", bytes(4) + b"\3prompt\0" + text(GRAPH)), frame_flags=1),
     "svg, without CDATA": lambda: svg(b"<metadata>" + text({"prompt": GRAPH}) + b"</metadata>"),
     "svg, a second one": lambda: svg(
-        b"<metadata><rdf/>text</metadata><metadata> " + text({"prompt": GRAPH}) + b"</metadata>",
+        b"<metadata>text<rdf/></metadata><metadata> " + text({"prompt": GRAPH}) + b"</metadata>",
         b'<?xml version="1.0"?>',
     ),
     "glb": lambda: glb({"asset": {"version": "2.0", "extras": {"prompt": json.dumps(GRAPH)}}}),
@@ -328,6 +328,17 @@ class TestFilesOfOthers:
         tags = element(0x1254C367, tag(b"PROMPT", text(GRAPH)))
         assert prompt_of(matroska(element(0x1F43B675, b"\xec\x80" * 5), tags)) == GRAPH
         assert read(matroska(b"\x1f\x43\xb6\x75\x01" + b"\xff" * 7 + b"\xec\x80", tags)) is None
+
+    def test_a_drawing_has_it_at_its_beginning_or_not_at_all(self) -> None:
+        metadata = b"<metadata>" + text({"prompt": GRAPH}) + b"</metadata>"
+        assert prompt_of(svg(b"<a/>" * 9_000 + metadata)) == GRAPH
+        assert read(svg(b"<a/>" * 10_000 + metadata)) is None
+
+    def test_of_a_jpeg_what_comes_before_the_scan_is_read_and_its_first_exif_data(self) -> None:
+        told = (0xE1, b"Exif\0\0" + exif((0x010E, 2, b"prompt:" + text(GRAPH) + b"\0")))
+        assert prompt_of(jpeg(told)[:-2]) == GRAPH
+        assert read(jpeg()[:-2]) is None
+        assert read(jpeg((0xE1, b"Exif\0\0" + exif((0x010E, 2, b"a lake\0"))), told)) is None
 
     def test_what_a_packed_or_encrypted_frame_holds_is_not_read(self) -> None:
         assert read(id3((b"TXXX", b"\3prompt\0" + text(GRAPH)), frame_flags=8)) is None
@@ -495,7 +506,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "svg, entities": (
         lambda: svg(
             b"<metadata>&b;</metadata>",
-            b'<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>',
+            b"<!DOCTYPE svg [<!ENTITY a '" + text(GRAPH) + b"'><!ENTITY b '{\"prompt\": &a;}'>]>",
         ),
         None,
     ),
