@@ -12,7 +12,8 @@ from aiohttp import web
 from PIL import Image
 
 from app.settings import ROOT
-from harness import SMALL_BODY, Service, eventually
+from harness import BOTH_AGES, SMALL_BODY, Service, eventually
+from worker.standin.faults import Fault, FaultKind, UploadFault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -381,3 +382,133 @@ async def test_figures_say_how_backends_came_to_have_files(service: Service) -> 
         )
 
     await eventually(told)
+
+
+# Bad days.
+
+
+async def test_a_file_that_two_runs_need_at_once_is_sent_once(service: Service) -> None:
+    upload_id = await uploaded(service, picture())
+    await slowly(service, 0.5)
+    jobs = [
+        await service.submit(job_type="workflow", prompt=None, workflow=loading(f"upload:{upload_id}", **each))
+        for each in ({}, {"9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}})
+    ]
+    for job in jobs:
+        assert (await service.finished(job["job_id"]))["status"] == "completed"
+    assert count(service, SEND) == 1
+
+
+async def test_a_worker_that_stops_while_it_sends_leaves_the_job_to_another_one(
+    service: Service, start_worker: Workers
+) -> None:
+    upload_id = await uploaded(service, picture())
+    await slowly(service, 3600)
+    job = await service.submit(job_type="workflow", prompt=None, workflow=loading(f"upload:{upload_id}"))
+    await eventually(lambda: is_sending(service))
+    service.standin.state.faults.clear()
+    await service.exchange_worker(start_worker)
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"], len(done["outputs"])) == ("completed", 1, 1)
+    assert len(service.standin.state.log.executions) == 1
+
+
+async def test_a_cancel_while_a_file_is_sent_takes_effect_at_once(service: Service) -> None:
+    upload_id = await uploaded(service, picture())
+    await slowly(service, 3600)
+    job = await service.submit(job_type="workflow", prompt=None, workflow=loading(f"upload:{upload_id}"))
+    await eventually(lambda: is_sending(service))
+    await service.client.post(f"{JOBS}{job['job_id']}/cancel")
+    assert (await service.finished(job["job_id"]))["status"] == "cancelled"
+    assert count(service, "POST /prompt") == 0
+
+
+@pytest.mark.parametrize("how", [UploadFault.ERROR, UploadFault.DISK_FULL, UploadFault.CUT, UploadFault.LOST])
+async def test_an_upload_that_fails_once_is_made_again(service: Service, how: UploadFault) -> None:
+    data = picture()
+    await service.standin.state.apply(Fault(kind=FaultKind.UPLOAD, how=how, times=1))
+    done = await run(service, loading(f"upload:{await uploaded(service, data)}"))
+    assert (done["attempt"], count(service, SEND)) == (1, 2)
+    folder = service.standin.state.folders.folder("input") / "genonaut"
+    assert [path.read_bytes() for path in folder.iterdir()] == [data]
+
+
+async def test_a_backend_that_takes_no_such_file_leaves_the_job_to_another_one(
+    service: Service, start_standin: Callable[..., Awaitable[StandinServer]], start_worker: Workers
+) -> None:
+    other = await start_standin()
+    await service.exchange_worker(start_worker, f"standin={service.standin.url},other={other.url}")
+    await service.drain("other")
+    fault = Fault(kind=FaultKind.UPLOAD, how=UploadFault.TOO_LARGE, times=None)
+    await service.standin.state.apply(fault)
+    graph = loading(f"upload:{await uploaded(service, picture())}")
+    job = await service.submit(job_type="workflow", prompt=None, workflow=graph)
+
+    async def refused_once() -> bool:
+        return bool((await service.job(job["job_id"]))["attempt"] > 1)
+
+    await eventually(refused_once)
+    assert (await service.client.post("/api/v1/backends/other/resume")).status == 200
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["backend_name"]) == ("completed", "other"), done["error_message"]
+    assert "--max-upload-size" in done["attempts"][0]["error"]
+
+
+async def slowly(service: Service, seconds: float) -> None:
+    """Let the backend take so long for each upload."""
+    fault = Fault(kind=FaultKind.SLOW_HTTP, times=None, seconds=seconds, route="/upload/image")
+    await service.standin.state.apply(fault)
+
+
+async def is_sending(service: Service) -> bool:
+    return count(service, SEND) > 0
+
+
+# Other loaders.
+
+
+@pytest.mark.parametrize(
+    ("file", "loader", "name", "saver"),
+    [
+        (
+            "av.mp4",
+            "VHS_LoadVideo",
+            "video",
+            {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "frame"}},
+        ),
+        (
+            "av.mp4",
+            "LoadVideo",
+            "file",
+            {
+                "class_type": "SaveVideo",
+                "inputs": {"video": ["1", 0], "filename_prefix": "video", "format": "auto", "codec": "auto"},
+            },
+        ),
+        (
+            "a.flac",
+            "LoadAudio",
+            "audio",
+            {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "s"}},
+        ),
+        (
+            "",
+            "LoadImageOutput",
+            "image",
+            {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "i"}},
+        ),
+    ],
+)
+@BOTH_AGES
+async def test_videos_sounds_and_other_loaders_get_their_files(
+    service: Service, file: str, loader: str, name: str, saver: dict[str, Any]
+) -> None:
+    upload_id = await uploaded(service, (MEDIA / file).read_bytes() if file else picture())
+    types = service.standin.state.types[loader]
+    inputs = {each: value.config.get("default", 0) for each, value in types.required.items() if each != name}
+    graph = {"1": {"class_type": loader, "inputs": {**inputs, name: f"upload:{upload_id}"}}, "2": saver}
+    done = await run(service, graph)
+    assert done["outputs"]
+    sent = await (await service.client.get(done["links"]["workflow"])).json()
+    assert sent["1"]["inputs"][name].startswith("genonaut/")
+    assert sent["1"]["inputs"][name].endswith(" [input]") == (loader == "LoadImageOutput")
