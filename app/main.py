@@ -111,8 +111,14 @@ def create_monitor_app(settings: Settings) -> web.Application:
 
     app.router.add_get("/", to_page)
     # What the page itself asks for, pictures and events, and what it links to: reading, and nothing that changes a job.
-    reading = [route for route in jobs.routes if isinstance(route, web.RouteDef) and route.method == hdrs.METH_GET]
-    for table in (reading, contents.routes, system.routes, metrics.routes, websockets.routes):
+    changing = (jobs, uploads, backends)
+    reading = [
+        route
+        for module in changing
+        for route in module.routes
+        if isinstance(route, web.RouteDef) and route.method == hdrs.METH_GET
+    ]
+    for table in (reading, *(each.routes for each in (contents, inventory, system, metrics, websockets))):
         _add_routes(app, table)
     app.add_subapp("/monitor", create_monitor())
     return app

@@ -57,6 +57,52 @@ NODE: Final[dict[str, Any]] = {
     "differs": False,
     "descriptions": [],
 }
+UPLOAD: Final[dict[str, Any]] = {
+    "upload_id": "4f2d6c0e8a5b4b7c9d1e2f3a4b5c6d7e",
+    "user_id": "your-user-id",
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "kind": "image",
+    "content_type": "image/png",
+    "size_bytes": 48213,
+    "width": 832,
+    "height": 1216,
+    "duration_seconds": None,
+    "created_at": "2026-11-29T12:00:00.000Z",
+    "expires_at": "2026-12-06T12:00:00.000Z",
+    "url": "/api/v1/uploads/4f2d6c0e8a5b4b7c9d1e2f3a4b5c6d7e/data",
+}
+UPLOADS: Final[dict[str, Any]] = {"items": [UPLOAD], "next_cursor": None}
+CHECK: Final[dict[str, Any]] = {
+    "accepted": True,
+    "faults": [],
+    "warnings": [],
+    "eligible_backends": ["big"],
+    "backends": [
+        {"backend": "big", "eligible": True, "idle_reason": None, "known": True, "faults": [], "warnings": []},
+        {
+            "backend": "small",
+            "eligible": False,
+            "idle_reason": "It is drained.",
+            "known": True,
+            "faults": [
+                {
+                    "pointer": "/checkpoint_model",
+                    "code": "value_not_in_list",
+                    "detail": "'sdxl.safetensors' is not among the 1 values that 'ckpt_name' takes.",
+                    "allowed": ["sd_xl_base_1.0.safetensors"],
+                    "suggestion": "sd_xl_base_1.0.safetensors",
+                }
+            ],
+            "warnings": [],
+        },
+    ],
+    "checkpoint_model": "sdxl.safetensors",
+    "width": 832,
+    "height": 1216,
+    "position": 3,
+    "wait_seconds": {"low": 8.0, "likely": 11.5, "high": 20.0},
+    "run_seconds": {"low": 4.0, "likely": 5.2, "high": 7.1},
+}
 UPLOAD_WORKFLOW: Final[dict[str, Any]] = {
     "workflow": {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 3368601}},

@@ -46,7 +46,7 @@ def test_the_examples_run_in_the_order_in_which_they_stand(port: str, tmp_path: 
     curl = blocks("bash")
     first_line, *others = curl[0].split("\ncurl http", 1)
     examples = [first_line, *(f"curl http{other}" for other in others), *curl[1:]]
-    assert len(examples) == 4
+    assert len(examples) == 5
     if shutil.which("curl") is None:
         pytest.skip("the README's curl examples need curl")
 
