@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import InvalidUpload
 from app.domain.text import clean
 from app.domain.uploads import UploadKind
 from app.media.containers.forms import read_form
-from app.media.containers.source import Damaged
+from app.media.containers.source import Damaged, Form
 from app.media.inspection import guessed_form
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from app.media.containers.source import Form
-
 MOST_PIXELS: Final = 178_956_970
 """Maximum pixels of a picture: Pillow's own limit, beyond which it suspects a decompression bomb. ComfyUI's loaders
 would take twice as many, at 12 bytes of memory each and more."""
-_KINDS: Final = {"image": UploadKind.IMAGE, "video": UploadKind.VIDEO, "audio": UploadKind.AUDIO}
+_KINDS: Final = frozenset(UploadKind)
 _GLB: Final = "model/gltf-binary"
 _MOST_HEAD_BYTES: Final = 4096
 _STL_HEAD_BYTES: Final = 84
@@ -35,19 +33,7 @@ _BY_NAME: Final = {"tga": "TGA"}
 """Those that begin with no mark: the file's name has to say so too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recognized:
-    """What a file is."""
-
-    kind: UploadKind
-    content_type: str
-    extension: str
-    width: int | None = None
-    height: int | None = None
-    duration_s: float | None = None
-
-
-def recognized(file: BinaryIO, filename: str = "") -> Recognized:
+def recognized(file: BinaryIO, filename: str = "") -> Form:
     """Return what an open file is, by its content; its name decides only where that leaves it open.
 
     Raises
@@ -63,9 +49,10 @@ def recognized(file: BinaryIO, filename: str = "") -> Recognized:
         form = read_form(file, ending) or guessed_form(file)
     except Damaged as error:
         raise InvalidUpload(f"{shown} is damaged: {error}.") from error
-    kind = _kind(form) if form is not None else None
-    if form is not None and kind is not None:
-        found = Recognized(kind, form.content_type, form.extension, form.width, form.height, form.duration_s)
+    if form is not None and form.content_type == _GLB:
+        found = replace(form, kind=UploadKind.SCENE)
+    elif form is not None and form.kind in _KINDS:
+        found = form
     elif (other := _scene(file) or _of_pillow(file, ending)) is not None:
         found = other
     else:
@@ -73,13 +60,9 @@ def recognized(file: BinaryIO, filename: str = "") -> Recognized:
             f"{shown} is {_described(file)}. Taken are pictures, videos, sounds and 3D models, recognized by their "
             "content."
         )
-    if found.kind is UploadKind.IMAGE and (found.width or 0) * (found.height or 0) > MOST_PIXELS:
+    if found.kind == UploadKind.IMAGE and (found.width or 0) * (found.height or 0) > MOST_PIXELS:
         raise InvalidUpload(f"{shown} has {found.width} × {found.height} pixels; at most {MOST_PIXELS:,} are taken.")
     return found
-
-
-def _kind(form: Form) -> UploadKind | None:
-    return UploadKind.SCENE if form.content_type == _GLB else _KINDS.get(form.kind)
 
 
 def _described(file: BinaryIO) -> str:
@@ -100,27 +83,27 @@ def _described(file: BinaryIO) -> str:
     return "a text" if head.strip(b"\0") else "nothing but zeros"
 
 
-def _scene(file: BinaryIO) -> Recognized | None:
+def _scene(file: BinaryIO) -> Form | None:
     """Return the format of a 3D model besides binary glTF: PLY, FBX, STL, or glTF as text."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(_MOST_HEAD_BYTES)
     if _PLY.match(head):
-        return Recognized(UploadKind.SCENE, "model/ply", "ply")
+        return Form(UploadKind.SCENE, "model/ply", "ply")
     if head.startswith(b"Kaydara FBX Binary  \0"):
-        return Recognized(UploadKind.SCENE, "application/octet-stream", "fbx")
+        return Form(UploadKind.SCENE, "application/octet-stream", "fbx")
     if re.match(rb"\s*\{", head) and re.search(rb'"asset"\s*:\s*\{', head):
-        return Recognized(UploadKind.SCENE, "model/gltf+json", "gltf")
+        return Form(UploadKind.SCENE, "model/gltf+json", "gltf")
     if re.match(rb"solid\s[^\0]*\n\s*facet\s", head):
-        return Recognized(UploadKind.SCENE, "model/stl", "stl")
+        return Form(UploadKind.SCENE, "model/stl", "stl")
     if len(head) >= _STL_HEAD_BYTES:
         (facets,) = struct.unpack("<I", head[80:84])
         if facets and size == _STL_HEAD_BYTES + facets * _STL_FACET_BYTES:
-            return Recognized(UploadKind.SCENE, "model/stl", "stl")
+            return Form(UploadKind.SCENE, "model/stl", "stl")
     return None
 
 
-def _of_pillow(file: BinaryIO, ending: str) -> Recognized | None:
+def _of_pillow(file: BinaryIO, ending: str) -> Form | None:
     """Return the format of a picture that only Pillow knows, by its head; nothing is decoded."""
     # Imported here: all its plugins take 0.2 s and 15 MB, for pictures that are rare.
     from PIL import Image
@@ -134,4 +117,4 @@ def _of_pillow(file: BinaryIO, ending: str) -> Recognized | None:
     except Exception:  # noqa: BLE001 - its parsers of broken files raise whatever they stumble over
         return None
     extension = next((name[1:] for name, each in Image.EXTENSION.items() if each == form), form.lower())
-    return Recognized(UploadKind.IMAGE, Image.MIME.get(form, "application/octet-stream"), extension, width, height)
+    return Form(UploadKind.IMAGE, Image.MIME.get(form, "application/octet-stream"), extension, width, height)

@@ -172,12 +172,7 @@ class Submitting:
         # First of all: a repetition gets its answer whatever has become of the backends.
         if once is not None and (answer := await self._store.replay(once)) is not None:
             return Replayed(answer)
-        weight = 0
-        if job.workflow is not None:
-            weight = size_bytes(job.workflow) + size_bytes(overrides)
-            do = self._sideline.do
-            graph = await do(weight, checked_workflow, job.workflow, overrides, job.inputs, self._max_workflow_bytes)
-            job = replace(job, workflow=graph)
+        job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight)
         job = await self._check(job, uploads, weight)
         weight += len(job.extra_pnginfo or "")
@@ -204,12 +199,7 @@ class Submitting:
             What is wrong with the job itself, whatever backends offer.
         DatabaseUnavailable, QueueUnavailable, Busy
         """
-        weight = 0
-        if job.workflow is not None:
-            weight = size_bytes(job.workflow) + size_bytes(overrides)
-            do = self._sideline.do
-            graph = await do(weight, checked_workflow, job.workflow, overrides, job.inputs, self._max_workflow_bytes)
-            job = replace(job, workflow=graph)
+        job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight, keep=False)
         refusal: InvalidRequest | None = None
         try:
@@ -256,6 +246,15 @@ class Submitting:
         await self._accepting.settle()
         await self._fleet.settle()
         await self._afresh.close()
+
+    async def _with_overrides(self, job: NewJob, overrides: Mapping[str, Any]) -> tuple[NewJob, int]:
+        """Return the job with its overrides in its graph, and the size of both, in bytes; raises `InvalidGraph`."""
+        if job.workflow is None:
+            return job, 0
+        weight = size_bytes(job.workflow) + size_bytes(overrides)
+        do = self._sideline.do
+        graph = await do(weight, checked_workflow, job.workflow, overrides, job.inputs, self._max_workflow_bytes)
+        return replace(job, workflow=graph), weight
 
     async def _with_uploads(
         self, job: NewJob, weight: int, *, keep: bool = True

@@ -19,7 +19,7 @@ from app.domain.errors import (
     StorageFailed,
     UnreadableWorkflow,
 )
-from app.domain.uploads import Upload
+from app.domain.uploads import Upload, UploadKind
 from app.media.stored_graphs import UnreadableGraph, stored_graph
 from app.media.uploads import recognized
 from app.storage.files import Received, upload_path
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from app.domain.job import Output
+    from app.media.containers.source import Form
     from app.media.stored_graphs import StoredGraph
-    from app.media.uploads import Recognized
     from app.storage.files import FileStore
     from app.storage.uploads import UploadStore
 
@@ -193,16 +193,14 @@ class Uploads:
         """Stop the thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _recognized(self, received: Received, filename: str) -> Recognized:
-        def look() -> Recognized:
+    async def _recognized(self, received: Received, filename: str) -> Form:
+        def look() -> Form:
             with received.open() as file:
                 return recognized(file, filename)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, look)
 
-    async def _kept(
-        self, received: Received, found: Recognized, user_id: str, known: Upload | None
-    ) -> tuple[Upload, bool]:
+    async def _kept(self, received: Received, found: Form, user_id: str, known: Upload | None) -> tuple[Upload, bool]:
         """Store a file and its row: in this order, so that a crash between them leaves what the sweep deletes."""
         upload = known or self._made(received, found, user_id)
         try:
@@ -218,13 +216,13 @@ class Uploads:
             await self._files.delete([upload.path])
         return kept, kept.upload_id == upload.upload_id
 
-    def _made(self, received: Received, found: Recognized, user_id: str) -> Upload:
+    def _made(self, received: Received, found: Form, user_id: str) -> Upload:
         now, upload_id = datetime.now(UTC), uuid4().hex
         return Upload(
             upload_id=upload_id,
             user_id=user_id,
             sha256=received.sha256(),
-            kind=found.kind,
+            kind=UploadKind(found.kind),
             content_type=found.content_type,
             extension=found.extension,
             size_bytes=received.size_bytes,
