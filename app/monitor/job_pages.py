@@ -25,6 +25,8 @@ from app.runtime.json_text import dumps
 from app.web.bodies import job_id_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.domain.job import Attempt
     from app.monitor.job_view import ShownJob
     from app.storage.files import FileStore
@@ -47,7 +49,7 @@ _SAMPLER: Final = {
 _ASKED: Final = [
     *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models", "width", "height"),
     *("batch_size", "sampler_params", "workflow", "backend", "priority", "not_before", "max_attempts"),
-    *("timeout_seconds", "metadata", "params"),
+    *("image", "mask", "inputs", "upscale_model", "timeout_seconds", "metadata", "params"),
 ]
 """Fields that a client sends with a job, as one could send them again."""
 _EXCERPT_BYTES: Final = 4096
@@ -179,8 +181,13 @@ def inputs_of(job: ShownJob) -> list[tuple[str, Any]]:
     for lora in answer.lora_models:
         strengths = f"{lora.get('strength_model')} / {lora.get('strength_clip')}"
         asked.append(("LoRA", f"{lora.get('name')} (model / CLIP {strengths})"))
-    if not job.has_workflow:
-        asked += [("Size", f"{answer.width} × {answer.height}"), ("Pictures", answer.batch_size)]
+    asked += [(label, _file_words(reference)) for label, reference in _files_of(answer)]
+    asked += [("Upscale model", answer.upscale_model)]
+    if not job.has_workflow and answer.upscale_model is None:
+        asked += [
+            ("Size", f"{answer.width} × {answer.height}" if answer.width else ""),
+            ("Pictures", answer.batch_size),
+        ]
     asked += [(label, answer.sampler_params.get(name)) for name, label in _SAMPLER.items()]
     asked += [("Backend asked for", answer.backend), ("Priority", answer.priority)]
     asked += [("Not before", answer.not_before and f"{answer.not_before:%Y-%m-%d %H:%M:%S} UTC")]
@@ -188,6 +195,24 @@ def inputs_of(job: ShownJob) -> list[tuple[str, Any]]:
     asked += [(f"metadata.{name}", value) for name, value in answer.metadata.items()]
     asked += [("params", _short(answer.params))]
     return [(name, value) for name, value in asked if value not in (None, "", {})]
+
+
+def _files_of(answer: JobAnswer) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the files that a job refers to, by what they are for."""
+    for label, reference in (("Picture", answer.image), ("Mask", answer.mask)):
+        if reference is not None:
+            yield label, reference
+    for place, reference in answer.inputs.items():
+        yield f"Input {place}", reference
+
+
+def _file_words(reference: dict[str, Any]) -> str:
+    """Return in words which file an input reference names."""
+    if "url" in reference:
+        return str(reference["url"])
+    if "content" in reference:
+        return f"output {reference.get('output', 0)} of content {reference['content']}"
+    return f"upload {reference.get('upload')}"
 
 
 def _short(params: dict[str, Any]) -> dict[str, Any] | str:

@@ -92,6 +92,8 @@ def show(view: JobView, snapshot: Snapshot, nodes: int | None = None) -> ShownJo
 
 def _title(answer: JobAnswer, nodes: int | None) -> str:
     text = " ".join((answer.prompt or "").split())
+    if not text and answer.upscale_model is not None:
+        return f"scaled up by {answer.upscale_model}"
     if not text:
         return f"a workflow of {nodes} nodes" if nodes is not None else "a workflow"
     return text if len(text) <= _TITLE_CHARACTERS else text[:_TITLE_CHARACTERS].rstrip() + "…"

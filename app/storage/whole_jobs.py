@@ -62,7 +62,7 @@ def _sizes(*columns: str) -> str:
     return " + ".join(f"COALESCE(pg_column_size({column}), 0)" for column in columns)
 
 
-_JSON: Final = ("metadata", "params", "lora_models")
+_JSON: Final = ("metadata", "params", "lora_models", "image", "mask", "inputs")
 _TEXTS: Final = ("prompt", "negative_prompt", "error_message", "cancel_reason")
 _AROUND: Final = f"""
     2000 + 500 * LEAST(attempt, {MOST_ATTEMPTS}) + CASE WHEN content_id IS NULL THEN 0

@@ -147,3 +147,17 @@ async def test_again_asks_for_the_same_picture(service: Service) -> None:
     body = {name: done[name] for name in ("image", "prompt", "width", "height", "sampler_params")}
     again = await run(service, **body)
     assert (again["image"], (await shown(service, again)).tobytes()) == (image, (await shown(service, done)).tobytes())
+
+
+async def test_the_page_of_a_job_tells_its_pictures(service: Service) -> None:
+    image = await uploaded(service, noise((32, 24)))
+    body = {name: value for name, value in PLAIN.items() if name != "prompt"}
+    answer = await service.client.post(JOBS, json=body | {"image": image, "upscale_model": "RealESRGAN_x4plus.pth"})
+    page = await (await service.client.get(f"/monitor/jobs/{(await answer.json())['job_id']}")).text()
+    assert "scaled up by RealESRGAN_x4plus.pth" in page
+    assert f"upload {image['upload']}" in page
+    painted = await service.submit(
+        image=image, mask={"url": "https://example.com/a.png"}, not_before="2100-01-01T00:00:00Z"
+    )
+    page = await (await service.client.get(f"/monitor/jobs/{painted['job_id']}")).text()
+    assert "https://example.com/a.png" in page
