@@ -24,6 +24,7 @@ from app.storage.schema import (
     OutputRow,
 )
 from app.storage.snapshots import read_snapshots
+from app.storage.statements import Statement
 from app.storage.whole_jobs import JobView, attempt_of, fitting, read_whole_jobs
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ MOST_AT_ONCE: Final = 64
 WATCHED_AT_ONCE: Final = 1000
 """Snapshots that one statement brings: a hundred watchers may ask for 500 each at the same time."""
 MOST_BEFORE: Final = 10_000
+_WAITING_BEFORE: Final = Statement("""
+    SELECT count(*) FROM (
+        SELECT FROM generation_jobs WHERE status = 'pending' AND (priority > :priority::int
+            OR priority = :priority AND available_at <= GREATEST(now(), :not_before::timestamptz))
+        LIMIT :most::int
+    ) AS before""")
 MOST_STEPS: Final = 500
 """Events, or attempts, of a job that one read brings."""
 GRAPHS_AT_ONCE: Final = 4
@@ -240,12 +247,13 @@ class JobViews(JobLists):
             row = await session.get(OutputRow, (content_id, index))
             return _output(row) if row is not None else None
 
-    async def waiting_before(self, priority: int) -> int:
-        """Return how many waiting jobs would come before a new one of this priority: at most `MOST_BEFORE`."""
-        before = select(JobRow.id).where(IS_WAITING, JobRow.priority >= priority).limit(MOST_BEFORE)
-        async with self._database.transaction() as session:
-            found: int | None = await session.scalar(select(func.count()).select_from(before.subquery()))
-            return found or 0
+    async def waiting_before(self, priority: int, not_before: datetime | None) -> int:
+        """Return how many waiting jobs come before a new one: at most `MOST_BEFORE`."""
+        async with self._database.driver() as connection:
+            found: int = await _WAITING_BEFORE.value(
+                connection, priority=priority, not_before=not_before, most=MOST_BEFORE
+            )
+        return found
 
     async def output_and_owner(self, content_id: int, index: int) -> tuple[Output, str] | None:
         """Return one output and the user whose job made it, or None."""

@@ -94,7 +94,7 @@ async def check_job(request: web.Request) -> web.Response:
         check_kind(request)
         job, overrides, _ = await request.app[SIDELINE].do(len(raw), _asked, raw, None)
         found = await request.app[SUBMITTING].check(job, overrides)
-    position = 1 + await request.app[VIEWS].waiting_before(job.priority)
+    position = 1 + await request.app[VIEWS].waiting_before(job.priority, job.not_before)
     graph = next((each.graph for each in found.backends if each.graph is not None and not each.faults), None)
     key = await asyncio.to_thread(workflow_key, graph) if graph is not None else None
     wait, run = await request.app[ETA].expected(key, position)

@@ -39,8 +39,10 @@ async def test_what_is_known_of_times_is_told(service: Service) -> None:
     assert told["run_seconds"]["likely"] >= 0
     assert told["wait_seconds"]["likely"] >= 0
     await service.submit(not_before="2100-01-01T00:00:00Z", priority=5)
+    await service.submit(not_before="2100-01-01T00:00:00Z")
     assert (await checked(service))["position"] == 2
     assert (await checked(service, priority=6))["position"] == 1
+    assert (await checked(service, not_before="2100-01-02T00:00:00Z"))["position"] == 3
 
 
 async def test_faults_are_told_by_backend(
@@ -69,6 +71,7 @@ async def test_nothing_is_stored_of_files_that_a_checked_job_brings(
     service: Service, settings: Settings, plain: asyncpg.Connection
 ) -> None:
     done = await service.run()
+    await service.worker.thumbnails.done()
     files = {path for path in settings.storage_path.rglob("*") if path.is_file()}
     bitmap = await (await service.client.get(done["outputs"][0]["url"])).read()
     for reference in (
