@@ -22,6 +22,7 @@ class Ability(StrEnum):
     """What the page lets people do."""
 
     SEE = "see"
+    SEND = "send"
     CANCEL = "cancel"
     RETRY = "retry"
     DELETE = "delete"
@@ -34,6 +35,7 @@ class Ability(StrEnum):
 
 LEAST_ROLE: Final[Mapping[Ability, Role]] = {
     Ability.SEE: Role.VIEWER,
+    Ability.SEND: Role.OPERATOR,
     Ability.CANCEL: Role.OPERATOR,
     Ability.RETRY: Role.OPERATOR,
     Ability.DELETE: Role.OPERATOR,

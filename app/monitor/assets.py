@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ _KEEP: Final = "public, max-age=31536000, immutable"
 _BLOCKING_SCRIPT: Final = "theme.js"
 """The only script that is no module: it must run before the page is drawn."""
 
+_COMMENT: Final = re.compile(rb"/\*(?:(?!\*/).)*\*/")
 _SCRIPT_TYPE: Final = "text/javascript"
 """Browsers refuse a module of another type, so it does not depend on the machine's table of types."""
 
@@ -91,8 +93,22 @@ async def send_asset(request: web.Request) -> web.Response:
     return response
 
 
+def without_comments(source: bytes) -> bytes:
+    """Return styles or a script without leading blanks, and without comments that have lines of their own.
+
+    A source in which that could change a text, because one goes over several lines, stays as it is.
+    """
+    lines = [line.strip() for line in source.split(b"\n")]
+    if any(line.count(b"`") % 2 or line.endswith(b"\\") or line.count(b"/*") != line.count(b"*/") for line in lines):
+        return source
+    kept = (line for line in lines if line and not line.startswith(b"//") and not _COMMENT.fullmatch(line))
+    return b"\n".join(kept) + b"\n"
+
+
 def _read(path: Path) -> Asset:
     plain = path.read_bytes()
+    if path.suffix in (".css", ".js"):
+        plain = without_comments(plain)
     guessed = _SCRIPT_TYPE if path.suffix == ".js" else mimetypes.guess_type(path.name)[0]
     zipped = gzip.compress(plain, 9, mtime=0)
     return Asset(guessed or "application/octet-stream", plain, zipped, _digest(plain))

@@ -18,6 +18,8 @@ from app.keys import ACCESS
 from app.monitor.permissions import PUBLIC, SAFE_METHODS, ability_for, place_of
 from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, VIEWER, render
 from app.web.bodies import read_form
+from app.web.body_intake import comes_with_files
+from app.web.file_forms import FILE_FORM, FileForm
 from app.web.problems import REQUEST_ID, STATUS_OF
 from app.web.signed_in import viewer_of
 
@@ -104,7 +106,12 @@ async def _check_own_page(request: web.Request, cookie: str) -> None:
         own = origin is None or origin.partition("://")[2] == request.host
     if not own:
         raise Forbidden("The request comes from another site's page, so nothing was done.")
-    field = (await read_form(request)).get(CSRF_FIELD, "")
+    if comes_with_files(request):
+        # Nothing more of it is read before.
+        form = request[FILE_FORM] = FileForm(request)
+        field = await form.first(CSRF_FIELD)
+    else:
+        field = (await read_form(request)).get(CSRF_FIELD, "")
     if not cookie or not isinstance(field, str) or not hmac.compare_digest(_bytes(field), _bytes(cookie)):
         raise Forbidden(
             "The form is not from this page, or it is out of date. Go back, reload the page, and try again."

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 routes: Final = web.RouteTableDef()
 
-CAN_SEND: Final = False
-"""Whether there is a page `/monitor/new`, which can begin with an output or with what a job asked for."""
 _LOOKED_AT: Final = 3
 """Jobs read at a time to find one that has outputs: nearly every completed one has."""
 _LOOKS: Final = 4
@@ -73,7 +71,6 @@ async def show_output(request: web.Request) -> web.Response:
         "source": _source(output, unseen=index in job.unseen),
         "text": text,
         "inputs": inputs_of(job),
-        "can_send": CAN_SEND,
     }
     return await render(request, "output.html", context)
 

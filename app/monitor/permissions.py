@@ -29,6 +29,7 @@ READS: Final[Mapping[str, Ability]] = {
     "/monitor/stats": Ability.SEE,
     "/monitor/audit": Ability.SEE_AUDIT,
     # A question before an action is for who may act.
+    "/monitor/new": Ability.SEND,
     "/monitor/jobs/{job_id}/confirm-delete": Ability.DELETE,
     "/monitor/bulk/cancel": Ability.CANCEL,
     "/monitor/bulk/retry": Ability.RETRY,
@@ -37,6 +38,7 @@ READS: Final[Mapping[str, Ability]] = {
 """What it takes to read an address, with or without a slash at its end."""
 FORMS: Final[Mapping[str, Ability]] = {
     "/monitor/sign-out": Ability.SEE,
+    "/monitor/new": Ability.SEND,
     "/monitor/jobs/{job_id}/cancel": Ability.CANCEL,
     "/monitor/jobs/{job_id}/retry": Ability.RETRY,
     "/monitor/jobs/{job_id}/again": Ability.RETRY,

@@ -86,6 +86,8 @@ FLASHES: Final[Mapping[str, Flash]] = {
     "no_seed": Flash(
         "bad", "Job {} was not retried: its workflow has no seed to change. Retry it with the same inputs.", _AGAIN
     ),
+    "sent": Flash("good", "Job {} is sent.", _STOP),
+    "sent_before": Flash("wait", "This form was sent already, as job {}. Open it anew to send another."),
     "not_completed": Flash("bad", "Job {} was not sent again: only what a completed job asked for can be."),
     "deleted": Flash("good", "Job {} and its files are deleted."),
     "not_retryable": Flash("bad", "Job {} was not retried: only a failed or cancelled job can be."),

@@ -18,6 +18,7 @@ from app.monitor import (
     fleet_pages,
     job_pages,
     list_page,
+    new_job_page,
     output_page,
     sessions,
     stats_pages,
@@ -50,6 +51,7 @@ def create_monitor() -> web.Application:
     app.add_routes(output_page.routes)
     app.add_routes(fleet_pages.routes)
     app.add_routes(stats_pages.routes)
+    app.add_routes(new_job_page.routes)
     app.add_routes(actions.routes)
     app.add_routes(bulk_actions.routes)
     app.add_routes(fleet_actions.routes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from aiohttp import web
 
 from app.domain.errors import BodyTooLarge, BodyTooSlow, Busy, MalformedJson, UnsupportedBody
+from app.keys import UPLOADS
 from app.runtime.side_thread import SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ BYTES_A_SECOND: Final = 32 * 1024
 """Minimum rate of a body: it may take `PATIENCE_S`, plus the time that the received bytes would take at this rate."""
 MAX_FORM_BYTES: Final = 64 * 1024
 """The largest form of the page names a thousand jobs."""
+WITH_FILES: Final = frozenset({"/monitor/new"})
+"""Where forms of the page bring files, and are read as they come (`app.web.file_forms`)."""
+MOST_FILES: Final = 8
+MAX_FIELDS_BYTES: Final = 8 * 2**20
+"""The largest form with files, but for those: it holds a workflow."""
 _PLAIN: Final = ("", "identity")
 _ENCODINGS: Final = (*_PLAIN, "gzip", "deflate")
 _INFLATED_AT_ONCE: Final = 256 * 1024
@@ -89,10 +95,17 @@ async def refuse_large_forms(
     """Refuse forms of the page that are larger than any of its own: aiohttp takes them apart where everybody waits."""
     if request.can_read_body and request.path.startswith("/monitor"):
         # Browsers say how long a form is.
-        size = request.content_length
-        if size is None or size > MAX_FORM_BYTES:
-            raise BodyTooLarge(f"A form of this page has at most {MAX_FORM_BYTES} bytes, and says how many.")
+        size, most = request.content_length, MAX_FORM_BYTES
+        if comes_with_files(request):
+            most = MOST_FILES * request.app[UPLOADS].max_bytes + MAX_FIELDS_BYTES
+        if size is None or size > most:
+            raise BodyTooLarge(f"A form of this page has at most {most} bytes, and says how many.")
     return await handler(request)
+
+
+def comes_with_files(request: web.Request) -> bool:
+    """Whether the body is a form that may bring files, sent to where such forms are taken."""
+    return request.path.rstrip("/") in WITH_FILES and request.content_type == "multipart/form-data"
 
 
 class Inflater:

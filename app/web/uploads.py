@@ -67,7 +67,7 @@ async def create_upload(request: web.Request) -> web.Response:
     uploads = request.app[UPLOADS]
     if (request.content_length or 0) > uploads.max_bytes + _CHUNK_BYTES:
         raise BodyTooLarge(f"The body is larger than the {uploads.max_bytes} bytes that are taken (MAX_UPLOAD_BYTES).")
-    async with _turn(request):
+    async with turn(request):
         if request.content_type.startswith("multipart/"):
             upload, created = await _from_form(request, asked.user_id)
         else:
@@ -106,7 +106,7 @@ async def get_upload_data(request: web.Request) -> web.StreamResponse:
 async def get_upload_workflow(request: web.Request) -> web.Response:
     """Show the graph that ComfyUI has written into an upload, and what stands beside it."""
     upload = await _upload(request)
-    async with _turn(request):
+    async with turn(request):
         found = await request.app[UPLOADS].workflow(upload)
     beside = {name: Written(text) for name, text in found.others.items()}
     if found.workflow is not None:
@@ -123,9 +123,9 @@ async def delete_upload(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def _turn(request: web.Request) -> AsyncIterator[None]:
+async def turn(request: web.Request) -> AsyncIterator[None]:
     """Wait until a file may be received, or looked into; raises `Busy` after `_TURN_S`."""
-    receiving = request.app[RECEIVING]
+    receiving = request.config_dict[RECEIVING]
     try:
         async with asyncio.timeout(_TURN_S):
             await receiving.acquire()
@@ -156,7 +156,7 @@ def _owner(user_id: str | None) -> str:
 async def _body(request: web.Request) -> AsyncGenerator[bytes, None]:
     """Yield the body as it comes."""
     patience = Patience()
-    with _form_errors():
+    with form_errors():
         while chunk := await patience.wait_for(request.content.readany()):
             patience.count(len(chunk))
             yield chunk
@@ -175,7 +175,7 @@ async def _from_form(request: web.Request, user_id: str | None) -> tuple[Upload,
     """Take the file of a form, when all of the form has come: one that breaks off leaves nothing."""
     uploads, form = request.app[UPLOADS], _Form(user_id)
     try:
-        with _form_errors():
+        with form_errors():
             await _read_form(request, form)
         owner, received = _owner(form.user_id), _file_of(form)
     except BaseException:
@@ -200,7 +200,7 @@ async def _read_form(request: web.Request, form: _Form) -> None:
         if form.received is not None:
             raise _wrong_form("One file is taken at a time.")
         form.filename = part.filename or ""
-        async with aclosing(_chunks(part, patience)) as chunks:
+        async with aclosing(chunks_of(part, patience)) as chunks:
             form.received = await request.app[UPLOADS].receive(chunks)
     raise _wrong_form("The form has too many parts.")
 
@@ -211,7 +211,8 @@ def _file_of(form: _Form) -> Received:
     return form.received
 
 
-async def _chunks(part: BodyPartReader, patience: Patience) -> AsyncGenerator[bytes, None]:
+async def chunks_of(part: BodyPartReader, patience: Patience) -> AsyncGenerator[bytes, None]:
+    """Yield the bytes of a part as they come."""
     if part.headers.get(hdrs.CONTENT_TRANSFER_ENCODING, "").lower() not in _PLAIN_ENCODINGS:
         raise UnsupportedBody("The part of a file is sent as it is, without a Content-Transfer-Encoding.")
     while chunk := await patience.wait_for(part.read_chunk(_CHUNK_BYTES)):
@@ -236,7 +237,7 @@ def _wrong_form(detail: str) -> InvalidUpload:
 
 
 @contextmanager
-def _form_errors() -> Iterator[None]:
+def form_errors() -> Iterator[None]:
     """Turn what aiohttp's readers raise for nonsense into errors of ours."""
     try:
         yield

@@ -1,0 +1,290 @@
+"""The page from which a job is sent: a form that works without JavaScript, and that brings files along."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from app.domain.errors import (
+    BodyTooLarge,
+    ContentNotFound,
+    Fault,
+    InvalidRequest,
+    InvalidUpload,
+    JobNotFound,
+    NotFound,
+    Unavailable,
+)
+from app.domain.job import SHOWN_BY_BROWSERS
+from app.keys import FILES, INVENTORY, LIVE_FLEET, SUBMITTING, UPLOAD_STORE, UPLOADS, VIEWS
+from app.monitor.auditing import note
+from app.monitor.new_job_form import DEFAULTS, LABELS, PICTURES, SIZES, Form, reference_in, values_of
+from app.monitor.rendering import VIEWER, leave_flash, render
+from app.runtime.json_text import loads
+from app.services.submit import Replayed
+from app.storage.idempotency import Once
+from app.web.bodies import fingerprint, read_form
+from app.web.checking import check, check_texts
+from app.web.file_forms import FILE_FORM, Filled
+from app.web.requests import JobRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from app.domain.job import Job
+    from app.domain.model_lists import ModelKind
+
+routes: Final = web.RouteTableDef()
+
+_KINDS: Final[tuple[ModelKind, ...]] = ("checkpoints", "loras", "upscalers", "samplers", "schedulers")
+LISTED: Final = 300
+"""With more choices than these a field is typed into, and suggests them: a list of thousands is no help."""
+SUGGESTED: Final = 2_000
+_KEPT_OF_JOB: Final = ("max_attempts", "timeout_seconds", "metadata", "params")
+"""What a job asked for and the form has no fields for: it is asked for again."""
+_GONE: Final = "This picture is no longer there. Choose another one."
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that a hidden field names."""
+
+    words: str
+    address: str | None
+    """Where it can be seen whole."""
+    thumbnail: str | None
+
+
+@routes.get("/new")
+async def show_form(request: web.Request) -> web.Response:
+    """Show the form: empty, with a picture, or filled in from a job."""
+    form = Form(dict(DEFAULTS))
+    viewer = request[VIEWER]
+    if viewer.signed_in:
+        form.values["user_id"] = viewer.name
+    if (again := request.query.get("again")) is not None:
+        job = await _job(request, again)
+        form.values = values_of(job) | {"again": str(job.job_id)}
+    if (image := request.query.get("image")) is not None:
+        form.values["image"] = image
+        if (owner := await _owner(request, image)) is not None:
+            form.values["user_id"] = owner
+    return await _show(request, form)
+
+
+@routes.post("/new")
+async def send_job(request: web.Request) -> web.Response:
+    """Send a job; what is wrong with it is said at the fields of the form, which stays filled in."""
+    async with _filled(request) as filled:
+        form = Form(filled.texts)
+        try:
+            body = form.request()
+            body |= {name: value for name, value in (await _base(request, form)).items() if value}
+            body |= await _pictures(request, form, filled)
+            form.blame_all(check_texts(body))
+            asked = _checked(form, body)
+            if asked is None:
+                return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
+            sent = await request.config_dict[SUBMITTING].submit(asked.to_new_job(), asked.overrides, _once(form, body))
+        except InvalidRequest as error:
+            form.blame_all(error.faults or [Fault("", error.code, str(error))])
+            return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
+        except Unavailable as error:
+            form.blame(Fault("", error.code, f"{error} Nothing was sent: please try again in a moment."))
+            return await _show(request, form, HTTPStatus.SERVICE_UNAVAILABLE)
+    job_id = int(sent.answer) if isinstance(sent, Replayed) else sent.job_id
+    code = "sent_before" if isinstance(sent, Replayed) else "sent"
+    await note(request, "send", f"job {job_id}", code)
+    headers = {"Location": f"/monitor/jobs/{job_id}", "Cache-Control": "no-store"}
+    response = web.Response(status=HTTPStatus.SEE_OTHER, headers=headers)
+    leave_flash(request, response, code, job_id)
+    return response
+
+
+@asynccontextmanager
+async def _filled(request: web.Request) -> AsyncIterator[Filled]:
+    """Read the form, with or without files."""
+    if (form := request.get(FILE_FORM)) is not None:
+        async with form.rest() as filled:
+            yield filled
+        return
+    fields = await read_form(request)
+    yield Filled({name: value.replace("\r\n", "\n") for name, value in fields.items() if isinstance(value, str)})
+
+
+def _checked(form: Form, body: dict[str, Any]) -> JobRequest | None:
+    """Return the request, or None when something is wrong with it; everything that is has been blamed."""
+    try:
+        asked = check(JobRequest, body)
+    except InvalidRequest as error:
+        known = set(form.faults)
+        form.blame_all(fault for fault in error.faults if form.places.get(fault.pointer) not in known)
+        return None
+    return asked if not form.summary else None
+
+
+def _once(form: Form, body: dict[str, Any]) -> Once | None:
+    """Return what makes a form that is sent twice send one job; None when it names no press."""
+    press = form.values.get("press", "")
+    if re.fullmatch("[0-9a-f]{32}", press) is None:
+        return None
+    digest = fingerprint(body)
+    return Once(body["user_id"], f"new {press} {digest}", digest, lambda sent: str(sent.job_id))
+
+
+async def _base(request: web.Request, form: Form) -> dict[str, Any]:
+    """Return what goes along from the job that the form was filled in from."""
+    if not form.values.get("again"):
+        return {}
+    try:
+        job = await _job(request, form.values["again"])
+    except NotFound:
+        # Deleted meanwhile: what is in the fields is asked for.
+        return {}
+    return {name: getattr(job, name) for name in _KEPT_OF_JOB}
+
+
+async def _pictures(request: web.Request, form: Form, filled: Filled) -> dict[str, Any]:
+    """Return the references to picture and mask: files become uploads, what belongs to another user is taken over."""
+    found, user_id = {}, form.values.get("user_id", "")
+    usable = 0 < len(user_id) <= 255 and not check_texts(user_id)
+    for name in PICTURES:
+        form.places[f"/{name}"] = name
+        file = filled.files.pop(f"{name}_file", None)
+        if f"{name}_file" in filled.too_large:
+            most = request.config_dict[UPLOADS].max_bytes
+            form.blame(Fault(f"/{name}", "too_large", f"The file has more than {most} bytes (MAX_UPLOAD_BYTES)."))
+        if form.values.pop(f"{name}_remove", ""):
+            form.values.pop(name, None)
+        try:
+            if file is not None and usable:
+                upload, _ = await request.config_dict[UPLOADS].keep(file[1], user_id, file[0])
+                form.values[name] = f"upload:{upload.upload_id}"
+            elif file is not None:
+                await request.config_dict[UPLOADS].discard(file[1])
+                form.blame(Fault(f"/{name}", "no_user", "Choose the file again: it is kept only for a user."))
+            if form.values.get(name) and usable:
+                found[name] = await _own(request, form.values[name], user_id)
+        except (InvalidUpload, ContentNotFound, BodyTooLarge, FileNotFoundError) as error:
+            detail = _GONE if isinstance(error, FileNotFoundError) else str(error)
+            form.blame(Fault(f"/{name}", "unusable", detail))
+    return found
+
+
+async def _own(request: web.Request, text: str, user_id: str) -> dict[str, Any]:
+    """Return a reference to the user's own file: who may send jobs sees the files of all users, and may take any.
+
+    Raises
+    ------
+    ContentNotFound, FileNotFoundError
+        It is not there.
+    InvalidUpload, BodyTooLarge, StorageFailed
+    """
+    reference, uploads = reference_in(text), request.config_dict[UPLOADS]
+    if reference is None:
+        raise ContentNotFound(_GONE)
+    if "content" in reference:
+        output = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
+        if output is None:
+            raise ContentNotFound(_GONE)
+        if output[1] != user_id:
+            return {"upload": (await uploads.take_output(output[0], user_id)).upload_id}
+    if "upload" in reference:
+        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        if upload is None:
+            raise ContentNotFound(_GONE)
+        if upload.user_id != user_id:
+            chunks = request.config_dict[FILES].read(upload.path)
+            return {"upload": (await uploads.take(chunks, user_id, upload.filename))[0].upload_id}
+    return reference
+
+
+async def _owner(request: web.Request, text: str) -> str | None:
+    """Return whose file it is; None when it is not there."""
+    reference = reference_in(text) or {}
+    if "content" in reference:
+        found = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
+        return found[1] if found is not None else None
+    if "upload" in reference:
+        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        return upload.user_id if upload is not None else None
+    return None
+
+
+async def _job(request: web.Request, text: str) -> Job:
+    """Return the job of this number, or raise `NotFound`."""
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        raise NotFound("There is no such job to begin with.")
+    try:
+        return await request.config_dict[VIEWS].whole(int(text))
+    except JobNotFound as error:
+        raise NotFound(f"{error} It was deleted, or there never was one of this number.") from error
+
+
+async def _show(request: web.Request, form: Form, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
+    pictures = {name: await _picture(request, form, name) for name in PICTURES}
+    context = {
+        "form": form,
+        "pictures": pictures,
+        "choices": await _choices(request),
+        "backends": await _backends(request),
+        "sizes": SIZES,
+        "labels": LABELS,
+        "listed": LISTED,
+        "press": secrets.token_hex(16),
+        "max_bytes": request.config_dict[UPLOADS].max_bytes,
+    }
+    return await render(request, "new_job.html", context, status=status, apart=True)
+
+
+async def _picture(request: web.Request, form: Form, name: str) -> Picture | None:
+    """Return the picture that is filled in; what is not there any more is blamed, and taken out."""
+    text = form.values.get(name, "")
+    if not text:
+        return None
+    reference, found = reference_in(text), None
+    if reference is not None and "url" in reference:
+        return Picture(reference["url"], None, None)
+    if reference is not None and "content" in reference:
+        content, index = reference["content"], reference["output"]
+        output = await request.config_dict[VIEWS].output(content, index)
+        if output is not None:
+            address = f"/api/v1/contents/{content}/outputs/{index}"
+            seen = output.thumbnail_path or output.content_type in SHOWN_BY_BROWSERS
+            shown = f"{address}/thumbnail" if output.thumbnail_path else address
+            found = Picture(f"output {index} of content {content}", address, shown if seen else None)
+    elif reference is not None:
+        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        if upload is not None:
+            address = f"/api/v1/uploads/{upload.upload_id}/data"
+            seen = upload.content_type in SHOWN_BY_BROWSERS
+            size = f"{upload.width} × {upload.height}, " if upload.width and upload.height else ""
+            found = Picture(f"{size}{upload.content_type}", address, address if seen else None)
+    if found is None:
+        form.values.pop(name)
+        if name not in form.faults:
+            form.places[f"/{name}"] = name
+            form.blame(Fault(f"/{name}", "gone", _GONE))
+    return found
+
+
+async def _choices(request: web.Request) -> dict[str, list[str]]:
+    """Return kind of models → the names that there are; none while that cannot be known."""
+    try:
+        told = loads((await request.config_dict[INVENTORY].models(_KINDS)).decode())
+    except Unavailable:
+        told = {}
+    return {kind: [each["name"] for each in told.get(kind, ())[:SUGGESTED]] for kind in _KINDS}
+
+
+async def _backends(request: web.Request) -> list[str]:
+    try:
+        return sorted(beat.name for beat in (await request.config_dict[LIVE_FLEET].recently()).backends)
+    except Unavailable:
+        return []

@@ -1,0 +1,112 @@
+"""Sending a job in a real browser: with the keyboard alone, on a narrow screen, in both themes, without JavaScript."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from acceptance.browsers import IN_CHROMIUM
+from axe_playwright_python.async_playwright import Axe
+from integration.monitor_fixtures import HOSTILE
+from integration.test_monitor_new import NEW, picture
+from playwright.async_api import Page, expect
+
+if TYPE_CHECKING:
+    from acceptance.browsers import Guarded
+    from integration.monitor_fixtures import Life
+
+    from harness import Service
+
+pytestmark = IN_CHROMIUM
+
+PNG = {"name": "a picture.png", "mimeType": "image/png"}
+SENT = re.compile(r"/monitor/jobs/(\d+)$")
+
+
+def png(**options: Any) -> Any:
+    return PNG | {"buffer": picture(**options)}
+
+
+async def findings(page: Page) -> list[str]:
+    found = (await Axe().run(page, options={"resultTypes": ["violations"]})).response["violations"]
+    return [f"{fault['id']} {node['target']}" for fault in found for node in fault["nodes"]]
+
+
+async def fits(page: Page) -> bool:
+    return bool(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+async def sent(page: Page) -> int:
+    """Wait for the page of the new job, and return its number."""
+    await page.wait_for_url(SENT)
+    found = SENT.search(page.url)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["", "no-script"])
+async def test_a_job_with_a_picture_is_sent_and_a_fault_is_mended(
+    browser: Guarded, service: Service, life: Life, scripts: bool
+) -> None:
+    async with browser.page("/monitor/", java_script_enabled=scripts) as page:
+        await page.get_by_role("link", name="New job").click()
+        await page.get_by_label("User").fill("ann")
+        await page.get_by_label("Prompt", exact=True).fill("a red fox\nin snow")
+        await page.get_by_label("Steps").fill("3")
+        await page.get_by_label("Seed").fill("many")
+        await page.get_by_label("Picture", exact=True).set_input_files(png())
+        await page.get_by_role("button", name="Send job").click()
+        faults = page.locator("#faults")
+        await expect(faults).to_contain_text("1 thing to change")
+        await expect(faults).to_be_focused()
+        await faults.get_by_role("link").click()
+        await expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red fox\nin snow")
+        await expect(page.locator(".new-job .thumb img")).to_have_js_property("naturalWidth", 96)
+        await page.get_by_label("Seed").fill("7")
+        await page.get_by_role("button", name="Send job").click()
+        job = await life.store.whole(await sent(page))
+        assert (job.prompt, job.sampler_params["seed"], job.width) == ("a red fox\nin snow", 7, 96)
+        await page.get_by_role("link", name="Again…").click()
+        await page.get_by_label("Remove image").check()
+        await page.get_by_label("Own width").fill("64")
+        await page.get_by_role("button", name="Send job").click()
+        job = await life.store.whole(await sent(page))
+        assert (job.prompt, job.image, job.width) == ("a red fox\nin snow", None, 64)
+    browser.faults = [fault for fault in browser.faults if "422" not in fault]
+
+
+async def test_a_job_is_sent_with_the_keyboard_alone(browser: Guarded, life: Life) -> None:
+    async with browser.page(NEW) as page:
+        for text in (None, "a fox", "rain", "ann"):
+            for _ in range(40):
+                await page.keyboard.press("Tab")
+                focused = await page.evaluate("document.activeElement.matches('.new-job input, .new-job textarea')")
+                if text is None or focused:
+                    break
+            if text is not None:
+                await page.keyboard.type(text)
+        await page.keyboard.press("Enter")
+        job = await life.store.whole(await sent(page))
+        assert (job.prompt, job.negative_prompt, job.user_id) == ("a fox", "rain", "ann")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_the_form_is_for_everybody(browser: Guarded, service: Service, life: Life, theme: Any) -> None:
+    done = await life.complete(await life.execute(user_id=HOSTILE[:200]))
+    size = {"width": 320, "height": 900}
+    async with browser.page(NEW, color_scheme=theme, viewport=size, bypass_csp=True) as page:
+        assert await findings(page) == []
+        assert await fits(page)
+        await page.goto(f"{NEW}?image=content:{done.content_id}:0")
+        await page.get_by_label("Prompt", exact=True).fill(HOSTILE)
+        await page.get_by_label("Seed").fill(HOSTILE[:20])
+        await page.get_by_role("button", name="Send job").click()
+        await expect(page.locator("#faults")).to_be_visible()
+        assert await findings(page) == []
+        assert await fits(page)
+        await page.screenshot(path=f"/tmp/new-{theme}-320.png", full_page=True)
+        await page.set_viewport_size({"width": 1280, "height": 900})
+        assert await fits(page)
+        await page.screenshot(path=f"/tmp/new-{theme}.png", full_page=True)
+    browser.faults = [fault for fault in browser.faults if "422" not in fault]
