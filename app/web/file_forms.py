@@ -83,9 +83,9 @@ class FileForm:
                 # Browsers send lines as CR LF.
                 filled.texts[part.name] = value.decode("utf-8", "replace").replace("\r\n", "\n")
                 continue
-            if len(filled.files) >= MOST_FILES or part.name in filled.files:
-                raise MalformedForm(f"A form brings at most {MOST_FILES} files, each in a field of its own.")
             await self._file(part, part.name, filled, uploads)
+            if len(filled.files) > MOST_FILES:
+                raise MalformedForm(f"A form brings at most {MOST_FILES} files.")
         raise MalformedForm(f"The form has more than {_MOST_PARTS} parts.")
 
     async def _file(self, part: BodyPartReader, name: str, filled: Filled, uploads: Uploads) -> None:
@@ -98,8 +98,10 @@ class FileForm:
                 self._patience.count(len(chunk))
             filled.too_large.add(name)
             return
-        if received.size_bytes or part.filename:
+        if (received.size_bytes or part.filename) and name not in filled.files:
             filled.files[name] = (part.filename or "", received)
+        else:
+            await uploads.discard(received)
 
     async def _field(self, part: BodyPartReader, most: int) -> bytes:
         value = bytearray()

@@ -105,8 +105,6 @@ async def test_the_form_is_for_everybody(browser: Guarded, service: Service, lif
         await expect(page.locator("#faults")).to_be_visible()
         assert await findings(page) == []
         assert await fits(page)
-        await page.screenshot(path=f"/tmp/new-{theme}-320.png", full_page=True)
         await page.set_viewport_size({"width": 1280, "height": 900})
         assert await fits(page)
-        await page.screenshot(path=f"/tmp/new-{theme}.png", full_page=True)
     browser.faults = [fault for fault in browser.faults if "422" not in fault]
