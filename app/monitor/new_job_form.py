@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault
+from app.domain.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from app.domain.job import Job
+    from app.monitor.new_job_graph import GraphFields
 
 LORA_ROWS: Final = 3
 MOST_LORA_ROWS: Final = 32
@@ -32,10 +34,14 @@ LABELS: Final = {
     "batch_size": "Pictures",
     "cfg": "CFG",
     "image": "Picture",
+    "workflow_text": "Workflow",
 }
 """What fields are called whose names do not tell."""
-_TEXTS: Final = ("user_id", "prompt", "negative_prompt", "checkpoint_model", "upscale_model", "backend")
-_NUMBERS: Final = ("batch_size", "priority")
+WORKFLOW: Final = "workflow"
+"""Value of the field `kind`."""
+_WHOLE: Final = "/workflow"
+_TEXTS: Final = ("prompt", "negative_prompt", "checkpoint_model", "upscale_model")
+_COMMON: Final = ("user_id", "backend", "priority")
 _SAMPLER: Final = ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 _FRACTIONS: Final = ("cfg", "denoise")
 _INTEGER: Final = re.compile(r"[+-]?\d{1,30}", re.ASCII)
@@ -54,6 +60,8 @@ class Form:
     """Everything that is wrong, each with its field; None where there is none."""
     places: dict[str, str] = field(default_factory=dict)
     """Pointer into the request → the field that it was made of."""
+    graph: GraphFields | None = None
+    """The workflow that is filled in."""
 
     @property
     def lora_rows(self) -> int:
@@ -63,15 +71,15 @@ class Form:
 
     def blame(self, fault: Fault) -> None:
         """Say what is wrong at the field that it is about."""
-        pointer, name = fault.pointer, None
-        while pointer and name is None:
-            name = self.places.get(pointer)
+        pointer = fault.pointer
+        while pointer and pointer not in self.places:
             pointer = pointer.rpartition("/")[0]
-        detail = _said(fault)
+        name, detail = self.places.get(pointer), printable(_said(fault))
+        if pointer in ("", _WHOLE) and pointer != fault.pointer:
+            # Of the field alone one would not know where it is.
+            detail = f"{printable(fault.pointer)}: {detail}"
         if name is not None:
             self.faults.setdefault(name, []).append(detail)
-        elif fault.pointer:
-            detail = f"{fault.pointer}: {detail}"
         self.summary.append((name, detail))
 
     def blame_all(self, faults: Iterable[Fault]) -> None:
@@ -98,8 +106,8 @@ class Form:
 
     def request(self) -> dict[str, Any]:
         """Return the request that the simple fields make, without the files; what cannot be read is blamed."""
-        body: dict[str, Any] = {"job_type": "image"}
-        body |= {name: self.text(name) for name in _TEXTS} | {name: self.number(name) for name in _NUMBERS}
+        body = self.common() | {"job_type": "image"}
+        body |= {name: self.text(name) for name in _TEXTS} | {"batch_size": self.number("batch_size")}
         sampler = {}
         for name in _SAMPLER:
             pointer = f"/sampler_params/{name}"
@@ -110,6 +118,26 @@ class Form:
         body |= self._size()
         body["lora_models"] = self._loras()
         return _given(body)
+
+    def common(self) -> dict[str, Any]:
+        """Return what jobs with and without a workflow ask for."""
+        body = {"job_type": "workflow", "user_id": self.text("user_id"), "backend": self.text("backend")}
+        return _given(body | {"priority": self.number("priority")})
+
+    @property
+    def is_workflow(self) -> bool:
+        """Whether it is of the kind that sends a workflow."""
+        return self.values.get("kind") == WORKFLOW
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What fields are called whose names do not tell."""
+        inputs = (
+            ((each.name, f"{node.title}, {each.label}") for node in self.graph.nodes for each in node.inputs)
+            if self.graph
+            else ()
+        )
+        return LABELS | dict(inputs)
 
     def _size(self) -> dict[str, Any]:
         """Return width and height: what is filled in, else of the size that is chosen; None of neither."""
@@ -155,7 +183,10 @@ def text_of(reference: Mapping[str, Any]) -> str:
 
 def values_of(job: Job) -> dict[str, str]:
     """Return the fields as they ask for what a job did."""
-    found: dict[str, Any] = {name: getattr(job, name) for name in (*_TEXTS, *_NUMBERS)}
+    found: dict[str, Any] = {name: getattr(job, name) for name in _COMMON}
+    if job.workflow is not None:
+        return {name: str(value) for name, value in found.items() if value is not None} | {"kind": WORKFLOW}
+    found |= {name: getattr(job, name) for name in (*_TEXTS, "batch_size")}
     found |= {name: job.sampler_params.get(name) for name in _SAMPLER}
     if job.width and job.height and job.upscale_model is None:
         size = f"{job.width}x{job.height}"

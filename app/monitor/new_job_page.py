@@ -22,11 +22,13 @@ from app.domain.errors import (
     Unavailable,
 )
 from app.domain.job import SHOWN_BY_BROWSERS
-from app.keys import FILES, INVENTORY, LIVE_FLEET, SUBMITTING, UPLOAD_STORE, UPLOADS, VIEWS
+from app.keys import INVENTORY, LIVE_FLEET, SIDELINE, SUBMITTING, UPLOAD_STORE, UPLOADS, VIEWS
+from app.monitor import new_job_workflows as workflows
 from app.monitor.auditing import note
-from app.monitor.new_job_form import DEFAULTS, LABELS, PICTURES, SIZES, Form, reference_in, values_of
+from app.monitor.new_job_files import GONE, own, owner
+from app.monitor.new_job_form import DEFAULTS, PICTURES, SIZES, WORKFLOW, Form, reference_in, values_of
 from app.monitor.rendering import VIEWER, leave_flash, render
-from app.runtime.json_text import loads
+from app.runtime.json_text import load_kept, loads, size_bytes
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.web.bodies import fingerprint, read_form
@@ -37,7 +39,7 @@ from app.web.requests import JobRequest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from app.domain.job import Job
+    from app.domain.job import Job, NewJob
     from app.domain.model_lists import ModelKind
 
 routes: Final = web.RouteTableDef()
@@ -48,7 +50,6 @@ LISTED: Final = 300
 SUGGESTED: Final = 2_000
 _KEPT_OF_JOB: Final = ("max_attempts", "timeout_seconds", "metadata", "params")
 """What a job asked for and the form has no fields for: it is asked for again."""
-_GONE: Final = "This picture is no longer there. Choose another one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,14 @@ async def show_form(request: web.Request) -> web.Response:
     if (again := request.query.get("again")) is not None:
         job = await _job(request, again)
         form.values = values_of(job) | {"again": str(job.job_id)}
+        if job.workflow is not None:
+            form.graph = await workflows.of_job(request, job)
+    elif request.query.get("kind") == WORKFLOW:
+        form.values["kind"] = WORKFLOW
     if (image := request.query.get("image")) is not None:
         form.values["image"] = image
-        if (owner := await _owner(request, image)) is not None:
-            form.values["user_id"] = owner
+        if (user_id := await owner(request, image)) is not None:
+            form.values["user_id"] = user_id
     return await _show(request, form)
 
 
@@ -84,14 +89,17 @@ async def send_job(request: web.Request) -> web.Response:
     async with _filled(request) as filled:
         form = Form(filled.texts)
         try:
-            body = form.request()
-            body |= {name: value for name, value in (await _base(request, form)).items() if value}
-            body |= await _pictures(request, form, filled)
-            form.blame_all(check_texts(body))
-            asked = _checked(form, body)
+            body = form.common() if form.is_workflow else form.request()
+            body |= await _base(request, form)
+            if not form.is_workflow:
+                body |= await _pictures(request, form, filled)
+            elif not await workflows.read(request, form, filled) or form.values.get("do") == "read":
+                return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY if form.summary else HTTPStatus.OK)
+            weight = size_bytes(body | {"workflow": form.graph.graph if form.graph is not None else None})
+            asked = await request.config_dict[SIDELINE].do(weight, _asked, form, body)
             if asked is None:
                 return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
-            sent = await request.config_dict[SUBMITTING].submit(asked.to_new_job(), asked.overrides, _once(form, body))
+            sent = await request.config_dict[SUBMITTING].submit(asked[0], {}, asked[1])
         except InvalidRequest as error:
             form.blame_all(error.faults or [Fault("", error.code, str(error))])
             return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -118,15 +126,18 @@ async def _filled(request: web.Request) -> AsyncIterator[Filled]:
     yield Filled({name: value.replace("\r\n", "\n") for name, value in fields.items() if isinstance(value, str)})
 
 
-def _checked(form: Form, body: dict[str, Any]) -> JobRequest | None:
-    """Return the request, or None when something is wrong with it; everything that is has been blamed."""
+def _asked(form: Form, body: dict[str, Any]) -> tuple[NewJob, Once | None] | None:
+    """Return the job that is asked for, or None when something is wrong with it; everything that is has been blamed."""
+    if form.graph is not None:
+        body = body | {"workflow": form.graph.graph}
+    form.blame_all(check_texts(body, ("workflow", "extra_pnginfo")))
     try:
         asked = check(JobRequest, body)
     except InvalidRequest as error:
         known = set(form.faults)
         form.blame_all(fault for fault in error.faults if form.places.get(fault.pointer) not in known)
         return None
-    return asked if not form.summary else None
+    return (asked.to_new_job(), _once(form, body)) if not form.summary else None
 
 
 def _once(form: Form, body: dict[str, Any]) -> Once | None:
@@ -147,7 +158,12 @@ async def _base(request: web.Request, form: Form) -> dict[str, Any]:
     except NotFound:
         # Deleted meanwhile: what is in the fields is asked for.
         return {}
-    return {name: getattr(job, name) for name in _KEPT_OF_JOB}
+    kept = {name: getattr(job, name) for name in _KEPT_OF_JOB}
+    if form.is_workflow and job.workflow is not None:
+        kept["extra_pnginfo"] = load_kept(job.extra_pnginfo) if job.extra_pnginfo is not None else None
+        # Nothing has been fetched for these yet; all others stand in the graph.
+        kept["inputs"] = {place: each for place, each in job.inputs.items() if "upload" not in each}
+    return {name: value for name, value in kept.items() if value}
 
 
 async def _pictures(request: web.Request, form: Form, filled: Filled) -> dict[str, Any]:
@@ -170,51 +186,11 @@ async def _pictures(request: web.Request, form: Form, filled: Filled) -> dict[st
                 await request.config_dict[UPLOADS].discard(file[1])
                 form.blame(Fault(f"/{name}", "no_user", "Choose the file again: it is kept only for a user."))
             if form.values.get(name) and usable:
-                found[name] = await _own(request, form.values[name], user_id)
+                found[name] = await own(request, form.values[name], user_id)
         except (InvalidUpload, ContentNotFound, BodyTooLarge, FileNotFoundError) as error:
-            detail = _GONE if isinstance(error, FileNotFoundError) else str(error)
+            detail = GONE if isinstance(error, FileNotFoundError) else str(error)
             form.blame(Fault(f"/{name}", "unusable", detail))
     return found
-
-
-async def _own(request: web.Request, text: str, user_id: str) -> dict[str, Any]:
-    """Return a reference to the user's own file: who may send jobs sees the files of all users, and may take any.
-
-    Raises
-    ------
-    ContentNotFound, FileNotFoundError
-        It is not there.
-    InvalidUpload, BodyTooLarge, StorageFailed
-    """
-    reference, uploads = reference_in(text), request.config_dict[UPLOADS]
-    if reference is None:
-        raise ContentNotFound(_GONE)
-    if "content" in reference:
-        output = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
-        if output is None:
-            raise ContentNotFound(_GONE)
-        if output[1] != user_id:
-            return {"upload": (await uploads.take_output(output[0], user_id)).upload_id}
-    if "upload" in reference:
-        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
-        if upload is None:
-            raise ContentNotFound(_GONE)
-        if upload.user_id != user_id:
-            chunks = request.config_dict[FILES].read(upload.path)
-            return {"upload": (await uploads.take(chunks, user_id, upload.filename))[0].upload_id}
-    return reference
-
-
-async def _owner(request: web.Request, text: str) -> str | None:
-    """Return whose file it is; None when it is not there."""
-    reference = reference_in(text) or {}
-    if "content" in reference:
-        found = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
-        return found[1] if found is not None else None
-    if "upload" in reference:
-        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
-        return upload.user_id if upload is not None else None
-    return None
 
 
 async def _job(request: web.Request, text: str) -> Job:
@@ -235,7 +211,7 @@ async def _show(request: web.Request, form: Form, status: HTTPStatus = HTTPStatu
         "choices": await _choices(request),
         "backends": await _backends(request),
         "sizes": SIZES,
-        "labels": LABELS,
+        "labels": form.labels,
         "listed": LISTED,
         "press": secrets.token_hex(16),
         "max_bytes": request.config_dict[UPLOADS].max_bytes,
@@ -270,7 +246,7 @@ async def _picture(request: web.Request, form: Form, name: str) -> Picture | Non
         form.values.pop(name)
         if name not in form.faults:
             form.places[f"/{name}"] = name
-            form.blame(Fault(f"/{name}", "gone", _GONE))
+            form.blame(Fault(f"/{name}", "gone", GONE))
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ from acceptance.browsers import IN_CHROMIUM
 from axe_playwright_python.async_playwright import Axe
 from integration.monitor_fixtures import HOSTILE
 from integration.test_monitor_new import NEW, picture
+from integration.test_monitor_new_workflow import GRAPH
+from integration.test_monitor_new_workflow import png as png_with
 from playwright.async_api import Page, expect
 
 if TYPE_CHECKING:
@@ -89,6 +93,61 @@ async def test_a_job_is_sent_with_the_keyboard_alone(browser: Guarded, life: Lif
         await page.keyboard.press("Enter")
         job = await life.store.whole(await sent(page))
         assert (job.prompt, job.negative_prompt, job.user_id) == ("a fox", "rain", "ann")
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["", "no-script"])
+async def test_a_workflow_is_read_from_a_picture_changed_and_sent(
+    browser: Guarded, service: Service, life: Life, scripts: bool
+) -> None:
+    graph = {**GRAPH, "3": {"class_type": "LoadImage", "inputs": {"image": "none.png"}}}
+    graph["4"] = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
+    file = PNG | {"buffer": png_with(prompt=graph)}
+    async with browser.page(NEW, java_script_enabled=scripts) as page:
+        await page.get_by_label("User").fill("ann")
+        await page.get_by_role("link", name="Workflow").click()
+        await page.get_by_label("A file: JSON").set_input_files(file)
+        await page.get_by_role("button", name="Read workflow").click()
+        await page.get_by_label("width").fill("72")
+        await page.get_by_label("User").fill("ann")
+        await page.get_by_label("Another file for image").set_input_files(png())
+        await page.get_by_role("button", name="Send job").click()
+        job = await life.store.whole(await sent(page))
+        assert job.workflow is not None
+        assert job.workflow["1"]["inputs"] == GRAPH["1"]["inputs"] | {"width": 72}
+        assert job.workflow["3"]["inputs"]["image"].startswith("upload:")
+        await page.get_by_role("link", name="Again…").click()
+        await expect(page.get_by_label("width")).to_have_value("72")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_the_fields_of_a_workflow_are_for_everybody(browser: Guarded, service: Service, theme: Any) -> None:
+    hostile = {"class_type": HOSTILE, "inputs": {HOSTILE: HOSTILE, "on": True, "n": 1.5}, "_meta": {"title": HOSTILE}}
+    sampler = {"class_type": "KSampler", "inputs": {"sampler_name": "euler", "scheduler": HOSTILE, "steps": 3}}
+    loader = {"class_type": "LoadImage", "inputs": {"image": "upload:none"}}
+    graph = {**GRAPH, HOSTILE: hostile, "s": sampler, "l": loader}
+    size = {"width": 320, "height": 900}
+    async with browser.page(f"{NEW}?kind=workflow", color_scheme=theme, viewport=size, bypass_csp=True) as page:
+        assert await findings(page) == []
+        assert await fits(page)
+        await page.get_by_label("Or the JSON itself").fill("{")
+        await page.get_by_role("button", name="Read workflow").click()
+        await expect(page.locator("#faults")).to_be_focused()
+        assert await findings(page) == []
+        await page.get_by_label("Or the JSON itself").fill(json.dumps(graph))
+        await page.get_by_role("button", name="Read workflow").click()
+        await expect(page.get_by_label("filename_prefix")).to_have_value("square")
+        assert await findings(page) == []
+        assert await fits(page)
+        await page.get_by_label("User").fill("ann")
+        await page.get_by_role("button", name="Send job").click()
+        await expect(page.locator("#faults")).to_be_focused()
+        assert await findings(page) == []
+        assert await fits(page)
+        if "SHOTS" in os.environ:
+            await page.screenshot(path=f"{os.environ['SHOTS']}/wf-{theme}-320.png", full_page=True)
+            await page.set_viewport_size({"width": 1280, "height": 900})
+            await page.screenshot(path=f"{os.environ['SHOTS']}/wf-{theme}.png", full_page=True)
+    browser.faults = [fault for fault in browser.faults if "422" not in fault]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,0 +1,54 @@
+"""Files that the form which sends jobs names: whose they are, and how another user gets them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from app.domain.errors import ContentNotFound
+from app.keys import FILES, UPLOAD_STORE, UPLOADS, VIEWS
+from app.monitor.new_job_form import reference_in
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+GONE: Final = "This picture is no longer there. Choose another one."
+
+
+async def own(request: web.Request, text: str, user_id: str) -> dict[str, Any]:
+    """Return a reference to the user's own file: who may send jobs sees the files of all users, and may take any.
+
+    Raises
+    ------
+    ContentNotFound, FileNotFoundError
+        It is not there.
+    InvalidUpload, BodyTooLarge, StorageFailed
+    """
+    reference, uploads = reference_in(text), request.config_dict[UPLOADS]
+    if reference is None:
+        raise ContentNotFound(GONE)
+    if "content" in reference:
+        output = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
+        if output is None:
+            raise ContentNotFound(GONE)
+        if output[1] != user_id:
+            return {"upload": (await uploads.take_output(output[0], user_id)).upload_id}
+    if "upload" in reference:
+        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        if upload is None:
+            raise ContentNotFound(GONE)
+        if upload.user_id != user_id:
+            chunks = request.config_dict[FILES].read(upload.path)
+            return {"upload": (await uploads.take(chunks, user_id, upload.filename))[0].upload_id}
+    return reference
+
+
+async def owner(request: web.Request, text: str) -> str | None:
+    """Return whose file it is; None when it is not there."""
+    reference = reference_in(text) or {}
+    if "content" in reference:
+        found = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
+        return found[1] if found is not None else None
+    if "upload" in reference:
+        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        return upload.user_id if upload is not None else None
+    return None
