@@ -19,12 +19,14 @@ from app.domain.errors import (
     InvalidUpload,
     JobNotFound,
     NotFound,
+    StorageFailed,
     Unavailable,
 )
 from app.domain.job import SHOWN_BY_BROWSERS
 from app.keys import INVENTORY, LIVE_FLEET, SIDELINE, SUBMITTING, UPLOAD_STORE, UPLOADS, VIEWS
 from app.monitor import new_job_workflows as workflows
 from app.monitor.auditing import note
+from app.monitor.eta import between
 from app.monitor.new_job_files import GONE, own, owner
 from app.monitor.new_job_form import DEFAULTS, PICTURES, SIZES, WORKFLOW, Form, reference_in, values_of
 from app.monitor.rendering import VIEWER, leave_flash, render
@@ -34,13 +36,17 @@ from app.storage.idempotency import Once
 from app.web.bodies import fingerprint, read_form
 from app.web.checking import check, check_texts
 from app.web.file_forms import FILE_FORM, Filled
+from app.web.jobs import expected
 from app.web.requests import JobRequest
+from app.web.responses import answered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from app.domain.job import Job, NewJob
     from app.domain.model_lists import ModelKind
+    from app.domain.run_times import Range
+    from app.services.submit import DryRun
 
 routes: Final = web.RouteTableDef()
 
@@ -88,15 +94,13 @@ async def send_job(request: web.Request) -> web.Response:
     """Send a job; what is wrong with it is said at the fields of the form, which stays filled in."""
     async with _filled(request) as filled:
         form = Form(filled.texts)
+        if form.values.get("do") == "check":
+            return await _foresee(request, form, filled)
         try:
-            body = form.common() if form.is_workflow else form.request()
-            body |= await _base(request, form)
-            if not form.is_workflow:
-                body |= await _pictures(request, form, filled)
-            elif not await workflows.read(request, form, filled) or form.values.get("do") == "read":
+            body = await _body(request, form, filled)
+            if body is None or form.values.get("do") == "read":
                 return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY if form.summary else HTTPStatus.OK)
-            weight = size_bytes(body | {"workflow": form.graph.graph if form.graph is not None else None})
-            asked = await request.config_dict[SIDELINE].do(weight, _asked, form, body)
+            asked = await _read(request, form, body)
             if asked is None:
                 return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
             sent = await request.config_dict[SUBMITTING].submit(asked[0], {}, asked[1])
@@ -106,6 +110,9 @@ async def send_job(request: web.Request) -> web.Response:
         except Unavailable as error:
             form.blame(Fault("", error.code, f"{error} Nothing was sent: please try again in a moment."))
             return await _show(request, form, HTTPStatus.SERVICE_UNAVAILABLE)
+        except StorageFailed as error:
+            form.blame(Fault("", error.code, str(error)))
+            return await _show(request, form, HTTPStatus.INSUFFICIENT_STORAGE)
     job_id = int(sent.answer) if isinstance(sent, Replayed) else sent.job_id
     code = "sent_before" if isinstance(sent, Replayed) else "sent"
     await note(request, "send", f"job {job_id}", code)
@@ -113,6 +120,78 @@ async def send_job(request: web.Request) -> web.Response:
     response = web.Response(status=HTTPStatus.SEE_OTHER, headers=headers)
     leave_flash(request, response, code, job_id)
     return response
+
+
+async def _foresee(request: web.Request, form: Form, filled: Filled) -> web.Response:
+    """Answer the page's script what would become of the form as it is; nothing is kept or sent.
+
+    The page asks here and not at the API: what a form makes of its fields is known here alone.
+    """
+    said = ""
+    user_id = form.values.get("user_id", "").strip() or "somebody"
+    try:
+        form.values["user_id"] = await _owner_of_all(request, form) or user_id
+        body = await _body(request, form, filled, keep=False)
+        asked = await _read(request, form, body) if body is not None else None
+        if asked is not None:
+            found = await request.config_dict[SUBMITTING].check(asked[0], {})
+            form.blame_all(found.refusal.faults if found.refusal is not None else ())
+            said = _expectation(found, *await expected(request, asked[0], found)) if found.refusal is None else ""
+    except InvalidRequest as error:
+        form.blame_all(error.faults)
+    except Unavailable:
+        said = "Whether it can be sent is not known at the moment."
+    others = [fault for name, fault in form.summary if name is None]
+    response = answered({"faults": form.faults, "said": " ".join([*others, said]).strip()})
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+async def _owner_of_all(request: web.Request, form: Form) -> str | None:
+    """Return whose picture the form names: before the job is sent, it becomes the user's."""
+    for name in PICTURES:
+        if (found := await owner(request, form.values.get(name, ""))) is not None:
+            return found
+    return None
+
+
+def _expectation(found: DryRun, position: int, wait: Range | None, run: Range | None) -> str:
+    eligible = [each.backend for each in found.backends if each.is_known and not each.faults]
+    words = [*found.job.warnings]
+    if eligible:
+        words.append(f"It can run on {', '.join(eligible[:3])}{' and others' if len(eligible) > 3 else ''}.")
+    place = "next in the queue" if position == 1 else f"number {position} in the queue"
+    words.append(f"It would be {place}.")
+    if wait is not None and position > 1:
+        words.append(f"Wait {between(wait.low_s, wait.high_s)}.")
+    if run is not None:
+        words.append(f"Run {between(run.low_s, run.high_s)}.")
+    return " ".join(words)
+
+
+async def _body(request: web.Request, form: Form, filled: Filled, *, keep: bool = True) -> dict[str, Any] | None:
+    """Return the request that the form makes, without the workflow; None when it has none that can be read.
+
+    `keep`: files become uploads of the user.
+    """
+    body = form.common() if form.is_workflow else form.request()
+    body |= await _base(request, form)
+    if form.is_workflow:
+        return body if await workflows.read(request, form, filled, keep=keep) else None
+    if keep:
+        return body | await _pictures(request, form, filled)
+    named = {name: reference_in(form.values.get(name, "")) for name in PICTURES}
+    body |= {name: each for name, each in named.items() if each and not form.values.get(f"{name}_remove")}
+    if form.values.get("image_file"):
+        # Chosen, and not here yet: what goes with a picture cannot be checked.
+        body.pop("upscale_model", None)
+        body.pop("mask", None)
+    return body
+
+
+async def _read(request: web.Request, form: Form, body: dict[str, Any]) -> tuple[NewJob, Once | None] | None:
+    graph = form.graph.graph if form.graph is not None else None
+    return await request.config_dict[SIDELINE].do(size_bytes(body | {"workflow": graph}), _asked, form, body)
 
 
 @asynccontextmanager

@@ -39,8 +39,11 @@ async def of_job(request: web.Request, job: Job) -> GraphFields:
     return await _fields(request, graph)
 
 
-async def read(request: web.Request, form: Form, filled: Filled) -> bool:
-    """Read the workflow of the form with all that is filled in; return whether there is one, or say what is wrong."""
+async def read(request: web.Request, form: Form, filled: Filled, *, keep: bool) -> bool:
+    """Read the workflow of the form with all that is filled in; return whether there is one, or say what is wrong.
+
+    `keep`: files become uploads of the user.
+    """
     form.places["/workflow"] = "workflow_text"
     try:
         graph = await _graph(request, form, filled)
@@ -52,7 +55,8 @@ async def read(request: web.Request, form: Form, filled: Filled) -> bool:
     # The field is no longer shown.
     form.places.pop("/workflow")
     form.graph.take(form)
-    await _take_files(request, form, form.graph, filled)
+    if keep:
+        await _take_files(request, form, form.graph, filled)
     return True
 
 

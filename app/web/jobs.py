@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from app.domain.job import Job, NewJob, Standing
     from app.domain.message import Snapshot
+    from app.domain.run_times import Range
+    from app.services.submit import DryRun
     from app.storage.job_lists import Page
 
 routes: Final = web.RouteTableDef()
@@ -94,11 +96,16 @@ async def check_job(request: web.Request) -> web.Response:
         check_kind(request)
         job, overrides, _ = await request.app[SIDELINE].do(len(raw), _asked, raw, None)
         found = await request.app[SUBMITTING].check(job, overrides)
-    position = 1 + await request.app[VIEWS].waiting_before(job.priority, job.not_before)
+    position, wait, run = await expected(request, job, found)
+    return answered(check_answer(found, position, wait, run))
+
+
+async def expected(request: web.Request, job: NewJob, found: DryRun) -> tuple[int, Range | None, Range | None]:
+    """Return the place in the queue that a job would have, how long it would wait there, and how long it would run."""
+    position = 1 + await request.config_dict[VIEWS].waiting_before(job.priority, job.not_before)
     graph = next((each.graph for each in found.backends if each.graph is not None and not each.faults), None)
     key = await asyncio.to_thread(workflow_key, graph) if graph is not None else None
-    wait, run = await request.app[ETA].expected(key, position)
-    return answered(check_answer(found, position, wait, run))
+    return position, *await request.config_dict[ETA].expected(key, position)
 
 
 @routes.get(BASE)

@@ -167,3 +167,43 @@ async def test_the_form_is_for_everybody(browser: Guarded, service: Service, lif
         await page.set_viewport_size({"width": 1280, "height": 900})
         assert await fits(page)
     browser.faults = [fault for fault in browser.faults if "422" not in fault]
+
+
+async def test_faults_are_said_while_one_types_and_go_when_they_are_mended(browser: Guarded, service: Service) -> None:
+    async with browser.page(NEW) as page:
+        seed, foreseen = page.get_by_label("Seed"), page.locator("#foreseen")
+        await page.get_by_label("Prompt", exact=True).fill("a red fox")
+        await expect(foreseen).to_contain_text("It can run on standin.")
+        await seed.fill("many")
+        await expect(seed).to_have_attribute("aria-invalid", "true")
+        await expect(page.locator("#seed-fault")).to_have_text("This is to be a whole number.")
+        await expect(page.get_by_label("User")).not_to_have_attribute("aria-invalid", "true")
+        await seed.fill("7")
+        await expect(seed).not_to_have_attribute("aria-invalid", "true")
+        await expect(page.locator("#seed-fault")).to_have_text("")
+        await expect(seed).to_have_attribute("aria-describedby", "seed-hint")
+
+
+DROP = """async ([where, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+    const event = (kind) => new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data });
+    const target = document.querySelector(where);
+    return [target.dispatchEvent(event("dragover")), target.dispatchEvent(event("drop"))];
+}"""
+
+
+async def test_a_file_that_is_dropped_is_chosen_and_seen(browser: Guarded, service: Service, life: Life) -> None:
+    async with browser.page(NEW) as page:
+        # Where no field is, it is the first one's.
+        assert await page.evaluate(DROP, ["h1", list(picture())]) == [False, False]
+        await expect(page.get_by_role("img", name="96 × 64")).to_have_js_property("width", 96)
+        await page.evaluate(DROP, ["#mask", list(picture(size=(320, 160)))])
+        await expect(page.get_by_role("img", name="320 × 160")).to_have_js_property("width", 160)
+        await page.get_by_label("Prompt", exact=True).fill("a red fox")
+        await page.get_by_label("User").fill("ann")
+        await page.get_by_role("button", name="Send job").click()
+        job = await life.store.whole(await sent(page))
+        assert job.image is not None
+        assert job.mask is not None
+        assert job.width == 96

@@ -363,3 +363,32 @@ async def test_on_a_page_that_is_read_only_there_is_no_button_and_nothing_is_sen
     assert not (await read(client, "/monitor/")).all("a", href=NEW)
     assert (await send(client, FILLED)).status == 403
     assert await jobs(database) == 0
+
+
+async def check(client: Any, fields: dict[str, str]) -> dict[str, Any]:
+    """Ask as the page's script does while the form is filled in."""
+    answer = await send(client, fields | {"do": "check"})
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert answer.headers["Cache-Control"] == "no-store"
+    return dict(await answer.json())
+
+
+async def test_while_it_is_filled_in_it_is_told_what_would_become_of_it(service, database):
+    client = service.client
+    found = await check(client, FILLED | {"user_id": ""})
+    assert found["faults"] == {}
+    assert "It can run on standin. It would be next in the queue." in found["said"]
+    found = await check(client, FILLED | {"steps": "many", "checkpoint_model": "sd_xl_base_1.1.safetensors"})
+    assert found["faults"].keys() == {"steps"}
+    found = await check(client, FILLED | {"checkpoint_model": "sd_xl_base_1.1.safetensors"})
+    assert found["faults"].keys() == {"checkpoint_model"}
+    # A picture of another user is only looked at, and a file that is chosen has not come yet.
+    done = await service.run(user_id="bob")
+    found = await check(client, FILLED | {"image": f"content:{done['content_id']}:0"})
+    assert found["faults"] == {}
+    found = await check(client, FILLED | {"image_file": "chosen", "upscale_model": "x"})
+    assert found["faults"] == {}
+    assert (await check(client, FILLED | {"upscale_model": "x"}))["faults"].keys() == {"upscale_model"}
+    assert await client.app[keys.UPLOAD_STORE].page(None, 10, None) == []
+    assert await jobs(database) == 1
+    assert [each for each in await entries(database) if each[1] == "send"] == []

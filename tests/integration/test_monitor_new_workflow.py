@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.monitor_fixtures import HOSTILE, Document, read
-from integration.test_monitor_new import NEW, job_of, jobs, picture, refused, send, value
+from integration.test_monitor_new import NEW, check, job_of, jobs, picture, refused, send, value
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -241,3 +241,14 @@ async def test_hostile_names_and_values_come_back_as_texts(client):
     assert page.text.count(HOSTILE) >= 4
     assert not [each for each in page.all("script") if "src" not in each]
     assert "1 more inputs" in page.text
+
+
+async def test_a_workflow_is_checked_while_it_is_filled_in(service, database):
+    fields = WORKFLOW | {"graph": json.dumps(GRAPH)}
+    assert "It can run on standin." in (await check(service.client, fields))["said"]
+    found = await check(service.client, fields | {"in_0": "99999"})
+    assert found["faults"].keys() == {"in_0"}
+    gone = {"1": {"class_type": "Gone", "inputs": {}}}
+    found = await check(service.client, fields | {"graph": json.dumps(gone)})
+    assert "/workflow/1" in found["said"]
+    assert await jobs(database) == 0

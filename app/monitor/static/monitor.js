@@ -12,6 +12,7 @@ import { forgetPresses } from "./presses.js";
 import { refresh } from "./refreshing.js";
 import { POLL_MS, refreshWithin, setRefresh } from "./schedule.js";
 import { onCheckbox, updateSelection } from "./selection.js";
+import { wireSending } from "./sending.js";
 import { state } from "./state.js";
 import { updateStatus } from "./status.js";
 import { setServerTime, updateTimes } from "./times.js";
@@ -43,6 +44,7 @@ function wirePage() {
     updateSelection();
   });
   wireGallery();
+  wireSending();
   toast(...byId("flash").children);
   setServerTime(main());
   updateTimes();
