@@ -40,8 +40,8 @@ LABELS: Final = {
 WORKFLOW: Final = "workflow"
 """Value of the field `kind`."""
 _WHOLE: Final = "/workflow"
-_TEXTS: Final = ("prompt", "negative_prompt", "checkpoint_model", "upscale_model")
-_COMMON: Final = ("user_id", "backend", "priority")
+_TEXTS: Final = ("negative_prompt", "checkpoint_model", "upscale_model")
+_COMMON: Final = ("user_id", "prompt", "backend", "priority")
 _SAMPLER: Final = ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 _FRACTIONS: Final = ("cfg", "denoise")
 _INTEGER: Final = re.compile(r"[+-]?\d{1,30}", re.ASCII)
@@ -121,8 +121,8 @@ class Form:
 
     def common(self) -> dict[str, Any]:
         """Return what jobs with and without a workflow ask for."""
-        body = {"job_type": "workflow", "user_id": self.text("user_id"), "backend": self.text("backend")}
-        return _given(body | {"priority": self.number("priority")})
+        body = {name: self.text(name) for name in ("user_id", "prompt", "backend")}
+        return _given({"job_type": WORKFLOW} | body | {"priority": self.number("priority")})
 
     @property
     def is_workflow(self) -> bool:

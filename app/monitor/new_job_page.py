@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from app.domain.errors import (
-    BodyTooLarge,
-    ContentNotFound,
     Fault,
     InvalidRequest,
-    InvalidUpload,
-    JobNotFound,
-    NotFound,
     StorageFailed,
     Unavailable,
 )
 from app.domain.job import SHOWN_BY_BROWSERS
-from app.keys import INVENTORY, LIVE_FLEET, SIDELINE, SUBMITTING, UPLOAD_STORE, UPLOADS, VIEWS
+from app.keys import INVENTORY, LIVE_FLEET, SUBMITTING, UPLOAD_STORE, UPLOADS, VIEWS
 from app.monitor import new_job_workflows as workflows
 from app.monitor.auditing import note
 from app.monitor.eta import between
-from app.monitor.new_job_files import GONE, own, owner
+from app.monitor.new_job_files import GONE, owner
 from app.monitor.new_job_form import DEFAULTS, PICTURES, SIZES, WORKFLOW, Form, reference_in, values_of
+from app.monitor.new_job_request import asked_of, body_of, job_of
 from app.monitor.rendering import VIEWER, leave_flash, render
-from app.runtime.json_text import load_kept, loads, size_bytes
+from app.runtime.json_text import loads
 from app.services.submit import Replayed
-from app.storage.idempotency import Once
-from app.web.bodies import fingerprint, read_form
-from app.web.checking import check, check_texts
+from app.web.bodies import read_form
 from app.web.file_forms import FILE_FORM, Filled
 from app.web.jobs import expected
-from app.web.requests import JobRequest
 from app.web.responses import answered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from app.domain.job import Job, NewJob
     from app.domain.model_lists import ModelKind
     from app.domain.run_times import Range
     from app.services.submit import DryRun
@@ -54,8 +45,6 @@ _KINDS: Final[tuple[ModelKind, ...]] = ("checkpoints", "loras", "upscalers", "sa
 LISTED: Final = 300
 """With more choices than these a field is typed into, and suggests them: a list of thousands is no help."""
 SUGGESTED: Final = 2_000
-_KEPT_OF_JOB: Final = ("max_attempts", "timeout_seconds", "metadata", "params")
-"""What a job asked for and the form has no fields for: it is asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +65,15 @@ async def show_form(request: web.Request) -> web.Response:
     if viewer.signed_in:
         form.values["user_id"] = viewer.name
     if (again := request.query.get("again")) is not None:
-        job = await _job(request, again)
+        job = await job_of(request, again)
         form.values = values_of(job) | {"again": str(job.job_id)}
         if job.workflow is not None:
             form.graph = await workflows.of_job(request, job)
     elif request.query.get("kind") == WORKFLOW:
         form.values["kind"] = WORKFLOW
     if (image := request.query.get("image")) is not None:
-        form.values["image"] = image
+        # A link from elsewhere shall not name an address that workers would fetch.
+        form.values["image"] = image if not image.startswith("url:") else "none"
         if (user_id := await owner(request, image)) is not None:
             form.values["user_id"] = user_id
     return await _show(request, form)
@@ -97,10 +87,10 @@ async def send_job(request: web.Request) -> web.Response:
         if form.values.get("do") == "check":
             return await _foresee(request, form, filled)
         try:
-            body = await _body(request, form, filled)
+            body = await body_of(request, form, filled)
             if body is None or form.values.get("do") == "read":
                 return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY if form.summary else HTTPStatus.OK)
-            asked = await _read(request, form, body)
+            asked = await asked_of(request, form, body)
             if asked is None:
                 return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
             sent = await request.config_dict[SUBMITTING].submit(asked[0], {}, asked[1])
@@ -131,8 +121,8 @@ async def _foresee(request: web.Request, form: Form, filled: Filled) -> web.Resp
     user_id = form.values.get("user_id", "").strip() or "somebody"
     try:
         form.values["user_id"] = await _owner_of_all(request, form) or user_id
-        body = await _body(request, form, filled, keep=False)
-        asked = await _read(request, form, body) if body is not None else None
+        body = await body_of(request, form, filled, keep=False)
+        asked = await asked_of(request, form, body) if body is not None else None
         if asked is not None:
             found = await request.config_dict[SUBMITTING].check(asked[0], {})
             form.blame_all(found.refusal.faults if found.refusal is not None else ())
@@ -169,31 +159,6 @@ def _expectation(found: DryRun, position: int, wait: Range | None, run: Range | 
     return " ".join(words)
 
 
-async def _body(request: web.Request, form: Form, filled: Filled, *, keep: bool = True) -> dict[str, Any] | None:
-    """Return the request that the form makes, without the workflow; None when it has none that can be read.
-
-    `keep`: files become uploads of the user.
-    """
-    body = form.common() if form.is_workflow else form.request()
-    body |= await _base(request, form)
-    if form.is_workflow:
-        return body if await workflows.read(request, form, filled, keep=keep) else None
-    if keep:
-        return body | await _pictures(request, form, filled)
-    named = {name: reference_in(form.values.get(name, "")) for name in PICTURES}
-    body |= {name: each for name, each in named.items() if each and not form.values.get(f"{name}_remove")}
-    if form.values.get("image_file"):
-        # Chosen, and not here yet: what goes with a picture cannot be checked.
-        body.pop("upscale_model", None)
-        body.pop("mask", None)
-    return body
-
-
-async def _read(request: web.Request, form: Form, body: dict[str, Any]) -> tuple[NewJob, Once | None] | None:
-    graph = form.graph.graph if form.graph is not None else None
-    return await request.config_dict[SIDELINE].do(size_bytes(body | {"workflow": graph}), _asked, form, body)
-
-
 @asynccontextmanager
 async def _filled(request: web.Request) -> AsyncIterator[Filled]:
     """Read the form, with or without files."""
@@ -203,83 +168,6 @@ async def _filled(request: web.Request) -> AsyncIterator[Filled]:
         return
     fields = await read_form(request)
     yield Filled({name: value.replace("\r\n", "\n") for name, value in fields.items() if isinstance(value, str)})
-
-
-def _asked(form: Form, body: dict[str, Any]) -> tuple[NewJob, Once | None] | None:
-    """Return the job that is asked for, or None when something is wrong with it; everything that is has been blamed."""
-    if form.graph is not None:
-        body = body | {"workflow": form.graph.graph}
-    form.blame_all(check_texts(body, ("workflow", "extra_pnginfo")))
-    try:
-        asked = check(JobRequest, body)
-    except InvalidRequest as error:
-        known = set(form.faults)
-        form.blame_all(fault for fault in error.faults if form.places.get(fault.pointer) not in known)
-        return None
-    return (asked.to_new_job(), _once(form, body)) if not form.summary else None
-
-
-def _once(form: Form, body: dict[str, Any]) -> Once | None:
-    """Return what makes a form that is sent twice send one job; None when it names no press."""
-    press = form.values.get("press", "")
-    if re.fullmatch("[0-9a-f]{32}", press) is None:
-        return None
-    digest = fingerprint(body)
-    return Once(body["user_id"], f"new {press} {digest}", digest, lambda sent: str(sent.job_id))
-
-
-async def _base(request: web.Request, form: Form) -> dict[str, Any]:
-    """Return what goes along from the job that the form was filled in from."""
-    if not form.values.get("again"):
-        return {}
-    try:
-        job = await _job(request, form.values["again"])
-    except NotFound:
-        # Deleted meanwhile: what is in the fields is asked for.
-        return {}
-    kept = {name: getattr(job, name) for name in _KEPT_OF_JOB}
-    if form.is_workflow and job.workflow is not None:
-        kept["extra_pnginfo"] = load_kept(job.extra_pnginfo) if job.extra_pnginfo is not None else None
-        # Nothing has been fetched for these yet; all others stand in the graph.
-        kept["inputs"] = {place: each for place, each in job.inputs.items() if "upload" not in each}
-    return {name: value for name, value in kept.items() if value}
-
-
-async def _pictures(request: web.Request, form: Form, filled: Filled) -> dict[str, Any]:
-    """Return the references to picture and mask: files become uploads, what belongs to another user is taken over."""
-    found, user_id = {}, form.values.get("user_id", "")
-    usable = 0 < len(user_id) <= 255 and not check_texts(user_id)
-    for name in PICTURES:
-        form.places[f"/{name}"] = name
-        file = filled.files.pop(f"{name}_file", None)
-        if f"{name}_file" in filled.too_large:
-            most = request.config_dict[UPLOADS].max_bytes
-            form.blame(Fault(f"/{name}", "too_large", f"The file has more than {most} bytes (MAX_UPLOAD_BYTES)."))
-        if form.values.pop(f"{name}_remove", ""):
-            form.values.pop(name, None)
-        try:
-            if file is not None and usable:
-                upload, _ = await request.config_dict[UPLOADS].keep(file[1], user_id, file[0])
-                form.values[name] = f"upload:{upload.upload_id}"
-            elif file is not None:
-                await request.config_dict[UPLOADS].discard(file[1])
-                form.blame(Fault(f"/{name}", "no_user", "Choose the file again: it is kept only for a user."))
-            if form.values.get(name) and usable:
-                found[name] = await own(request, form.values[name], user_id)
-        except (InvalidUpload, ContentNotFound, BodyTooLarge, FileNotFoundError) as error:
-            detail = GONE if isinstance(error, FileNotFoundError) else str(error)
-            form.blame(Fault(f"/{name}", "unusable", detail))
-    return found
-
-
-async def _job(request: web.Request, text: str) -> Job:
-    """Return the job of this number, or raise `NotFound`."""
-    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise NotFound("There is no such job to begin with.")
-    try:
-        return await request.config_dict[VIEWS].whole(int(text))
-    except JobNotFound as error:
-        raise NotFound(f"{error} It was deleted, or there never was one of this number.") from error
 
 
 async def _show(request: web.Request, form: Form, status: HTTPStatus = HTTPStatus.OK) -> web.Response:

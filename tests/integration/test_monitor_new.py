@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from app import keys
 from app.domain.errors import QueueUnavailable
-from app.main import create_app
+from app.main import create_app, create_monitor_app
 from app.web import body_intake
 from harness import eventually
 
@@ -392,3 +392,19 @@ async def test_while_it_is_filled_in_it_is_told_what_would_become_of_it(service,
     assert await client.app[keys.UPLOAD_STORE].page(None, 10, None) == []
     assert await jobs(database) == 1
     assert [each for each in await entries(database) if each[1] == "send"] == []
+
+
+async def test_a_link_cannot_fill_in_an_address_that_workers_would_fetch(client):
+    _, said = await refused(await client.get(NEW, params={"image": "url:http://example.com/a.png"}), 200)
+    assert said.keys() == {"image"}
+
+
+async def test_the_page_alone_sends_jobs_and_shows_uploads_too(settings, aiohttp_client, life, database):
+    client = await aiohttp_client(create_monitor_app(settings))
+    page, said = await refused(await send(client, FILLED | {"seed": "x"}, {"image_file": picture()}))
+    assert said.keys() == {"seed"}
+    (thumbnail,) = [each for each in page.all("img") if "/uploads/" in each["src"]]
+    assert (await client.get(thumbnail["src"])).content_type == "image/png"
+    job = await life.store.whole(job_of(await send(client, FILLED | {"image": value(page, "image")})))
+    assert job.image is not None
+    assert (await client.post("/api/v1/uploads", data=b"x")).status in (404, 405)

@@ -219,14 +219,16 @@ async def test_a_file_for_a_node_becomes_an_upload_of_the_user(service, life):
 
 async def test_again_fills_in_the_workflow_of_a_job(client, life):
     first = await life.submit(
-        job_type="workflow", prompt=None, workflow=GRAPH, user_id="bob", extra_pnginfo={"workflow": UI, "a": "\ud800"},
+        job_type="video", prompt="a fox", workflow=GRAPH, user_id="bob", extra_pnginfo={"workflow": UI, "a": "\ud800"},
         metadata={"x": "y"}, sampler_params={},
     )  # fmt: skip
     page = await read(client, f"{NEW}?again={first}")
     assert (field(page, "in_0")["value"], value(page, "user_id"), value(page, "kind")) == ("64", "bob", "workflow")
-    fields = WORKFLOW | {"graph": json.dumps(GRAPH), "again": str(first), "in_0": "72"}
+    fields = WORKFLOW | {"graph": json.dumps(GRAPH), "again": str(first), "in_0": "72", "prompt": "a ship"}
     job = await life.store.whole(job_of(await send(client, fields)))
     one = await life.store.whole(first)
+    assert (job.job_type, job.prompt) == ("video", "a ship")
+    assert "a fox" in page.text
     assert (job.extra_pnginfo, job.metadata, job.workflow["1"]["inputs"]["width"]) == (
         one.extra_pnginfo,
         {"x": "y"},
