@@ -23,6 +23,8 @@ from app.runtime.json_text import loads, size_bytes
 from app.web.checking import check_texts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aiohttp import web
 
     from app.domain.job import Job
@@ -88,7 +90,17 @@ async def _description(request: web.Request, node_class: str) -> dict[str, dict[
         told = loads((await request.config_dict[INVENTORY].node(node_class)).decode())
     except (NodeClassNotFound, Unavailable):
         return {}
-    return {each["name"]: each for each in told["inputs"]}
+    return {each["name"]: each for each in _with_those_that_come(told["inputs"])}
+
+
+def _with_those_that_come(inputs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the inputs, each after those that come of it, so that of one name the outermost counts."""
+    for each in inputs:
+        grows = each["grows"] or {"options": [], "inputs": []}
+        for option in grows["options"]:
+            yield from _with_those_that_come(option["inputs"])
+        yield from _with_those_that_come(grows["inputs"])
+        yield each
 
 
 async def _take_files(request: web.Request, form: Form, graph: GraphFields, filled: Filled) -> None:

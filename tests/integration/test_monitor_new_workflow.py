@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.monitor_fixtures import HOSTILE, Document, read
+from integration.test_inventory import XL, loader, tell
 from integration.test_monitor_new import NEW, check, job_of, jobs, picture, refused, send, value
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -254,3 +255,18 @@ async def test_a_workflow_is_checked_while_it_is_filled_in(service, database):
     found = await check(service.client, fields | {"graph": json.dumps(gone)})
     assert "/workflow/1" in found["said"]
     assert await jobs(database) == 0
+
+
+async def test_inputs_that_come_of_a_choice_have_their_own_fields_too(client):
+    below = {"required": {"width": ["INT", {"min": 8, "max": 512, "step": 8}], "how": [["near", "far"]]}}
+    options = {"options": [{"key": "by size", "inputs": below}, {"key": "as it is", "inputs": {"required": {}}}]}
+    node = {
+        "input": {"required": {"resize": ["COMFY_DYNAMICCOMBO_V3", options]}},
+        "output": ["IMAGE"],
+        "output_matchtypes": None,
+    }
+    await tell(client, "gpu-a", loader(XL, Resize=node))
+    inputs = {"resize": "by size", "resize.width": 64, "resize.how": "far"}
+    page, _ = await shown(client, {"1": {"class_type": "Resize", "inputs": inputs}})
+    assert (field(page, "in_1")["type"], field(page, "in_1")["max"]) == ("number", "512")
+    assert [each["id"] for each in page.all("select") if each.get("id", "").startswith("in_")] == ["in_0", "in_2"]
