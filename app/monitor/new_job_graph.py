@@ -15,7 +15,7 @@ from app.domain.text import is_plain, printable
 from app.domain.uploads import id_in
 from app.domain.values import unwrap, wrapped_like
 from app.media.stored_graphs import UnreadableGraph, stored_graph
-from app.services.submit import checked_workflow
+from app.services.graph_faults import checked_workflow
 from app.web.bodies import MANY_VALUES, MAX_VALUES, decoded
 from app.web.checking import check_texts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -10,19 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable
 from app.domain.graph_check import Checked
-from app.domain.hints import nearest, pointer_to, token
+from app.domain.hints import nearest
 from app.domain.job import ASKED_AGAIN, NewJob
 from app.domain.message import snapshot_of
-from app.domain.replacements import check_as_executed
-from app.domain.stale_lists import classes_in_doubt
-from app.domain.structure import check_structure
-from app.domain.upload_checks import wrong_kinds
-from app.domain.uploads import uploads_in
-from app.domain.workflow import graph_of, place_of, with_overrides
+from app.domain.workflow import graph_of
 from app.messaging.events import news
 from app.runtime.batching import Batcher
-from app.runtime.json_text import kept_bytes, size_bytes
+from app.runtime.json_text import size_bytes
 from app.runtime.side_thread import SMALL_BYTES
+from app.services.graph_faults import as_asked, checked_workflow, has_uploads, held_against
 from app.services.offer_refresh import WAIT_S
 from app.services.readiness import no_backend, why_idle
 
@@ -51,21 +46,6 @@ MOST_AT_ONCE: Final = 64
 """Jobs that one transaction accepts: with more the first of them would wait noticeably for the last."""
 FLIGHTS: Final = 2
 """Transactions under way at once: while PostgreSQL commits one, the next is read, and Redis told of the last."""
-
-CHECKPOINTS: Final = "CheckpointLoaderSimple"
-"""The node class whose choices are the checkpoints."""
-
-_FIELD: Final = {
-    r"^/workflow/checkpoint/inputs/ckpt_name$": "/checkpoint_model",
-    r"^/workflow/lora_(\d+)/inputs/lora_name$": "/lora_models/{}/name",
-    r"^/workflow/lora_(\d+)/inputs/(strength_\w+)$": "/lora_models/{}/{}",
-    r"^/workflow/sampler/inputs/(\w+)$": "/sampler_params/{}",
-    r"^/workflow/(?:latent|scaled)/inputs/(\w+)$": "/{}",
-    r"^/workflow/image/inputs/image$": "/image",
-    r"^/workflow/mask_image/inputs/image$": "/mask",
-    r"^/workflow/upscale_model/inputs/model_name$": "/upscale_model",
-}
-"""Where a fault of the graph that we built stands in the request that it was built from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +192,9 @@ class Submitting:
         for offer in await self._offers(job, present):
             found, runs = Checked(), None
             if offer.catalog is not None:
-                found, _ = await self._sideline.do(weight, _held_against, job, offer.catalog, uploads)
+                found, _ = await self._sideline.do(weight, held_against, job, offer.catalog, uploads)
                 runs = graph_of(job, offer.catalog)
-            faults = _as_asked(job, found.faults)
+            faults = as_asked(job, found.faults)
             foreseen += [
                 Foreseen(name, reasons.get(name), offer.catalog is not None, faults, found.warnings, runs)
                 for name in offer.names
@@ -351,7 +331,7 @@ class Submitting:
         for offer in offers:
             if offer.catalog is None:
                 continue
-            found, classes = await self._sideline.do(weight, _held_against, job, offer.catalog, uploads)
+            found, classes = await self._sideline.do(weight, held_against, job, offer.catalog, uploads)
             if found.faults:
                 verdicts.append(found.faults)
                 doubts |= dict.fromkeys(offer.drivers, classes)
@@ -367,7 +347,7 @@ class Submitting:
             # What one of them offers is not known at the moment: it may be able to run it.
             return _Verdict(job, any(offer.able for offer in unknown))
         faults = min(verdicts, key=len)
-        faults = _as_asked(job, faults)
+        faults = as_asked(job, faults)
         refusal = InvalidGraph("No backend that may take this job would run it.", faults)
         return _Verdict(job, able=False, refusal=refusal, doubts=doubts)
 
@@ -390,63 +370,6 @@ class Submitting:
             )
             for digest in digests
         ]
-
-
-def checked_workflow(workflow: Any, overrides: Mapping[str, Any], inputs: Mapping[str, Any], max_bytes: int) -> Graph:
-    """Return the client's graph with its overrides, or raise `InvalidGraph` with every fault of its structure.
-
-    `inputs` are looked at only for whether there are such nodes.
-    """
-    changed: Graph = workflow
-    faults = _size_faults(workflow, max_bytes) or check_structure(workflow)
-    if overrides and not faults:
-        changed, faults = with_overrides(workflow, overrides)
-        faults = faults or _size_faults(changed, max_bytes) or check_structure(changed)
-    if inputs and not faults:
-        faults = with_overrides(changed, dict.fromkeys(inputs, ""), "/inputs")[1]
-    if faults:
-        raise InvalidGraph("The workflow cannot be run.", faults)
-    return changed
-
-
-def _held_against(job: NewJob, catalog: Catalog, uploads: Mapping[str, Upload]) -> tuple[Checked, frozenset[str]]:
-    """Return what is wrong with the job for such a backend, and what is to be read again before that is believed."""
-    graph = graph_of(job, catalog)
-    if graph is None:
-        fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
-        return Checked([fault]), frozenset({CHECKPOINTS})
-    found = check_as_executed(graph, catalog)
-    if uploads:
-        found = replace(found, faults=[*found.faults, *wrong_kinds(graph, catalog, uploads)])
-    return found, classes_in_doubt(graph, catalog, found.faults)
-
-
-def has_uploads(workflow: Graph) -> bool:
-    """Whether a graph of sound structure names an upload."""
-    return next(uploads_in(workflow), None) is not None
-
-
-def _as_asked(job: NewJob, faults: Sequence[Fault]) -> list[Fault]:
-    """Return faults of the graph with pointers into the request that it was built from."""
-    places = _places(job)
-    return [replace(fault, pointer=places.get(fault.pointer) or _field(job, fault.pointer)) for fault in faults]
-
-
-def _places(job: NewJob) -> dict[str, str]:
-    """Return pointer into the workflow → pointer to the reference that stands there."""
-    found = {}
-    for key in job.inputs:
-        if (place := place_of(job.workflow or {}, key)) is not None:
-            found[pointer_to("/workflow", place[0], "inputs", place[1])] = f"/inputs/{token(key)}"
-    return found
-
-
-def _size_faults(workflow: Any, max_bytes: int) -> list[Fault]:
-    size = kept_bytes(workflow)
-    if size <= max_bytes:
-        return []
-    detail = f"The workflow takes {size} bytes as JSON; at most {max_bytes} are taken (MAX_WORKFLOW_BYTES)."
-    return [Fault("/workflow", "too_large", detail)]
 
 
 def _is_driven(beat: BackendBeat) -> bool:
@@ -472,16 +395,3 @@ def _check_backend_name(job: NewJob, backends: Sequence[BackendBeat]) -> None:
         detail = f"There is no backend called {job.backend!r}."
         fault = Fault("/backend", "unknown_backend", detail, known, nearest(job.backend, known))
         raise InvalidRequest("The job names a backend that is not there.", [fault])
-
-
-def _field(job: NewJob, pointer: str) -> str:
-    """Return where a fault of the graph that we built for a job stands in the request that it was built from."""
-    if job.workflow is not None:
-        return pointer
-    for pattern, place in _FIELD.items():
-        if match := re.match(pattern, pointer):
-            parts = list(match.groups())
-            if "lora" in pattern:
-                parts[0] = str(int(parts[0]) - 1)
-            return place.format(*parts)
-    return pointer

@@ -9,8 +9,8 @@ from app.domain.errors import QueueUnavailable
 from app.domain.replacements import check_as_executed
 from app.domain.stale_lists import classes_in_doubt
 from app.domain.workflow import graph_of
+from app.services.graph_faults import CHECKPOINTS
 from app.services.offer_refresh import WAIT_S
-from app.services.submit import CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,7 +23,7 @@ from app.domain.stale_lists import classes_in_doubt
 from app.domain.structure import check_structure
 from app.domain.workflow import graph_of
 from app.runtime.json_text import Written, as_sent
-from app.services.submit import CHECKPOINTS
+from app.services.graph_faults import CHECKPOINTS
 from app.storage.outages import repeat_until_available
 from worker.comfyui.client import MARK, Place, SubmissionFailed, UnclearSubmission
 
