@@ -11,9 +11,9 @@ import pytest
 from acceptance.browsers import IN_CHROMIUM
 from axe_playwright_python.async_playwright import Axe
 from integration.monitor_fixtures import HOSTILE
-from integration.test_monitor_new import NEW, picture
-from integration.test_monitor_new_workflow import GRAPH
-from integration.test_monitor_new_workflow import png as png_with
+from integration.new_job_forms import NEW, picture
+from integration.new_job_graphs import GRAPH
+from integration.new_job_graphs import png as png_with
 from playwright.async_api import Page, expect
 
 if TYPE_CHECKING:

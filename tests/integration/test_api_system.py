@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
-from pydantic import SecretStr
+from integration.closed_ports import closed
 
 from app.keys import FLEET
 from app.main import create_app
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from harness import Service, Workers
 
 BASE = "/api/v1/generation-jobs"
-
-
-def closed(settings: Settings, *names: str) -> Settings:
-    """Return the settings with a port behind which nobody listens in these URLs, and short times."""
-    changes: dict[str, Any] = {"database_timeout_seconds": 2.0, "redis_timeout_seconds": 1.0}
-    for name in names:
-        url = urlsplit(getattr(settings, name).get_secret_value())
-        account, at, _ = url.netloc.rpartition("@")
-        changes[name] = SecretStr(url._replace(netloc=f"{account}{at}127.0.0.1:1").geturl())
-    return settings.model_copy(update=changes)
 
 
 async def stats(client: TestClient[Any, Any]) -> dict[str, Any]:

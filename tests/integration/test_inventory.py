@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from integration.test_api_system import closed
+from integration.closed_ports import closed
+from integration.offers import XL, loader, tell
 from samples import slow_graph
 from yarl import URL
 
-from app.domain.offers import read_offer
 from app.keys import INVENTORY, REGISTRY
 from app.main import create_app
 from app.messaging.registry import KEPT_S
@@ -31,27 +31,12 @@ if TYPE_CHECKING:
 
 MODELS = "/api/v1/models"
 NODES = "/api/v1/nodes"
-XL = "sd_xl_base_1.0.safetensors"
 
 
 async def read(client: Client, path: str, status: int = 200) -> dict[str, Any]:
     answer = await client.get(path)
     assert answer.status == status, (path, await answer.text())
     return dict(await answer.json())
-
-
-def loader(*checkpoints: str, **nodes: Any) -> bytes:
-    """Return what a backend offers that has these checkpoints, and these classes besides."""
-    usual = {"CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": [list(checkpoints)]}}, "output": ["MODEL"]}}
-    return read_offer(json.dumps(usual | nodes).encode()).described
-
-
-async def tell(client: Client, name: str, described: bytes, **beat: Any) -> str:
-    """Write the heartbeat of a backend by hand, and what it offers; return the digest of that."""
-    registry = client.app[REGISTRY]
-    digest = await registry.put_catalog(described)
-    await registry.beat("w", {"backends": [name]}, {name: {"catalog": digest, "healthy": True, "driver": "w"} | beat})
-    return str(digest)
 
 
 async def lose(redis: ArqRedis, names: Names, *backends: str) -> None:

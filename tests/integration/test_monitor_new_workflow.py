@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.monitor_fixtures import HOSTILE, Document, read
-from integration.test_inventory import XL, loader, tell
-from integration.test_monitor_new import NEW, check, job_of, jobs, picture, refused, send, value
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from integration.new_job_forms import NEW, check, job_of, jobs, picture, refused, send, value
+from integration.new_job_graphs import GRAPH, png
+from integration.offers import XL, loader, tell
 
 from app import keys
 from app.domain.envelopes import UI_FORMAT
@@ -21,14 +19,6 @@ from app.domain.envelopes import UI_FORMAT
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
 
-GRAPH: dict[str, Any] = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 3368601}},
-    "2": {
-        "class_type": "SaveImage",
-        "inputs": {"images": ["1", 0], "filename_prefix": "square"},
-        "_meta": {"title": "Keep it"},
-    },
-}
 WORKFLOW = {"kind": "workflow", "user_id": "ann"}
 UI = {"nodes": [{"id": 1, "type": "EmptyImage"}], "links": []}
 
@@ -52,14 +42,6 @@ async def shown(client: TestClient[Any, Any], graph: Any, status: int = 200, **f
 def field(page: Document, name: str) -> dict[str, str]:
     (found,) = [each for _, each in page.elements if each.get("id") == name]
     return found
-
-
-def png(**texts: Any) -> bytes:
-    info, file = PngInfo(), io.BytesIO()
-    for name, each in texts.items():
-        info.add_text(name, json.dumps(each))
-    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=info)
-    return file.getvalue()
 
 
 async def test_a_pasted_workflow_becomes_fields_and_what_is_changed_in_them_is_sent(service, life, database):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from unit.test_media import RAMP, RGB, encoded
+from unit.media_files import RAMP, RGB, encoded
 
 from app.domain.errors import OutputInvalid
 from app.media.inspection import Media, inspect

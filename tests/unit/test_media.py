@@ -8,44 +8,18 @@ import struct
 import subprocess
 import sys
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+from unit.media_files import RAMP, RGB, chunk, encoded, look, thumbnail
 
 from app.domain.errors import OutputInvalid
-from app.media.inspection import Media, inspect
 from app.settings import ROOT
 from worker.outputs.shrinking import THUMBNAIL_PX, thumbnail_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-RAMP = Image.linear_gradient("L").resize((64, 48))
-RGB = Image.merge("RGB", (RAMP, RAMP.transpose(Image.Transpose.ROTATE_180), RAMP))
-
-
-def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-def look(folder: Path, name: str, data: bytes) -> Media:
-    path = folder / "file"
-    path.write_bytes(data)
-    with path.open("rb") as file:
-        from_disk = inspect(file, name)
-    assert inspect(io.BytesIO(data), name) == from_disk
-    return from_disk
-
-
-def thumbnail(data: bytes) -> Image.Image:
-    small = thumbnail_of(io.BytesIO(data))
-    assert small is not None
-    image = Image.open(io.BytesIO(small))
-    assert image.format == "WEBP"
-    return image
 
 
 @pytest.mark.parametrize(
@@ -175,10 +149,6 @@ def test_a_refusal_names_the_file_and_no_folder_of_the_server(tmp_path: Path) ->
     assert "a.png" in str(refused.value)
     assert "bob" not in str(refused.value)
     assert str(tmp_path) not in str(refused.value)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def test_a_picture_that_would_fill_the_memory_is_kept_and_not_decoded(tmp_path: Path) -> None:

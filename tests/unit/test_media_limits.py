@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
-from unit.test_media import RGB, chunk, encoded, look, thumbnail
+from unit.media_files import RGB, chunk, encoded, look, thumbnail
 
 from app.domain.errors import OutputInvalid
 from app.media.image_headers import Excerpt
