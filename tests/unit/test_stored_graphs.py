@@ -501,7 +501,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str | None]] = {
         lambda: svg(b"<a " + b" ".join(b"a%d=''" % number for number in range(SIZE // 12)) + b"/>"),
         None,
     ),
-    "svg, long metadata": (lambda: svg(b'<metadata>{"prompt"' + b"\n" * SIZE + b"</metadata>"), "larger than 8 MiB"),
+    "svg, long metadata": (
+        lambda: svg(b'<metadata>{"prompt"' + b"\n" * (9 * MIB) + b"</metadata>"),
+        "larger than 8 MiB",
+    ),
     "svg, empty metadata": (lambda: svg(b"<metadata> </metadata>" * (SIZE // 22)), None),
     "svg, entities": (
         lambda: svg(
