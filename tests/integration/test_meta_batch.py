@@ -161,7 +161,9 @@ async def test_jobs_beside_it_get_their_own_pictures(service: Service, of: int) 
     assert len((await service.finished(film_id))["outputs"]) == 1
 
 
-async def test_what_a_run_that_has_ended_left_in_the_queue_is_stopped(service: Service) -> None:
+async def test_what_a_run_that_has_ended_left_in_the_queue_is_stopped(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nobody saw that it was queued: its mark alone says that it is of that run."""
     run = (await service.run())["attempts"][0]["prompt_id"]
     # Some minutes, if nobody stopped it.
@@ -171,3 +173,5 @@ async def test_what_a_run_that_has_ended_left_in_the_queue_is_stopped(service: S
         assert (await comfyui.post("/prompt", json=body)).status == 200
     await eventually(partial(nothing_queued, service))
     assert len(prompts_of(service)) < 2000
+    # What waits is stopped before what runs: otherwise piece after piece would begin, and have to be stopped.
+    assert 1 <= caplog.text.count("is over: stopping it") <= 4

@@ -274,6 +274,15 @@ async def test_a_form_of_other_parts_is_refused(
     assert kept(settings) == []
 
 
+async def test_a_large_file_of_a_form_that_is_refused_leaves_nothing(client: Client, settings: Settings) -> None:
+    form = FormData()
+    form.add_field("file", io.BytesIO(bytes(3 * 2**20)), filename="a.png")
+    form.add_field("other", "field")
+    answer = await client.post(UPLOADS, params={"user_id": "ann"}, data=form)
+    assert (answer.status, (await answer.json())["code"]) == (422, "invalid_upload")
+    assert kept(settings) == []
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [

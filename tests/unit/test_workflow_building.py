@@ -138,3 +138,32 @@ def test_an_override_that_names_no_input_is_a_fault_with_its_name(key: str) -> N
     assert fault.code == "unknown_node"
     assert fault.pointer == "/overrides/" + key.replace("~", "~0").replace("/", "~1")
     assert fault.suggestion == ("sampler" if key == "sampleer.steps" else fault.suggestion)
+
+
+def test_what_is_outside_a_mask_is_put_back_after_decoding() -> None:
+    graph = text_to_image(batch_size=3, image="upload:a", mask="upload:b")
+    assert graph["save"]["inputs"]["images"] == ["composite", 0]
+    composite = graph["composite"]
+    assert composite["class_type"] == "ImageCompositeMasked"
+    assert (composite["inputs"]["destination"], composite["inputs"]["source"]) == (["originals", 0], ["decode", 0])
+    # Of a batch each picture is put into one of its own.
+    assert graph["originals"]["inputs"] == {"image": ["scaled", 0], "amount": 3}
+    assert graph["sampler"]["inputs"]["latent_image"] == ["latent", 0]
+    assert graph["latent"]["inputs"] == {"samples": ["masked", 0], "amount": 3}
+    assert graph["masked"]["inputs"] == {"samples": ["encode", 0], "mask": ["mask", 0]}
+
+
+def test_a_picture_and_its_mask_are_scaled_and_cropped_alike() -> None:
+    graph = text_to_image(width=128, height=64, image="upload:a", mask="upload:b")
+    size = {"width": 128, "height": 64, "crop": "center"}
+    for node, source in (("scaled", "image"), ("mask_scaled", "mask_image")):
+        inputs = graph[node]["inputs"]
+        assert {name: inputs[name] for name in size} == size
+        assert inputs["image"] == [source, 0]
+    assert graph["mask"]["inputs"] == {"image": ["mask_scaled", 0], "channel": "red"}
+
+
+def test_without_a_mask_the_whole_picture_is_painted_over() -> None:
+    graph = text_to_image(image="upload:a")
+    assert graph["save"]["inputs"]["images"] == ["decode", 0]
+    assert not {"composite", "masked", "mask_image"} & graph.keys()
