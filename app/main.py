@@ -29,7 +29,7 @@ from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
 from app.runtime.end_tasks import end_tasks
 from app.runtime.side_thread import SideThread
-from app.services.access import Access
+from app.services.access import KEYS_CHANGED, Access
 from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
@@ -57,17 +57,16 @@ from app.storage.statistics import Statistics
 from app.storage.uploads import UploadStore
 from app.web import backends, contents, inventory, jobs, metrics, system, uploads, websockets
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
+from app.web.callers import only_permitted
 from app.web.expectations import mend_expectations
 from app.web.metrics import counted
-from app.web.origin import refuse_foreign_hosts, refuse_foreign_pages
+from app.web.origin import refuse_foreign_hosts
+from app.web.permissions import PAGE, require_listed
 from app.web.problems import errors_as_problems
-from app.web.signed_in import only_signed_in
 from app.web.socket_client import text_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
-
-    from aiohttp.typedefs import Middleware
 
     from app.settings import Settings
 
@@ -84,6 +83,12 @@ SERVING: Final[dict[str, Any]] = {
 """How a runner serves the application."""
 
 
+class NoAdminKey(GenonautError):
+    """Others than this machine's users would reach the server, and nobody could let them in."""
+
+    code = "no_admin_key"
+
+
 class PortBusy(GenonautError):
     """Another program listens on the port that was asked for."""
 
@@ -97,13 +102,12 @@ def create_app(settings: Settings) -> web.Application:
     tables = (jobs, contents, uploads, inventory, backends, system, metrics, websockets)
     for table in (each.routes for each in tables):
         _add_routes(app, table)
-    app.add_subapp("/monitor", create_monitor())
-    return app
+    return _with_page(app)
 
 
 def create_monitor_app(settings: Settings) -> web.Application:
     """Return a server of the page alone, which works while the API is down."""
-    app = _application(settings, only_signed_in)
+    app = _application(settings)
     _construct(app, settings)
 
     async def to_page(request: web.Request) -> web.Response:
@@ -120,8 +124,7 @@ def create_monitor_app(settings: Settings) -> web.Application:
     ]
     for table in (reading, *(each.routes for each in (contents, inventory, system, metrics, websockets))):
         _add_routes(app, table)
-    app.add_subapp("/monitor", create_monitor())
-    return app
+    return _with_page(app)
 
 
 async def run(app: web.Application, settings: Settings, port: int, help_command: str) -> int:
@@ -129,12 +132,12 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
     Raises
     ------
-    PortBusy
+    PortBusy, NoAdminKey
     SchemaNotAtHead
         `help_command` is what the message tells to run.
     """
     with contextlib.suppress(DatabaseUnavailable):
-        await app[keys.DATABASE].check_schema(help_command)
+        await _check_database(app, help_command)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -144,19 +147,19 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
     try:
         await _listen(runner, settings.api_host, port)
         print(f"Genonaut serves http://{settings.api_host}:{port} ({settings.genonaut_env})", file=sys.stderr)  # noqa: T201
-        watching = asyncio.create_task(_watch_schema(app[keys.DATABASE], help_command, stopping), name="schema")
+        watching = asyncio.create_task(_watch_database(app, help_command, stopping), name="database")
         await stopping.wait()
         (fault,) = await end_tasks([watching])
-        if isinstance(fault, SchemaNotAtHead):
+        if isinstance(fault, SchemaNotAtHead | NoAdminKey):
             raise fault
     finally:
         await runner.cleanup()
     return 0
 
 
-def _application(settings: Settings, *more: Middleware) -> web.Application:
+def _application(settings: Settings) -> web.Application:
     mend_expectations()
-    guards = (counted, errors_as_problems, refuse_foreign_hosts, refuse_foreign_pages, refuse_large_forms, *more)
+    guards = (counted, errors_as_problems, refuse_foreign_hosts, only_permitted, refuse_large_forms)
     return web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
 
 
@@ -210,8 +213,9 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
     app[keys.FLEET_FIGURES] = FleetFigures(database)
     app[keys.KEYS] = key_store = KeyStore(database)
-    app[websockets.EVENT_SOCKETS] = {}
-    app[keys.ACCESS] = Access(key_store, read_only=settings.monitor_read_only)
+    app[websockets.SOCKETS] = {}
+    app[keys.ACCESS] = access = Access(key_store, events, read_only=settings.monitor_read_only)
+    hub.on_event[KEYS_CHANGED] = lambda told: access.forget(told["key"])
     app[keys.AUDIT] = Audit(database)
     background: set[asyncio.Task[None]] = set()
     app[keys.BACKGROUND] = background
@@ -223,6 +227,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         await end_tasks(background)
         await app[keys.SUBMITTING].settle()
         await app[keys.INVENTORY].close()
+        await access.settle()
         await views.settle()
         await snapshots.settle()
         await events.all_told()
@@ -241,7 +246,7 @@ async def _fan_out(app: web.Application) -> AsyncIterator[None]:
     """Run the hub, and check the keys of clients that watch all events, as long as the server runs."""
     tasks = [
         asyncio.create_task(app[keys.HUB].run(), name="hub"),
-        asyncio.create_task(websockets.end_with_sessions(app), name="sessions"),
+        asyncio.create_task(websockets.end_with_keys(app), name="keys"),
     ]
     yield
     await end_tasks(tasks)
@@ -259,6 +264,13 @@ def _add_routes(app: web.Application, table: Iterable[web.AbstractRouteDef]) -> 
             web.RouteDef(route.method, f"{route.path}/", route.handler, route.kwargs).register(app.router)
 
 
+def _with_page(app: web.Application) -> web.Application:
+    """Add the page, and see that of every address it is said who may use it; raises `UnlistedRoute`."""
+    require_listed(app.router)
+    app.add_subapp(PAGE, create_monitor())
+    return app
+
+
 async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
         await web.TCPSite(runner, host, port, backlog=1024).start()
@@ -266,12 +278,23 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         raise PortBusy(f"Port {port} of {host} cannot be used: {error.strerror or error}.") from error
 
 
-async def _watch_schema(database: Database, help_command: str, stopping: asyncio.Event) -> None:
-    """Check the schema as soon as the database can be reached, and stop the server if it is not at head."""
+async def _check_database(app: web.Application, help_command: str) -> None:
+    """Raise `SchemaNotAtHead`, or `NoAdminKey` if the server listens for others and nobody could let them in."""
+    settings = app[keys.SETTINGS]
+    await app[keys.DATABASE].check_schema(help_command)
+    if not settings.is_for_this_machine and not await app[keys.KEYS].has_admin():
+        raise NoAdminKey(
+            f"API_HOST {settings.api_host} lets others than this machine reach the service, which takes a key of an "
+            f"admin. Make one first: make keys-add-{settings.genonaut_env} NAME=ann ROLE=admin"
+        )
+
+
+async def _watch_database(app: web.Application, help_command: str, stopping: asyncio.Event) -> None:
+    """Check the database as soon as it can be reached, and stop the server if it is not as it must be."""
     try:
         await repeat_until_available(
-            lambda: database.check_schema(help_command), "requests are answered with 503 until the database is back"
+            lambda: _check_database(app, help_command), "requests are answered with 503 until the database is back"
         )
-    except SchemaNotAtHead:
+    except (SchemaNotAtHead, NoAdminKey):
         stopping.set()
         raise

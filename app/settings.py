@@ -45,9 +45,13 @@ class Settings(BaseSettings):
     """Name of the environment: `dev`, `demo` or `test`."""
 
     api_host: str = "127.0.0.1"
-    """Address that the server listens on. Only a loopback address is allowed, because REST has no keys yet."""
+    """Address that the server listens on. Another than a loopback address takes a key of an admin."""
     allowed_hosts: str = ""
     """Host names, separated by commas, that the server answers to besides this machine's own, such as a proxy's."""
+    allowed_origins: str = ""
+    """Origins such as `https://app.example`, separated by commas, whose pages may use REST and sockets by a key."""
+    metrics_open: bool = False
+    """`true`: `/metrics` and `/health/ready` need no key."""
     api_port: int = Field(8001, ge=1, le=65535)
     """Port of the server."""
     monitor_port: int = Field(5555, ge=1, le=65535)
@@ -178,6 +182,14 @@ class Settings(BaseSettings):
                 raise ValueError(f"has {name!r}, which is no host name: names only, no scheme, no port, no *")
         return value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in filter(None, (part.strip() for part in value.split(","))):
+            if not re.fullmatch(r"https?://[a-z0-9._-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", origin):
+                raise ValueError(f"has {origin!r}, which is no origin: https://app.example, no path, no *, lower case")
+        return value
+
     @field_validator("comfyui_urls")
     @classmethod
     def _backends(cls, value: str) -> str:
@@ -200,17 +212,29 @@ class Settings(BaseSettings):
             )
         if self.retry_base_seconds > self.retry_max_seconds:
             raise ValueError("RETRY_BASE_SECONDS must not be greater than RETRY_MAX_SECONDS")
-        if not is_loopback(self.api_host):
-            raise ValueError(
-                f"API_HOST {self.api_host} is not a loopback address. This version has no keys, so anyone who reaches "
-                "the port could run jobs: it serves 127.0.0.1 only. Put a proxy that asks for a password in front"
-            )
         return self
 
     @cached_property
     def host_names(self) -> frozenset[str]:
         """The names besides this machine's own by which the server may be asked for, in lower case."""
         return frozenset(filter(None, (name.strip().lower() for name in self.allowed_hosts.split(","))))
+
+    @cached_property
+    def origins(self) -> frozenset[str]:
+        """`ALLOWED_ORIGINS`: the sites whose pages may use REST and sockets."""
+        return frozenset(filter(None, (origin.strip() for origin in self.allowed_origins.split(","))))
+
+    @property
+    def is_for_this_machine(self) -> bool:
+        """Whether the server listens where only this machine reaches it."""
+        return is_loopback(self.api_host)
+
+    def goes_by(self, name: str) -> bool:
+        """Whether the server is called by this name, one that is not this machine's own.
+
+        An address in place of a name is no danger where keys are needed: only a name can be made to lead elsewhere.
+        """
+        return name in self.host_names or (not self.is_for_this_machine and _is_address(name))
 
     @property
     def allowed_networks(self) -> tuple[Network, ...]:
@@ -324,6 +348,14 @@ def _check_address(url: str) -> None:
         raise ValueError(
             "has an address or a port that is none; is each of /, @ and : in the password escaped?"
         ) from None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

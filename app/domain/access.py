@@ -1,4 +1,4 @@
-"""Who may do what on the page: roles, and the least one that each ability takes (MONITOR, "Roles")."""
+"""Who may do what: roles, what each may do, and whose jobs it sees (manual, api.md, "Who may")."""
 
 from __future__ import annotations
 
@@ -11,58 +11,92 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """What a person may do; each role includes the ones before."""
+    """What a key lets its holder do. Each includes the ones before, but for a user, who sees nothing of others."""
 
+    USER = "user"
     VIEWER = "viewer"
     OPERATOR = "operator"
     ADMIN = "admin"
 
 
 class Ability(StrEnum):
-    """What the page lets people do."""
+    """What routes let their callers do."""
 
     SEE = "see"
+    """Jobs, contents, uploads, and what there is to make jobs of."""
+    SEE_HEALTH = "see_health"
+    """How the service fares. With `METRICS_OPEN` that takes no key."""
     SEND = "send"
     CANCEL = "cancel"
     RETRY = "retry"
     DELETE = "delete"
+    SEE_FLEET = "see_fleet"
+    """Backends, workers, and figures of all jobs."""
+    SEND_FOR_OTHERS = "send_for_others"
     STEER_WORKER = "steer_worker"
     STEER_BACKEND = "steer_backend"
     RUN_TASK = "run_task"
     SEE_TRACEBACK = "see_traceback"
     SEE_AUDIT = "see_audit"
+    MANAGE_KEYS = "manage_keys"
 
 
-LEAST_ROLE: Final[Mapping[Ability, Role]] = {
-    Ability.SEE: Role.VIEWER,
-    Ability.SEND: Role.OPERATOR,
-    Ability.CANCEL: Role.OPERATOR,
-    Ability.RETRY: Role.OPERATOR,
-    Ability.DELETE: Role.OPERATOR,
-    Ability.STEER_WORKER: Role.OPERATOR,
-    Ability.STEER_BACKEND: Role.OPERATOR,
-    Ability.RUN_TASK: Role.OPERATOR,
+_ALL: Final = frozenset(Role)
+_SENDERS: Final = _ALL - {Role.VIEWER}
+_OF_ALL_JOBS: Final = _ALL - {Role.USER}
+_OPERATORS: Final = frozenset({Role.OPERATOR, Role.ADMIN})
+_ADMINS: Final = frozenset({Role.ADMIN})
+
+ROLES: Final[Mapping[Ability, frozenset[Role]]] = {
+    Ability.SEE: _ALL,
+    Ability.SEE_HEALTH: _ALL,
+    Ability.SEND: _SENDERS,
+    Ability.CANCEL: _SENDERS,
+    Ability.RETRY: _SENDERS,
+    Ability.DELETE: _SENDERS,
+    Ability.SEE_FLEET: _OF_ALL_JOBS,
+    Ability.SEND_FOR_OTHERS: _OPERATORS,
+    Ability.STEER_WORKER: _OPERATORS,
+    Ability.STEER_BACKEND: _OPERATORS,
+    Ability.RUN_TASK: _OPERATORS,
     # It shows a server's paths.
-    Ability.SEE_TRACEBACK: Role.OPERATOR,
-    Ability.SEE_AUDIT: Role.ADMIN,
+    Ability.SEE_TRACEBACK: _OPERATORS,
+    Ability.SEE_AUDIT: _ADMINS,
+    Ability.MANAGE_KEYS: _ADMINS,
 }
-READING: Final = frozenset({Ability.SEE, Ability.SEE_TRACEBACK, Ability.SEE_AUDIT})
+"""The roles that have each ability."""
+READING: Final = frozenset(
+    {Ability.SEE, Ability.SEE_HEALTH, Ability.SEE_FLEET, Ability.SEE_TRACEBACK, Ability.SEE_AUDIT}
+)
 """What changes nothing, and so is allowed on a page that is read-only."""
-_RANK: Final = {role: rank for rank, role in enumerate(Role)}
 
 
 @dataclass(frozen=True, slots=True)
-class Viewer:
-    """Who looks at the page."""
+class Caller:
+    """Who sends a request."""
 
     name: str
+    """The key's name."""
     role: Role
-    signed_in: bool
+    owner: str | None
+    """The `user_id` of the jobs that it sends; None while there are no keys, when each job names its own."""
+    key_id: int | None = None
+    """None while there are no keys."""
+
+    @property
+    def signed_in(self) -> bool:
+        """Whether it has shown a key."""
+        return self.key_id is not None
+
+    @property
+    def scope(self) -> str | None:
+        """The only `user_id` whose jobs it sees; None if it sees all."""
+        return self.owner if self.role is Role.USER else None
 
     def may(self, ability: Ability) -> bool:
-        """Whether the role is enough."""
-        return _RANK[self.role] >= _RANK[LEAST_ROLE[ability]]
+        """Whether its role has this ability."""
+        return self.role in ROLES[ability]
 
 
-ANYBODY: Final = Viewer("monitor", Role.ADMIN, signed_in=False)
-"""The viewer while no key has ever been made: any user of this machine."""
+ANYBODY: Final = Caller("monitor", Role.ADMIN, owner=None)
+"""The caller while no key has ever been made: any user of this machine."""

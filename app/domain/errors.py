@@ -122,15 +122,43 @@ class ForeignHost(GenonautError):
 
 
 class SignInNeeded(GenonautError):
-    """The page needs a key, and no one is signed in."""
+    """The request needs a key, or a session of the page, and has neither."""
 
     code = "sign_in_needed"
 
 
 class WrongKey(GenonautError):
-    """The key is none of ours, or was revoked."""
+    """The key is none of ours, or was revoked, or has expired: which of them is not told."""
 
     code = "wrong_key"
+
+
+class KeyInAddress(BadParameter):
+    """A key stands in the address, where logs and histories keep it."""
+
+    code = "key_in_address"
+
+
+class Forbidden(GenonautError):
+    """The caller may not do this, or the request does not come from where it must."""
+
+    code = "forbidden"
+
+
+class TooMany(GenonautError):
+    """The caller has reached a limit. `retry_after_s` are the seconds after which it has not."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyWrongKeys(TooMany):
+    """So many wrong keys came from an address that no more are looked at for a while."""
+
+    code = "too_many_wrong_keys"
 
 
 class KeyTaken(GenonautError):

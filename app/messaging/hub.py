@@ -94,6 +94,8 @@ class Hub:
         """The last news of jobs, the oldest first, and when it was heard, by the event loop's clock."""
         self._connected = False
         self._dismissed = False
+        self.on_event: dict[str, Callable[[dict[str, Any]], None]] = {}
+        """Type of an event of the service → who in this process is told of it."""
 
     @property
     def connected(self) -> bool:
@@ -235,6 +237,8 @@ class Hub:
                 await self._forward_frame(told)
         elif isinstance(told, dict) and told.get("type") == "deleted":
             self._recent.pop(told["job_id"], None)
+        elif isinstance(told, dict) and (callback := self.on_event.get(told.get("type", ""))) is not None:
+            callback(told)
         if self._everything and not self._held_back(told, text):
             message = self._encode(text)
             async for some in _parts(self._everything):

@@ -18,13 +18,14 @@ from app.domain.errors import (
     NoSeedToChange,
 )
 from app.domain.job import Phase
-from app.keys import BACKGROUND, CONTROL, SUBMITTING, VIEWS
+from app.keys import BACKGROUND, CONTROL, SUBMITTING
 from app.monitor.auditing import note
 from app.monitor.job_pages import JOB
-from app.monitor.rendering import VIEWER, leave_flash
+from app.monitor.rendering import leave_flash
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.web.bodies import job_id_of, read_form
+from app.web.callers import CALLER, views_of
 
 if TYPE_CHECKING:
     from app.domain.job import ListedJob, Standing
@@ -49,8 +50,10 @@ _SAID: Final = {
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel a job, and say `cancelled` only when it is."""
     job_id = job_id_of(request)
-    actor = request[VIEWER].name
-    cancelling = asyncio.create_task(request.config_dict[CONTROL].cancel(job_id, None, actor), name=f"cancel-{job_id}")
+    caller = request[CALLER]
+    cancelling = asyncio.create_task(
+        request.config_dict[CONTROL].cancel(job_id, None, caller.name, caller.scope), name=f"cancel-{job_id}"
+    )
     following = asyncio.create_task(_follow(cancelling, job_id), name=f"cancel-{job_id}-rest")
     request.config_dict[BACKGROUND].add(following)
     following.add_done_callback(request.config_dict[BACKGROUND].discard)
@@ -61,7 +64,7 @@ async def cancel_job(request: web.Request) -> web.Response:
         except JobAlreadyFinished:
             return await _back(request, "cancel", job_id, "late")
     else:
-        phase = (await request.config_dict[VIEWS].view(job_id)).job.phase
+        phase = (await views_of(request).view(job_id)).job.phase
     return await _back(request, "cancel", job_id, _SAID.get(phase, "asked"))
 
 
@@ -71,7 +74,8 @@ async def retry_job(request: web.Request) -> web.Response:
     job_id = job_id_of(request)
     new_seed = (await read_form(request)).get("seed") == "new"
     try:
-        await request.config_dict[CONTROL].retry(job_id, new_seed=new_seed, actor=request[VIEWER].name)
+        caller = request[CALLER]
+        await request.config_dict[CONTROL].retry(job_id, new_seed=new_seed, actor=caller.name, owner=caller.scope)
     except JobNotRetryable:
         return await _back(request, "retry", job_id, "not_retryable")
     except NoSeedToChange:
@@ -82,7 +86,7 @@ async def retry_job(request: web.Request) -> web.Response:
 @routes.post(JOB + "/again")
 async def send_again(request: web.Request) -> web.Response:
     """Send a new job that asks for what a completed one did, with another seed if it has one of its own."""
-    views, job_id = request.config_dict[VIEWS], job_id_of(request)
+    views, job_id = views_of(request), job_id_of(request)
     job = (await views.view(job_id)).job
     if job.phase is not Phase.COMPLETED:
         return await _back(request, "again", job.job_id, "not_completed")
@@ -97,7 +101,7 @@ async def delete_job(request: web.Request) -> web.Response:
     """Delete a finished job; its confirmation page sends this."""
     job_id = job_id_of(request)
     try:
-        await request.config_dict[CONTROL].delete(job_id)
+        await request.config_dict[CONTROL].delete(job_id, request[CALLER].scope)
     except JobNotFinished:
         return await _back(request, "delete", job_id, "not_finished")
     return await _back(request, "delete", job_id, "deleted")

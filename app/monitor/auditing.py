@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from app.domain.errors import Unavailable
 from app.domain.text import printable
 from app.keys import AUDIT
-from app.monitor.rendering import VIEWER
+from app.web.callers import CALLER
+from app.web.problems import REQUEST_ID
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -21,9 +22,11 @@ async def note(request: web.Request, action: str, target: str, outcome: str, **d
 
     What is done stays done when that cannot be noted; None then.
     """
-    viewer, target = request[VIEWER], printable(target).replace("\0", "")
+    caller, target = request[CALLER], printable(target).replace("\0", "")
     try:
-        return await request.config_dict[AUDIT].note(viewer, action, target, outcome, **data)
+        return await request.config_dict[AUDIT].note(
+            caller, action, target, outcome, address=request.remote, request_id=request[REQUEST_ID], **data
+        )
     except Unavailable:
-        log.exception("not in the audit: %s by %s of %s was %s %s", action, viewer.name, target, outcome, data)
+        log.exception("not in the audit: %s by %s of %s was %s %s", action, caller.name, target, outcome, data)
         return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.keys import EVENTS, VIEWS
+from app.keys import EVENTS
 from app.monitor.job_view import step_of
 from app.monitor.words import duration
 from app.web.bodies import MAX_ID
+from app.web.callers import views_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ async def read_backend_summaries(request: web.Request, beats: Sequence[BackendBe
     """Return the backends by name, of these heartbeats; raises `DatabaseUnavailable`."""
     jobs = {beat.name: [each for each in beat.current if each <= MAX_ID] for beat in beats or () if beat.live}
     job_ids = sorted({job_id for each in jobs.values() for job_id in each})
-    found = await request.config_dict[VIEWS].snapshots(job_ids) if job_ids else {}
+    found = await views_of(request).snapshots(job_ids) if job_ids else {}
     live = await request.config_dict[EVENTS].with_live(list(found.values()))
     snapshots = {each.job_id: each for each in live if not each.finished}
     at_work = {name: [snapshots[each] for each in current if each in snapshots] for name, current in jobs.items()}

@@ -15,13 +15,14 @@ from pydantic import Field
 
 from app.domain.errors import BadParameter, Fault, GenonautError
 from app.domain.job import Phase
-from app.keys import AUDIT, CONTROL, VIEWS
+from app.keys import AUDIT, CONTROL
 from app.monitor.actions import lead_back, way_back
 from app.monitor.auditing import note
 from app.monitor.listing import BULK_STATUSES, NARROWING, Cursor, ListAddress, bulk_filter
-from app.monitor.rendering import VIEWER, render
+from app.monitor.rendering import render
 from app.storage.job_lists import Matching
 from app.web.bodies import MAX_ID, read_form, read_query
+from app.web.callers import CALLER, views_of
 from app.web.checking import check
 from app.web.requests import MAX_BULK
 
@@ -56,7 +57,7 @@ async def confirm_all(request: web.Request) -> web.Response:
     found = Matching([], 0, exact=True, next_cursor=None)
     if chosen.status:
         bounded = replace(chosen, until_id=scope.until_id)
-        found = await request.config_dict[VIEWS].matching(bounded, MAX_BULK, scope.on)
+        found = await views_of(request).matching(bounded, MAX_BULK, scope.on)
     more = found.matched - len(found.job_ids)
     narrowed_by = {NARROWING[name]: value for name, value in scope.narrowed_by.items()}
     back = scope.link(until_id=None, on=None)
@@ -80,14 +81,14 @@ async def act_on_many(request: web.Request) -> web.Response:
         return await lead_back(request, "bulk_none")
     if action == "delete" and form.get("asked") != "yes":
         return await _ask(request, action, job_ids, await way_back(request, "/monitor/"), {}, 0, None)
-    control, actor = request.config_dict[CONTROL], request[VIEWER].name
+    control, actor, owner = request.config_dict[CONTROL], request[CALLER].name, request[CALLER].scope
 
     async def delete(job_id: int) -> None:
-        await control.delete(job_id)
+        await control.delete(job_id, owner)
 
     acts: dict[str, Callable[[int], Awaitable[Standing | None]]] = {
-        "cancel": lambda job_id: control.cancel(job_id, None, actor),
-        "retry": lambda job_id: control.retry(job_id, new_seed=form.get("seed") == "new", actor=actor),
+        "cancel": lambda job_id: control.cancel(job_id, None, actor, owner),
+        "retry": lambda job_id: control.retry(job_id, new_seed=form.get("seed") == "new", actor=actor, owner=owner),
         "delete": delete,
     }
     outcomes = [(job_id, _outcome(each)) for job_id, each in await control.in_bulk(job_ids, acts[action])]

@@ -10,7 +10,7 @@ from app.domain.errors import GenonautError
 from app.keys import FLEET
 from app.monitor.actions import lead_back
 from app.monitor.auditing import note
-from app.monitor.rendering import VIEWER
+from app.web.callers import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -21,7 +21,7 @@ routes: Final = web.RouteTableDef()
 @routes.post("/backends/{name}/{action:drain|resume|free}")
 async def steer_backend(request: web.Request) -> web.Response:
     """Drain a backend, give it prompts again, or have it free its memory."""
-    name, action, actor = request.match_info["name"], request.match_info["action"], request[VIEWER].name
+    name, action, actor = request.match_info["name"], request.match_info["action"], request[CALLER].name
     fleet = request.config_dict[FLEET]
     act = {"drain": fleet.drain, "resume": fleet.resume, "free": fleet.free}[action]
     await _noted(request, action, f"backend {name}", act(name, actor))
@@ -31,7 +31,7 @@ async def steer_backend(request: web.Request) -> web.Response:
 @routes.post("/workers/{worker_id}/{action:quiet|resume|stop}")
 async def steer_worker(request: web.Request) -> web.Response:
     """Ask a worker to take no more turns, to take turns again, or to end when nothing runs."""
-    worker_id, action, actor = request.match_info["worker_id"], request.match_info["action"], request[VIEWER].name
+    worker_id, action, actor = request.match_info["worker_id"], request.match_info["action"], request[CALLER].name
     fleet = request.config_dict[FLEET]
     act = {"quiet": fleet.quiet, "resume": fleet.resume_worker, "stop": fleet.stop}[action]
     await _noted(request, action, f"worker {worker_id}", act(worker_id, actor))
@@ -42,7 +42,7 @@ async def steer_worker(request: web.Request) -> web.Response:
 async def run_task(request: web.Request) -> web.Response:
     """Have a periodic task run now."""
     task = request.match_info["task"]
-    await _noted(request, "run", f"task {task}", request.config_dict[FLEET].run_now(task, request[VIEWER].name))
+    await _noted(request, "run", f"task {task}", request.config_dict[FLEET].run_now(task, request[CALLER].name))
     return await lead_back(request, "task_run", otherwise="/monitor/schedule")
 
 

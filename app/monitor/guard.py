@@ -12,16 +12,16 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from app.domain.errors import GenonautError, NotFound, SignInNeeded, Unavailable
+from app.domain.errors import Forbidden, GenonautError, NotFound, SignInNeeded, Unavailable
 from app.domain.text import printable
 from app.keys import ACCESS
-from app.monitor.permissions import PUBLIC, SAFE_METHODS, ability_for, place_of
-from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, VIEWER, render
+from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, render
 from app.web.bodies import read_form
 from app.web.body_intake import comes_with_files
+from app.web.callers import CALLER, authorize, caller_of
 from app.web.file_forms import FILE_FORM, FileForm
+from app.web.permissions import SAFE_METHODS, route_of
 from app.web.problems import REQUEST_ID, STATUS_OF
-from app.web.signed_in import viewer_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,12 +38,7 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-
-class Forbidden(GenonautError):
-    """The request does not come from our own page, or its sender may not do this."""
-
-    code = "forbidden"
+_NEVER_READ_ONLY: Final = ("POST /monitor/sign-in", "POST /monitor/sign-out")
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -78,18 +73,13 @@ async def errors_as_pages(
 
 
 async def _let_in(request: web.Request) -> None:
-    """Note who it is from; raise `SignInNeeded`, or `Forbidden` when that one may not do this."""
-    place = place_of(request)
-    if place in PUBLIC:
-        return
-    access = request.config_dict[ACCESS]
-    viewer = request[VIEWER] = await viewer_of(request)
+    """Note who it is from; raises as `authorize`, and `Forbidden` on a page that is read-only."""
     if request.match_info.http_exception is not None:
+        request[CALLER] = await caller_of(request)
         return
-    ability = ability_for(place, request.method)
-    if ability is None or not viewer.may(ability):
-        raise Forbidden(f"As {viewer.role} you may not do this.")
-    if request.method not in SAFE_METHODS and access.read_only and place != "/monitor/sign-out":
+    await authorize(request)
+    changes = request.method not in SAFE_METHODS and route_of(request) not in _NEVER_READ_ONLY
+    if changes and request.config_dict[ACCESS].read_only:
         raise Forbidden("This page is read-only (MONITOR_READ_ONLY), so nothing was done.")
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from app.domain.errors import JobNotFound, NotFound
 from app.domain.job import JobStatus
-from app.keys import ETA, FILES, PREVIEWS, SEEDS, VIEWS
+from app.keys import ETA, FILES, PREVIEWS, SEEDS
 from app.monitor import eta
 from app.monitor.job_view import show, step_of
 from app.monitor.listing import read_alike
@@ -23,6 +23,7 @@ from app.monitor.shared_fragments import shared
 from app.monitor.timeline import timelines
 from app.runtime.json_text import dumps
 from app.web.bodies import job_id_of
+from app.web.callers import CALLER, views_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +66,7 @@ _SHOWN_CHARACTERS: Final = 60_000
 @shared
 async def show_job(request: web.Request) -> web.Response:
     """Show one job, whole."""
-    views = request.config_dict[VIEWS]
+    views = views_of(request)
     view = await read_view(request, detailed=True)
     job_id = view.job.job_id
     (snapshot,), health, events, around, preview = await asyncio.gather(
@@ -109,7 +110,11 @@ async def show_preview(request: web.Request) -> web.Response:
 
     Without one the answer is empty, and no error: a run may end between its last picture's news and this request.
     """
-    preview = await request.config_dict[PREVIEWS].get(job_id_of(request))
+    job_id = job_id_of(request)
+    if request[CALLER].scope is not None:
+        # In Redis it is not said whose the job is.
+        await read_view(request)
+    preview = await request.config_dict[PREVIEWS].get(job_id)
     if preview is None:
         return web.Response(status=HTTPStatus.NO_CONTENT, headers={"Cache-Control": "no-store"})
     headers = {"Cache-Control": "private, max-age=60"}
@@ -127,7 +132,7 @@ async def confirm_delete(request: web.Request) -> web.Response:
 
 async def read_view(request: web.Request, *, detailed: bool = False) -> JobView:
     """Return the job of the address, or raise `NotFound`."""
-    views, job_id = request.config_dict[VIEWS], job_id_of(request)
+    views, job_id = views_of(request), job_id_of(request)
     try:
         return await (views.detailed(job_id) if detailed else views.view(job_id))
     except JobNotFound as error:

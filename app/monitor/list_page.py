@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from app.domain.access import Ability
 from app.domain.job import JobStatus
-from app.keys import KNOWN_NAMES, PREVIEWS, RUN_TIMES, STATISTICS, VIEWS
+from app.keys import KNOWN_NAMES, PREVIEWS, RUN_TIMES, STATISTICS
 from app.monitor.backend_summaries import read_backend_summaries
 from app.monitor.eta import in_words
 from app.monitor.job_view import show
@@ -19,11 +20,14 @@ from app.monitor.page_data import read_health, read_snapshots
 from app.monitor.rendering import FRAGMENT_HEADER, render
 from app.monitor.shared_fragments import shared
 from app.services.eta import end_of
+from app.storage.known_names import Names
 from app.web.bodies import MAX_ID, read_query
+from app.web.callers import CALLER, views_of
 from app.web.checking import check
 
 if TYPE_CHECKING:
     from app.domain.message import Snapshot
+    from app.domain.statistics_report import Tiles
     from app.monitor.job_view import ShownJob
     from app.storage.whole_jobs import JobView
 
@@ -79,13 +83,9 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | None:
     """Return what the template shows; None when going back has reached the top, where the first page belongs."""
-    views = request.config_dict[VIEWS]
-    listing, health, (tabs, scopes), tiles, names = await asyncio.gather(
-        read_listing(views, address),
-        read_health(request),
-        count_tabs(views, address),
-        request.config_dict[STATISTICS].tiles(),
-        request.config_dict[KNOWN_NAMES].read(),
+    views, sees_fleet = views_of(request), request[CALLER].may(Ability.SEE_FLEET)
+    listing, health, (tabs, scopes), (tiles, names) = await asyncio.gather(
+        read_listing(views, address), read_health(request), count_tabs(views, address), _of_all_jobs(request)
     )
     if listing is None:
         return None
@@ -103,15 +103,22 @@ async def _list(request: web.Request, address: ListAddress) -> dict[str, Any] | 
         "tiles": tiles,
         # Of the page itself: what the reader holds is no part of its address.
         "here": address.link(after=address.after, before=address.before),
-        "backend_summaries": await read_backend_summaries(request, health.backends),
+        "backend_summaries": await read_backend_summaries(request, health.backends) if sees_fleet else [],
         "narrowing": NARROWING,
         "known": {"model": names.models, "backend": names.backends, "error": names.errors, "node": names.nodes}
-        | {"worker": sorted(beat.name for beat in health.workers or ())},
+        | {"worker": sorted(beat.name for beat in health.workers or ()) if sees_fleet else []},
         "sizes": SIZES,
         "orders": ORDERS,
         "newest": NEWEST,
         "hour_ago": datetime.now(UTC) - timedelta(hours=1),
     }
+
+
+async def _of_all_jobs(request: web.Request) -> tuple[Tiles | None, Names]:
+    """Return the figures and the names of all jobs, for those who may see all."""
+    if not request[CALLER].may(Ability.SEE_FLEET):
+        return None, Names()
+    return await asyncio.gather(request.config_dict[STATISTICS].tiles(), request.config_dict[KNOWN_NAMES].read())
 
 
 async def _kept(request: web.Request, shown: set[int]) -> list[JobView]:
@@ -120,7 +127,7 @@ async def _kept(request: web.Request, shown: set[int]) -> list[JobView]:
         return []
     asked = [part for part in request.query.get("keep", "").split(",") if part.isascii() and part.isdigit()]
     job_ids = {int(part) for part in asked[:MOST_KEPT] if len(part) < 20 and int(part) <= MAX_ID} - shown
-    views = request.config_dict[VIEWS]
+    views = views_of(request)
     return await views.several(sorted(job_ids, reverse=True))
 
 
@@ -132,7 +139,7 @@ async def _rows(request: web.Request, address: ListAddress, items: list[JobView]
         read_snapshots(request, items),
         request.config_dict[PREVIEWS].numbers([view.job.job_id for view in running]),
         request.config_dict[RUN_TIMES].usual(keys),
-        read_alike(request.config_dict[VIEWS], items),
+        read_alike(views_of(request), items),
     )
 
     def row(view: JobView, snapshot: Snapshot) -> Row:

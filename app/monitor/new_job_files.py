@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import ContentNotFound
-from app.keys import FILES, UPLOAD_STORE, UPLOADS, VIEWS
+from app.keys import FILES, UPLOAD_STORE, UPLOADS
 from app.monitor.new_job_form import reference_in
+from app.web.callers import CALLER, views_of
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from app.domain.uploads import Upload
 
 GONE: Final = "This picture is no longer there. Choose another one."
 
 
 async def own(request: web.Request, text: str, user_id: str) -> dict[str, Any]:
-    """Return a reference to the user's own file: who may send jobs sees the files of all users, and may take any.
+    """Return a reference to the user's own file: who may send jobs for others sees their files, and may take any.
 
     Raises
     ------
@@ -27,13 +30,13 @@ async def own(request: web.Request, text: str, user_id: str) -> dict[str, Any]:
     if reference is None:
         raise ContentNotFound(GONE)
     if "content" in reference:
-        output = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
+        output = await views_of(request).output_and_owner(reference["content"], reference["output"])
         if output is None:
             raise ContentNotFound(GONE)
         if output[1] != user_id:
             return {"upload": (await uploads.take_output(output[0], user_id)).upload_id}
     if "upload" in reference:
-        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        upload = await upload_of(request, reference["upload"])
         if upload is None:
             raise ContentNotFound(GONE)
         if upload.user_id != user_id:
@@ -46,9 +49,14 @@ async def owner(request: web.Request, text: str) -> str | None:
     """Return whose file it is; None when it is not there."""
     reference = reference_in(text) or {}
     if "content" in reference:
-        found = await request.config_dict[VIEWS].output_and_owner(reference["content"], reference["output"])
+        found = await views_of(request).output_and_owner(reference["content"], reference["output"])
         return found[1] if found is not None else None
     if "upload" in reference:
-        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        upload = await upload_of(request, reference["upload"])
         return upload.user_id if upload is not None else None
     return None
+
+
+async def upload_of(request: web.Request, upload_id: str) -> Upload | None:
+    """Return an upload that the caller may see, or None."""
+    return (await request.config_dict[UPLOAD_STORE].read([upload_id], request[CALLER].scope)).get(upload_id)

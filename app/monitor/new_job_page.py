@@ -17,17 +17,18 @@ from app.domain.errors import (
     Unavailable,
 )
 from app.domain.job import SHOWN_BY_BROWSERS
-from app.keys import INVENTORY, LIVE_FLEET, SUBMITTING, UPLOAD_STORE, UPLOADS, VIEWS
+from app.keys import INVENTORY, LIVE_FLEET, SUBMITTING, UPLOADS
 from app.monitor import new_job_workflows as workflows
 from app.monitor.auditing import note
 from app.monitor.eta import between
-from app.monitor.new_job_files import GONE, owner
+from app.monitor.new_job_files import GONE, owner, upload_of
 from app.monitor.new_job_form import DEFAULTS, PICTURES, SIZES, WORKFLOW, Form, reference_in, values_of
 from app.monitor.new_job_request import asked_of, body_of, job_of
-from app.monitor.rendering import VIEWER, leave_flash, render
+from app.monitor.rendering import leave_flash, render
 from app.runtime.json_text import loads
 from app.services.submit import Replayed
 from app.web.bodies import read_form
+from app.web.callers import CALLER, owner_of, views_of
 from app.web.file_forms import FILE_FORM, Filled
 from app.web.jobs import expected
 from app.web.responses import answered
@@ -61,9 +62,9 @@ class Picture:
 async def show_form(request: web.Request) -> web.Response:
     """Show the form: empty, with a picture, or filled in from a job."""
     form = Form(dict(DEFAULTS))
-    viewer = request[VIEWER]
-    if viewer.signed_in:
-        form.values["user_id"] = viewer.name
+    caller = request[CALLER]
+    if caller.owner is not None:
+        form.values["user_id"] = caller.owner
     if (again := request.query.get("again")) is not None:
         job = await job_of(request, again)
         form.values = values_of(job) | {"again": str(job.job_id)}
@@ -84,6 +85,7 @@ async def send_job(request: web.Request) -> web.Response:
     """Send a job; what is wrong with it is said at the fields of the form, which stays filled in."""
     async with _filled(request) as filled:
         form = Form(filled.texts)
+        _check_owner(request, form)
         if form.values.get("do") == "check":
             return await _foresee(request, form, filled)
         try:
@@ -110,6 +112,12 @@ async def send_job(request: web.Request) -> web.Response:
     response = web.Response(status=HTTPStatus.SEE_OTHER, headers=headers)
     leave_flash(request, response, code, job_id)
     return response
+
+
+def _check_owner(request: web.Request, form: Form) -> None:
+    """Have the form send for the caller where it names nobody; raises `Forbidden` for another, if that may not be."""
+    if (user_id := owner_of(request[CALLER], form.values.get("user_id") or None, "User")) is not None:
+        form.values["user_id"] = user_id
 
 
 async def _foresee(request: web.Request, form: Form, filled: Filled) -> web.Response:
@@ -196,14 +204,14 @@ async def _picture(request: web.Request, form: Form, name: str) -> Picture | Non
         return Picture(reference["url"], None, None)
     if reference is not None and "content" in reference:
         content, index = reference["content"], reference["output"]
-        output = await request.config_dict[VIEWS].output(content, index)
+        output = await views_of(request).output(content, index)
         if output is not None:
             address = f"/api/v1/contents/{content}/outputs/{index}"
             seen = output.thumbnail_path or output.content_type in SHOWN_BY_BROWSERS
             shown = f"{address}/thumbnail" if output.thumbnail_path else address
             found = Picture(f"output {index} of content {content}", address, shown if seen else None)
     elif reference is not None:
-        upload = (await request.config_dict[UPLOAD_STORE].read([reference["upload"]])).get(reference["upload"])
+        upload = await upload_of(request, reference["upload"])
         if upload is not None:
             address = f"/api/v1/uploads/{upload.upload_id}/data"
             seen = upload.content_type in SHOWN_BY_BROWSERS

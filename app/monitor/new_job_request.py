@@ -6,13 +6,14 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import BodyTooLarge, ContentNotFound, Fault, InvalidRequest, InvalidUpload, JobNotFound, NotFound
-from app.keys import SIDELINE, UPLOADS, VIEWS
+from app.keys import SIDELINE, UPLOADS
 from app.monitor import new_job_workflows as workflows
 from app.monitor.new_job_files import GONE, own
 from app.monitor.new_job_form import PICTURES, reference_in
 from app.runtime.json_text import load_kept, size_bytes
 from app.storage.idempotency import Once
 from app.web.bodies import fingerprint
+from app.web.callers import views_of
 from app.web.checking import check, check_texts
 from app.web.requests import JobRequest
 
@@ -126,6 +127,6 @@ async def job_of(request: web.Request, text: str) -> Job:
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
         raise NotFound("There is no such job to begin with.")
     try:
-        return await request.config_dict[VIEWS].whole(int(text))
+        return await views_of(request).whole(int(text))
     except JobNotFound as error:
         raise NotFound(f"{error} It was deleted, or there never was one of this number.") from error

@@ -11,13 +11,14 @@ from aiohttp import web
 from app.domain.errors import NotFound
 from app.domain.job import SHOWN_BY_BROWSERS, JobStatus
 from app.domain.message import snapshot_of
-from app.keys import FILES, VIEWS
+from app.keys import FILES
 from app.monitor.job_pages import JOB, inputs_of, read_excerpt, read_view
 from app.monitor.job_view import show
 from app.monitor.listing import ListAddress, limited
 from app.monitor.rendering import render
 from app.storage.job_lists import opposite
 from app.web.bodies import number_of, read_query
+from app.web.callers import views_of
 from app.web.checking import check
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Neighbour:
 async def show_output(request: web.Request) -> web.Response:
     """Show one output, large."""
     address = check(ListAddress, read_query(request.query), pointer="")
-    view, index, views = await read_view(request), number_of(request, "index"), request.config_dict[VIEWS]
+    view, index, views = await read_view(request), number_of(request, "index"), views_of(request)
     job = show(view, snapshot_of(view.job))
     output = next((each for each in job.answer.outputs if each.index == index), None)
     if output is None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import Unavailable
 from app.domain.job import JobStatus
 from app.domain.message import snapshot_of
-from app.keys import DATABASE, EVENTS, HUB, REGISTRY, VIEWS
+from app.keys import DATABASE, EVENTS, HUB, REGISTRY
+from app.web.callers import views_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,7 +106,7 @@ async def read_snapshots(request: web.Request, views: Sequence[JobView]) -> list
 
 
 async def _figures(request: web.Request) -> tuple[QueueStats | None, Mapping[str, int] | None]:
-    views = request.config_dict[VIEWS]
+    views = views_of(request)
     try:
         async with asyncio.timeout(PATIENCE_S):
             # Ping first: in a pool whose connections are all dead, each statement would get another dead one.

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp_jinja2
 from aiohttp import web
 
-from app.domain.access import READING, Ability, Viewer
+from app.domain.access import READING, Ability
 from app.keys import ACCESS, SETTINGS
 from app.monitor.page_data import NOT_KNOWN, read_health
+from app.web.callers import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from app.domain.access import Caller
+
 CSRF_COOKIE: Final = "monitor_csrf"
 CSRF_FIELD: Final = "csrf"
 CSRF_TOKEN: Final = web.RequestKey("CSRF_TOKEN", str)
-VIEWER: Final = web.RequestKey("VIEWER", Viewer)
-"""Who the request is from; absent for who has not signed in."""
 FLASH_COOKIE: Final = "monitor_flash"
 FRAGMENT_HEADER: Final = "X-Fragment"
 """A request with it is answered with what changes on the page, and nothing around it."""
@@ -123,7 +124,7 @@ async def render(
     """
     fragment = FRAGMENT_HEADER in request.headers
     shows_flash = not fragment or request.headers[FRAGMENT_HEADER] == ACTED
-    settings, viewer = request.config_dict[SETTINGS], request.get(VIEWER)
+    settings, viewer = request.config_dict[SETTINGS], request.get(CALLER)
     make = partial(
         aiohttp_jinja2.render_template,
         template,
@@ -174,7 +175,7 @@ def leave_flash(request: web.Request, response: web.StreamResponse, code: str, *
     _set_cookie(request, response, FLASH_COOKIE, ".".join([code, *map(str, parts)]), 60)
 
 
-def _may(request: web.Request, viewer: Viewer | None, ability: Ability) -> bool:
+def _may(request: web.Request, viewer: Caller | None, ability: Ability) -> bool:
     reads = ability in READING or not request.config_dict[ACCESS].read_only
     return viewer is not None and viewer.may(ability) and reads
 

@@ -26,9 +26,9 @@ from app.monitor import (
 from app.monitor.assets import ASSETS, Assets, send_asset
 from app.monitor.charts import spark
 from app.monitor.guard import add_security_headers, errors_as_pages
-from app.monitor.permissions import require_listed
 from app.monitor.shared_fragments import SHARED_FRAGMENTS, SharedFragments
 from app.monitor.words import FILTERS
+from app.web.permissions import PAGE, require_listed
 
 FOLDER: Final = Path(__file__).parent
 
@@ -59,7 +59,7 @@ def create_monitor() -> web.Application:
     app.add_routes(sessions.routes)
     app.router.add_get("/static/{name}", send_asset)
     app.router.add_get("/static/{version}/{name}", send_asset)
-    require_listed(app.router)
+    require_listed(app.router, PAGE)
     return app
 
 

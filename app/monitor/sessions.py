@@ -11,30 +11,31 @@ from typing import Final
 import aiohttp_jinja2
 from aiohttp import web
 
-from app.domain.access import ANYBODY, Role, Viewer
+from app.domain.access import ANYBODY, Caller, Role
 from app.domain.errors import SignInNeeded, WrongKey
-from app.keys import KEYS, SETTINGS
+from app.domain.key_format import MOST_CHARS
+from app.keys import ACCESS, KEYS, SETTINGS
 from app.monitor.auditing import note
-from app.monitor.rendering import CSRF_TOKEN, VIEWER, give_token
+from app.monitor.rendering import CSRF_TOKEN, give_token
 from app.services.access import SESSION_COOKIE
 from app.web.bodies import read_form
-from app.web.signed_in import viewer_of
+from app.web.callers import CALLER, caller_of
 
 routes: Final = web.RouteTableDef()
 
 WRONG_S: Final = 1.0
 """Seconds that the answer to a wrong key is delayed. Other requests are not."""
-_MOST_CHARS: Final = 200
+_NOBODY: Final = Caller("nobody", Role.USER, owner=None)
 
 
 @routes.get("/sign-in")
 async def ask_for_key(request: web.Request) -> web.Response:
     """Show the form; who needs no key, or is signed in, is led on."""
     try:
-        viewer = await viewer_of(request)
+        caller = await caller_of(request)
     except SignInNeeded:
         return _form(request, request.query.get("next", ""), None)
-    if viewer == ANYBODY:
+    if caller == ANYBODY:
         raise web.HTTPSeeOther("/monitor/")
     raise web.HTTPSeeOther(_own(request.query.get("next", "")))
 
@@ -44,14 +45,16 @@ async def sign_in(request: web.Request) -> web.Response:
     """Begin a session, and lead to where its owner wanted to go."""
     form = await read_form(request)
     secret, wanted = str(form.get("key", "")).strip(), str(form.get("next", ""))
+    wrong = request.config_dict[ACCESS].wrong
+    wrong.check(request.remote)
     try:
-        token, viewer = await request.config_dict[KEYS].sign_in(secret[:_MOST_CHARS])
+        token, request[CALLER] = await request.config_dict[KEYS].sign_in(secret[: MOST_CHARS + 1], request.remote)
     except WrongKey as error:
-        request[VIEWER] = Viewer("nobody", Role.VIEWER, signed_in=False)
-        await note(request, "sign_in", request.remote or "", "refused")
+        request[CALLER] = _NOBODY
+        if wrong.count(request.remote):
+            await note(request, "sign_in", request.remote or "", "refused")
         await asyncio.sleep(WRONG_S)
         return _form(request, wanted, str(error), HTTPStatus.FORBIDDEN)
-    request[VIEWER] = viewer
     await note(request, "sign_in", request.remote or "", "done")
     response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": _own(wanted)})
     # For the whole site: the events and the pictures are elsewhere on it. How long it lasts is the server's to say.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from app.keys import BACKGROUND
-from app.monitor.rendering import ACTED, FOR_ALL, FRAGMENT_HEADER, VIEWER, send_shared
+from app.monitor.rendering import ACTED, FOR_ALL, FRAGMENT_HEADER, send_shared
+from app.web.callers import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -68,7 +69,7 @@ SHARED_FRAGMENTS: Final = web.AppKey("SHARED_FRAGMENTS", SharedFragments)
 
 
 def shared(page: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Make the page's fragment once for all of a role who ask for it together; a whole page is made for who asks.
+    """Make the page's fragment once for all who see the same and ask together; a whole page is made for who asks.
 
     Everybody who looks asks as soon as anything has changed.
     """
@@ -83,7 +84,7 @@ def shared(page: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[
             request[FOR_ALL] = True
             return (await page(request)).text
 
-        key = request.path_qs, request[VIEWER].role
+        key = request.path_qs, request[CALLER].role, request[CALLER].scope
         try:
             text = await request.config_dict[SHARED_FRAGMENTS].get(key, make, request.config_dict[BACKGROUND])
         except web.HTTPSeeOther as elsewhere:

@@ -1,71 +1,200 @@
-"""Who may use the page: without keys any user of this machine, with keys those who have signed in."""
+"""Who may use the service: without keys any user of this machine, with keys those who show one or have signed in."""
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from app.domain.access import ANYBODY
-from app.domain.errors import DatabaseUnavailable, SignInNeeded
-from app.settings import is_loopback
+from app.domain.errors import DatabaseUnavailable, SignInNeeded, TooManyWrongKeys, WrongKey
+from app.domain.key_format import is_key
+from app.runtime.batching import Batcher
+from app.storage.keys import hashed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
-    from app.domain.access import Viewer
+    from app.domain.access import Caller
+    from app.messaging.events import Events
     from app.storage.keys import KeyStore
 
 SESSION_COOKIE: Final = "genonaut_session"
 OPEN_S: Final = 2.0
-"""Maximum seconds from the creation of the first key until the page requires one."""
+"""Maximum seconds from the creation of the first key until the service requires one."""
+KNOWN_S: Final = 5.0
+"""Seconds for which it is remembered whose a key is, should the news of its revocation be lost."""
+MOST_KNOWN: Final = 10_000
+KEYS_CHANGED: Final = "keys_changed"
+"""Type of the event that tells all servers of a change to a key."""
+WRONG_AT_ONCE: Final = 20
+WRONG_EVERY_S: Final = 3.0
+"""An address may send `WRONG_AT_ONCE` wrong keys, and then one in so many seconds."""
+_MOST_ADDRESSES: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a request shows of who it is from."""
+
+    key: str | None
+    session: str | None
+    address: str | None
+    """Where it comes from; None where that is not known."""
+    is_local: bool
+    """Whether it comes from this machine, and calls this server by a name of this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """What lets nobody in any more: sessions, keys, and being anybody."""
+
+    sessions: frozenset[str]
+    key_ids: frozenset[int]
+    anybody: bool
+
+    def includes(self, session: str | None, key_id: int | None) -> bool:
+        """Whether who shows this session, else this key, else nothing, is let in no more."""
+        if session is not None:
+            return session in self.sessions
+        return key_id in self.key_ids if key_id is not None else self.anybody
 
 
 class Access:
-    """Finds out who sent a request. With `read_only` the page changes nothing, whatever the role."""
+    """Finds out who sends a request. With `read_only` the page changes nothing, whatever the role."""
 
-    def __init__(self, keys: KeyStore, *, read_only: bool) -> None:
+    def __init__(self, keys: KeyStore, events: Events, *, read_only: bool) -> None:
         self._keys = keys
+        self._events = events
         self.read_only: Final = read_only
         self._open_at: float | None = None
         """Monotonic time of the last check that found no key; None before one did, and once a key exists."""
+        self._known: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
+        """Hash of a key → when it was last looked for, monotonic, and whose it is; the last used comes last."""
+        self._changes = 0
+        """How often keys have changed: what was read before the last change is not remembered."""
+        self._finding = Batcher(keys.find, most=64, flights=2)
+        self.wrong: Final = WrongKeys()
+        self.on_change: list[Callable[[int], None]] = []
+        """Called with the id of each key that was changed, by any server."""
 
-    async def viewer(self, token: str | None, remote: str | None, host: str | None) -> Viewer:
-        """Return who sends this session's token from this address, and calls this server by this name.
+    async def caller(self, shown: Shown) -> Caller:
+        """Return who sends what shows this.
 
-        Without keys both must be this machine's own: behind a proxy every request comes from there, and its name tells
-        what was asked for outside.
+        Without keys it must come from this machine itself: behind a proxy every request does, and the name that it
+        calls tells what was asked for outside.
 
         Raises
         ------
-        SignInNeeded
+        SignInNeeded, WrongKey, TooManyWrongKeys
         DatabaseUnavailable
             It cannot be known.
         """
-        if await self._open():
-            if remote is None or not is_loopback(remote) or not (host is None or is_loopback(host)):
-                raise SignInNeeded("No key has been made yet, so the page is open on its own machine only.")
+        if shown.key is not None:
+            return await self._holder(shown.key, shown.address)
+        if await self.open():
+            if not shown.is_local:
+                raise SignInNeeded("No key has been made yet, so the service is open on its own machine only.")
             return ANYBODY
-        viewer = await self._keys.viewer(token) if token else None
-        if viewer is None:
-            raise SignInNeeded("Sign in to see this page.")
-        return viewer
+        caller = await self._keys.caller(shown.session) if shown.session else None
+        if caller is None:
+            raise SignInNeeded("A key is needed: Authorization: Bearer <key>, or sign in to the page.")
+        return caller
 
-    async def over(self, tokens: Collection[str | None]) -> set[str | None]:
-        """Return those of the tokens that let nobody in any more, None among them once a key was made.
-
-        Raises `DatabaseUnavailable`.
-        """
-        if await self._open():
-            return set()
-        return set(tokens) - await self._keys.live([token for token in tokens if token])
-
-    async def _open(self) -> bool:
+    async def open(self) -> bool:
+        """Whether no key has ever been made, so that this machine needs none."""
         now = time.monotonic()
         if self._open_at is None or now - self._open_at > OPEN_S:
             try:
                 self._open_at = None if await self._keys.closed() else now
             except DatabaseUnavailable:
-                # PostgreSQL is away. A page that was open at the last check stays open, and shows what is in Redis.
+                # PostgreSQL is away. What was open at the last check stays open, and shows what is in Redis.
                 if self._open_at is None:
                     raise
         return self._open_at is not None
+
+    async def over(self, sessions: Collection[str], key_ids: Collection[int], *, anybody: bool) -> Over:
+        """Return which of the sessions, and of the keys, let nobody in any more.
+
+        `anybody` asks about those who have shown neither, whom the first key shuts out. Raises `DatabaseUnavailable`.
+        """
+        shut_out = anybody and not await self.open()
+        live: tuple[set[str], set[int]] = set(), set()
+        if sessions or key_ids:
+            live = await self._keys.live(sessions, key_ids)
+        return Over(frozenset(sessions) - live[0], frozenset(key_ids) - live[1], shut_out)
+
+    async def tell_of_change(self, key_id: int) -> None:
+        """Have all servers look at a key anew; one that is not reached does so within `KNOWN_S`."""
+        self.forget(key_id)
+        await self._events.publish_event({"type": KEYS_CHANGED, "key": key_id})
+
+    def forget(self, key_id: int) -> None:
+        """Look at a key anew when it is next shown, and tell those who asked for that."""
+        for key_hash in [each for each, (_, caller) in self._known.items() if caller.key_id == key_id]:
+            del self._known[key_hash]
+        self._open_at = None
+        self._changes += 1
+        for callback in self.on_change:
+            callback(key_id)
+
+    async def settle(self) -> None:
+        """Return when no key is being looked for."""
+        await self._finding.settle()
+
+    async def _holder(self, key: str, address: str | None) -> Caller:
+        if not is_key(key):
+            self.wrong.count(address)
+            raise _wrong()
+        key_hash = hashed(key)
+        known = self._known.get(key_hash)
+        if known is not None and time.monotonic() - known[0] < KNOWN_S:
+            return known[1]
+        if known is None:
+            # Only of what is not known yet: who shares an address with a guesser is not shut out.
+            self.wrong.check(address)
+        began, changes = time.monotonic(), self._changes
+        caller = await self._finding.do((key_hash, address))
+        if caller is None:
+            self._known.pop(key_hash, None)
+            self.wrong.count(address)
+            raise _wrong()
+        if changes == self._changes:
+            self._known[key_hash] = began, caller
+            self._known.move_to_end(key_hash)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+        return caller
+
+
+class WrongKeys:
+    """How many wrong keys came from each address lately: more than a few are not looked at."""
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[str, float] = OrderedDict()
+        """Address → the monotonic time at which all its wrong keys are forgiven."""
+        self.counted = 0
+        """How many wrong keys have come."""
+
+    def count(self, address: str | None) -> bool:
+        """Count a wrong key, and return whether the address had not sent any lately; raises `TooManyWrongKeys`."""
+        self.counted += 1
+        self.check(address)
+        now, name = time.monotonic(), address or ""
+        is_first = self._until.get(name, 0.0) < now
+        self._until[name] = max(now, self._until.get(name, now)) + WRONG_EVERY_S
+        self._until.move_to_end(name)
+        if len(self._until) > _MOST_ADDRESSES:
+            self._until.popitem(last=False)
+        return is_first
+
+    def check(self, address: str | None) -> None:
+        """Raise `TooManyWrongKeys` if so many came from this address that no more are looked at."""
+        over_s = self._until.get(address or "", 0.0) - time.monotonic() - (WRONG_AT_ONCE - 1) * WRONG_EVERY_S
+        if over_s > 0:
+            raise TooManyWrongKeys("Too many wrong keys came from this address; try again later.", over_s)
+
+
+def _wrong() -> WrongKey:
+    return WrongKey("The key is wrong, was revoked, or has expired.")

@@ -59,10 +59,11 @@ class Control:
         self._look_again_s = look_again_s
         self._tally = Tally()
 
-    async def cancel(self, job_id: int, reason: str | None, actor: str) -> Standing:
+    async def cancel(self, job_id: int, reason: str | None, actor: str, owner: str | None = None) -> Standing:
         """Cancel a job: a waiting one at once; of a running one wait a while for ComfyUI's own word.
 
-        What is returned is what is true then: `cancelled`, or still `cancelling`.
+        What is returned is what is true then: `cancelled`, or still `cancelling`. Another's than `owner`'s job is not
+        found, unless that is None; nor does one of the methods below find it.
 
         Raises
         ------
@@ -74,7 +75,7 @@ class Control:
         # Before anything is asked for, so that the end cannot come unnoticed.
         self._hub.watch(ending, [job_id])
         try:
-            job, changed = await self._store.cancel(job_id, reason, actor)
+            job, changed = await self._store.cancel(job_id, reason, actor, owner)
             if job.phase is not Phase.CANCELLED:
                 await self._events.ask_to_cancel(job_id)
                 await self._events.publish(*await self._events.with_live([snapshot_of(job)]))
@@ -135,7 +136,7 @@ class Control:
         finally:
             await end_tasks(tasks)
 
-    async def retry(self, job_id: int, *, new_seed: bool, actor: str) -> Standing:
+    async def retry(self, job_id: int, *, new_seed: bool, actor: str, owner: str | None = None) -> Standing:
         """Give a failed or cancelled job another attempt.
 
         Raises
@@ -144,7 +145,7 @@ class Control:
         NoSeedToChange
             Its workflow has no seed of its own; nothing has changed.
         """
-        job = await self._store.retry(job_id, await self._seeds.drawing() if new_seed else None, actor)
+        job = await self._store.retry(job_id, await self._seeds.drawing() if new_seed else None, actor, owner)
         try:
             await self._queue.enqueue(job_id, job.attempt)
         except QueueUnavailable as error:
@@ -152,14 +153,14 @@ class Control:
         await self._events.publish(snapshot_of(job))
         return job
 
-    async def delete(self, job_id: int) -> None:
+    async def delete(self, job_id: int, owner: str | None = None) -> None:
         """Delete a finished job: its rows, then its files.
 
         Raises
         ------
         JobNotFound, JobNotFinished
         """
-        await self._files.delete(await self._store.delete(job_id))
+        await self._files.delete(await self._store.delete(job_id, owner))
         await self._events.publish_event({"type": "deleted", "job_id": job_id})
 
 

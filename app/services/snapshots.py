@@ -29,23 +29,26 @@ class Snapshots:
         # One read at a time: requests that come meanwhile share the next one, which begins after all of them.
         self._reading = Batcher(self._read_all, most=MOST_AT_ONCE, flights=1)
 
-    async def read(self, job_ids: Sequence[int]) -> list[Snapshot]:
+    async def read(self, job_ids: Sequence[int], owner: str | None = None) -> list[Snapshot]:
         """Return the snapshots of those of the jobs that exist; raises `DatabaseUnavailable`.
 
-        What is asked for at the same time is one query and one MGET.
+        Another's than `owner`'s are left out, unless that is None. What is asked for at the same time is one query and
+        one MGET; an owner's is a query of its own.
         """
+        if owner is not None:
+            return (await self._read_all([job_ids], owner))[0]
         return await self._reading.do(job_ids)
 
     async def settle(self) -> None:
         """Return when no read is under way."""
         await self._reading.settle()
 
-    async def _read_all(self, asked: Sequence[Sequence[int]]) -> list[list[Snapshot]]:
+    async def _read_all(self, asked: Sequence[Sequence[int]], owner: str | None = None) -> list[list[Snapshot]]:
         wanted = list(set(chain.from_iterable(asked)))
         # At the same time: the asker watches already, and is sent what comes after the first of the two.
         live = asyncio.create_task(self._events.live(wanted), name="live")
         try:
-            found = await self._views.snapshots(wanted)
+            found = await self._views.seen_by(owner).snapshots(wanted)
         finally:
             told = await live
         present = {each.job_id: each for each in merged(list(found.values()), told)}

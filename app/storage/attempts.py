@@ -254,7 +254,7 @@ class AttemptStore(JobStore):
     async def whole(self, job_id: int) -> Job:
         """Return the job with its graph, or raise `JobNotFound`."""
         async with self._database.driver() as connection:
-            return await read_whole(connection, job_id)
+            return await read_whole(connection, job_id, None)
 
     async def abandoned(self, for_s: float, limit: int) -> list[Standing]:
         """Return running jobs whose lease ran out `for_s` seconds ago, and that no worker has taken over."""

@@ -13,7 +13,7 @@ from app.storage.schema import AuditRow
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from app.domain.access import Viewer
+    from app.domain.access import Caller
     from app.storage.database import Database
 
 
@@ -28,6 +28,9 @@ class Entry:
     action: str
     target: str
     outcome: str
+    address: str | None
+    """From where; None in entries of older versions."""
+    request_id: str | None
     data: dict[str, Any]
 
 
@@ -46,10 +49,27 @@ class Audit:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def note(self, viewer: Viewer, action: str, target: str, outcome: str, **data: Any) -> int:
-        """Append an entry and return its number."""
+    async def note(
+        self,
+        caller: Caller,
+        action: str,
+        target: str,
+        outcome: str,
+        *,
+        address: str | None = None,
+        request_id: str | None = None,
+        **data: Any,
+    ) -> int:
+        """Append an entry and return its number; `address` is from where it was asked for."""
         row = AuditRow(
-            actor=viewer.name, role=viewer.role.value, action=action, target=target, outcome=outcome, data=data
+            actor=caller.name,
+            role=caller.role.value,
+            action=action,
+            target=target,
+            outcome=outcome,
+            address=address,
+            request_id=request_id,
+            data=data,
         )
         async with self._database.transaction() as session:
             session.add(row)
@@ -102,5 +122,7 @@ def _entry(row: AuditRow) -> Entry:
         action=row.action,
         target=row.target,
         outcome=row.outcome,
+        address=row.address,
+        request_id=row.request_id,
         data=row.data,
     )

@@ -18,12 +18,14 @@ _STORED_PER_CHARACTER: Final = 8
 """Maximum number of bytes that PostgreSQL stores for one character of JSON. A graph whose stored size exceeds the
 limit times this is too long, which is known without reading it."""
 
-_WHOLE: Final = f"SELECT {WHOLE} FROM generation_jobs WHERE id = $1"  # noqa: S608  # names of our own
-_ASKED: Final = "SELECT workflow::text, extra_pnginfo::text FROM generation_jobs WHERE id = $1"
-_SENT: Final = """
-    SELECT EXISTS (SELECT FROM generation_jobs WHERE id = $1) AS found, (
+_OWN: Final = "(user_id = $2 OR $2::text IS NULL)"
+"""Whether a job is the owner's, where there is one."""
+_WHOLE: Final = f"SELECT {WHOLE} FROM generation_jobs WHERE id = $1 AND {_OWN}"  # noqa: S608  # names of our own
+_ASKED: Final = f"SELECT workflow::text, extra_pnginfo::text FROM generation_jobs WHERE id = $1 AND {_OWN}"  # noqa: S608
+_SENT: Final = f"""
+    SELECT (
         SELECT graph::text FROM job_attempts WHERE job_id = $1 AND graph IS NOT NULL ORDER BY number DESC LIMIT 1
-    ) AS graph"""
+    ) AS graph FROM generation_jobs WHERE id = $1 AND {_OWN}"""  # noqa: S608
 
 
 def _short(column: str) -> str:
@@ -43,7 +45,7 @@ _SHOWN: Final = f"""
     FROM generation_jobs AS asked LEFT JOIN LATERAL (
         SELECT graph FROM job_attempts WHERE job_id = asked.id AND graph IS NOT NULL ORDER BY number DESC LIMIT 1
     ) AS sent ON true
-    WHERE asked.id = $1"""  # noqa: S608  # of our own words only
+    WHERE asked.id = $1 AND (asked.user_id = $4 OR $4::text IS NULL)"""  # noqa: S608  # of our own words only
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +69,38 @@ class ShownGraphs:
     """The title of the node that was asked about, where it has one beside its class."""
 
 
-async def read_whole(connection: Any, job_id: int) -> Job:
-    """Return a job with its graph, or raise `JobNotFound`; through the driver itself, as below."""
-    row = await connection.fetchrow(_WHOLE, job_id)
+async def read_whole(connection: Any, job_id: int, owner: str | None) -> Job:
+    """Return a job with its graph, or raise `JobNotFound`; through the driver itself, as below.
+
+    Another's than `owner`'s is not found, unless that is None; as below.
+    """
+    row = await connection.fetchrow(_WHOLE, job_id, owner)
     if row is None:
         raise JobNotFound([job_id])
     return job_of(row)
 
 
-async def read_asked(connection: Any, job_id: int) -> AskedGraph:
+async def read_asked(connection: Any, job_id: int, owner: str | None) -> AskedGraph:
     """Return what the client sent that can be long; nothing of a job that is gone."""
-    row = await connection.fetchrow(_ASKED, job_id)
+    row = await connection.fetchrow(_ASKED, job_id, owner)
     if row is None:
         return AskedGraph(None, None)
     return AskedGraph(_sent(row["workflow"]), _sent(row["extra_pnginfo"]))
 
 
-async def read_sent(connection: Any, job_id: int) -> str | None:
+async def read_sent(connection: Any, job_id: int, owner: str | None) -> str | None:
     """Return the graph as it was last sent to ComfyUI, as JSON text; None before that, `JobNotFound` for no job."""
-    row = await connection.fetchrow(_SENT, job_id)
-    if not row["found"]:
+    row = await connection.fetchrow(_SENT, job_id, owner)
+    if row is None:
         raise JobNotFound([job_id])
     return _sent(row["graph"])
 
 
-async def read_shown(connection: Any, job_id: int, most_characters: int, node: str | None) -> ShownGraphs:
+async def read_shown(
+    connection: Any, job_id: int, owner: str | None, most_characters: int, node: str | None
+) -> ShownGraphs:
     """Return what the page shows, graphs of so many characters at most, and the title of the node at work."""
-    row = await connection.fetchrow(_SHOWN, job_id, most_characters, node)
+    row = await connection.fetchrow(_SHOWN, job_id, most_characters, node, owner)
     if row is None:
         raise JobNotFound([job_id])
     title = name_of(row["title"]) if row["title"] and row["title"] != row["class_type"] else None

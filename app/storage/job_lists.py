@@ -50,6 +50,8 @@ class JobFilter:
     """What a list is narrowed to; what is None or empty does not narrow."""
 
     user_id: str | None = None
+    owner: str | None = None
+    """The only user whose jobs may be seen, beside what is asked for."""
     status: Sequence[JobStatus] = ()
     job_type: str | None = None
     checkpoint_model: str | None = None
@@ -123,15 +125,24 @@ class JobLists:
     """Reads of lists. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
     def __init__(
-        self, database: Database, *, counted: int = COUNTED, searched: int = SEARCHED, page_bytes: int = PAGE_BYTES
+        self,
+        database: Database,
+        *,
+        counted: int = COUNTED,
+        searched: int = SEARCHED,
+        page_bytes: int = PAGE_BYTES,
+        owner: str | None = None,
     ) -> None:
         self._database = database
+        self._owner = owner
+        """The only user whose jobs are read; None for all."""
         self._page_bytes = page_bytes
         self._counted = counted
         self._searched = searched
 
     async def page(self, chosen: JobFilter, sort: Sort, limit: int, *, cursor: str | None, skip: int) -> Page:
         """Return up to `limit` jobs after the cursor, or after skipping; raises `InvalidRequest` for a bad cursor."""
+        chosen = self._seen(chosen)
         whole = _places(chosen, sort)
         if cursor is not None:
             whole = _after(whole, sort, *read_cursor(cursor, sort, int))
@@ -150,7 +161,7 @@ class JobLists:
             elif chosen.searching:
                 following = await _search_on(session, whole, sort, self._searched)
             total, exact = await count_matching(session, chosen, self._counted)
-            views = await read_whole_jobs(driver, [place.id for place in places[:shown]], positions=False)
+            views = await read_whole_jobs(driver, [place.id for place in places[:shown]], self._owner, positions=False)
         # One may have been deleted meanwhile.
         items = [view for view in views if view is not None]
         # A search may find jobs beyond those that were counted.
@@ -162,6 +173,7 @@ class JobLists:
         As for a list they are counted up to a bound, and a search looks at so many jobs at a time, up to a bound too:
         the cursor leads on from there. Raises `InvalidRequest` for a bad one.
         """
+        chosen = self._seen(chosen)
         place, job_ids, following = (read_cursor(cursor, _OLDEST, int) if cursor else None), list[int](), None
         async with self._database.snapshot() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
@@ -187,7 +199,7 @@ class JobLists:
 
         Each is exact up to a bound. A search looks at the newest jobs only, as many as the bound.
         """
-        chosen = replace(chosen, status=())
+        chosen = replace(self._seen(chosen), status=())
         async with self._database.snapshot() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
             newest = _looked_at(chosen, self._counted, JobRow.status)
@@ -212,7 +224,7 @@ class JobLists:
         """Return how many jobs of a list come before this one; of a search none are counted."""
         if chosen.searching:
             return Count(0, exact=False)
-        back = opposite(sort)
+        chosen, back = self._seen(chosen), opposite(sort)
         passed = _after(_places(chosen, back), back, getattr(job, back.lstrip("-")), job.job_id)
         counted = select(func.count()).select_from(passed.limit(self._counted + 1).subquery())
         async with self._database.transaction() as session:
@@ -223,7 +235,7 @@ class JobLists:
     async def newest_id(self) -> int:
         """Return the greatest id of a job; 0 before there is one."""
         async with self._database.transaction() as session:
-            return (await session.scalar(select(func.max(JobRow.id)))) or 0
+            return (await session.scalar(narrowed(select(func.max(JobRow.id)), self._seen(JobFilter())))) or 0
 
     async def alike(self, errors: Sequence[tuple[str, str | None]], most: int) -> list[Count]:
         """Return how many failed jobs have each of these errors, of this code and in this class of node.
@@ -233,7 +245,7 @@ class JobLists:
         if not errors:
             return []
         chosen = [
-            JobFilter(status=[JobStatus.FAILED], error_code=error_code, node_type=node_type)
+            self._seen(JobFilter(status=[JobStatus.FAILED], error_code=error_code, node_type=node_type))
             for error_code, node_type in errors
         ]
         # Any of them, in no order: to find the newest first all would be read and sorted, at each page of the list.
@@ -248,6 +260,9 @@ class JobLists:
         """Return the cursor that leads on from this job; with the opposite sort it leads back."""
         return write_cursor(sort, getattr(job, sort.lstrip("-")), job.job_id)
 
+    def _seen(self, chosen: JobFilter) -> JobFilter:
+        return replace(chosen, owner=self._owner) if self._owner is not None else chosen
+
 
 def opposite(sort: Sort) -> Sort:
     """Return the order in which the last of this one comes first."""
@@ -259,6 +274,7 @@ def narrowed(statement: Select[Any], chosen: JobFilter) -> Select[Any]:
     conditions: list[ColumnElement[bool]] = []
     equal = (
         (JobRow.user_id, chosen.user_id),
+        (JobRow.user_id, chosen.owner),
         (JobRow.job_type, chosen.job_type),
         (JobRow.checkpoint_model, chosen.checkpoint_model),
         (JobRow.backend_name, chosen.backend),

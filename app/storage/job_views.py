@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 
 from app.domain.errors import JobNotFound
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Turn
@@ -48,6 +49,8 @@ _WAITING_BEFORE: Final = Statement("""
             OR priority = :priority AND available_at <= GREATEST(now(), :not_before::timestamptz))
         LIMIT :most::int
     ) AS before""")
+MOST_OWNERS: Final = 1000
+"""Owners whose reads at the same time are remembered to be shared."""
 MOST_STEPS: Final = 500
 """Events, or attempts, of a job that one read brings."""
 GRAPHS_AT_ONCE: Final = 4
@@ -64,7 +67,8 @@ _LIVE: Final = f"""
             row_number() OVER (PARTITION BY GROUPING(model), status ORDER BY count(*) DESC, model) AS place
         FROM (
             SELECT status, priority, COALESCE(checkpoint_model, '') AS model, available_at
-            FROM generation_jobs WHERE status = 'pending' OR status = 'running'
+            FROM generation_jobs
+            WHERE (status = 'pending' OR status = 'running') AND (user_id = $1 OR $1::text IS NULL)
         ) AS live
         GROUP BY GROUPING SETS ((status, priority), (status, model))
     ) AS ranked
@@ -99,11 +103,39 @@ class JobViews(JobLists):
     """Reads of jobs. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
     def __init__(
-        self, database: Database, *, counted: int = COUNTED, searched: int = SEARCHED, page_bytes: int = PAGE_BYTES
+        self,
+        database: Database,
+        *,
+        counted: int = COUNTED,
+        searched: int = SEARCHED,
+        page_bytes: int = PAGE_BYTES,
+        owner: str | None = None,
+        graphs: asyncio.Semaphore | None = None,
     ) -> None:
-        super().__init__(database, counted=counted, searched=searched, page_bytes=page_bytes)
-        self._graphs = asyncio.Semaphore(GRAPHS_AT_ONCE)
+        super().__init__(database, counted=counted, searched=searched, page_bytes=page_bytes, owner=owner)
+        self._graphs = graphs or asyncio.Semaphore(GRAPHS_AT_ONCE)
         self._viewing = Batcher(self._read, most=MOST_AT_ONCE, flights=2)
+        self._of_owners: OrderedDict[str, JobViews] = OrderedDict()
+        """The reads of the owners who read last, the last one last: what one asks for at once is one read too."""
+
+    def seen_by(self, owner: str | None) -> JobViews:
+        """Return the same reads, to which the jobs of others than this user are not there; of None, all are."""
+        if owner is None or owner == self._owner:
+            return self
+        found = self._of_owners.pop(owner, None)
+        if found is None:
+            found = JobViews(
+                self._database,
+                counted=self._counted,
+                searched=self._searched,
+                page_bytes=self._page_bytes,
+                owner=owner,
+                graphs=self._graphs,
+            )
+        self._of_owners[owner] = found
+        if len(self._of_owners) > MOST_OWNERS:
+            self._of_owners.popitem(last=False)
+        return found
 
     async def view(self, job_id: int) -> JobView:
         """Return one job with all that belongs to it, or raise `JobNotFound`; many that ask at once share the reads."""
@@ -115,15 +147,17 @@ class JobViews(JobLists):
     async def settle(self) -> None:
         """Return when no job is being read on behalf of several."""
         await self._viewing.settle()
+        for views in self._of_owners.values():
+            await views.settle()
 
     async def _read(self, job_ids: Sequence[int]) -> list[JobView | None]:
         async with self._database.driver() as connection:
-            return await read_whole_jobs(connection, job_ids, positions=True)
+            return await read_whole_jobs(connection, job_ids, self._owner, positions=True)
 
     async def detailed(self, job_id: int) -> JobView:
         """Return one job as `view` does, its attempts with their tracebacks and spans."""
         async with self._database.driver() as connection:
-            (view,) = await read_whole_jobs(connection, [job_id], positions=True, details=True)
+            (view,) = await read_whole_jobs(connection, [job_id], self._owner, positions=True, details=True)
         if view is None:
             raise JobNotFound([job_id])
         return view
@@ -132,7 +166,7 @@ class JobViews(JobLists):
         """Return those of the jobs that exist, without their positions: as many as a page may have bytes."""
         async with self._database.driver() as connection:
             shown = await fitting(connection, job_ids, self._page_bytes)
-            views = await read_whole_jobs(connection, job_ids[:shown], positions=False)
+            views = await read_whole_jobs(connection, job_ids[:shown], self._owner, positions=False)
         return [view for view in views if view is not None]
 
     async def attempts(self, job_id: int, *, after: int = 0, limit: int = MOST_STEPS) -> list[Attempt]:
@@ -140,53 +174,57 @@ class JobViews(JobLists):
         columns = [
             column for column in AttemptRow.__table__.columns if column.key not in ("graph", "traceback", "spans")
         ]
-        found = select(*columns).where(AttemptRow.job_id == job_id, AttemptRow.number > after)
+        found = select(*columns).where(
+            AttemptRow.job_id == job_id, AttemptRow.number > after, *self._own(AttemptRow.job_id)
+        )
         async with self._database.transaction() as session:
             rows = (await session.execute(found.order_by(AttemptRow.number).limit(limit))).mappings().all()
-            if not rows and await session.scalar(select(JobRow.id).where(JobRow.id == job_id)) is None:
-                raise JobNotFound([job_id])
+            if not rows:
+                await self._require(session, job_id)
         return [attempt_of(row, details=False) for row in rows]
 
     async def whole(self, job_id: int) -> Job:
         """Return a job with its graph, or raise `JobNotFound`; few at a time, as all below."""
         async with self._graphs, self._database.driver() as connection:
-            return await read_whole(connection, job_id)
+            return await read_whole(connection, job_id, self._owner)
 
     async def asked_graph(self, job_id: int) -> AskedGraph:
         """Return the graph that the client sent, and what goes with it."""
         async with self._graphs, self._database.driver() as connection:
-            return await read_asked(connection, job_id)
+            return await read_asked(connection, job_id, self._owner)
 
     async def sent_graph(self, job_id: int) -> str | None:
         """Return the graph as it was last sent to ComfyUI, as JSON text; None before that, `JobNotFound` for no job."""
         async with self._graphs, self._database.driver() as connection:
-            return await read_sent(connection, job_id)
+            return await read_sent(connection, job_id, self._owner)
 
     async def shown_graphs(self, job_id: int, most_characters: int, node: str | None) -> ShownGraphs:
         """Return a job's graphs as far as they are short enough, and the title of the node at work."""
         async with self._graphs, self._database.driver() as connection:
-            return await read_shown(connection, job_id, most_characters, node)
+            return await read_shown(connection, job_id, self._owner, most_characters, node)
 
     async def around(self, job_id: int) -> tuple[int | None, int | None]:
         """Return the numbers of the jobs before and after this one, whose own need not be there."""
-        older = select(func.max(JobRow.id)).where(JobRow.id < job_id).scalar_subquery()
-        newer = select(func.min(JobRow.id)).where(JobRow.id > job_id).scalar_subquery()
+        own = () if self._owner is None else (JobRow.user_id == self._owner,)
+        older = select(func.max(JobRow.id)).where(JobRow.id < job_id, *own).scalar_subquery()
+        newer = select(func.min(JobRow.id)).where(JobRow.id > job_id, *own).scalar_subquery()
         async with self._database.transaction() as session:
             before, after = (await session.execute(select(older, newer))).one()
         return before, after
 
     async def events(self, job_id: int, *, after: int = 0, limit: int = MOST_STEPS) -> list[Event]:
         """Return steps of the job's life in order, from the one after this `seq` on, or raise `JobNotFound`."""
-        found = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after).order_by(EventRow.seq)
+        found = select(EventRow).where(EventRow.job_id == job_id, EventRow.seq > after, *self._own(EventRow.job_id))
         async with self._database.transaction() as session:
-            rows = list(await session.scalars(found.limit(limit)))
-            if not rows and await session.scalar(select(JobRow.id).where(JobRow.id == job_id)) is None:
-                raise JobNotFound([job_id])
+            rows = list(await session.scalars(found.order_by(EventRow.seq).limit(limit)))
+            if not rows:
+                await self._require(session, job_id)
         return [_event(row) for row in rows]
 
     async def last_events(self, job_id: int, limit: int) -> list[Event]:
         """Return the last steps of the job's life, in order."""
-        found = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.seq.desc()).limit(limit)
+        found = select(EventRow).where(EventRow.job_id == job_id, *self._own(EventRow.job_id))
+        found = found.order_by(EventRow.seq.desc()).limit(limit)
         async with self._database.transaction() as session:
             return [_event(row) for row in await session.scalars(found)][::-1]
 
@@ -195,14 +233,14 @@ class JobViews(JobLists):
         found: dict[int, Snapshot] = {}
         async with self._database.driver() as connection:
             for start in range(0, len(job_ids), WATCHED_AT_ONCE):
-                found |= await read_snapshots(connection, job_ids[start : start + WATCHED_AT_ONCE])
+                found |= await read_snapshots(connection, job_ids[start : start + WATCHED_AT_ONCE], self._owner)
         return found
 
     async def stats(self) -> QueueStats:
         """Return the figures of the queue: exact for what waits and runs, and of the models for the `MOST_MODELS`."""
         stats, waits_s = QueueStats(), list[float]()
         async with self._database.driver() as connection:
-            rows = await connection.fetch(_LIVE)
+            rows = await connection.fetch(_LIVE, self._owner)
         for row in rows:
             if row["of_model"]:
                 stats.by_model[row["model"]] = row["count"]
@@ -215,10 +253,11 @@ class JobViews(JobLists):
 
     async def finished_since(self, since: datetime) -> dict[str, int]:
         """Return how many jobs ended in each way since then."""
-        statement = select(JobRow.status, func.count()).where(JobRow.completed_at >= since).group_by(JobRow.status)
+        own = () if self._owner is None else (JobRow.user_id == self._owner,)
+        ended = select(JobRow.status, func.count()).where(JobRow.completed_at >= since, *own)
         async with self._database.transaction() as session:
             await session.execute(PLAN_FOR_THESE_VALUES)
-            return dict((await session.execute(statement)).all())
+            return dict((await session.execute(ended.group_by(JobRow.status))).all())
 
     async def waiting_turns(self, session: AsyncSession, limit: int) -> list[Turn]:
         """Return the turns of jobs that are due or will be `SOON`, the next one first; in the caller's transaction."""
@@ -243,9 +282,8 @@ class JobViews(JobLists):
 
     async def output(self, content_id: int, index: int) -> Output | None:
         """Return one output, or None."""
-        async with self._database.transaction() as session:
-            row = await session.get(OutputRow, (content_id, index))
-            return _output(row) if row is not None else None
+        found = await self.output_and_owner(content_id, index)
+        return found[0] if found is not None else None
 
     async def waiting_before(self, priority: int, not_before: datetime | None) -> int:
         """Return how many waiting jobs come before a new one: at most `MOST_BEFORE`."""
@@ -263,6 +301,8 @@ class JobViews(JobLists):
             .join(JobRow, JobRow.id == ContentRow.job_id)
             .where(OutputRow.content_id == content_id, OutputRow.index == index)
         )
+        if self._owner is not None:
+            found = found.where(JobRow.user_id == self._owner)
         async with self._database.transaction() as session:
             row = (await session.execute(found)).one_or_none()
             return (_output(row[0]), row[1]) if row is not None else None
@@ -270,11 +310,25 @@ class JobViews(JobLists):
     async def content(self, content_id: int) -> tuple[int, datetime, list[Output]] | None:
         """Return (job id, when it was stored, outputs) of a content, or None."""
         async with self._database.transaction() as session:
-            row = await session.get(ContentRow, content_id)
+            found = select(ContentRow).where(ContentRow.id == content_id, *self._own(ContentRow.job_id))
+            row = await session.scalar(found)
             if row is None:
                 return None
             outputs = select(OutputRow).where(OutputRow.content_id == content_id).order_by(OutputRow.index)
             return row.job_id, row.created_at, [_output(each) for each in await session.scalars(outputs)]
+
+    def _own(self, job_id: Any) -> tuple[ColumnElement[bool], ...]:
+        """Return the condition that a column is of a job that may be seen."""
+        if self._owner is None:
+            return ()
+        own = select(JobRow.id).where(JobRow.id == job_id, JobRow.user_id == self._owner)
+        return (own.exists(),)
+
+    async def _require(self, session: AsyncSession, job_id: int) -> None:
+        """Raise `JobNotFound` if the job is not there."""
+        own = () if self._owner is None else (JobRow.user_id == self._owner,)
+        if await session.scalar(select(JobRow.id).where(JobRow.id == job_id, *own)) is None:
+            raise JobNotFound([job_id])
 
 
 def _event(row: EventRow) -> Event:

@@ -11,7 +11,14 @@ import asyncpg
 from sqlalchemy import Text, cast, delete, select
 from sqlalchemy.dialects import postgresql
 
-from app.domain.errors import InvalidRequest, InvalidTransition, JobAlreadyFinished, JobNotFinished, JobNotRetryable
+from app.domain.errors import (
+    InvalidRequest,
+    InvalidTransition,
+    JobAlreadyFinished,
+    JobNotFinished,
+    JobNotFound,
+    JobNotRetryable,
+)
 from app.domain.job import ASKED_AGAIN, FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
 from app.runtime.json_text import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
@@ -70,12 +77,17 @@ class JobStore:
             await idempotency.forget(session, withdrawn)
             return withdrawn
 
-    async def get(self, job_id: int) -> Standing:
-        """Return where the job stands, or raise `JobNotFound`."""
-        async with self._database.transaction() as session:
-            return await require(session, job_id)
+    async def get(self, job_id: int, owner: str | None = None) -> Standing:
+        """Return where the job stands, or raise `JobNotFound`.
 
-    async def cancel(self, job_id: int, reason: str | None, actor: str) -> tuple[Standing, bool]:
+        Another's than `owner`'s is not found, unless that is None; nor does one of the methods below find it.
+        """
+        async with self._database.transaction() as session:
+            return await require(session, job_id, owner)
+
+    async def cancel(
+        self, job_id: int, reason: str | None, actor: str, owner: str | None = None
+    ) -> tuple[Standing, bool]:
         """Cancel a waiting job at once, or note that a running one is to be cancelled.
 
         Returns the job, and whether this has changed it: asked again, it changes nothing. A job that is being saved is
@@ -89,17 +101,17 @@ class JobStore:
         for _ in range(3):
             for statement in (_WITHDRAW, _REQUEST_CANCEL):
                 async with self._database.driver() as connection:
-                    row = await statement.row(connection, job_id=job_id, reason=reason, actor=actor)
+                    row = await statement.row(connection, job_id=job_id, reason=reason, actor=actor, owner=owner)
                 if row is not None:
                     return standing_of(row), True
-            job = await self.get(job_id)
+            job = await self.get(job_id, owner)
             if job.phase in (Phase.CANCELLED, Phase.CANCELLING, Phase.SAVING):
                 return job, False
             if job.status in FINISHED:
                 raise JobAlreadyFinished(f"Job {job_id} is already {job.status}.")
         raise InvalidTransition(job.phase, JobEvent.CANCEL_REQUESTED)
 
-    async def retry(self, job_id: int, drawing: Drawing | None, actor: str) -> Standing:
+    async def retry(self, job_id: int, drawing: Drawing | None, actor: str, owner: str | None = None) -> Standing:
         """Queue another attempt of a failed or cancelled job, with its own seed or a new one that is drawn.
 
         Raises
@@ -107,7 +119,7 @@ class JobStore:
         JobNotFound, JobNotRetryable, NoSeedToChange
         """
         async with self._reseeding if drawing is not None else nullcontext(), self._database.transaction() as session:
-            job = await require(session, job_id)
+            job = await require(session, job_id, owner)
             if job.phase not in TRANSITIONS[JobEvent.RETRIED].sources:
                 raise _not_retryable(job)
             sampler_params, workflow = (
@@ -121,21 +133,25 @@ class JobStore:
                 workflow=workflow,
                 actor=actor,
                 data=dumps({"seed": "new"} if drawing is not None else {}),
+                owner=owner,
             )
             if row is None:
                 raise _not_retryable(await require(session, job_id))
             return standing_of(row)
 
-    async def delete(self, job_id: int) -> list[str]:
+    async def delete(self, job_id: int, owner: str | None = None) -> list[str]:
         """Delete a finished job's rows and return the paths of its files, which belong to no job then.
 
         Raises
         ------
         JobNotFound, JobNotFinished
         """
+        own = () if owner is None else (JobRow.user_id == owner,)
         async with self._database.transaction() as session:
             # The job first, as everywhere; then its outputs, in the order in which thumbnails are noted.
-            await session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
+            locked = select(JobRow.id).where(JobRow.id == job_id, *own).with_for_update()
+            if await session.scalar(locked) is None:
+                raise JobNotFound([job_id])
             outputs = await session.execute(
                 select(OutputRow.path, OutputRow.thumbnail_path, OutputRow.thumbnail_due)
                 .join(ContentRow, ContentRow.id == OutputRow.content_id)
@@ -221,7 +237,8 @@ _INSERT_WITH_UPLOADS: Final = _insert_statement(
 
 def _asked_of(event: JobEvent, *, where: str, job: str, data: str) -> Statement:
     """Return the statement of a transition that a client asks for: it returns where the job stands."""
-    moved = transition(event, where=f"job.id = :job_id {where}", job=job, actor=":actor::text", data=data)
+    own = "job.id = :job_id AND (job.user_id = :owner OR :owner::text IS NULL)"
+    moved = transition(event, where=f"{own} {where}", job=job, actor=":actor::text", data=data)
     return Statement(f"WITH {moved} SELECT {STANDING} FROM moved")  # noqa: S608  # of our own words only
 
 

@@ -1,4 +1,4 @@
-"""Keys and sessions: who may sign in to the page, and which browsers have. Only hashes are kept."""
+"""Keys and sessions: who may use the service, and which browsers have signed in. Only hashes are kept."""
 
 from __future__ import annotations
 
@@ -6,37 +6,56 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.domain.access import Role, Viewer
+from app.domain.access import Caller, Role
 from app.domain.errors import KeyNotFound, KeyTaken, WrongKey
+from app.domain.key_format import new_key
 from app.storage.schema import KeyRow, SessionRow
+from app.storage.statements import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from app.storage.database import Database
 
-PREFIX: Final = "gn_"
-"""Begins every key, so that one that got lost is known for what it is."""
 SESSION: Final = timedelta(hours=12)
 """Time for which a browser stays signed in after its last request."""
 _RENEWED_AFTER: Final = timedelta(minutes=10)
 _NOTED_AFTER: Final = timedelta(minutes=1)
+_NOT_ENDED: Final = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
+_FIND: Final = Statement(f"""
+    WITH asked AS (SELECT * FROM unnest(:hashes::text[], :addresses::text[]) AS asked (key_hash, address)),
+    noted AS (
+        UPDATE api_keys SET last_used_at = now(), last_used_from = asked.address
+        FROM asked WHERE api_keys.key_hash = asked.key_hash AND {_NOT_ENDED}
+            AND (last_used_at IS NULL OR last_used_at < now() - :noted_after::interval)
+    )
+    SELECT key_hash, id, name, role, owner, limits FROM api_keys
+    WHERE key_hash = ANY(:hashes) AND {_NOT_ENDED}""")  # noqa: S608  # of our own words only
+_USE: Final = Statement(f"""
+    UPDATE api_keys SET last_used_at = now(), last_used_from = :address
+    WHERE key_hash = :key_hash AND {_NOT_ENDED} RETURNING id, name, role, owner, limits""")  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key, without what only its owner has."""
+    """A key, without what only its holder has."""
 
+    id: int
     name: str
     role: Role
+    owner: str
+    """The `user_id` of its jobs."""
+    limits: Mapping[str, Any]
     created_at: datetime
+    expires_at: datetime | None
     last_used_at: datetime | None
+    last_used_from: str | None
     revoked_at: datetime | None
 
 
@@ -48,19 +67,46 @@ class KeyStore:
         self._closed: bool | None = None
 
     async def closed(self) -> bool:
-        """Whether a key was ever made: from then on the page needs one, even when all are revoked."""
+        """Whether a key was ever made: from then on the service needs one, even when all are revoked."""
         # It never becomes false again, so it is asked only until then.
         if not self._closed:
             async with self._database.transaction() as session:
                 self._closed = bool(await session.scalar(select(select(KeyRow.id).exists())))
         return self._closed
 
-    async def add(self, name: str, role: Role) -> str:
-        """Make a key and return it; it cannot be read again. Raises `KeyTaken`."""
-        secret = PREFIX + secrets.token_urlsafe(32)
+    async def has_admin(self) -> bool:
+        """Whether there is a key of an admin that has not ended."""
+        admins = select(KeyRow.id).where(KeyRow.role == Role.ADMIN.value, *_not_ended())
+        async with self._database.transaction() as session:
+            return bool(await session.scalar(select(admins.exists())))
+
+    async def add(
+        self,
+        name: str,
+        role: Role,
+        *,
+        owner: str | None = None,
+        expires_at: datetime | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Make a key and return it; it cannot be read again. Without an owner its jobs are of its name.
+
+        Raises
+        ------
+        KeyTaken
+        """
+        secret = new_key()
+        row = KeyRow(
+            name=name,
+            role=role.value,
+            owner=owner or name,
+            key_hash=hashed(secret),
+            expires_at=expires_at,
+            limits=dict(limits or {}),
+        )
         try:
             async with self._database.transaction() as session:
-                session.add(KeyRow(name=name, role=role.value, key_hash=_hash(secret)))
+                session.add(row)
         except IntegrityError as error:
             raise KeyTaken(f"There is a key called {name!r} already; revoked ones keep their names too.") from error
         return secret
@@ -68,71 +114,100 @@ class KeyStore:
     async def all(self) -> list[Key]:
         """Return every key, the oldest first."""
         async with self._database.transaction() as session:
-            rows = await session.scalars(select(KeyRow).order_by(KeyRow.id))
-            return [
-                Key(row.name, Role(row.role), row.created_at, row.last_used_at, row.revoked_at) for row in rows.all()
-            ]
+            return [_key(row) for row in await session.scalars(select(KeyRow).order_by(KeyRow.id))]
 
-    async def revoke(self, name: str) -> None:
-        """Let a key open nothing any more, and end its sessions; raises `KeyNotFound`."""
+    async def named(self, name: str) -> Key:
+        """Return the key of this name, or raise `KeyNotFound`."""
         async with self._database.transaction() as session:
-            revoked = update(KeyRow).where(KeyRow.name == name).values(revoked_at=func.now()).returning(KeyRow.id)
+            row = await session.scalar(select(KeyRow).where(KeyRow.name == name))
+        if row is None:
+            raise _no_key(name)
+        return _key(row)
+
+    async def revoke(self, name: str) -> int:
+        """Let a key open nothing any more, end its sessions, and return its id; raises `KeyNotFound`."""
+        revoked_at = func.coalesce(KeyRow.revoked_at, func.now())
+        revoked = update(KeyRow).where(KeyRow.name == name).values(revoked_at=revoked_at).returning(KeyRow.id)
+        async with self._database.transaction() as session:
             key_id = await session.scalar(revoked)
             if key_id is None:
-                raise KeyNotFound(f"There is no key called {name!r}.")
+                raise _no_key(name)
             await session.execute(delete(SessionRow).where(SessionRow.key_id == key_id))
+        return key_id
 
-    async def sign_in(self, secret: str) -> tuple[str, Viewer]:
-        """Begin a session and return its token, which only the browser has; raises `WrongKey`."""
+    async def restore(self, name: str) -> int:
+        """Take back a revocation, and return the key's id; raises `KeyNotFound`."""
+        return await self._change(name, revoked_at=None)
+
+    async def limit(self, name: str, limits: Mapping[str, Any]) -> int:
+        """Set the limits of a key that are not the defaults, and return its id; raises `KeyNotFound`."""
+        return await self._change(name, limits=dict(limits))
+
+    async def _change(self, name: str, **values: Any) -> int:
         async with self._database.transaction() as session:
-            used = (
-                update(KeyRow)
-                .where(KeyRow.key_hash == _hash(secret), KeyRow.revoked_at.is_(None))
-                .values(last_used_at=func.now())
-                .returning(KeyRow.id, KeyRow.name, KeyRow.role)
-            )
-            key = (await session.execute(used)).one_or_none()
-            if key is None:
-                raise WrongKey("That key does not open this page.")
-            token = secrets.token_urlsafe(32)
-            session.add(SessionRow(token_hash=_hash(token), key_id=key.id, expires_at=func.now() + SESSION))
-        return token, Viewer(key.name, Role(key.role), signed_in=True)
+            changed = update(KeyRow).where(KeyRow.name == name).values(**values).returning(KeyRow.id)
+            key_id = await session.scalar(changed)
+        if key_id is None:
+            raise _no_key(name)
+        return key_id
 
-    async def viewer(self, token: str) -> Viewer | None:
-        """Return whose session this is; None when it has ended, or its key was revoked."""
-        hashed = _hash(token)
-        found = (
-            select(KeyRow.id, KeyRow.name, KeyRow.role, KeyRow.last_used_at, SessionRow.expires_at, func.now())
-            .join(SessionRow, SessionRow.key_id == KeyRow.id)
-            .where(SessionRow.token_hash == hashed, SessionRow.expires_at > func.now(), KeyRow.revoked_at.is_(None))
+    async def find(self, asked: Sequence[tuple[str, str | None]]) -> list[Caller | None]:
+        """Return whose keys have these hashes, each with the address that it came from; None for what opens nothing.
+
+        At most once in `_NOTED_AFTER` it is noted when and from where a key was used.
+        """
+        hashes, addresses = [key_hash for key_hash, _ in asked], [address for _, address in asked]
+        async with self._database.driver() as connection:
+            rows = await _FIND.rows(connection, hashes=hashes, addresses=addresses, noted_after=_NOTED_AFTER)
+        found = {row["key_hash"]: _caller(row) for row in rows}
+        return [found.get(key_hash) for key_hash in hashes]
+
+    async def sign_in(self, secret: str, address: str | None = None) -> tuple[str, Caller]:
+        """Begin a session and return its token, which only the browser has; raises `WrongKey`."""
+        async with self._database.driver() as connection:
+            key = await _USE.row(connection, key_hash=hashed(secret), address=address)
+        if key is None:
+            raise WrongKey("That key does not open this page.")
+        token = secrets.token_urlsafe(32)
+        async with self._database.transaction() as session:
+            session.add(SessionRow(token_hash=hashed(token), key_id=key["id"], expires_at=func.now() + SESSION))
+        return token, _caller(key)
+
+    async def caller(self, token: str) -> Caller | None:
+        """Return whose session this is; None when it has ended, or its key has."""
+        key_of_it = select(KeyRow, SessionRow.expires_at, func.now()).join(SessionRow, SessionRow.key_id == KeyRow.id)
+        found = key_of_it.where(
+            SessionRow.token_hash == hashed(token), SessionRow.expires_at > func.now(), *_not_ended()
         )
         async with self._database.transaction() as session:
             row = (await session.execute(found)).one_or_none()
             if row is None:
                 return None
-            key_id, name, role, used_at, expires_at, now = row
+            key, expires_at, now = row
             if now - (expires_at - SESSION) > _RENEWED_AFTER:
-                renewed = update(SessionRow).where(SessionRow.token_hash == hashed)
+                renewed = update(SessionRow).where(SessionRow.token_hash == hashed(token))
                 await session.execute(renewed.values(expires_at=func.now() + SESSION))
-            if used_at is None or now - used_at > _NOTED_AFTER:
-                await session.execute(update(KeyRow).where(KeyRow.id == key_id).values(last_used_at=func.now()))
-        return Viewer(name, Role(role), signed_in=True)
+            if key.last_used_at is None or now - key.last_used_at > _NOTED_AFTER:
+                await session.execute(update(KeyRow).where(KeyRow.id == key.id).values(last_used_at=func.now()))
+            return Caller(key.name, Role(key.role), key.owner, key.id)
 
-    async def live(self, tokens: Collection[str]) -> set[str]:
-        """Return those of the tokens whose sessions go on, by one statement; that does not count as their use."""
-        hashes = {_hash(token): token for token in tokens}
-        found = (
+    async def live(self, tokens: Collection[str], key_ids: Collection[int]) -> tuple[set[str], set[int]]:
+        """Return those of the tokens, and of the keys, that have not ended; that does not count as their use."""
+        hashes = {hashed(token): token for token in tokens}
+        sessions = (
             select(SessionRow.token_hash)
             .join(KeyRow, SessionRow.key_id == KeyRow.id)
-            .where(SessionRow.token_hash.in_(hashes), SessionRow.expires_at > func.now(), KeyRow.revoked_at.is_(None))
+            .where(SessionRow.token_hash.in_(hashes), SessionRow.expires_at > func.now(), *_not_ended())
         )
+        keys = select(KeyRow.id).where(KeyRow.id.in_(key_ids), *_not_ended())
         async with self._database.transaction() as session:
-            return {hashes[each] for each in await session.scalars(found)}
+            live_tokens = {hashes[each] for each in await session.scalars(sessions)} if hashes else set()
+            return live_tokens, set(await session.scalars(keys)) if key_ids else set()
 
     async def sign_out(self, token: str) -> None:
         """End a session."""
         async with self._database.transaction() as session:
-            await session.execute(delete(SessionRow).where(SessionRow.token_hash == _hash(token)))
+            await session.execute(delete(SessionRow).where(SessionRow.token_hash == hashed(token)))
 
     async def prune(self) -> int:
         """Delete sessions that have ended, and return how many."""
@@ -141,7 +216,27 @@ class KeyStore:
             return len((await session.scalars(ended)).all())
 
 
-def _hash(secret: str) -> str:
-    # 256 random bits cannot be guessed: a slow hash would add nothing.
+def hashed(secret: str) -> str:
+    """Return the hash by which a key or a token is kept and found.
+
+    256 random bits cannot be guessed: a slow hash would add nothing. Whoever guesses learns nothing from the time that
+    a search for a hash takes.
+    """
     # A browser may send any bytes as one, which come as lone surrogates.
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def _not_ended() -> tuple[ColumnElement[bool], ...]:
+    return KeyRow.revoked_at.is_(None), or_(KeyRow.expires_at.is_(None), KeyRow.expires_at > func.now())
+
+
+def _no_key(name: str) -> KeyNotFound:
+    return KeyNotFound(f"There is no key called {name!r}.")
+
+
+def _key(row: KeyRow) -> Key:
+    return Key(**{name: getattr(row, name) for name in Key.__dataclass_fields__} | {"role": Role(row.role)})
+
+
+def _caller(row: Any) -> Caller:
+    return Caller(row["name"], Role(row["role"]), row["owner"], row["id"])

@@ -355,19 +355,25 @@ class PeriodicTaskRow(Base):
 
 
 class KeyRow(Base):
-    """A key that people sign in with; only its hash is kept."""
+    """A key: who holds it may use the service in its role; only its hash is kept."""
 
     __tablename__ = "api_keys"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(String(255), unique=True)
     role: Mapped[str] = mapped_column(String(16))
+    # The `user_id` of its jobs.
+    owner: Mapped[str] = mapped_column(String(255))
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    # By name, app/domain/limits.py; those that are not in it have their defaults.
+    limits: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+    last_used_from: Mapped[str | None] = mapped_column(String(64))
     revoked_at: Mapped[datetime | None]
 
-    __table_args__ = (CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),)
+    __table_args__ = (CheckConstraint("role IN ('user', 'viewer', 'operator', 'admin')", name="role"),)
 
 
 class SessionRow(Base):
@@ -396,9 +402,13 @@ class AuditRow(Base):
     # What it was done to: a job's id, a worker's, a backend's name; of a bulk action the scope as printed.
     target: Mapped[str] = mapped_column(Text)
     outcome: Mapped[str] = mapped_column(String(32))
+    # From where: an address, or "command line"; null in entries of older versions.
+    address: Mapped[str | None] = mapped_column(String(64))
+    request_id: Mapped[str | None] = mapped_column(String(64))
     data: Mapped[dict[str, Any]]
 
     __table_args__ = (
+        Index("ix_audit_log_at", "at"),
         Index("ix_audit_log_actor_id", "actor", "id"),
         Index("ix_audit_log_action_id", "action", "id"),
     )

@@ -15,11 +15,11 @@ _SNAPSHOTS: Final = """
     SELECT id AS job_id, phase, seq, updated_at AS at, attempt, progress, backend_name, error_code, error_message,
         cancel_reason, content_id,
         ARRAY(SELECT path FROM outputs WHERE outputs.content_id = jobs.content_id ORDER BY index) AS output_paths
-    FROM generation_jobs AS jobs WHERE id = ANY($1)"""
+    FROM generation_jobs AS jobs WHERE id = ANY($1) AND (user_id = $2 OR $2 IS NULL)"""
 """One statement, so that it is one moment, and only what is told: a row's graphs may be large."""
 
 
-async def read_snapshots(connection: Any, job_ids: Sequence[int]) -> dict[int, Snapshot]:
-    """Return the present state of those of the jobs that exist; through the driver itself."""
-    rows = await connection.fetch(_SNAPSHOTS, job_ids)
+async def read_snapshots(connection: Any, job_ids: Sequence[int], owner: str | None) -> dict[int, Snapshot]:
+    """Return the present state of those of the jobs that exist and are the owner's; through the driver itself."""
+    rows = await connection.fetch(_SNAPSHOTS, job_ids, owner)
     return {row["job_id"]: Snapshot(**(dict(row) | {"phase": Phase(row["phase"])})) for row in rows}

@@ -97,9 +97,10 @@ def listed(phases: Iterable[Phase]) -> str:
     return ", ".join(f"'{phase}'" for phase in sorted(phases))
 
 
-async def require(session: AsyncSession, job_id: int) -> Standing:
-    """Return where the job stands, or raise `JobNotFound`."""
-    found = await session.execute(select(*STANDING_COLUMNS).where(JobRow.id == job_id))
+async def require(session: AsyncSession, job_id: int, owner: str | None = None) -> Standing:
+    """Return where the job stands, or raise `JobNotFound`; another's than `owner`'s is not found, unless None."""
+    own = () if owner is None else (JobRow.user_id == owner,)
+    found = await session.execute(select(*STANDING_COLUMNS).where(JobRow.id == job_id, *own))
     row = found.mappings().one_or_none()
     if row is None:
         raise JobNotFound([job_id])

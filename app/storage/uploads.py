@@ -32,7 +32,9 @@ _KEEP: Final = Statement(f"""
 _RENEW: Final = Statement(f"""
     UPDATE uploads SET expires_at = GREATEST(expires_at, :expires_at::timestamptz)
     WHERE user_id = :user_id AND sha256 = :sha256 RETURNING {_COLUMNS}""")  # noqa: S608
-_READ: Final = Statement(f"SELECT {_COLUMNS} FROM uploads WHERE id = ANY(:upload_ids::text[])")  # noqa: S608
+_READ: Final = Statement(f"""
+    SELECT {_COLUMNS} FROM uploads
+    WHERE id = ANY(:upload_ids::text[]) AND (user_id = :owner OR :owner::text IS NULL)""")  # noqa: S608
 
 
 class UploadStore:
@@ -55,19 +57,25 @@ class UploadStore:
             row = await _RENEW.row(connection, user_id=user_id, sha256=sha256, expires_at=expires_at)
         return _upload(row) if row is not None else None
 
-    async def read(self, upload_ids: Collection[str]) -> dict[str, Upload]:
-        """Return those of these uploads that there are, by their ids."""
+    async def read(self, upload_ids: Collection[str], owner: str | None = None) -> dict[str, Upload]:
+        """Return those of these uploads that there are, by their ids: of one owner, or of all."""
         if not upload_ids:
             return {}
         async with self._database.driver() as connection:
-            rows = await _READ.rows(connection, upload_ids=list(upload_ids))
+            rows = await _READ.rows(connection, upload_ids=list(upload_ids), owner=owner)
         return {row["id"]: _upload(row) for row in rows}
 
-    async def page(self, user_id: str | None, limit: int, before: tuple[datetime, str] | None) -> list[Upload]:
-        """Return uploads, the newest first: of one owner or of all, those that come after `before` in this order."""
+    async def page(
+        self, user_id: str | None, limit: int, before: tuple[datetime, str] | None, *, owner: str | None = None
+    ) -> list[Upload]:
+        """Return uploads, the newest first: of one user or of all, those that come after `before` in this order.
+
+        Others than `owner`'s are left out, unless that is None.
+        """
         statement = select(UploadRow).order_by(UploadRow.created_at.desc(), UploadRow.id.desc()).limit(limit)
-        if user_id is not None:
-            statement = statement.where(UploadRow.user_id == user_id)
+        for one in (user_id, owner):
+            if one is not None:
+                statement = statement.where(UploadRow.user_id == one)
         if before is not None:
             at, upload_id = before
             older = (UploadRow.created_at < at) | ((UploadRow.created_at == at) & (UploadRow.id < upload_id))

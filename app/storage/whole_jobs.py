@@ -33,7 +33,7 @@ def _columns(table: Any, *, without: Sequence[str] = ()) -> str:
     return ", ".join(f'"{column.name}"' for column in table.__table__.columns if column.name not in without)
 
 
-_JOBS: Final = f"SELECT {LISTED} FROM generation_jobs WHERE id = ANY($1)"  # noqa: S608  # names of our own
+_JOBS: Final = f"SELECT {LISTED} FROM generation_jobs WHERE id = ANY($1) AND (user_id = $2 OR $2 IS NULL)"  # noqa: S608
 _DETAILS: Final = ("traceback", "spans")
 """What of an attempt can be long, and is shown of a single job only. The graph has a route of its own."""
 
@@ -115,14 +115,15 @@ async def fitting(connection: Any, job_ids: Sequence[int], most_bytes: int) -> i
 
 
 async def read_whole_jobs(
-    connection: Any, job_ids: Sequence[int], *, positions: bool, details: bool = False
+    connection: Any, job_ids: Sequence[int], owner: str | None, *, positions: bool, details: bool = False
 ) -> list[JobView | None]:
     """Return the jobs in the order of `job_ids`, None for those that are not there; through the driver itself.
 
+    Another's than `owner`'s is not there, unless that is None.
     Left out unless asked for: positions in the queue, which cost the more the longer it is, and as `details` the
     tracebacks and spans of the attempts.
     """
-    rows = {row["id"]: row for row in await connection.fetch(_JOBS, job_ids)}
+    rows = {row["id"]: row for row in await connection.fetch(_JOBS, job_ids, owner)}
     attempts: dict[int, list[Attempt]] = {}
     if rows:
         for row in await connection.fetch(_DETAILED_ATTEMPTS if details else _ATTEMPTS, list(rows)):

@@ -12,10 +12,11 @@ from app.keys import FLEET, LIVE_FLEET, REGISTRY
 from app.services.fleet_control import known_backends
 from app.web.answers import backend_answer, worker_answer
 from app.web.bodies import read_query
+from app.web.callers import actor_of
 from app.web.checking import check
 from app.web.payloads import BackendStateAnswer
 from app.web.requests import NoQuery
-from app.web.responses import ACTOR, answered
+from app.web.responses import answered
 
 if TYPE_CHECKING:
     from app.storage.backend_states import BackendState
@@ -51,13 +52,13 @@ async def list_workers(request: web.Request) -> web.Response:
 @routes.post(ONE + "/drain")
 async def drain(request: web.Request) -> web.Response:
     """Have a backend given no more prompts."""
-    return await _decided(request, await request.app[FLEET].drain(request.match_info["name"], ACTOR))
+    return await _decided(request, await request.app[FLEET].drain(request.match_info["name"], actor_of(request)))
 
 
 @routes.post(ONE + "/resume")
 async def resume(request: web.Request) -> web.Response:
     """Have a drained backend given prompts again."""
-    return await _decided(request, await request.app[FLEET].resume(request.match_info["name"], ACTOR))
+    return await _decided(request, await request.app[FLEET].resume(request.match_info["name"], actor_of(request)))
 
 
 async def _decisions(request: web.Request) -> dict[str, BackendState]:

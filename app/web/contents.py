@@ -13,9 +13,10 @@ from aiohttp import web
 
 from app.domain.errors import ContentNotFound, ThumbnailDue
 from app.domain.job import SHOWN_BY_BROWSERS
-from app.keys import FILES, VIEWS
+from app.keys import FILES
 from app.web.answers import content_answer
 from app.web.bodies import number_of
+from app.web.callers import views_of
 from app.web.responses import answered
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _MOST_NAME_CHARS: Final = 200
 async def get_content(request: web.Request) -> web.Response:
     """Show what a job left."""
     content_id = number_of(request, "content_id")
-    found = await request.app[VIEWS].content(content_id)
+    found = await views_of(request).content(content_id)
     if found is None:
         raise ContentNotFound(f"There is no content {content_id}.")
     return answered(content_answer(content_id, *found))
@@ -61,7 +62,7 @@ async def get_thumbnail(request: web.Request) -> web.StreamResponse:
 @routes.get(ONE + "/thumbnail")
 async def get_first_thumbnail(request: web.Request) -> web.StreamResponse:
     """Send the thumbnail of the first output that has one: of a preview only where nothing was saved that has."""
-    found = await request.app[VIEWS].content(number_of(request, "content_id"))
+    found = await views_of(request).content(number_of(request, "content_id"))
     outputs = found[-1] if found is not None else []
     seen = sorted(
         (each for each in outputs if each.thumbnail_path or each.thumbnail_due),
@@ -89,7 +90,7 @@ async def _thumbnail(request: web.Request, index: int) -> web.StreamResponse:
 
 async def _output(request: web.Request, index: int) -> Output:
     content_id = number_of(request, "content_id")
-    output = await request.app[VIEWS].output(content_id, index) if index < 2**31 else None
+    output = await views_of(request).output(content_id, index) if index < 2**31 else None
     if output is None:
         raise ContentNotFound(f"There is no output {index} of content {content_id}.")
     return output

@@ -14,7 +14,7 @@ from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished,
 from app.domain.job import JobStatus, Phase
 from app.domain.message import snapshot_of
 from app.domain.workflow_key import workflow_key
-from app.keys import CONTROL, ETA, EVENTS, REGISTRY, SIDELINE, SUBMITTING, VIEWS
+from app.keys import CONTROL, ETA, EVENTS, REGISTRY, SIDELINE, SUBMITTING
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
@@ -23,6 +23,7 @@ from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, check_answer, event_answer, job_answer
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.body_intake import INCOMING
+from app.web.callers import CALLER, actor_of, owner_of, views_of
 from app.web.checking import check
 from app.web.payloads import (
     BulkAnswer,
@@ -41,11 +42,12 @@ from app.web.requests import (
     ListQuery,
     RetryRequest,
 )
-from app.web.responses import ACTOR, answered, json_answer
+from app.web.responses import answered, json_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from app.domain.access import Caller
     from app.domain.job import Job, NewJob, Standing
     from app.domain.message import Snapshot
     from app.domain.run_times import Range
@@ -68,7 +70,7 @@ async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     eta_s = round(estimate.end_s, 1) if estimate is not None and estimate.end_s is not None else None
     if not view.job.has_workflow and not view.job.has_extra_pnginfo:
         return job_answer(view, snapshot, eta_s)
-    asked = await request.app[VIEWS].asked_graph(view.job.job_id)
+    asked = await views_of(request).asked_graph(view.job.job_id)
     workflow, extra = _written(asked.workflow), _written(asked.extra_pnginfo)
     return job_answer(view, snapshot, eta_s, workflow=workflow, extra_pnginfo=extra)
 
@@ -79,7 +81,8 @@ async def create_job(request: web.Request) -> web.Response:
     # The bytes count until the job is accepted: what was read of them is held so long.
     async with request.app[INCOMING].body(request) as raw:
         check_kind(request)
-        job, overrides, once = await request.app[SIDELINE].do(len(raw), _asked, raw, idempotency_key_of(request))
+        key, caller = idempotency_key_of(request), request[CALLER]
+        job, overrides, once = await request.app[SIDELINE].do(len(raw), _asked, raw, key, caller)
         result = await request.app[SUBMITTING].submit(job, overrides, once)
     if isinstance(result, Replayed):
         text, job_id, headers = result.answer, loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
@@ -94,7 +97,7 @@ async def check_job(request: web.Request) -> web.Response:
     """Tell what would become of a job, without accepting it."""
     async with request.app[INCOMING].body(request) as raw:
         check_kind(request)
-        job, overrides, _ = await request.app[SIDELINE].do(len(raw), _asked, raw, None)
+        job, overrides, _ = await request.app[SIDELINE].do(len(raw), _asked, raw, None, request[CALLER])
         found = await request.app[SUBMITTING].check(job, overrides)
     position, wait, run = await expected(request, job, found)
     return answered(check_answer(found, position, wait, run))
@@ -102,7 +105,7 @@ async def check_job(request: web.Request) -> web.Response:
 
 async def expected(request: web.Request, job: NewJob, found: DryRun) -> tuple[int, Range | None, Range | None]:
     """Return the place in the queue that a job would have, how long it would wait there, and how long it would run."""
-    position = 1 + await request.config_dict[VIEWS].waiting_before(job.priority, job.not_before)
+    position = 1 + await views_of(request).waiting_before(job.priority, job.not_before)
     graph = next((each.graph for each in found.backends if each.graph is not None and not each.faults), None)
     key = await asyncio.to_thread(workflow_key, graph) if graph is not None else None
     return position, *await request.config_dict[ETA].expected(key, position)
@@ -114,7 +117,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     asked = check(ListQuery, read_query(request.query, repeatable=("status",)), pointer="")
     if asked.cursor is not None and asked.skip:
         raise InvalidRequest("cursor and skip exclude each other: a cursor already says where to go on.")
-    page = await request.app[VIEWS].page(
+    page = await views_of(request).page(
         asked.to_filter(), asked.sort, asked.limit, cursor=asked.cursor, skip=asked.skip
     )
     snapshots = await request.app[EVENTS].with_live([snapshot_of(view.job) for view in page.items])
@@ -129,7 +132,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 @routes.get(BASE + "/queue/stats")
 async def queue_stats(request: web.Request) -> web.Response:
     """Give the figures of the queue."""
-    stats = await request.app[VIEWS].stats()
+    stats = await views_of(request).stats()
     registry = request.app[REGISTRY]
     answer = QueueStatsAnswer(
         pending_jobs=stats.by_status.get(JobStatus.PENDING, 0),
@@ -146,14 +149,14 @@ async def queue_stats(request: web.Request) -> web.Response:
 @routes.get(ONE)
 async def get_job(request: web.Request) -> web.Response:
     """Show a job."""
-    return answered(await whole_job(request, await request.app[VIEWS].view(job_id_of(request))))
+    return answered(await whole_job(request, await views_of(request).view(job_id_of(request))))
 
 
 @routes.get(ONE + "/attempts")
 async def list_attempts(request: web.Request) -> web.Response:
     """Show a job's attempts."""
     asked = check(HistoryQuery, read_query(request.query), pointer="")
-    attempts = await request.app[VIEWS].attempts(job_id_of(request), after=asked.after, limit=asked.limit + 1)
+    attempts = await views_of(request).attempts(job_id_of(request), after=asked.after, limit=asked.limit + 1)
     shown = [attempt_answer(attempt) for attempt in attempts[: asked.limit]]
     return answered({"items": shown, "next_after": shown[-1]["number"] if len(attempts) > asked.limit else None})
 
@@ -162,7 +165,7 @@ async def list_attempts(request: web.Request) -> web.Response:
 async def list_events(request: web.Request) -> web.Response:
     """Show the steps of a job's life."""
     asked = check(HistoryQuery, read_query(request.query), pointer="")
-    events = await request.app[VIEWS].events(job_id_of(request), after=asked.after, limit=asked.limit + 1)
+    events = await views_of(request).events(job_id_of(request), after=asked.after, limit=asked.limit + 1)
     shown = [event_answer(event) for event in events[: asked.limit]]
     return answered({"items": shown, "next_after": shown[-1]["seq"] if len(events) > asked.limit else None})
 
@@ -171,7 +174,7 @@ async def list_events(request: web.Request) -> web.Response:
 async def get_workflow(request: web.Request) -> web.Response:
     """Give the graph as it was last sent to ComfyUI."""
     job_id = job_id_of(request)
-    graph = await request.app[VIEWS].sent_graph(job_id)
+    graph = await views_of(request).sent_graph(job_id)
     if graph is None:
         raise NotFound(f"Job {job_id} has not been sent to a backend yet.")
     return json_answer(graph.encode())
@@ -183,11 +186,11 @@ async def cancel_job(request: web.Request) -> web.Response:
     job_id = job_id_of(request)
     asked = check(CancelRequest, await read_object(request, optional=True))
     try:
-        job = await request.app[CONTROL].cancel(job_id, asked.reason, ACTOR)
+        job = await request.app[CONTROL].cancel(job_id, asked.reason, actor_of(request), request[CALLER].scope)
     except JobAlreadyFinished as error:
-        view = await request.app[VIEWS].view(job_id)
+        view = await views_of(request).view(job_id)
         return problem(request, HTTPStatus.CONFLICT, error.code, str(error), job=await whole_job(request, view))
-    answer = await whole_job(request, await request.app[VIEWS].view(job_id))
+    answer = await whole_job(request, await views_of(request).view(job_id))
     return answered(answer, HTTPStatus.OK if job.phase is Phase.CANCELLED else HTTPStatus.ACCEPTED)
 
 
@@ -196,32 +199,38 @@ async def retry_job(request: web.Request) -> web.Response:
     """Give a failed or cancelled job another attempt."""
     job_id = job_id_of(request)
     asked = check(RetryRequest, await read_object(request, optional=True))
-    await request.app[CONTROL].retry(job_id, new_seed=asked.seed == "new", actor=ACTOR)
-    return answered(await whole_job(request, await request.app[VIEWS].view(job_id)))
+    new_seed, actor, owner = asked.seed == "new", actor_of(request), request[CALLER].scope
+    await request.app[CONTROL].retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
+    return answered(await whole_job(request, await views_of(request).view(job_id)))
 
 
 @routes.post(BASE + "/cancel")
 async def cancel_jobs(request: web.Request) -> web.Response:
     """Cancel many jobs."""
     asked = check(BulkCancelRequest, await read_object(request))
-    control = request.app[CONTROL]
-    return await _in_bulk(request, asked, lambda job_id: control.cancel(job_id, asked.reason, ACTOR))
+    control, actor, owner = request.app[CONTROL], actor_of(request), request[CALLER].scope
+    return await _in_bulk(request, asked, lambda job_id: control.cancel(job_id, asked.reason, actor, owner))
 
 
 @routes.post(BASE + "/retry")
 async def retry_jobs(request: web.Request) -> web.Response:
     """Retry many jobs."""
     asked = check(BulkRetryRequest, await read_object(request))
-    control = request.app[CONTROL]
+    control, new_seed, actor, owner = (
+        request.app[CONTROL],
+        asked.seed == "new",
+        actor_of(request),
+        request[CALLER].scope,
+    )
     return await _in_bulk(
-        request, asked, lambda job_id: control.retry(job_id, new_seed=asked.seed == "new", actor=ACTOR)
+        request, asked, lambda job_id: control.retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
     )
 
 
 @routes.delete(ONE)
 async def delete_job(request: web.Request) -> web.Response:
     """Delete a finished job with its files."""
-    await request.app[CONTROL].delete(job_id_of(request))
+    await request.app[CONTROL].delete(job_id_of(request), request[CALLER].scope)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
@@ -229,7 +238,7 @@ async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int]
     named = asked.job_ids or []
     chosen, meant = asked.to_filter(), Matching(named, len(named), exact=True, next_cursor=None)
     if chosen is not None:
-        meant = await request.app[VIEWS].matching(chosen, MAX_BULK, asked.cursor)
+        meant = await views_of(request).matching(chosen, MAX_BULK, asked.cursor)
     results = [
         BulkResult(job_id=job_id, ok=False, code=became.code, detail=str(became))
         if isinstance(became, GenonautError)
@@ -242,11 +251,14 @@ async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int]
     return answered(answer)
 
 
-def _asked(raw: bytes, key: str | None) -> tuple[NewJob, dict[str, Any], Once | None]:
+def _asked(raw: bytes, key: str | None, caller: Caller) -> tuple[NewJob, dict[str, Any], Once | None]:
     body = parse(raw)
     if (fault := body_fault(body)) is not None:
         raise InvalidRequest(fault.detail, [fault])
+    if caller.owner is not None:
+        body.setdefault("user_id", caller.owner)
     asked = check(JobRequest, body)
+    owner_of(caller, asked.user_id, "/user_id")
     once = Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
     return asked.to_new_job(), asked.overrides, once
 

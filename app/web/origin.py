@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from app.domain.errors import ForeignHost, ForeignOrigin
 from app.keys import SETTINGS
@@ -14,8 +14,6 @@ from app.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-_HARMLESS: Final = (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
 
 
 @web.middleware
@@ -28,7 +26,8 @@ async def refuse_foreign_hosts(
     guards here then take its requests for this server's own; only the host name in them differs.
     """
     name = host_name(request)
-    if name is not None and not _is_this_machine(name) and name not in request.app[SETTINGS].host_names:
+    settings = request.app[SETTINGS]
+    if name is not None and not _is_this_machine(name) and not settings.goes_by(name):
         raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
     return await handler(request)
 
@@ -39,30 +38,19 @@ def host_name(request: web.Request) -> str | None:
     return _host_name(f"//{host}") or "" if host is not None else None
 
 
-@web.middleware
-async def refuse_foreign_pages(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Refuse whatever changes something when a page of another site sends it: a form needs no permission for that.
+def check_origin(request: web.Request, *, by_key: bool, by_session: bool) -> None:
+    """Refuse pages of other sites, which a browser lets send requests in the name of its user; raises `ForeignOrigin`.
 
-    The monitor page has a stricter guard of its own, and answers in its own way.
-    """
-    if request.method not in _HARMLESS and request.path.startswith("/api/"):
-        check_origin(request)
-    return await handler(request)
-
-
-def check_origin(request: web.Request, *, files: bool = False) -> None:
-    """Refuse pages of other sites: a browser sends no other guard with an upgrade than its `Origin`.
-
-    Pages from this machine are welcome whatever their port; with `files` those opened from disk too, whose origin is
-    "null".
+    `by_key`: the request shows a key, which a page must know; then those of `ALLOWED_ORIGINS` are welcome too.
+    `by_session`: the browser adds its session by itself, so only our own page is welcome. Others that have neither are
+    of this machine, whose pages are welcome whatever their port. What "null" stands for cannot be known.
     """
     origin = request.headers.get("Origin")
-    if origin is None or (files and origin == "null"):
+    if origin is None or (by_key and origin in request.config_dict[SETTINGS].origins):
         return
     name = _host_name(origin)
-    if name is None or (name != host_name(request) and not is_loopback(name)):
+    own = origin.partition("://")[2] == request.host
+    if name is None or not (own or (not by_session and (name == host_name(request) or is_loopback(name)))):
         raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
 
 

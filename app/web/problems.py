@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 from http import HTTPStatus
@@ -32,6 +33,10 @@ STATUS_OF: Final[dict[type[errors.GenonautError], HTTPStatus]] = {
     errors.ForeignOrigin: HTTPStatus.FORBIDDEN,
     errors.ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
     errors.SignInNeeded: HTTPStatus.UNAUTHORIZED,
+    errors.WrongKey: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.TooMany: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.KeyTaken: HTTPStatus.CONFLICT,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.JobAlreadyFinished: HTTPStatus.CONFLICT,
     errors.JobNotFinished: HTTPStatus.CONFLICT,
@@ -62,6 +67,11 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "foreign_origin": False,
     "foreign_host": False,
     "sign_in_needed": False,
+    "wrong_key": False,
+    "key_in_address": False,
+    "key_taken": False,
+    "too_many_requests": True,
+    "too_many_wrong_keys": True,
     "not_found": False,
     "job_not_found": False,
     "content_not_found": False,
@@ -133,8 +143,10 @@ def of_error(request: web.Request, error: errors.GenonautError) -> web.Response:
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
     faults = error.faults if isinstance(error, errors.InvalidRequest | errors.NodeClassNotFound) else ()
     response = problem(request, status, error.code, str(error), faults)
-    if isinstance(error, errors.Unavailable | errors.ThumbnailDue):
-        response.headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.Unavailable | errors.ThumbnailDue | errors.TooMany):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="Genonaut"'
     return response
 
 

@@ -1,9 +1,9 @@
-"""Answers of the REST API in JSON, and who an action of it is by."""
+"""Answers of the REST API in JSON."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic import BaseModel
-
-ACTOR: Final = "api"
-"""The actor in the events of what a client of the API does, as long as there are no keys."""
 
 
 def answered(answer: BaseModel | dict[str, Any], status: HTTPStatus = HTTPStatus.OK, **headers: str) -> web.Response:

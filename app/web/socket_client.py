@@ -13,6 +13,7 @@ from aiohttp import WSCloseCode, web
 from app.domain.errors import BadParameter, Fault
 from app.keys import METRICS, SETTINGS
 from app.runtime.end_tasks import end_tasks
+from app.web.callers import subprotocols_of
 from app.web.socket_commands import answer_to
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Connection:
         settings = request.app[SETTINGS]
         self.ws: Final = web.WebSocketResponse(
             timeout=CLOSE_ANSWER_S,
+            protocols=subprotocols_of(request),
             heartbeat=settings.ws_heartbeat_seconds,
             max_msg_size=settings.max_body_bytes,
             compress=False,

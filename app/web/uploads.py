@@ -29,6 +29,7 @@ from app.storage.cursors import read_cursor, write_cursor
 from app.web.answers import upload_answer
 from app.web.bodies import read_query
 from app.web.body_intake import Patience
+from app.web.callers import CALLER, owner_of
 from app.web.checking import check
 from app.web.contents import file_response
 from app.web.requests import OwnerQuery, UploadListQuery
@@ -72,7 +73,7 @@ async def create_upload(request: web.Request) -> web.Response:
             upload, created = await _from_form(request, asked.user_id)
         else:
             async with aclosing(_body(request)) as chunks:
-                upload, created = await uploads.take(chunks, _owner(asked.user_id))
+                upload, created = await uploads.take(chunks, _owner(request, asked.user_id))
     status = HTTPStatus.CREATED if created else HTTPStatus.OK
     return answered(upload_answer(upload), status, Location=f"{BASE}/{upload.upload_id}")
 
@@ -82,7 +83,7 @@ async def list_uploads(request: web.Request) -> web.Response:
     """List uploads, the newest first."""
     asked = check(UploadListQuery, read_query(request.query), pointer="")
     before = read_cursor(asked.cursor, _NEWEST, str) if asked.cursor is not None else None
-    found = await request.app[UPLOAD_STORE].page(asked.user_id, asked.limit + 1, before)
+    found = await request.app[UPLOAD_STORE].page(asked.user_id, asked.limit + 1, before, owner=request[CALLER].scope)
     shown_ones = found[: asked.limit]
     last = shown_ones[-1] if len(found) > asked.limit else None
     cursor = write_cursor(_NEWEST, last.created_at, last.upload_id) if last is not None else None
@@ -118,7 +119,10 @@ async def get_upload_workflow(request: web.Request) -> web.Response:
 async def delete_upload(request: web.Request) -> web.Response:
     """Delete an upload that no waiting or running job needs."""
     asked = check(OwnerQuery, read_query(request.query), pointer="")
-    await request.app[UPLOADS].delete(request.match_info["upload_id"], asked.user_id)
+    upload_id, caller = request.match_info["upload_id"], request[CALLER]
+    if asked.user_id is not None and caller.scope not in (None, asked.user_id):
+        raise UploadNotFound(f"There is no upload {upload_id}.")
+    await request.app[UPLOADS].delete(upload_id, caller.scope or asked.user_id)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
@@ -140,17 +144,18 @@ async def turn(request: web.Request) -> AsyncIterator[None]:
 async def _upload(request: web.Request) -> Upload:
     asked = check(OwnerQuery, read_query(request.query), pointer="")
     upload_id = request.match_info["upload_id"]
-    upload = (await request.app[UPLOAD_STORE].read([upload_id])).get(upload_id)
+    upload = (await request.app[UPLOAD_STORE].read([upload_id], request[CALLER].scope)).get(upload_id)
     if upload is None or asked.user_id not in (None, upload.user_id):
         raise UploadNotFound(f"There is no upload {upload_id}.")
     return upload
 
 
-def _owner(user_id: str | None) -> str:
-    if user_id is None:
+def _owner(request: web.Request, user_id: str | None) -> str:
+    owner = owner_of(request[CALLER], user_id, "user_id")
+    if owner is None:
         detail = "Say whose the file is: ?user_id=… in the address, or user_id as a field of the form."
         raise InvalidUpload(detail, [Fault("user_id", "missing", detail)])
-    return user_id
+    return owner
 
 
 async def _body(request: web.Request) -> AsyncGenerator[bytes, None]:
@@ -177,7 +182,7 @@ async def _from_form(request: web.Request, user_id: str | None) -> tuple[Upload,
     try:
         with form_errors():
             await _read_form(request, form)
-        owner, received = _owner(form.user_id), _file_of(form)
+        owner, received = _owner(request, form.user_id), _file_of(form)
     except BaseException:
         if form.received is not None:
             await uploads.discard(form.received)

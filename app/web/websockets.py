@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -13,8 +15,7 @@ from app.keys import ACCESS, HUB, SNAPSHOTS
 from app.messaging.hub import HELLO
 from app.services.access import SESSION_COOKIE
 from app.web.bodies import MAX_ID, job_id_of
-from app.web.origin import check_origin
-from app.web.signed_in import viewer_of
+from app.web.callers import CALLER, shows_key
 from app.web.socket_client import Connection, text_frame
 
 if TYPE_CHECKING:
@@ -24,10 +25,18 @@ log = logging.getLogger(__name__)
 routes: Final = web.RouteTableDef()
 
 MAX_JOBS: Final = 500
-EVENT_SOCKETS: Final[web.AppKey[dict[Connection, str | None]]] = web.AppKey("EVENT_SOCKETS", dict)
-"""The open sockets of `/ws/events`, and the session that each was opened with."""
-SESSIONS_S: Final = 10.0
-"""So soon after a session's end its sockets are closed."""
+SOCKETS: Final[web.AppKey[dict[Connection, OpenedBy]]] = web.AppKey("SOCKETS", dict)
+"""The open sockets, and by what each was opened."""
+KEYS_S: Final = 10.0
+"""So soon after a session has ended, or a key has expired, its sockets are closed; after a change to a key at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBy:
+    """What let a socket in: a key, or a session of the page; neither of them while there are no keys."""
+
+    key_id: int | None
+    session: str | None
 
 
 @routes.get(r"/ws/jobs/{job_id:\d+}")
@@ -53,10 +62,8 @@ async def follow_nonsense(request: web.Request) -> web.StreamResponse:
 async def follow_everything(request: web.Request) -> web.StreamResponse:
     """Follow every event of the service: what the monitor page lives on."""
     hub = request.app[HUB]
-    check_origin(request)
-    await viewer_of(request)
     connection = Connection(request)
-    request.app[EVENT_SOCKETS][connection] = request.cookies.get(SESSION_COOKIE)
+    request.app[SOCKETS][connection] = opened_by(request)
     try:
         await connection.upgrade()
         hub.watch_everything(connection)
@@ -66,34 +73,50 @@ async def follow_everything(request: web.Request) -> web.StreamResponse:
         log.debug("a client left early: %s", error)
     finally:
         hub.unwatch_everything(connection)
-        del request.app[EVENT_SOCKETS][connection]
+        del request.app[SOCKETS][connection]
     return connection.ws
 
 
-async def end_with_sessions(app: web.Application) -> None:
-    """Close sockets of the page soon after their sessions have ended; one statement looks for all of them."""
-    sockets = app[EVENT_SOCKETS]
+async def end_with_keys(app: web.Application) -> None:
+    """Close sockets soon after what opened them has ended; one statement looks for all of them."""
+    sockets, access, changed = app[SOCKETS], app[ACCESS], asyncio.Event()
+    access.on_change.append(lambda _: changed.set())
     while True:
-        await asyncio.sleep(SESSIONS_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KEYS_S):
+                await changed.wait()
+        changed.clear()
+        present = dict(sockets)
+        tokens = {each.session for each in present.values() if each.session is not None}
+        key_ids = {each.key_id for each in present.values() if each.session is None and each.key_id is not None}
         try:
-            over = await app[ACCESS].over(set(sockets.values())) if sockets else set()
+            over = await access.over(tokens, key_ids, anybody=OpenedBy(None, None) in present.values())
         except DatabaseUnavailable as error:
-            log.warning("whose sessions have ended is not known: %s", error)
+            log.warning("which keys and sessions have ended is not known: %s", error)
             continue
-        for connection in [connection for connection, token in sockets.items() if token in over]:
-            connection.sign_out()
+        for connection, opener in present.items():
+            if over.includes(opener.session, opener.key_id):
+                connection.sign_out()
+
+
+def opened_by(request: web.Request) -> OpenedBy:
+    """Return what lets this request in."""
+    caller = request[CALLER]
+    session = request.cookies.get(SESSION_COOKIE) if caller.signed_in and not shows_key(request) else None
+    return OpenedBy(caller.key_id, session)
 
 
 async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamResponse:
-    hub = request.app[HUB]
-    check_origin(request, files=True)
+    hub, scope = request.app[HUB], request[CALLER].scope
     connection = Connection(request, len(job_ids))
+    request.app[SOCKETS][connection] = opened_by(request)
     try:
         # Joined first and read after, so that no event falls between; what comes twice is dropped by its number.
         hub.watch(connection, job_ids)
-        told = hub.heard_of(job_ids)
+        # Whose the jobs are is not in what was heard.
+        told = hub.heard_of(job_ids) if scope is None else None
         if told is None:
-            present = await request.app[SNAPSHOTS].read(job_ids)
+            present = await request.app[SNAPSHOTS].read(job_ids, scope)
             if missing := sorted(set(job_ids) - {snapshot.job_id for snapshot in present}):
                 raise JobNotFound(missing)
             told = hub.offers(present)
@@ -104,6 +127,7 @@ async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamRes
         log.debug("a client left early: %s", error)
     finally:
         hub.unwatch(connection, job_ids)
+        del request.app[SOCKETS][connection]
     return connection.ws
 
 

@@ -13,13 +13,13 @@ from sqlalchemy import text
 from yarl import URL
 
 from app import keys
-from app.domain.access import LEAST_ROLE, Role
+from app.domain.access import Caller, Role
 from app.domain.errors import KeyNotFound, KeyTaken
 from app.main import create_app, create_monitor_app
 from app.monitor.audit_pages import show_audit
 from app.monitor.guard import SECURITY_HEADERS
-from app.monitor.permissions import FORMS, PUBLIC, READS, UnlistedRoute, places, require_listed
 from app.monitor.routes import create_monitor
+from app.web.permissions import PAGE, PERMISSIONS, PUBLIC, UnlistedRoute, require_listed, routes_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from app.storage.database import Database
-
-RANK = list(Role)
 
 
 class Visitor:
@@ -68,7 +66,7 @@ class Visitor:
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
     monkeypatch.setattr("app.monitor.sessions.WRONG_S", 0.0)
-    monkeypatch.setattr("app.web.websockets.SESSIONS_S", 0.05)
+    monkeypatch.setattr("app.web.websockets.KEYS_S", 0.05)
 
 
 @pytest.fixture
@@ -93,7 +91,7 @@ async def test_without_any_key_the_page_is_open_to_this_machine(client, visitor)
 
 
 async def test_without_any_key_the_page_is_closed_to_other_machines(client, visitor, monkeypatch):
-    monkeypatch.setattr("app.services.access.is_loopback", lambda host: False)
+    monkeypatch.setattr("app.web.callers.is_loopback", lambda host: False)
     assert (await visitor.get("/monitor/"))[0] == 303
     status, page, _ = await visitor.get("/monitor/workers", **{"X-Fragment": "1"})
     assert status == 401
@@ -123,8 +121,9 @@ async def test_this_machines_own_names_are_served(client, visitor, host):
 async def test_a_name_that_is_allowed_is_served_but_the_page_asks_for_a_key(settings, aiohttp_client):
     client = await aiohttp_client(create_app(settings.model_copy(update={"allowed_hosts": "queue.example, other"})))
     visitor = Visitor(client)
-    assert (await visitor.get("/api/v1/generation-jobs/", Host="Queue.example"))[0] == 200
-    # Behind a proxy everybody comes from this machine: without keys the page is for its own names only.
+    assert (await visitor.get("/health/live", Host="Queue.example"))[0] == 200
+    # Behind a proxy everybody comes from this machine: without keys all is for its own names only.
+    assert (await visitor.get("/api/v1/generation-jobs/", Host="Queue.example"))[0] == 401
     assert (await visitor.get("/monitor/", Host="queue.example"))[0] == 303
     assert (await visitor.get("/monitor/", Host="localhost"))[0] == 200
     await visitor.session.close()
@@ -239,13 +238,14 @@ async def test_the_way_back_is_never_another_site(secret, visitor, wanted):
 
 
 def posts(app: web.Application) -> list[str]:
-    """Return every address of the page that takes a form, as its router has it, one for each action in it."""
-    return sorted({place for method, place in of_the_page(app) if method == "POST"})
+    """Return every address of the page that takes a form from somebody, as its router has it, one for each action."""
+    taking = {route for route in of_the_page(app) if route.startswith("POST ")}
+    return sorted(route.removeprefix("POST ") for route in taking - PUBLIC)
 
 
-def of_the_page(app: web.Application) -> set[tuple[str, str]]:
-    """Return method and address of every route of the page, as the router has them."""
-    return {(method, place) for method, place in places(app.router, "") if re.match(r"/monitor(/|$)", place)}
+def of_the_page(app: web.Application) -> set[str]:
+    """Return every route of the page as the table names it."""
+    return {route for route in routes_of(app.router) if re.match(rf"\w+ {PAGE}(/|$)", route)}
 
 
 def concrete(place: str) -> str:
@@ -253,14 +253,14 @@ def concrete(place: str) -> str:
     return re.sub(r"{(\w+)}", lambda name: {"job_id": "1", "name": "x"}.get(name[1], "x"), place)
 
 
-async def test_every_address_has_its_least_role(client):
-    routes = of_the_page(client.app)
-    assert len(routes) > 40
-    assert {place for method, place in routes if method == "POST"} <= FORMS.keys() | PUBLIC
-    assert {place for method, place in routes if method in ("GET", "HEAD")} <= READS.keys() | PUBLIC
-    assert {method for method, _ in routes} == {"GET", "HEAD", "POST"}
-    # And nothing is listed that is not there.
-    assert READS.keys() | FORMS.keys() <= {place for _, place in routes}
+async def test_of_every_address_it_is_said_who_may_use_it(client, settings):
+    routes = set(routes_of(client.app.router))
+    assert len(routes) > 60
+    assert routes <= PERMISSIONS.keys() | PUBLIC
+    # And nothing is listed that is not there; the first address is the stand-alone page's.
+    assert (PERMISSIONS.keys() | PUBLIC) - {"GET /"} <= routes
+    assert set(routes_of(create_monitor_app(settings).router)) <= PERMISSIONS.keys() | PUBLIC
+    assert not PERMISSIONS.keys() & PUBLIC
 
 
 @pytest.mark.parametrize(
@@ -275,19 +275,19 @@ async def test_a_page_with_an_address_that_is_not_listed_does_not_start(method, 
 
     page.router.add_route(method, pattern, handler)
     with pytest.raises(UnlistedRoute, match=re.escape(re.sub(":.*}", "}", pattern).replace("{action}", ""))):
-        require_listed(page.router)
+        require_listed(page.router, PAGE)
 
 
 async def test_a_form_where_only_reading_is_listed_does_not_start():
     page = create_monitor()
     page.router.add_post("/audit", show_audit)
     with pytest.raises(UnlistedRoute, match="POST /monitor/audit"):
-        require_listed(page.router)
+        require_listed(page.router, PAGE)
 
 
 async def test_an_address_that_is_not_listed_is_refused_to_everybody(client, visitor, monkeypatch):
-    monkeypatch.delitem(READS, "/monitor/stats")
-    monkeypatch.delitem(FORMS, "/monitor/sign-out")
+    monkeypatch.delitem(PERMISSIONS, "GET /monitor/stats")
+    monkeypatch.delitem(PERMISSIONS, "POST /monitor/sign-out")
     await visitor.sign_in(await client.app[keys.KEYS].add("somebody", Role.ADMIN))
     for path in ("/monitor/stats", "/monitor/stats/"):
         assert (await visitor.get(path))[0] == 403
@@ -299,8 +299,9 @@ async def test_each_address_is_read_by_those_who_may(client, visitor, role):
     await client.app[keys.KEYS].add("ann", Role.ADMIN)
     if role is not None:
         await visitor.sign_in(await client.app[keys.KEYS].add("somebody", role))
-    for method, place in sorted(of_the_page(client.app)):
-        if method == "POST" or place in PUBLIC:
+    for route in sorted(of_the_page(client.app) - PUBLIC):
+        method, place = route.split()
+        if method == "POST":
             continue
         for path in (concrete(place), concrete(place) + "/"):
             url, headers = visitor.base + path, {"X-Fragment": "1"}
@@ -308,7 +309,7 @@ async def test_each_address_is_read_by_those_who_may(client, visitor, role):
                 status = answer.status
             if role is None:
                 assert status == 401, (method, path)
-            elif RANK.index(role) < RANK.index(LEAST_ROLE[READS[place]]):
+            elif not Caller("x", role, "x").may(PERMISSIONS[route]):
                 # Or there is no such address with a slash.
                 assert status == 403 or (status == 404 and path.endswith("/")), (method, path, status)
             else:
@@ -345,10 +346,10 @@ async def test_no_other_writing_of_an_address_opens_it(client, visitor, method):
 async def test_each_form_is_for_those_who_may_send_it(client, visitor, role):
     secret = await client.app[keys.KEYS].add("somebody", role)
     await visitor.sign_in(secret)
-    forms = [place for place in posts(client.app) if place not in PUBLIC and place != "/monitor/sign-out"]
+    forms = [place for place in posts(client.app) if place != "/monitor/sign-out"]
     for place in forms:
         path = concrete(place)
-        allowed = RANK.index(role) >= RANK.index(LEAST_ROLE[FORMS[place]])
+        allowed = Caller("x", role, "x").may(PERMISSIONS[f"POST {place}"])
         status = (await visitor.send(path)).status
         assert (status != 403) is allowed, (place, role, status)
         assert (await visitor.send(path, token=False)).status == 403, place
@@ -417,7 +418,7 @@ async def test_a_read_only_page_changes_nothing(settings: Settings, aiohttp_clie
     visitor = Visitor(client)
     try:
         for place in posts(client.app):
-            if place not in PUBLIC and place != "/monitor/sign-out":
+            if place != "/monitor/sign-out":
                 path = re.sub(r"{\w+}", str(job_id), place)
                 assert (await visitor.send(path)).status == 403, place
         _, page, _ = await visitor.get("/monitor/")
@@ -460,11 +461,9 @@ async def test_what_was_done_can_be_undone_from_where_it_is_said(visitor, client
 
 async def test_the_audit_is_read_page_by_page_and_narrowed(client, database):
     audit = client.app[keys.AUDIT]
-    from app.domain.access import Viewer
-
     for number in range(120):
-        viewer = Viewer("ann" if number % 2 else "bob", Role.OPERATOR, signed_in=True)
-        await audit.note(viewer, "cancel", f"job {number}", "cancelled", reason="<b>why</b>")
+        caller = Caller("ann" if number % 2 else "bob", Role.OPERATOR, "ann", 1)
+        await audit.note(caller, "cancel", f"job {number}", "cancelled", reason="<b>why</b>")
     seen: list[str] = []
     path: str | None = "/monitor/audit"
     while path:
@@ -493,6 +492,7 @@ async def test_the_page_alone_shows_nothing_without_a_session(settings: Settings
         status, body, _ = await visitor.get("/api/v1/generation-jobs/")
         assert status == 401
         assert "sign_in_needed" in body
+        assert (await visitor.get("/metrics"))[0] == 401
         assert (await visitor.get("/health/live"))[0] == 200
     finally:
         await visitor.session.close()

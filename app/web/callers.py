@@ -1,0 +1,156 @@
+"""Who sends a request, and whether that one may: asked once for each, before its handler."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import hdrs, web
+
+from app.domain.access import ANYBODY, Ability, Caller
+from app.domain.errors import BadParameter, Fault, Forbidden, KeyInAddress, WrongKey
+from app.domain.key_format import MOST_CHARS
+from app.keys import ACCESS, SETTINGS, VIEWS
+from app.services.access import SESSION_COOKIE, Shown
+from app.settings import is_loopback
+from app.web.origin import check_origin, host_name
+from app.web.permissions import PERMISSIONS, PUBLIC, route_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from app.storage.job_views import JobViews
+
+CALLER: Final = web.RequestKey("CALLER", Caller)
+"""Who the request is from; absent where anybody is served."""
+SUBPROTOCOL: Final = "genonaut"
+"""The WebSocket subprotocol that is agreed upon with a client that sends its key as another one."""
+_KEY_PROTOCOL: Final = "genonaut.key."
+_ANYBODYS_NAME: Final = "api"
+"""The actor in the events of what a client of the API does while there are no keys."""
+_KEY_LIKE: Final = re.compile(r"gno?_[\w-]{40,}")
+_NAMES_OF_KEYS: Final = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "authorization", "bearer"})
+_OF_PROXIES: Final = ("Forwarded", "Via", "X-Real-IP")
+
+
+@web.middleware
+async def only_permitted(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Serve those alone who may; the page, a sub-application, asks by itself, and answers in its own way."""
+    if len(request.match_info.apps) < 2 and request.match_info.http_exception is None:
+        await authorize(request)
+    return await handler(request)
+
+
+async def authorize(request: web.Request) -> None:
+    """Note who the request is from, unless anybody is served.
+
+    Raises
+    ------
+    SignInNeeded, WrongKey, TooManyWrongKeys, BadParameter
+        It is not said who it is, or wrongly.
+    Forbidden, ForeignOrigin
+        That one may not do this, or not from there.
+    DatabaseUnavailable
+    """
+    route = route_of(request)
+    ability = PERMISSIONS.get(route)
+    if route in PUBLIC or (ability is Ability.SEE_HEALTH and request.config_dict[SETTINGS].metrics_open):
+        return
+    caller = request[CALLER] = await caller_of(request)
+    if ability is None or not caller.may(ability):
+        raise Forbidden(f"As {caller.role} you may not do this.")
+
+
+async def caller_of(request: web.Request) -> Caller:
+    """Return who the request is from; raises as `authorize`."""
+    shown = shown_by(request)
+    access = request.config_dict[ACCESS]
+    caller = await access.caller(shown)
+    check_origin(request, by_key=shown.key is not None, by_session=shown.key is None and caller is not ANYBODY)
+    return caller
+
+
+def shown_by(request: web.Request) -> Shown:
+    """Return what the request shows of who it is from; raises `BadParameter`, `KeyInAddress`, `WrongKey`."""
+    if request.query_string:
+        _refuse_keys_in_address(request)
+    return Shown(_key_of(request), request.cookies.get(SESSION_COOKIE), request.remote, is_local(request))
+
+
+def shows_key(request: web.Request) -> bool:
+    """Whether the request shows a key, and not only a session of the page."""
+    return _key_of(request) is not None
+
+
+def subprotocols_of(request: web.Request) -> tuple[str, ...]:
+    """Return the WebSocket subprotocol to agree upon: a browser breaks off if none of those that it offers is."""
+    offered = [each.strip() for each in request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(",")]
+    if SUBPROTOCOL in offered:
+        return (SUBPROTOCOL,)
+    return tuple(each for each in offered if each.startswith(_KEY_PROTOCOL))
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether the request comes from this machine itself, through no proxy, and calls this server by its own name."""
+    if request.remote is None or not is_loopback(request.remote):
+        return False
+    name = host_name(request)
+    if name is not None and not is_loopback(name):
+        return False
+    return not any(each in request.headers for each in _OF_PROXIES) and not any(
+        each.lower().startswith("x-forwarded-") for each in request.headers
+    )
+
+
+def actor_of(request: web.Request) -> str:
+    """Return by which name events and audit call who the request is from."""
+    caller = request[CALLER]
+    return caller.name if caller.signed_in else _ANYBODYS_NAME
+
+
+def views_of(request: web.Request) -> JobViews:
+    """Return the reads of the jobs that the caller may see."""
+    return request.config_dict[VIEWS].seen_by(request[CALLER].scope)
+
+
+def owner_of(caller: Caller, asked: str | None, pointer: str) -> str | None:
+    """Return the `user_id` of what the caller sends: the one that is asked for, else its own, if it has one.
+
+    Raises `Forbidden` if it is another's, and the caller may not send for others.
+    """
+    if asked is None or asked == caller.owner:
+        return caller.owner
+    if not caller.may(Ability.SEND_FOR_OTHERS):
+        raise Forbidden(f"{pointer}: this key sends for {caller.owner} alone.")
+    return asked
+
+
+def _key_of(request: web.Request) -> str | None:
+    """Return the key that the request shows in one of its headers."""
+    found = [_bearer(value) for value in request.headers.getall(hdrs.AUTHORIZATION, ())]
+    found += [value.strip() for value in request.headers.getall("X-API-Key", ())]
+    for value in request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ()):
+        offered = [each.strip() for each in value.split(",")]
+        found += [each.removeprefix(_KEY_PROTOCOL) for each in offered if each.startswith(_KEY_PROTOCOL)]
+    if not found:
+        return None
+    if len(found) > 1:
+        detail = "One key is taken: in Authorization, in X-API-Key, or as a subprotocol of a WebSocket."
+        raise BadParameter(detail, [Fault("Authorization", "repeated", detail)])
+    return found[0][: MOST_CHARS + 1]
+
+
+def _bearer(value: str) -> str:
+    scheme, _, key = value.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        raise WrongKey("Authorization is to be: Bearer <key>.")
+    return key.strip()
+
+
+def _refuse_keys_in_address(request: web.Request) -> None:
+    for name, value in request.query.items():
+        if name.lower() in _NAMES_OF_KEYS or _KEY_LIKE.match(value):
+            detail = "A key does not belong in an address, which is logged: send it as Authorization: Bearer <key>."
+            raise KeyInAddress(detail, [Fault(name[:100], "key_in_address", detail)])
