@@ -51,7 +51,7 @@ class WholeService:
     @property
     def url(self) -> str:
         """Where the server is."""
-        host = self.settings.api_host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.api_host, self.settings.api_host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.api_port}"
 
 

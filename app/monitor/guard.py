@@ -20,7 +20,7 @@ from app.web.bodies import read_form
 from app.web.body_intake import comes_with_files
 from app.web.callers import CALLER, authorize, caller_of
 from app.web.file_forms import FILE_FORM, FileForm
-from app.web.permissions import SAFE_METHODS, route_of
+from app.web.permissions import SAFE_METHODS, SIGN_OUT, route_of
 from app.web.problems import REQUEST_ID, STATUS_OF
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ SECURITY_HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_NEVER_READ_ONLY: Final = ("POST /monitor/sign-in", "POST /monitor/sign-out")
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -78,7 +77,7 @@ async def _let_in(request: web.Request) -> None:
         request[CALLER] = await caller_of(request)
         return
     await authorize(request)
-    changes = request.method not in SAFE_METHODS and route_of(request) not in _NEVER_READ_ONLY
+    changes = request.method not in SAFE_METHODS and route_of(request) not in (SIGN_OUT, "POST /monitor/sign-in")
     if changes and request.config_dict[ACCESS].read_only:
         raise Forbidden("This page is read-only (MONITOR_READ_ONLY), so nothing was done.")
 

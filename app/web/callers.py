@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
-from app.domain.access import ANYBODY, Ability, Caller
+from app.domain.access import ANYBODY, READING, Ability, Caller
 from app.domain.errors import BadParameter, Fault, Forbidden, KeyInAddress, WrongKey
 from app.domain.key_format import MOST_CHARS
 from app.keys import ACCESS, SETTINGS, VIEWS
 from app.services.access import SESSION_COOKIE, Shown
 from app.settings import is_loopback
 from app.web.origin import check_origin, host_name
-from app.web.permissions import PERMISSIONS, PUBLIC, route_of
+from app.web.permissions import PERMISSIONS, PUBLIC, SIGN_OUT, route_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,6 +61,9 @@ async def authorize(request: web.Request) -> None:
     caller = request[CALLER] = await caller_of(request)
     if ability is None or not caller.may(ability):
         raise Forbidden(f"As {caller.role} you may not do this.")
+    by_session = caller.signed_in and not shows_key(request)
+    if by_session and ability not in READING and request.config_dict[ACCESS].read_only and route != SIGN_OUT:
+        raise Forbidden("The page is read-only (MONITOR_READ_ONLY), and so is a session of it. Nothing was done.")
 
 
 async def caller_of(request: web.Request) -> Caller:

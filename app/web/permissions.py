@@ -17,6 +17,8 @@ SAFE_METHODS: Final = ("GET", "HEAD")
 PAGE: Final = "/monitor"
 """Below this are the page's addresses."""
 
+SIGN_OUT: Final = "POST /monitor/sign-out"
+
 _JOBS: Final = "/api/v1/generation-jobs"
 _CONTENT: Final = "/api/v1/contents/{content_id}"
 _UPLOADS: Final = "/api/v1/uploads"
@@ -86,7 +88,7 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "GET /monitor/bulk/cancel": Ability.CANCEL,
     "GET /monitor/bulk/retry": Ability.RETRY,
     "GET /monitor/bulk/delete": Ability.DELETE,
-    "POST /monitor/sign-out": Ability.SEE,
+    SIGN_OUT: Ability.SEE,
     "POST /monitor/new": Ability.SEND,
     "POST /monitor/jobs/{job_id}/cancel": Ability.CANCEL,
     "POST /monitor/jobs/{job_id}/retry": Ability.RETRY,
