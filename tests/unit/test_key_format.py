@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,12 +23,10 @@ def test_another_character_makes_it_none(place: int, character: str) -> None:
     assert is_key(changed) is (changed == key)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "gno_", new_key()[:-1], new_key() + "a", " " + new_key(), new_key().upper(), "gn_short", "ünïcode" * 10],
-)
-def test_what_is_none(text: str) -> None:
-    assert not is_key(text)
+def test_what_is_cut_lengthened_or_of_other_letters_is_none() -> None:
+    key = new_key()
+    for text in ("", "gno_", key[:-1], key + "a", " " + key, key.swapcase(), "gn_short", "ünïcode" * 10):
+        assert not is_key(text), text
 
 
 def test_keys_of_before_are_keys_still() -> None:
