@@ -21,7 +21,7 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from app.commands.stop_signals import Interrupted, until_signalled
 from app.embedded.accounts import outside_folder
 from app.runtime.end_tasks import end_tasks
-from tests.chaos import checks, harms, leftovers, received, report
+from tests.chaos import checks, harms, leftovers, received, report, sweeps
 from tests.chaos.clients import Client, Record, draw_plans
 from tests.chaos.evidence import Violation, gather
 from tests.chaos.executions import ExecutionLogs
@@ -50,6 +50,8 @@ CHECKS: Final = (
     harms.poisons,
     harms.broken_gpus,
     harms.colors,
+    harms.painted_over,
+    sweeps.needed_uploads,
 )
 
 
@@ -98,25 +100,32 @@ async def _run_in(folder: Path, session: ClientSession, arguments: argparse.Name
     began = time.monotonic()
     try:
         await fleet.start()
-        polling = asyncio.create_task(logs.poll(), name="logs")
+        sweeping = sweeps.Sweeps(fleet)
+        polling = [
+            asyncio.create_task(logs.poll(), name="logs"),
+            asyncio.create_task(sweeping.run(), name="sweeps"),
+        ]
         try:
             say(f"{len(fleet.members)} processes, PostgreSQL and Redis are up after {time.monotonic() - began:.1f} s")
             left = await _disturb(fleet, session, injector, planter, record, logs, arguments)
         finally:
-            await end_tasks([polling])
+            for result in await end_tasks(polling):
+                if isinstance(result, Exception):
+                    raise result
         for name in fleet.standin_urls:
             await logs.collect(name)
         evidence = await gather(fleet, record, logs)
-        swept = await leftovers.sweep(fleet.settings)
+        swept, unswept = await leftovers.sweep(fleet)
     finally:
         await fleet.stop()
     surprises = [text for member in fleet.members for text in member.surprises]
     say(f"everything was stopped after {time.monotonic() - began:.0f} s; {swept}")
     violations = [violation for check in CHECKS for violation in check(evidence)]
-    violations += left
+    violations += left + sweeping.violations + unswept
     violations += [Violation("no orphan in the store", text) for text in leftovers.orphans(evidence)]
     violations += [Violation("processes end when asked", text) for text in surprises]
     violations += leftovers.tracebacks(folder)
+    say(f"{sweeping.asked} sweeps were asked for, and {sweeping.looked_for} files that jobs needed were looked for")
     return _tell(evidence, injector.injections, violations, arguments)
 
 
@@ -198,8 +207,14 @@ def _summary(evidence: Evidence) -> list[str]:
     events = [event["event"] for rows in evidence.events.values() for event in rows]
     repairs = {name: events.count(name) for name in ("requeued", "taken_over", "turn_renewed", "retried")}
     frames = sum(len(connection.frames) for connection in record.connections)
+    painted = [row["status"] for _, row, plan in harms.planned(evidence) if plan.picture is not None]
+    new = sum(each.new for each in record.handed)
+    deletions = [each.status for each in record.deletions]
+    granted = deletions.count(204)
     return [
         f"jobs {statuses}; POSTs: {record.submitted} accepted, {refused} refused, {unclear} without an answer",
+        f"{len(painted)} jobs from pictures, {painted.count('completed')} completed",
+        f"{len(record.handed)} uploads, {new} of them new; {len(deletions)} deletions asked for, {granted} granted",
         f"{len(runs)} executions of {len({run.prompt_id for run in runs})} prompts; {repairs}",
         f"{len(record.connections)} sockets, {frames} frames; {len(record.asked)} cancels and retries",
     ]

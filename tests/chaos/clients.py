@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout, WSMsgType, WSServerHandshakeError
 
-from tests.chaos import workflows
+from tests.chaos import pictures, workflows
 
 JOBS: Final = "/api/v1/generation-jobs"
+UPLOADS: Final = "/api/v1/uploads"
 TERMINAL: Final = ("completed", "failed", "cancelled")
 AWAY: Final = (ClientError, OSError, TimeoutError)
 ANSWER: Final = ClientTimeout(total=8)
 _CLOSE: Final = ClientWSTimeout(ws_close=2)
+KEEP_UPLOADS_S: Final = 5.0
+"""So long an upload is kept from its last use on, unless a job needs it: short, so that the sweep deletes in a run."""
 CLOSE_S: Final = 8.0
 """So long after the last job's end a server may keep a socket open."""
 
@@ -37,6 +41,17 @@ class Kind(StrEnum):
 
 DRAWN: Final = (Kind.SLOW, Kind.IMAGE, Kind.BATCH, Kind.FAILING)
 """The others are sent when the schedule of faults says so."""
+FROM_PICTURES: Final = (Kind.SLOW, Kind.IMAGE, Kind.BATCH)
+"""Of these a third starts from a picture."""
+PAINTERS: Final = "painters"
+"""Owner of the pictures that many jobs use, and of those jobs."""
+
+
+class Naming(StrEnum):
+    """How a workflow names the file of one of its inputs."""
+
+    TEXT = "upload:<id> in the workflow"
+    INPUTS = "inputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +69,46 @@ class Plan:
     """Whether it is tried again after it failed or was cancelled."""
     variant: int = 0
     """Which of the poisons or savers."""
+    picture: int | None = None
+    """The picture that it starts from."""
+    naming: Naming = Naming.TEXT
+    deletes: bool = False
+    """Whether its client asks, as soon as it is accepted, that its picture be deleted."""
 
-    def body(self, tag: str) -> dict[str, Any]:
+    @property
+    def shares(self) -> bool:
+        """Whether others start from its picture too."""
+        return self.picture is not None and self.picture < pictures.SHARED
+
+    @property
+    def user_id(self) -> str:
+        """Who sends it, and hands its picture over."""
+        return PAINTERS if self.shares else f"client-{self.number}"
+
+    def body(self, tag: str, upload_id: str | None) -> dict[str, Any]:
         """Return the request; `tag` tells this very try from others of the same job."""
         body: dict[str, Any] = {
-            "user_id": f"client-{self.number}",
+            "user_id": self.user_id,
             "priority": self.priority,
             "max_attempts": 10,
             "metadata": {"chaos": tag},
         }
         if self.kind in (Kind.IMAGE, Kind.BATCH):
-            size = {"width": 64, "height": 64, "batch_size": 2 if self.kind is Kind.BATCH else 1}
-            return body | size | {"job_type": "image", "prompt": f"ship {self.number}", "sampler_params": {"steps": 4}}
-        return body | {"job_type": "workflow", "workflow": self._workflow()}
+            body |= {"width": 64, "height": 64, "batch_size": 2 if self.kind is Kind.BATCH else 1}
+            sampler: dict[str, Any] = {"steps": 4}
+            if upload_id is not None:
+                sampler["denoise"] = pictures.DENOISE
+                body["image"] = {"upload": upload_id}
+            return body | {"job_type": "image", "prompt": f"ship {self.number}", "sampler_params": sampler}
+        body |= {"job_type": "workflow", "workflow": self._workflow(upload_id)}
+        if upload_id is not None and self.naming is Naming.INPUTS:
+            body["workflow"]["1"]["inputs"] = {}
+            body["inputs"] = {"1.image": {"upload": upload_id}}
+        return body
 
-    def _workflow(self) -> dict[str, Any]:
+    def _workflow(self, upload_id: str | None) -> dict[str, Any]:
+        if upload_id is not None:
+            return workflows.from_picture(upload_id, self.number, self.seconds)
         match self.kind:
             case Kind.FAILING:
                 return workflows.failing(self.number)
@@ -89,6 +129,26 @@ class Try:
     status: int | None = None
     job_id: int | None = None
     code: str | None = None
+
+
+@dataclass
+class Handed:
+    """A picture that was handed over; it was kept anew from `at`, Unix seconds, or later."""
+
+    picture: int
+    at: float
+    upload_id: str
+    new: bool
+    """Whether there was none of these bytes."""
+
+
+@dataclass
+class Deletion:
+    """An answer to who asked that a job's picture be deleted, though the job may need it."""
+
+    job_id: int
+    answered_at: float
+    status: int
 
 
 @dataclass
@@ -125,6 +185,8 @@ class Record:
     asked: list[Asked] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
     planned: list[Plan] = field(default_factory=list)
+    handed: list[Handed] = field(default_factory=list)
+    deletions: list[Deletion] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What no client should ever see."""
 
@@ -137,11 +199,14 @@ class Record:
 def draw_plans(seed: int, count: int) -> list[list[Plan]]:
     """Return the jobs in groups; one client follows each group over one socket."""
     draw = random.Random(f"jobs {seed}")
+    # Drawn by themselves: the jobs of a seed are otherwise those that they were before there were pictures.
+    of_pictures = random.Random(f"pictures {seed}")
     groups: list[list[Plan]] = []
     number = 0
     while number < count:
         size = min(draw.choice((1, 1, 2, 3, 5, 8)), count - number)
-        groups.append([_draw_plan(draw, number + index) for index in range(size)])
+        group = [_draw_plan(draw, number + index) for index in range(size)]
+        groups.append([_with_picture(of_pictures, plan) for plan in group])
         number += size
     return groups
 
@@ -158,6 +223,16 @@ def _draw_plan(draw: random.Random, number: int) -> Plan:
         cancel_twice=draw.random() < 0.3,
         retry=draw.random() < (0.7 if kind is Kind.FAILING else 0.3),
     )
+
+
+def _with_picture(draw: random.Random, plan: Plan) -> Plan:
+    """Return the plan, of every third with a picture to start from: in half of them one that others use too."""
+    starts, shares, deletes = draw.random() < 1 / 3, draw.random() < 0.5, draw.random() < 0.3
+    shared, naming = draw.randrange(pictures.SHARED), draw.choice(list(Naming))
+    if plan.kind not in FROM_PICTURES or not starts:
+        return plan
+    picture = shared if shares else pictures.own(plan.number)
+    return replace(plan, picture=picture, naming=naming, deletes=deletes and not shares)
 
 
 class Client:
@@ -190,11 +265,13 @@ class Client:
     async def _submit(self, plan: Plan) -> int:
         """Post until it is accepted; each try has a tag of its own, so that a lost answer can be traced."""
         for number in range(1, 1000):
+            handed = await self._hand_over(plan)
             attempt = Try(f"{plan.number}:{number}", time.time())
             self._record.tries.append(attempt)
             try:
                 url = f"{self._urls[self._app]}{JOBS}"
-                async with self._session.post(url, json=plan.body(attempt.tag), timeout=ANSWER) as response:
+                body = plan.body(attempt.tag, handed.upload_id if handed is not None else None)
+                async with self._session.post(url, json=body, timeout=ANSWER) as response:
                     answer = await response.json()
                     attempt.status, attempt.code = response.status, answer.get("code")
             except (*AWAY, ValueError):
@@ -202,11 +279,46 @@ class Client:
             else:
                 if attempt.status == 201:
                     attempt.job_id = int(answer["job_id"])
+                    if plan.deletes and handed is not None:
+                        await self._delete(handed, plan, attempt.job_id)
                     return attempt.job_id
-                if attempt.status not in (500, 502, 503):
+                # One that was handed over long ago may be gone: it is handed over again.
+                gone = [each.get("code") for each in answer.get("errors", ())] == ["unknown_upload"]
+                gone = gone and handed is not None and time.time() > handed.at + KEEP_UPLOADS_S
+                if attempt.status not in (500, 502, 503) and not gone:
                     self._record.faults.append(f"POST of {attempt.tag} was answered {attempt.status} {answer}")
             await asyncio.sleep(self._draw.uniform(0.1, 0.4))
         raise AssertionError("unreachable")
+
+    async def _hand_over(self, plan: Plan) -> Handed | None:
+        """Upload the picture of a plan until it is taken; None if it has none."""
+        while plan.picture is not None:
+            at, status = time.time(), None
+            try:
+                url = f"{self._urls[self._app]}{UPLOADS}?user_id={plan.user_id}"
+                async with self._session.post(url, data=pictures.png(plan.picture), timeout=ANSWER) as response:
+                    answer = await response.json()
+                    status = response.status
+            except (*AWAY, ValueError):
+                self._turn_elsewhere()
+            if status in (200, 201):
+                handed = Handed(plan.picture, at, answer["upload_id"], new=status == 201)
+                self._record.handed.append(handed)
+                return handed
+            if status not in (None, 500, 502, 503):
+                self._record.faults.append(f"the picture of job {plan.number} was answered {status} {answer}")
+            await asyncio.sleep(self._draw.uniform(0.1, 0.4))
+        return None
+
+    async def _delete(self, handed: Handed, plan: Plan, job_id: int) -> None:
+        """Ask once that a picture be deleted; whether its job still needs it, the job itself will show."""
+        with contextlib.suppress(*AWAY):
+            url = f"{self._urls[self._app]}{UPLOADS}/{handed.upload_id}?user_id={plan.user_id}"
+            async with self._session.delete(url, timeout=ANSWER) as response:
+                self._record.deletions.append(Deletion(job_id, time.time(), response.status))
+                if response.status not in (204, 404, 409, 500, 502, 503):
+                    told = f"the deletion of the picture of job {job_id} was answered {response.status}"
+                    self._record.faults.append(told)
 
     async def _cancel(self, job_id: int, plan: Plan) -> None:
         await asyncio.sleep(plan.cancel_after_s or 0)

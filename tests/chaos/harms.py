@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from PIL import Image
-
+from tests.chaos import pictures
 from tests.chaos.clients import Kind
 from tests.chaos.evidence import Evidence, Violation
 
@@ -22,7 +21,7 @@ _COLOURED: Final = (Kind.SLOW, Kind.FIXED)
 
 def poisons(evidence: Evidence) -> Iterator[Violation]:
     """A job that ends the execution thread of its ComfyUI ends one more at most, and is told to be poisonous."""
-    for job_id, row, plan in _planned(evidence):
+    for job_id, row, plan in planned(evidence):
         if plan.kind is not Kind.POISON:
             continue
         prompts = {attempt["prompt_id"] for attempt in evidence.attempts.get(job_id, [])}
@@ -39,7 +38,7 @@ def poisons(evidence: Evidence) -> Iterator[Violation]:
 
 def broken_gpus(evidence: Evidence) -> Iterator[Violation]:
     """No job fails for good because one device is broken: there are others."""
-    for job_id, row, plan in _planned(evidence):
+    for job_id, row, plan in planned(evidence):
         attempts = evidence.attempts.get(job_id, [])
         if row["status"] != "failed" or plan.kind in (Kind.FAILING, Kind.POISON) or not attempts:
             continue
@@ -53,15 +52,28 @@ def broken_gpus(evidence: Evidence) -> Iterator[Violation]:
 
 def colors(evidence: Evidence) -> Iterator[Violation]:
     """Each completed job has its own picture, whatever its saver did to the files of others."""
-    for job_id, row, plan in _planned(evidence):
-        if row["status"] != "completed" or plan.kind not in _COLOURED:
+    for job_id, row, plan in planned(evidence):
+        if row["status"] != "completed" or plan.kind not in _COLOURED or plan.picture is not None:
             continue
         for output in evidence.outputs.get(row["content_id"], []):
-            found = _color(evidence, output)
+            found = pictures.color_of(evidence.store / output["path"])
             if found != plan.number:
                 whose = f"{found:#08x} instead of {plan.number:#08x}" if found is not None else "no picture"
                 text = f"job {job_id} ({plan.kind}): {output['path']} is {whose}"
                 yield Violation("each job its own picture", text, (job_id,))
+
+
+def painted_over(evidence: Evidence) -> Iterator[Violation]:
+    """Each completed job that starts from a picture was made from its own one."""
+    for job_id, row, plan in planned(evidence):
+        if row["status"] != "completed" or plan.picture is None:
+            continue
+        for output in evidence.outputs.get(row["content_id"], []):
+            found = pictures.color_of(evidence.store / output["path"])
+            if found is None or pictures.picture_of(found) != plan.picture:
+                whose = f"from picture {pictures.picture_of(found)}" if found is not None else "no picture"
+                text = f"job {job_id} ({plan.kind}): {output['path']} is {whose} instead of {plan.picture}"
+                yield Violation("each job from its own picture", text, (job_id,))
 
 
 def was_suspected(evidence: Evidence, job_id: int) -> bool:
@@ -76,20 +88,9 @@ def was_suspected(evidence: Evidence, job_id: int) -> bool:
     return len(died) >= MOST_DEATHS
 
 
-def _planned(evidence: Evidence) -> Iterator[tuple[int, Row, Plan]]:
+def planned(evidence: Evidence) -> Iterator[tuple[int, Row, Plan]]:
     """Yield each job with the plan that it comes from."""
     plans = {str(plan.number): plan for plan in evidence.record.planned}
     for job_id, row in evidence.jobs.items():
         if plan := plans.get(str(row["tag"]).partition(":")[0]):
             yield job_id, row, plan
-
-
-def _color(evidence: Evidence, output: Row) -> int | None:
-    """Return the colour of a kept picture, None if it is none."""
-    try:
-        with Image.open(evidence.store / output["path"]) as picture:
-            pixel = picture.convert("RGB").getpixel((0, 0))
-    except OSError:
-        return None
-    red, green, blue = pixel  # type: ignore[misc]
-    return int(red << 16 | green << 8 | blue)

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.storage.database import Database, make_engine
+from tests.chaos.clients import KEEP_UPLOADS_S
 from tests.chaos.evidence import Violation
 from tests.sweeping import sweeper_of
 
@@ -20,16 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from app.settings import Settings
     from tests.chaos.evidence import Evidence
     from tests.chaos.executions import ExecutionLogs
     from tests.chaos.processes import Fleet
 
 KEPT_KEYS: Final = re.compile(
-    r"chaos:(worker:.*|workers|backend:.*|backends|driver:.*|catalog:.*|figures|arq:queue:maintenance)"
+    r"chaos:(asked-to-run:sweep|worker:.*|workers|backend:.*|backends|driver:.*|catalog:.*|figures|arq:queue:maintenance)"
     r"|arq:(job|in-progress|retry|result):(reconcile|sweep|record_statistics)(:asked)?:\d+"
 )
 """Keys of what lives on: heartbeats, leases on backends, catalogues, the clockwork. All others are some job's."""
+ORPHAN_S: Final = 1.0
+"""How old an orphan must be at the end, when nothing is being stored any more."""
 ALLOWED_TRACEBACKS: Final[dict[str, str]] = {
     r"Future exception was never retrieved\n.*\nConnectionError: unexpected connection_lost\(\) call": (
         "asyncpg asks a server for TLS and forgets its own future when the server dies before it answers"
@@ -69,14 +71,20 @@ async def _keys(fleet: Fleet) -> list[str]:
         return [f"Redis key {key}" for key in sorted(keys)]
 
 
-async def sweep(settings: Settings) -> str:
-    """Let the service itself delete orphaned files, as its clockwork does every hour."""
+async def sweep(fleet: Fleet) -> tuple[str, list[Violation]]:
+    """Let the service itself delete what is left, as its clockwork does every hour; say what it did, and what it left.
+
+    No job needs an upload any more, and each has had its day by then.
+    """
+    settings = fleet.settings.model_copy(update={"orphan_seconds": ORPHAN_S})
     database = Database(make_engine(settings))
     try:
-        await asyncio.sleep(settings.orphan_seconds + 0.5)
-        return await sweeper_of(database, settings).sweep()
+        await asyncio.sleep(max(ORPHAN_S, KEEP_UPLOADS_S) + 0.5)
+        swept = await sweeper_of(database, settings).sweep()
     finally:
         await database.close()
+    left = await fleet.query("SELECT path FROM uploads ORDER BY path")
+    return swept, [Violation("no upload is left", f"the row of {row['path']}") for row in left]
 
 
 def pictures(evidence: Evidence) -> Iterator[Violation]:

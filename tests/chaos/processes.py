@@ -19,6 +19,7 @@ from app.embedded.postgres_server import PostgresServer
 from app.embedded.redis_server import RedisServer
 from app.settings import ROOT, Settings, load_settings
 from app.storage.migrating import migrate
+from tests.chaos.clients import KEEP_UPLOADS_S
 from tests.chaos.servers import Database, pick_ports
 
 if TYPE_CHECKING:
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
 READY_S: Final = 30.0
 PATIENCE_S: Final = 15.0
 """How long an ordered end may take."""
+ORPHAN_S: Final = 30
+"""Longer than an outage may keep the row of a stored file waiting: the sweep runs meanwhile."""
 SHORT_TIMES: Final = {
     "LEASE_SECONDS": "4",
     "HEARTBEAT_SECONDS": "1",
     "RETRY_BASE_SECONDS": "0.2",
     "RETRY_MAX_SECONDS": "2",
     "RECONCILE_SECONDS": "2",
-    "ORPHAN_SECONDS": "1",
+    "KEEP_UPLOADS_DAYS": str(KEEP_UPLOADS_S / 86_400),
+    "ORPHAN_SECONDS": str(ORPHAN_S),
     "COMFYUI_POLL_SECONDS": "1",
     "COMFYUI_STALL_SECONDS": "6",
     "COMFYUI_TIMEOUT_SECONDS": "5",

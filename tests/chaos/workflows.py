@@ -23,6 +23,13 @@ def slow(color: int, seconds: float) -> dict[str, Any]:
     return _through(color, {"class_type": "SlowProgress", "inputs": inputs})
 
 
+def from_picture(upload_id: str, seed: int, seconds: float) -> dict[str, Any]:
+    """Return a slow graph that saves what it loads."""
+    graph = slow(seed, seconds)
+    graph["1"] = {"class_type": "LoadImage", "inputs": {"image": f"upload:{upload_id}"}}
+    return graph
+
+
 def failing(color: int) -> dict[str, Any]:
     """Return a graph of which one node fails."""
     return _through(color, _raising(message="as planned"))
