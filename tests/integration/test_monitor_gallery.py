@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -287,6 +288,17 @@ async def test_an_output_leads_to_the_form_that_sends_unless_the_page_is_read_on
     assert await sending(1) == [new, again]
     monkeypatch.setattr(client.app[keys.ACCESS], "read_only", True)
     assert await sending(0) == []
+
+
+async def test_an_output_tells_what_its_job_was_asked_for_as_the_job_does(client, life):
+    job = await done(life, prompt="a <b>ship</b>", not_before="2026-01-02T03:04:05Z", metadata={"of": "<i>"})
+    told = [
+        re.search(r"<h2 id=.inputs-title.*?</table>", await (await client.get(path)).text(), re.S)[0]
+        for path in (f"/monitor/jobs/{job}", f"/monitor/jobs/{job}/outputs/0")
+    ]
+    assert told[0] == told[1]
+    assert 'data-stamp="">2026-01-02 03:04:05</time>' in told[0]
+    assert "a &lt;b&gt;ship&lt;/b&gt;" in told[0]
 
 
 @pytest.mark.parametrize(
