@@ -1,33 +1,23 @@
 """Node types that read a file of the input folder: pictures, masks, sounds and latents."""
 
-import hashlib
 import io
 import json
-import os
 import struct
-import uuid
-import wave
-from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-from worker.standin import tones
-from worker.standin.files import Folders, OutsideFolderError
+from worker.standin.files import Folders
+from worker.standin.input_files import input_checks, read_sound
 from worker.standin.mending import mended
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import Input, NodeError, NodeType, Result, choice, in_both_ages, modern_choice
-from worker.standin.values import Images, Latent, Recipe, Sound
-from worker.standin.versions import GROWING_INPUTS, parse_version
+from worker.standin.values import Images, Latent
 
 _NO_MASK: Final = (64, 64)
 """The size of the mask of a picture that has no transparent part."""
-
-_SOUND_S: Final = 2.0
-"""Length of what stands for a sound that cannot be decoded here."""
-
 
 _FROM_OUTPUT: Final = {
     "image_upload": True,
@@ -38,12 +28,12 @@ _FROM_OUTPUT: Final = {
 
 
 async def _load_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
-    return Result(await run.in_thread(_read_pictures, run.folders.input_path(inputs["image"]), _is_newer(run)))
+    return Result(await run.in_thread(_read_pictures, run.folders.input_path(inputs["image"]), run.newer))
 
 
 async def _load_mask(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     """Return one channel: of every frame from 0.33 on, before of the first, and never of another size than it."""
-    newer, channel = _is_newer(run), inputs["channel"]
+    newer, channel = run.newer, inputs["channel"]
     pictures, masks = await run.in_thread(_read_pictures, run.folders.input_path(inputs["image"]), newer)
     if channel != "alpha":
         masks = tuple(picture.getchannel(channel[0].upper()) for picture in pictures)
@@ -51,10 +41,6 @@ async def _load_mask(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
         return Result((masks,))
     first, size = masks[0], pictures[0].size
     return Result(((first if first.size == size else Image.new("L", size),),))
-
-
-def _is_newer(run: NodeRun) -> bool:
-    return parse_version(run.options.version) >= GROWING_INPUTS
 
 
 def _read_pictures(path: Path, newer: bool) -> tuple[Images, Images]:
@@ -116,50 +102,6 @@ async def _load_latent(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 async def _load_sound(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     return Result((await run.in_thread(read_sound, run.folders.input_path(inputs["audio"])),))
-
-
-def read_sound(path: Path) -> Sound:
-    """Return the first channel of a file of 16-bit samples; of any other file a melody that its bytes decide."""
-    try:
-        with wave.open(str(path), "rb") as opened:
-            samples = array("h", opened.readframes(opened.getnframes()))
-            return Sound(samples[:: opened.getnchannels()], opened.getframerate())
-    except (wave.Error, EOFError, ValueError):
-        return tones.compose(Recipe(digest_of(path)), _SOUND_S)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file; it is read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def input_checks(folders: Folders, node: str, name: str, what: str) -> dict[str, Any]:
-    """Return what a node type needs that checks by itself whether its input file is there, and notices new bytes.
-
-    `node` is the function that checks, as a complaint names it, `name` the input, `what` the kind of file.
-    """
-
-    def check(inputs: Mapping[str, Any]) -> Mapping[str, str]:
-        if name not in inputs:
-            raise TypeError(f"{node}() missing 1 required positional argument: '{name}'")
-        return {} if _is_there(folders, inputs[name]) else {name: f"Invalid {what} file: {inputs[name]}"}
-
-    def fingerprint(inputs: Mapping[str, Any]) -> object:
-        try:
-            return digest_of(folders.input_path(inputs[name]))
-        except (OSError, LookupError, AttributeError, ValueError, OutsideFolderError):
-            return uuid.uuid4().hex  # ComfyUI takes a check that fails for a change
-
-    return {"check": check, "fingerprint": fingerprint, "checked": frozenset({name})}
-
-
-def _is_there(folders: Folders, name: str) -> bool:
-    """Tell whether a loader would find anything under a name, be it a folder."""
-    try:
-        return os.path.exists(folders.input_path(name))  # noqa: PTH110 - Path raises for a name that is too long
-    except OutsideFolderError:
-        return False
 
 
 def input_node_types(folders: Folders) -> list[NodeType]:

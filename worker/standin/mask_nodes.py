@@ -19,7 +19,6 @@ from worker.standin.nodes import (
     modern_choice,
 )
 from worker.standin.values import Images
-from worker.standin.versions import GROWING_INPUTS, parse_version
 
 
 async def _solid(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -32,8 +31,7 @@ async def _to_image(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
 
 async def _preview(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     named = await save_pictures(run, as_pictures(inputs["mask"]), run.folders.temporary_prefix(), "temp")
-    newer = parse_version(run.options.version) >= GROWING_INPUTS
-    return Result(ui={"images": named} | ({"animated": [False]} if newer else {}))
+    return Result(ui={"images": named} | ({"animated": [False]} if run.newer else {}))
 
 
 def as_pictures(masks: Images) -> Images:

@@ -120,10 +120,15 @@ class NodeRun:
         task.add_done_callback(self._tasks.discard)
 
     @property
+    def newer(self) -> bool:
+        """Whether the server is of the newer of the two ages that node types tell apart."""
+        return parse_version(self.options.version) >= GROWING_INPUTS
+
+    @property
     def previews(self) -> bool:
         """Whether samplers send previews: from 0.33 on a prompt may say so itself."""
         method = self.extra_data.get("preview_method") if isinstance(self.extra_data, dict) else None
-        if parse_version(self.options.version) < GROWING_INPUTS or method not in _PREVIEW_METHODS:
+        if not self.newer or method not in _PREVIEW_METHODS:
             return self.options.previews
         return bool(method != "none")
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 from PIL import Image, ImageChops
 
 from worker.standin import drawing
-from worker.standin.files import Folders, OutsideFolderError
-from worker.standin.input_nodes import digest_of, input_checks, read_sound
+from worker.standin.files import Folders
+from worker.standin.input_files import digest_of, input_checks, read_sound
 from worker.standin.node_run import NodeRun
 from worker.standin.nodes import (
     Input,
@@ -22,7 +22,6 @@ from worker.standin.nodes import (
     modern_choice,
 )
 from worker.standin.values import Images, Recipe, Video
-from worker.standin.versions import GROWING_INPUTS, parse_version
 
 FRAMES: Final = 16
 FPS: Final = 8.0
@@ -50,8 +49,7 @@ def _read_video(path: Path) -> Video:
 async def _take_apart(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
     video: Video = inputs["video"]
     told: tuple[Any, ...] = (video.frames, video.sound, float(video.fps))
-    newer = parse_version(run.options.version) >= GROWING_INPUTS
-    return Result((*told, 8, "sRGB") if newer else told)
+    return Result((*told, 8, "sRGB") if run.newer else told)
 
 
 async def _load_chosen_frames(run: NodeRun, inputs: Mapping[str, Any]) -> Result:
@@ -94,18 +92,6 @@ def _described(what: str, fps: float, count: int, frame: Image.Image) -> dict[st
     }
 
 
-def _checks(folders: Folders) -> dict[str, Any]:
-    """Return the check of LoadVideo, which takes another date of the file for a change, whatever its bytes."""
-
-    def fingerprint(inputs: Mapping[str, Any]) -> object:
-        try:
-            return folders.input_path(inputs["file"]).stat().st_mtime_ns
-        except (OSError, LookupError, AttributeError, ValueError, OutsideFolderError):
-            return None
-
-    return input_checks(folders, "LoadVideo.validate_inputs", "file", "video") | {"fingerprint": fingerprint}
-
-
 def _suite_checks(folders: Folders) -> dict[str, Any]:
     """Return the check of a function that takes all inputs: what it finds stands at each of them."""
     checks = input_checks(folders, "VHS_LoadVideo.VALIDATE_INPUTS", "video", "video")
@@ -130,7 +116,7 @@ def video_node_types(folders: Folders) -> list[NodeType]:
                 required={"file": modern_choice(lambda: folders.input_files("video"), video_upload=True)},
                 outputs=("VIDEO",),
                 **core,
-                **_checks(folders),
+                **input_checks(folders, "LoadVideo.validate_inputs", "file", "video", by_date=True),
             ),
             category="video",
             aliases=("import video", "open video", "video file"),

@@ -2,12 +2,16 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from PIL import Image
 from unit.standin.standin_client import BOTH, OLD, Client, image_graph, png
+
+from worker.standin.files import Folders
+from worker.standin.input_files import input_checks
 
 RECORDED: Final = json.loads((Path(__file__).parents[2] / "data" / "input-classes" / "object_info.json").read_text())
 
@@ -345,3 +349,21 @@ async def test_a_sound_that_cannot_be_decoded_is_drawn_from_its_bytes(client: Cl
         entry = await client.run(graph)
         found.append((await client.get("/view", **entry["outputs"]["2"]["audio"][0]))[1])
     assert found[0] == found[1] != found[2]
+
+
+def test_another_date_is_a_change_for_videos_only_and_other_bytes_for_all_others(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    folders.prepare()
+    path = tmp_path / "input" / "a.mp4"
+    path.write_bytes(b"one")
+    by_date, by_bytes = (
+        input_checks(folders, "Load.check", "file", "video", by_date=by_date)["fingerprint"]
+        for by_date in (True, False)
+    )
+    before = by_date({"file": "a.mp4"}), by_bytes({"file": "a.mp4"})
+    os.utime(path, (1_000, 1_000))
+    assert (by_date({"file": "a.mp4"}) == before[0], by_bytes({"file": "a.mp4"}) == before[1]) == (False, True)
+    path.write_bytes(b"two")
+    assert by_bytes({"file": "a.mp4"}) != before[1]
+    assert by_date({"file": "gone.mp4"}) is None
+    assert by_bytes({"file": "gone.mp4"}) != by_bytes({"file": "gone.mp4"}), "what cannot be looked at has changed"
