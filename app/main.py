@@ -58,6 +58,7 @@ from app.storage.uploads import UploadStore
 from app.web import backends, contents, inventory, jobs, metrics, system, uploads, websockets
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.callers import only_permitted
+from app.web.connections import Runner
 from app.web.expectations import mend_expectations
 from app.web.metrics import counted
 from app.web.origin import refuse_foreign_hosts
@@ -79,6 +80,8 @@ SERVING: Final[dict[str, Any]] = {
     "auto_decompress": False,
     # Seconds for which the rest of a refused body is read and dropped: the client reads the answer only afterwards.
     "lingering_time": 2.0,
+    # Bytes of a body that come before they are read: twice as many are held of each, and aiohttp's own are 256 KiB.
+    "read_bufsize": 2**16,
 }
 """How a runner serves the application."""
 
@@ -142,7 +145,7 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    runner = web.AppRunner(app, shutdown_timeout=_SHUTDOWN_S, handle_signals=False, **SERVING)
+    runner = Runner(app, shutdown_timeout=_SHUTDOWN_S, handle_signals=False, **SERVING)
     await runner.setup()
     try:
         await _listen(runner, settings.api_host, port)

@@ -186,6 +186,25 @@ class ServerMetrics:
             "WebSockets closed by this server because the client did not keep up.",
             registry=self.registry,
         )
+        self._connections = Gauge(
+            "genonaut_connections_open", "Connections open at this server.", registry=self.registry
+        )
+        self._refused = Counter(
+            "genonaut_connections_refused_total",
+            "Connections that this server closed before a request: too many of an address, in total, or a large head.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._slow = Counter(
+            "genonaut_slow_clients_total",
+            "Connections that this server cut off, by what was too slow: a head, reading, or the close.",
+            ("what",),
+            registry=self.registry,
+        )
+        for reason in ("address", "total", "large_head"):
+            self._refused.labels(reason)
+        for what in ("head", "unread", "close"):
+            self._slow.labels(what)
         # To look up a child by its labels takes longer than to count.
         self._counted: dict[tuple[str, str, int], Counter] = {}
         self._timed: dict[tuple[str, str], Histogram] = {}
@@ -207,6 +226,18 @@ class ServerMetrics:
         """Record how long an event took to reach its watchers; `timestamp` is in ISO 8601, and None is ignored."""
         if timestamp is not None:
             self._lag.observe(max(0.0, time.time() - datetime.fromisoformat(timestamp).timestamp()))
+
+    def connections_open(self, count: int) -> None:
+        """So many connections are open."""
+        self._connections.set(count)
+
+    def connection_refused(self, reason: str) -> None:
+        """A connection was closed before a request of it was read."""
+        self._refused.labels(reason).inc()
+
+    def slow_client(self, what: str) -> None:
+        """A connection was cut off because the client was too slow with this."""
+        self._slow.labels(what).inc()
 
     def socket_opened(self) -> None:
         """A WebSocket was opened."""

@@ -118,6 +118,18 @@ class Settings(BaseSettings):
     reconcile_seconds: int = Field(15, ge=1, le=60)
     """Time between two searches for jobs that lost their turn."""
 
+    max_connections: int = Field(0, ge=0, le=10**9)
+    """Maximum open connections of a server. 0: as many as it may open files, less 256."""
+    max_connections_per_address: int = Field(200, ge=1, le=10**9)
+    """Maximum open connections from one address, or IPv6 network of 64 bits. This machine's own are not counted."""
+    header_seconds: float = Field(15, gt=0, le=3600)
+    """Maximum time for the whole head of a request, from the begin of the connection or of the head."""
+    body_seconds: float = Field(30, gt=0, le=3600)
+    """Maximum time for a request body, plus the time that what has come takes at 32 KiB a second."""
+    keep_alive_seconds: float = Field(130, gt=0, le=86400)
+    """Time after which a connection without a request is closed. A proxy in front must close its own sooner."""
+    unread_seconds: float = Field(30, gt=0, le=3600)
+    """Time after which a client is cut off that reads less than 4 KiB a second of what waits for it."""
     max_body_bytes: int = Field(8 * 2**20, ge=65536, le=2**30)
     """Maximum size of a request body after decompression."""
     max_upload_bytes: int = Field(64 * 2**20, ge=1024, le=2**40)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 import uvloop
-from aiohttp.test_utils import TestServer
 from alembic import command
 from integration.monitor_fixtures import Life
 from pydantic import SecretStr
@@ -21,14 +20,14 @@ from xdist.scheduler import LoadScopeScheduling
 
 from app.embedded.services import Running, Wanted, start
 from app.embedded.temporary import temporary_data_dir
-from app.main import SERVING, create_app
+from app.main import create_app
 from app.messaging.channels import Names
 from app.messaging.redis_connection import close, make_redis
 from app.settings import Settings, load_settings
 from app.storage.database import Database, make_engine
 from app.storage.migrating import alembic_config
 from databases import ReusedDatabase, execute, on_database
-from harness import NEWEST_COMFYUI, Service, StandinServer, Workers
+from harness import NEWEST_COMFYUI, ServedAsOurs, Service, StandinServer, Workers
 from worker.standin.main import STANDIN
 from worker.standin.main import create_app as create_standin
 from worker.standin.options import StandinOptions
@@ -193,9 +192,7 @@ def names(settings: Settings) -> Names:
 @pytest.fixture
 async def client(settings: Settings, aiohttp_client: Any) -> TestClient[Any, Any]:
     """A client of the whole server, served as `make up` serves it."""
-    server = TestServer(create_app(settings))
-    await server.start_server(**SERVING)
-    return await aiohttp_client(server)
+    return await aiohttp_client(ServedAsOurs(create_app(settings)))
 
 
 @pytest.fixture

@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp.test_utils import TestServer
 
 from app.keys import REGISTRY
+from app.main import SERVING
+from app.web.connections import LOOPBACK, Runner
 from worker.main import WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from aiohttp import ClientWebSocketResponse
+    from aiohttp import ClientWebSocketResponse, web
     from aiohttp.test_utils import TestClient
 
+    from app.domain.public_addresses import Network
     from app.settings import Settings
     from worker.standin.server import Standin
 
@@ -44,6 +48,17 @@ BOTH_AGES = pytest.mark.parametrize("comfyui_version", ["0.3.64", NEWEST_COMFYUI
 
 LIVES = pytest.mark.parametrize("heartbeat_seconds", [30.0], ids=[""])
 """For tests that write heartbeats by hand, or in which a worker may not be missed: heartbeats count for 90 s."""
+
+
+class ServedAsOurs(TestServer):
+    """The server, served as `make up` serves it; `exempt` have as many connections as they like."""
+
+    def __init__(self, app: web.Application, exempt: Sequence[Network] = LOOPBACK) -> None:
+        super().__init__(app)
+        self._exempt = exempt
+
+    async def _make_runner(self, **options: Any) -> Runner:
+        return Runner(self.app, exempt=self._exempt, **(SERVING | options))
 
 
 @dataclass
