@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     """Time between the end of the last watched job and the close of the socket."""
     ws_heartbeat_seconds: float = Field(20, gt=0, le=3600)
     """Time between two pings to a WebSocket client."""
-    ws_outbox_frames: int = Field(1000, ge=10, le=100_000)
-    """Maximum frames kept for a slow WebSocket client before it is closed."""
+    ws_outbox_bytes: int = Field(4 * 2**20, ge=65536, le=2**30)
+    """Maximum size of what waits for a slow WebSocket client before it is closed. The present state comes on top."""
     cancel_wait_seconds: float = Field(5, ge=0, le=60)
     """Maximum time that a cancel waits for ComfyUI's confirmation before it answers 202."""
 

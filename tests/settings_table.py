@@ -35,7 +35,7 @@ def table() -> str:
     """Return the whole table: one row for each field, in the order of the class."""
     rows = []
     for name, field in Settings.model_fields.items():
-        unit = next((unit for unit in ("seconds", "bytes", "frames") if name.endswith(f"_{unit}")), "")
+        unit = next((unit for unit in ("seconds", "bytes") if name.endswith(f"_{unit}")), "")
         rows.append(f"| `{name.upper()}` | {default(name)} | {unit} | {field.description} |\n")
     return HEAD + "".join(rows)
 

@@ -8,13 +8,13 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from app.domain.errors import BadParameter, Fault
 from app.keys import METRICS, SETTINGS
 from app.runtime.end_tasks import end_tasks
 from app.web.callers import subprotocols_of
-from app.web.socket_commands import answer_to
+from app.web.socket_commands import MAX_FRAME_BYTES, Pace, answer_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,10 @@ SIGNED_OUT: Final = 4401
 """The code of a close after which a client must sign in before it comes back."""
 
 
+_FRAME_OVERHEAD_BYTES: Final = 64
+"""What a frame takes in an outbox besides its own bytes."""
+
+
 def text_frame(text: bytes) -> bytes:
     """Return a WebSocket text frame of a server: whole, neither masked nor compressed (RFC 6455, section 5.2)."""
     length = len(text)
@@ -46,17 +50,23 @@ def text_frame(text: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, length) + text
 
 
+def pong_frame(data: bytes) -> bytes:
+    """Return the answer to a ping, whose data has at most 125 bytes (RFC 6455, section 5.5)."""
+    return struct.pack("!BB", 0x8A, len(data)) + data
+
+
 class Connection:
     """One WebSocket client: a frame goes straight to its transport or, while that is full, into a bounded outbox.
 
     The frames come ready-made, the same bytes for all clients, so aiohttp's `send_str` is passed by: all that happens
-    for each client is a write. What aiohttp itself sends, pings, pongs and the close, is whole frames too.
+    for each client is a write. What aiohttp itself sends, pings and the close, is whole frames too. Pongs are sent by
+    us: aiohttp answers pings as fast as they come, which keeps all others waiting.
     It remembers the last frame of each job, so that nothing goes out twice, and nothing after a job's end.
     """
 
     __slots__ = (
-        "_done", "_draining", "_dropped", "_early", "_end", "_linger_s", "_lingering", "_listening", "_most", "_out",
-        "_outbox", "_request", "_told", "ws",
+        "_allowance", "_done", "_draining", "_dropped", "_early", "_end", "_linger_s", "_lingering", "_listening",
+        "_most_bytes", "_out", "_outbox", "_outbox_bytes", "_request", "_told", "ws",
     )  # fmt: skip
 
     @property
@@ -64,23 +74,32 @@ class Connection:
         """How many frames wait in the outbox."""
         return len(self._outbox)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait in the outbox and in the transport below it."""
+        return self._outbox_bytes + (self._out[1].get_write_buffer_size() if self._out is not None else 0)
+
     def told(self, job_id: int) -> int | None:
         """Return the `seq` last told of a job that is followed; None when it is not followed, or has finished."""
         return self._told.get(job_id)
 
-    def __init__(self, request: web.Request, jobs: int = 0) -> None:
+    def __init__(self, request: web.Request) -> None:
         settings = request.app[SETTINGS]
         self.ws: Final = web.WebSocketResponse(
             timeout=CLOSE_ANSWER_S,
             protocols=subprotocols_of(request),
             heartbeat=settings.ws_heartbeat_seconds,
-            max_msg_size=settings.max_body_bytes,
+            max_msg_size=MAX_FRAME_BYTES,
+            autoping=False,
             compress=False,
         )
         self._request: Final = request
         self._linger_s: Final = settings.ws_linger_seconds
-        self._most: Final = settings.ws_outbox_frames + jobs
+        self._most_bytes: Final = settings.ws_outbox_bytes
+        self._allowance = 0
+        """Bytes that may wait besides, until the client has read all that it began with."""
         self._outbox: Final[deque[bytes]] = deque()
+        self._outbox_bytes = 0
         self._told: Final[dict[int, int]] = {}
         """The `seq` last told of each job that is followed; a job that has finished is not in it any more."""
         self._early: list[Offer] | None = []
@@ -114,6 +133,8 @@ class Connection:
     def follow(self, present: Sequence[Offer]) -> None:
         """Begin with the present state of each job, and go on with what has happened since it was read."""
         early, self._early = self._early or [], None
+        # However much it is: a client that is closed for it would come back for the same.
+        self._allowance = sum(len(message) + _FRAME_OVERHEAD_BYTES for _, _, message, _ in present)
         self._told.update((job_id, -1) for job_id, *_ in present)
         for job_id, order, message, finished in (*present, *early):
             self.offer(job_id, order, message, finished=finished)
@@ -159,8 +180,11 @@ class Connection:
                 self._out[1].write(message)
                 return
             self._draining = asyncio.create_task(self._drain(*self._out), name="ws-drain")
-        if len(self._outbox) < self._most:
+        size = len(message) + _FRAME_OVERHEAD_BYTES
+        # A frame that is larger than all that may wait is not lost to a client that reads.
+        if not self._outbox or self.waiting_bytes + size <= self._most_bytes + self._allowance:
             self._outbox.append(message)
+            self._outbox_bytes += size
         else:
             self._dropped += 1
             self._close(WSCloseCode.TRY_AGAIN_LATER, b"too slow")
@@ -187,10 +211,14 @@ class Connection:
         """Answer what the client says, until it leaves or is to be closed."""
         if self._end is not None:
             return
+        pace = Pace()
         try:
             async with asyncio.timeout(None) as self._listening:
                 async for message in self.ws:
-                    if (answer := answer_to(message)) is not None:
+                    await pace.wait()
+                    if message.type is WSMsgType.PING:
+                        self.send(pong_frame(bytes(message.data)))
+                    elif (answer := answer_to(message)) is not None:
                         self.send(text_frame(answer))
         except TimeoutError:
             # By `_close`; or by TCP, which gave up: over either way.
@@ -204,11 +232,14 @@ class Connection:
             while self._outbox and not self.ws.closed:
                 await writer.drain()
                 while self._outbox and not self.ws.closed and not self._request.protocol.writing_paused:
-                    transport.write(self._outbox.popleft())
+                    message = self._outbox.popleft()
+                    self._outbox_bytes -= len(message) + _FRAME_OVERHEAD_BYTES
+                    transport.write(message)
         except ConnectionError:
             return
         finally:
             self._draining = None
+        self._allowance = 0
         if self._done:
             self._linger()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from typing import Any, Final
@@ -9,8 +10,26 @@ from typing import Any, Final
 from aiohttp import WSMessage, WSMsgType
 
 MAX_CLIENT_CHARS: Final = 64 * 1024
-"""What a client has to say is short. Longer frames are answered with an error, up to `MAX_BODY_BYTES`; one that is
-longer still is not even received, and ends the connection (1009)."""
+"""What a client has to say is short. Longer messages are answered with an error, up to `MAX_FRAME_BYTES`."""
+MAX_FRAME_BYTES: Final = 256 * 1024
+"""A message that is longer still, in one frame or many, is not even received, and ends the connection (1009)."""
+COMMANDS_A_SECOND: Final = 50
+"""How many messages of a client are answered, pings and pongs among them, when they come faster than that."""
+COMMANDS_AT_ONCE: Final = 100
+"""How many may come in one go before that."""
+
+
+class Pace:
+    """How fast the messages of one client are answered: what comes faster waits in the client's own buffers."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        """Wait until the next message's turn, and let others run in any case."""
+        now = asyncio.get_running_loop().time()
+        self._next = max(self._next, now - COMMANDS_AT_ONCE / COMMANDS_A_SECOND) + 1 / COMMANDS_A_SECOND
+        await asyncio.sleep(max(0.0, self._next - now))
 
 
 def answer_to(message: WSMessage) -> bytes | None:

@@ -108,7 +108,7 @@ def opened_by(request: web.Request) -> OpenedBy:
 
 async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamResponse:
     hub, scope = request.app[HUB], request[CALLER].scope
-    connection = Connection(request, len(job_ids))
+    connection = Connection(request)
     request.app[SOCKETS][connection] = opened_by(request)
     try:
         # Joined first and read after, so that no event falls between; what comes twice is dropped by its number.

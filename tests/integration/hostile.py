@@ -123,6 +123,14 @@ TEXTS = [
 """Values of parameters as they stand in an address."""
 
 
+UPGRADE = {
+    "Upgrade": b"websocket",
+    "Connection": b"Upgrade",
+    "Sec-WebSocket-Version": b"13",
+    "Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
 def request_of(method: str, path: str, headers: dict[str, bytes] | list[tuple[str, bytes]], body: bytes = b"") -> bytes:
     """Return a request as it goes over the wire; what is not given is as a decent client has it."""
     given = list(headers.items()) if isinstance(headers, dict) else headers

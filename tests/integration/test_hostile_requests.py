@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from integration.hostile import BYTES, HEADERS, TEXTS, UNKEPT, Attack, request_of
+from integration.hostile import BYTES, HEADERS, TEXTS, UNKEPT, UPGRADE, Attack, request_of
 from integration.monitor_fixtures import Life
 
 from app import keys
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-UPGRADE = {
-    "Upgrade": b"websocket",
-    "Connection": b"Upgrade",
-    "Sec-WebSocket-Version": b"13",
-    "Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub25jZQ==",
-}
 BASE = "/api/v1/generation-jobs"
 READY = "/health/ready"
 """Says 503, for there is no worker."""

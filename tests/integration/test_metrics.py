@@ -172,7 +172,7 @@ async def test_an_attempt_taken_over_is_counted(
 
 
 async def test_a_client_that_does_not_keep_up_is_counted(settings: Settings, aiohttp_client: Any) -> None:
-    client = await aiohttp_client(create_app(settings.model_copy(update={"ws_outbox_frames": 10})))
+    client = await aiohttp_client(create_app(settings.model_copy(update={"ws_outbox_bytes": 2**16})))
     ws = await client.ws_connect("/ws/events")
     transport_of(ws).pause_reading()
     with contextlib.suppress(ConnectionError):

@@ -18,6 +18,7 @@ from app.domain.job import Phase
 from app.domain.message import frame, snapshot_of
 from app.keys import HUB, VIEWS
 from app.main import create_app
+from app.web.socket_commands import MAX_FRAME_BYTES
 from harness import GUARD_S, SMALL_BODY, eventually, transport_of
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ GARBAGE = {
     "number of 5000 digits": '{"type": "ping", "id": ' + "9" * 5000 + "}",
     "deep": "[" * 60_000,
     "long": '{"type": "ping", "id": "' + "x" * 100_000 + '"}',
-    "huge": "x" * 4_000_000,
+    "huge": "x" * (MAX_FRAME_BYTES - 1),
     "NUL": "\0",
 }
 
@@ -197,7 +198,7 @@ async def test_a_stalled_reader_is_closed_and_delays_nobody(
     settings: Settings, aiohttp_client: Any, redis: ArqRedis, names: Names
 ) -> None:
     """It subscribes over a socket with a tiny window, and never reads."""
-    app = create_app(settings.model_copy(update={"ws_outbox_frames": 10}))
+    app = create_app(settings.model_copy(update={"ws_outbox_bytes": 2**16}))
     client = await aiohttp_client(app)
     job_id = await create(client)
     snapshot = snapshot_of((await app[VIEWS].view(job_id)).job)
@@ -233,7 +234,7 @@ async def test_a_stalled_reader_is_closed_and_delays_nobody(
 async def test_a_client_that_floods_and_does_not_read_costs_a_bounded_outbox(
     settings: Settings, aiohttp_client: Any
 ) -> None:
-    app = create_app(settings.model_copy(update={"ws_outbox_frames": 10}))
+    app = create_app(settings.model_copy(update={"ws_outbox_bytes": 2**16}))
     client = await aiohttp_client(app)
     job_id = await create(client)
     loop = asyncio.get_running_loop()
@@ -344,7 +345,7 @@ async def test_a_client_that_pauses_misses_nothing_and_nothing_twice(
     settings: Settings, aiohttp_client: Any, redis: ArqRedis, names: Names
 ) -> None:
     """What it does not read at once is more than the kernel and the transport take, and less than its outbox."""
-    app = create_app(settings)
+    app = create_app(settings.model_copy(update={"ws_outbox_bytes": 2**25}))
     client = await aiohttp_client(app)
     job_id = await create(client)
     snapshot, padding = snapshot_of((await app[VIEWS].view(job_id)).job), "x" * 500_000

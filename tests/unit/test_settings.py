@@ -130,7 +130,7 @@ WRONG: list[tuple[str, Any]] = [
     *(("database_timeout_seconds", value) for value in (0, -1, 301)),
     *(("max_body_bytes", value) for value in (0, 2**31)),
     *(("max_workflow_bytes", value) for value in (0, 65535, 2**29)),
-    *(("ws_outbox_frames", value) for value in (0, 9)),
+    *(("ws_outbox_bytes", value) for value in (0, 65535, 2**31)),
     *(("log_level", value) for value in ("LOUD", "")),
     *(("api_host", value) for value in ("0.0.0.0", "::", "", "192.168.1.5", "example.com", "127.0.0.1.example.com")),
 ]
