@@ -64,6 +64,7 @@ from app.web.metrics import counted
 from app.web.origin import refuse_foreign_hosts
 from app.web.permissions import PAGE, require_listed
 from app.web.problems import errors_as_problems
+from app.web.proxies import behind_proxies
 from app.web.socket_client import text_frame
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
 def _application(settings: Settings) -> web.Application:
     mend_expectations()
-    guards = (counted, errors_as_problems, refuse_foreign_hosts, only_permitted, refuse_large_forms)
+    first = (*behind_proxies(settings), counted, errors_as_problems)
+    guards = (*first, refuse_foreign_hosts, only_permitted, refuse_large_forms)
     return web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
 
 

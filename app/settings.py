@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.domain.errors import GenonautError
+from app.domain.forwarded import checked_prefix
 from app.domain.public_addresses import Network, parse_networks
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -52,6 +53,10 @@ class Settings(BaseSettings):
     """Origins such as `https://app.example`, separated by commas, whose pages may use REST and sockets by a key."""
     metrics_open: bool = False
     """`true`: `/metrics` and `/health/ready` need no key."""
+    trusted_proxies: str = ""
+    """Networks such as `127.0.0.1, 10.0.0.0/8` of proxies that are believed: client, scheme, host, prefix of paths."""
+    root_path: str = ""
+    """Path such as `/images` under which a proxy shows the service. It may pass it on or strip it. Empty: none."""
     api_port: int = Field(8001, ge=1, le=65535)
     """Port of the server."""
     monitor_port: int = Field(5555, ge=1, le=65535)
@@ -216,6 +221,18 @@ class Settings(BaseSettings):
         parse_networks(value)
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, value: str) -> str:
+        if everybody := [network for network in parse_networks(value) if network.prefixlen == 0]:
+            raise ValueError(f"has {everybody[0]}: so everybody could claim any address. Name the proxies")
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _root(cls, value: str) -> str:
+        return checked_prefix(value.strip())
+
     @model_validator(mode="after")
     def _together(self) -> Self:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
@@ -252,6 +269,11 @@ class Settings(BaseSettings):
     def allowed_networks(self) -> tuple[Network, ...]:
         """`INPUT_NETWORKS`: what URLs of a job may lead to besides public addresses."""
         return parse_networks(self.input_networks)
+
+    @cached_property
+    def proxy_networks(self) -> tuple[Network, ...]:
+        """`TRUSTED_PROXIES`: who is believed about the client."""
+        return parse_networks(self.trusted_proxies)
 
     @property
     def data_path(self) -> Path:

@@ -10,6 +10,7 @@ from app.domain.text import printable
 from app.keys import AUDIT
 from app.web.callers import CALLER
 from app.web.problems import REQUEST_ID
+from app.web.proxies import client_address
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -25,7 +26,7 @@ async def note(request: web.Request, action: str, target: str, outcome: str, **d
     caller, target = request[CALLER], printable(target).replace("\0", "")
     try:
         return await request.config_dict[AUDIT].note(
-            caller, action, target, outcome, address=request.remote, request_id=request[REQUEST_ID], **data
+            caller, action, target, outcome, address=client_address(request), request_id=request[REQUEST_ID], **data
         )
     except Unavailable:
         log.exception("not in the audit: %s by %s of %s was %s %s", action, caller.name, target, outcome, data)

@@ -22,6 +22,7 @@ from app.web.callers import CALLER, authorize, caller_of
 from app.web.file_forms import FILE_FORM, FileForm
 from app.web.permissions import SAFE_METHODS, SIGN_OUT, route_of
 from app.web.problems import REQUEST_ID, STATUS_OF
+from app.web.proxies import asked_host
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -92,7 +93,7 @@ async def _check_own_page(request: web.Request, cookie: str) -> None:
     if site is not None:
         own = site in ("same-origin", "none")
     else:
-        own = origin is None or origin.partition("://")[2] == request.host
+        own = origin is None or origin.partition("://")[2] == asked_host(request)
     if not own:
         raise Forbidden("The request comes from another site's page, so nothing was done.")
     if comes_with_files(request):

@@ -18,6 +18,7 @@ from app.domain.access import READING, Ability
 from app.keys import ACCESS, SETTINGS
 from app.monitor.page_data import NOT_KNOWN, read_health
 from app.web.callers import CALLER
+from app.web.proxies import is_secure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,7 +185,7 @@ def _set_cookie(
     request: web.Request, response: web.StreamResponse, name: str, value: str, max_age_s: int | None
 ) -> None:
     response.set_cookie(
-        name, value, path="/monitor", max_age=max_age_s, httponly=True, samesite="Strict", secure=request.secure
+        name, value, path="/monitor", max_age=max_age_s, httponly=True, samesite="Strict", secure=is_secure(request)
     )
 
 

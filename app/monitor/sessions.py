@@ -20,6 +20,7 @@ from app.monitor.rendering import CSRF_TOKEN, give_token
 from app.services.access import SESSION_COOKIE
 from app.web.bodies import read_form
 from app.web.callers import CALLER, caller_of
+from app.web.proxies import client_address, is_secure
 
 routes: Final = web.RouteTableDef()
 
@@ -45,20 +46,20 @@ async def sign_in(request: web.Request) -> web.Response:
     """Begin a session, and lead to where its owner wanted to go."""
     form = await read_form(request)
     secret, wanted = str(form.get("key", "")).strip(), str(form.get("next", ""))
-    wrong = request.config_dict[ACCESS].wrong
-    wrong.check(request.remote)
+    wrong, address = request.config_dict[ACCESS].wrong, client_address(request)
+    wrong.check(address)
     try:
-        token, request[CALLER] = await request.config_dict[KEYS].sign_in(secret[: MOST_CHARS + 1], request.remote)
+        token, request[CALLER] = await request.config_dict[KEYS].sign_in(secret[: MOST_CHARS + 1], address)
     except WrongKey as error:
         request[CALLER] = _NOBODY
-        if wrong.count(request.remote):
-            await note(request, "sign_in", request.remote or "", "refused")
+        if wrong.count(address):
+            await note(request, "sign_in", address or "", "refused")
         await asyncio.sleep(WRONG_S)
         return _form(request, wanted, str(error), HTTPStatus.FORBIDDEN)
-    await note(request, "sign_in", request.remote or "", "done")
+    await note(request, "sign_in", address or "", "done")
     response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": _own(wanted)})
     # For the whole site: the events and the pictures are elsewhere on it. How long it lasts is the server's to say.
-    response.set_cookie(SESSION_COOKIE, token, path="/", httponly=True, samesite="Strict", secure=request.secure)
+    response.set_cookie(SESSION_COOKIE, token, path="/", httponly=True, samesite="Strict", secure=is_secure(request))
     return response
 
 
@@ -67,7 +68,7 @@ async def sign_out(request: web.Request) -> web.Response:
     """End the session, here and on the server."""
     if token := request.cookies.get(SESSION_COOKIE):
         await request.config_dict[KEYS].sign_out(token)
-        await note(request, "sign_out", request.remote or "", "done")
+        await note(request, "sign_out", client_address(request) or "", "done")
     response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/monitor/sign-in"})
     response.del_cookie(SESSION_COOKIE, path="/")
     return response

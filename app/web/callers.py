@@ -15,6 +15,7 @@ from app.services.access import SESSION_COOKIE, Shown
 from app.settings import is_loopback
 from app.web.origin import check_origin, host_name
 from app.web.permissions import PERMISSIONS, PUBLIC, SIGN_OUT, route_of
+from app.web.proxies import came_through_proxy, client_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +31,6 @@ _ANYBODYS_NAME: Final = "api"
 """The actor in the events of what a client of the API does while there are no keys."""
 _KEY_LIKE: Final = re.compile(r"gno?_[\w-]{40,}")
 _NAMES_OF_KEYS: Final = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "authorization", "bearer"})
-_OF_PROXIES: Final = ("Forwarded", "Via", "X-Real-IP")
 
 
 @web.middleware
@@ -79,7 +79,7 @@ def shown_by(request: web.Request) -> Shown:
     """Return what the request shows of who it is from; raises `BadParameter`, `KeyInAddress`, `WrongKey`."""
     if request.query_string:
         _refuse_keys_in_address(request)
-    return Shown(_key_of(request), request.cookies.get(SESSION_COOKIE), request.remote, is_local(request))
+    return Shown(_key_of(request), request.cookies.get(SESSION_COOKIE), client_address(request), is_local(request))
 
 
 def shows_key(request: web.Request) -> bool:
@@ -102,9 +102,7 @@ def is_local(request: web.Request) -> bool:
     name = host_name(request)
     if name is not None and not is_loopback(name):
         return False
-    return not any(each in request.headers for each in _OF_PROXIES) and not any(
-        each.lower().startswith("x-forwarded-") for each in request.headers
-    )
+    return not came_through_proxy(request)
 
 
 def actor_of(request: web.Request) -> str:

@@ -11,6 +11,7 @@ from aiohttp import web
 from app.domain.errors import ForeignHost, ForeignOrigin
 from app.keys import SETTINGS
 from app.settings import is_loopback
+from app.web.proxies import all_hosts, asked_host
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,16 +26,16 @@ async def refuse_foreign_hosts(
     A page of another site can have its own name resolved to this machine (DNS rebinding). The browser and the other
     guards here then take its requests for this server's own; only the host name in them differs.
     """
-    name = host_name(request)
-    settings = request.app[SETTINGS]
-    if name is not None and not _is_this_machine(name) and not settings.goes_by(name):
-        raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
+    for host in all_hosts(request):
+        name = _host_name(f"//{host}") or ""
+        if not _is_this_machine(name) and not request.app[SETTINGS].goes_by(name):
+            raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
     return await handler(request)
 
 
 def host_name(request: web.Request) -> str | None:
     """Return the name by which the request calls this server, without its port; None from who says none."""
-    host = request.headers.get("Host")
+    host = asked_host(request)
     return _host_name(f"//{host}") or "" if host is not None else None
 
 
@@ -49,7 +50,7 @@ def check_origin(request: web.Request, *, by_key: bool, by_session: bool) -> Non
     if origin is None or (by_key and origin in request.config_dict[SETTINGS].origins):
         return
     name = _host_name(origin)
-    own = origin.partition("://")[2] == request.host
+    own = origin.partition("://")[2] == asked_host(request)
     if name is None or not (own or (not by_session and (name == host_name(request) or is_loopback(name)))):
         raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
 

@@ -37,8 +37,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with the code of the settings, and an env folder of this test's own."""
-    domain = ("app/domain/__init__.py", "app/domain/errors.py", "app/domain/public_addresses.py")
-    for name in ("app/__init__.py", "app/settings.py", *domain):
+    domain = ("app/domain/__init__.py", "app/domain/errors.py", "app/domain/forwarded.py")
+    for name in ("app/__init__.py", "app/settings.py", *domain, "app/domain/public_addresses.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "env").mkdir()
@@ -126,6 +126,8 @@ WRONG: list[tuple[str, Any]] = [
         ("input_networks", value)
         for value in ("10.0.0.1/8", "host", "10.0.0.0/33", "*", "fe80::1%eth0", "10.0.0.0/8;fd00::/8")
     ),
+    *(("trusted_proxies", value) for value in ("10.0.0.1/8", "host", "*", "0.0.0.0/0", "10.0.0.0/8, ::/0")),
+    *(("root_path", value) for value in ("images", "/a//b", "/../a", "/a?b", "/api", "/monitor/x", "https://h/a")),
     *(("lease_seconds", value) for value in (0, -1, "long", 3601)),
     *(("database_timeout_seconds", value) for value in (0, -1, 301)),
     *(("max_body_bytes", value) for value in (0, 2**31)),
