@@ -135,8 +135,7 @@ def _file(
     headers = {
         "Content-Type": f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type,
         "Cache-Control": "no-cache" if for_now else _IMMUTABLE,
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
         "Content-Disposition": _disposition(name, inline=inline),
     }
     answer = _StandIn if for_now else web.FileResponse

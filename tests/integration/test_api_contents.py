@@ -47,7 +47,7 @@ async def test_bytes_are_shown_harmlessly_and_kept_for_ever(service: Service, do
     for url in (done["outputs"][0]["url"], done["outputs"][0]["thumbnail_url"]):
         headers = (await service.client.get(url)).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
-        assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+        assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox; frame-ancestors 'none'"
         assert "immutable" in headers["Cache-Control"]
         assert headers["Content-Disposition"].startswith("inline; filename=")
         assert headers["X-Request-Id"]

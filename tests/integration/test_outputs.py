@@ -125,7 +125,7 @@ async def test_data_is_served_as_json_and_shown_on_the_page(odd: Service) -> Non
     answer = await odd.client.get(output["url"])
     assert (answer.status, answer.content_type) == (200, "application/json")
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox; frame-ancestors 'none'"
     assert await answer.json(content_type="application/json") == {"x": "<b>1</b>"}
     page = await (await odd.client.get(f"/monitor/jobs/{job['job_id']}")).text()
     assert "{&#34;x&#34;:&#34;&lt;b&gt;1&lt;/b&gt;&#34;}" in page
