@@ -63,9 +63,9 @@ from app.web.expectations import mend_expectations
 from app.web.metrics import counted
 from app.web.origin import refuse_foreign_hosts
 from app.web.permissions import PAGE, require_listed
+from app.web.prefixed import serve_behind_proxies
 from app.web.problems import errors_as_problems
 from app.web.protective_headers import add_protective_headers
-from app.web.proxies import behind_proxies
 from app.web.socket_client import text_frame
 
 if TYPE_CHECKING:
@@ -164,11 +164,11 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
 def _application(settings: Settings) -> web.Application:
     mend_expectations()
-    first = (*behind_proxies(settings), counted, errors_as_problems)
-    guards = (*first, refuse_foreign_hosts, only_permitted, refuse_large_forms)
+    guards = (counted, errors_as_problems, refuse_foreign_hosts, only_permitted, refuse_large_forms)
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     # Before those of the page, which has some of its own.
     app.on_response_prepare.append(add_protective_headers)
+    serve_behind_proxies(app, settings)
     return app
 
 

@@ -270,7 +270,7 @@ class Settings(BaseSettings):
         """`INPUT_NETWORKS`: what URLs of a job may lead to besides public addresses."""
         return parse_networks(self.input_networks)
 
-    @cached_property
+    @property
     def proxy_networks(self) -> tuple[Network, ...]:
         """`TRUSTED_PROXIES`: who is believed about the client."""
         return parse_networks(self.trusted_proxies)

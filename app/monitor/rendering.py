@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp_jinja2
 from aiohttp import web
+from markupsafe import Markup
 
 from app.domain.access import READING, Ability
 from app.keys import ACCESS, SETTINGS
 from app.monitor.page_data import NOT_KNOWN, read_health
 from app.web.callers import CALLER
-from app.web.proxies import is_secure
+from app.web.proxies import is_secure, outside_address, root_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,9 +135,10 @@ async def render(
             "layout": "fragment.html" if fragment else "page.html",
             "health": context.get("health") or (await read_health(request) if viewer else NOT_KNOWN),
             "environment": settings.genonaut_env,
-            "api_address": f"http://localhost:{settings.api_port}",
+            "api_address": outside_address(request) or f"http://localhost:{settings.api_port}",
             "csrf": _ANY_TOKEN if request.get(FOR_ALL) else request[CSRF_TOKEN],
             "here": request.path_qs,
+            "root": Markup(root_path(request)),  # noqa: S704  # letters, digits and . _ - / only
             "now": datetime.now(UTC),
             "viewer": viewer,
             "can": lambda ability: _may(request, viewer, Ability(ability)),

@@ -20,7 +20,7 @@ from app.monitor.rendering import CSRF_TOKEN, give_token
 from app.services.access import SESSION_COOKIE
 from app.web.bodies import read_form
 from app.web.callers import CALLER, caller_of
-from app.web.proxies import client_address, is_secure
+from app.web.proxies import client_address, is_secure, root_path
 
 routes: Final = web.RouteTableDef()
 
@@ -84,6 +84,7 @@ def _form(request: web.Request, wanted: str, fault: str | None, status: HTTPStat
         "csrf": request[CSRF_TOKEN],
         "environment": request.config_dict[SETTINGS].genonaut_env,
         "next": _own(wanted),
+        "root": root_path(request),
         "fault": fault,
         "now": datetime.now(UTC),
     }

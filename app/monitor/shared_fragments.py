@@ -11,6 +11,7 @@ from aiohttp import web
 from app.keys import BACKGROUND
 from app.monitor.rendering import ACTED, FOR_ALL, FRAGMENT_HEADER, send_shared
 from app.web.callers import CALLER
+from app.web.proxies import outside_address, root_path
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -84,7 +85,8 @@ def shared(page: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[
             request[FOR_ALL] = True
             return (await page(request)).text
 
-        key = request.path_qs, request[CALLER].role, request[CALLER].scope
+        # Addresses stand in it as this reader has them.
+        key = outside_address(request), root_path(request), request.path_qs, request[CALLER].role, request[CALLER].scope
         try:
             text = await request.config_dict[SHARED_FRAGMENTS].get(key, make, request.config_dict[BACKGROUND])
         except web.HTTPSeeOther as elsewhere:

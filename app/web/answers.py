@@ -50,11 +50,13 @@ def job_answer(
     workflow: Written | dict[str, Any] | None = None,
     extra_pnginfo: Written | None = None,
     now: datetime | None = None,
+    root: str = "",
 ) -> dict[str, Any]:
     """Return a job as the API shows it.
 
     `snapshot` brings the last progress, `now` is the moment that timings end, and `workflow` the graph that the client
-    sent, which a list leaves out, as it does `extra_pnginfo`.
+    sent, which a list leaves out, as it does `extra_pnginfo`. `root` stands before each address, as
+    `proxies.root_path` returns it, here and in the other answers.
     """
     job = view.job
     return {
@@ -73,16 +75,16 @@ def job_answer(
         "eta_seconds": eta_s,
         "comfyui_prompt_id": job.prompt_id,
         "output_paths": [output.path for output in view.outputs],
-        "outputs": [output_answer(job.content_id or 0, output) for output in view.outputs],
+        "outputs": [output_answer(job.content_id or 0, output, root) for output in view.outputs],
         "attempts": [attempt_answer(attempt) for attempt in view.attempts],
         "timings": _timings(job, view.attempts, now or datetime.now(UTC)),
-        "links": _links(job),
+        "links": _links(job, root),
     }
 
 
-def output_answer(content_id: int, output: Output) -> dict[str, Any]:
+def output_answer(content_id: int, output: Output, root: str = "") -> dict[str, Any]:
     """Return an output with the addresses of its bytes."""
-    url = f"/api/v1/contents/{content_id}/outputs/{output.index}"
+    url = f"{root}/api/v1/contents/{content_id}/outputs/{output.index}"
     return {
         "index": output.index,
         "node_id": output.node_id,
@@ -147,7 +149,7 @@ def _range(found: Range | None) -> dict[str, float] | None:
     return {"low": round(found.low_s, 1), "likely": round(found.likely_s, 1), "high": round(found.high_s, 1)}
 
 
-def upload_answer(upload: Upload) -> dict[str, Any]:
+def upload_answer(upload: Upload, root: str = "") -> dict[str, Any]:
     """Return an upload with the address of its bytes."""
     return {
         "upload_id": upload.upload_id,
@@ -161,7 +163,7 @@ def upload_answer(upload: Upload) -> dict[str, Any]:
         "duration_seconds": upload.duration_s,
         "created_at": timestamp(upload.created_at),
         "expires_at": timestamp(upload.expires_at),
-        "url": f"/api/v1/uploads/{upload.upload_id}/data",
+        "url": f"{root}/api/v1/uploads/{upload.upload_id}/data",
     }
 
 
@@ -185,9 +187,11 @@ def attempt_answer(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def content_answer(content_id: int, job_id: int, created_at: datetime, outputs: list[Output]) -> dict[str, Any]:
+def content_answer(
+    content_id: int, job_id: int, created_at: datetime, outputs: list[Output], root: str = ""
+) -> dict[str, Any]:
     """Return what a job left."""
-    listed = [output_answer(content_id, output) for output in outputs]
+    listed = [output_answer(content_id, output, root) for output in outputs]
     return {"content_id": content_id, "job_id": job_id, "created_at": timestamp(created_at), "outputs": listed}
 
 
@@ -274,11 +278,12 @@ def _ms(start: datetime | None, end: datetime | None) -> int | None:
     return max(0, round((end - start).total_seconds() * 1000)) if start and end else None
 
 
-def _links(job: Standing) -> dict[str, str]:
-    base = f"/api/v1/generation-jobs/{job.job_id}"
-    links = {"self": base, "events": f"{base}/events", "workflow": f"{base}/workflow", "ws": f"/ws/jobs/{job.job_id}"}
+def _links(job: Standing, root: str) -> dict[str, str]:
+    base = f"{root}/api/v1/generation-jobs/{job.job_id}"
+    links = {"self": base, "events": f"{base}/events", "workflow": f"{base}/workflow"}
+    links["ws"] = f"{root}/ws/jobs/{job.job_id}"
     links |= {"cancel": f"{base}/cancel"} if not job.completed_at else {}
     links |= {"retry": f"{base}/retry"} if job.phase in (Phase.FAILED, Phase.CANCELLED) else {}
     if job.content_id is not None:
-        links["content"] = f"/api/v1/contents/{job.content_id}"
+        links["content"] = f"{root}/api/v1/contents/{job.content_id}"
     return links

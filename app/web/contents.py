@@ -17,6 +17,7 @@ from app.keys import FILES
 from app.web.answers import content_answer
 from app.web.bodies import number_of
 from app.web.callers import views_of
+from app.web.proxies import root_path
 from app.web.responses import answered
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ async def get_content(request: web.Request) -> web.Response:
     found = await views_of(request).content(content_id)
     if found is None:
         raise ContentNotFound(f"There is no content {content_id}.")
-    return answered(content_answer(content_id, *found))
+    return answered(content_answer(content_id, *found, root_path(request)))
 
 
 @routes.get(ONE + r"/outputs/{index:\d+}")

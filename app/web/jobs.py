@@ -31,6 +31,7 @@ from app.web.payloads import (
     QueueStatsAnswer,
 )
 from app.web.problems import problem
+from app.web.proxies import root_path
 from app.web.requests import (
     MAX_BULK,
     BulkCancelRequest,
@@ -69,10 +70,10 @@ async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     estimate = await request.app[ETA].of(view, snapshot.progress, datetime.now(UTC))
     eta_s = round(estimate.end_s, 1) if estimate is not None and estimate.end_s is not None else None
     if not view.job.has_workflow and not view.job.has_extra_pnginfo:
-        return job_answer(view, snapshot, eta_s)
+        return job_answer(view, snapshot, eta_s, root=root_path(request))
     asked = await views_of(request).asked_graph(view.job.job_id)
     workflow, extra = _written(asked.workflow), _written(asked.extra_pnginfo)
-    return job_answer(view, snapshot, eta_s, workflow=workflow, extra_pnginfo=extra)
+    return job_answer(view, snapshot, eta_s, workflow=workflow, extra_pnginfo=extra, root=root_path(request))
 
 
 @routes.post(BASE)
@@ -89,6 +90,7 @@ async def create_job(request: web.Request) -> web.Response:
     else:
         text, job_id, headers = _created(result), result.job_id, {}
     headers["Location"] = f"{BASE}/{job_id}"
+    text = _rooted(text, root_path(request))
     return web.Response(text=text, status=HTTPStatus.CREATED, content_type="application/json", headers=headers)
 
 
@@ -122,10 +124,10 @@ async def list_jobs(request: web.Request) -> web.Response:
     )
     snapshots = await request.app[EVENTS].with_live([snapshot_of(view.job) for view in page.items])
     if len(page.items) <= WRITTEN_AT_ONCE:
-        body = _listed(asked, page, snapshots)
+        body = _listed(asked, page, snapshots, root_path(request))
     else:
         # In a thread, which lets the loop in again and again.
-        body = await asyncio.to_thread(_listed, asked, page, snapshots)
+        body = await asyncio.to_thread(_listed, asked, page, snapshots, root_path(request))
     return json_answer(body)
 
 
@@ -270,12 +272,22 @@ def _created(job: Job) -> str:
     return dumps(job_answer(view, snapshot_of(job), workflow=job.workflow, extra_pnginfo=extra, now=job.created_at))
 
 
+def _rooted(created: str, root: str) -> str:
+    """Return the answer to a submission with this before each of its links.
+
+    What is kept for a repetition is without: it may come by another way. The links are the last member, so that the
+    rest, which may be megabytes, is left as it is.
+    """
+    before, mark, links = created.rpartition('"links":{')
+    return "".join((before, mark, links.replace('":"/', f'":"{root}/'))) if root else created
+
+
 def _written(text: str | None) -> Written | None:
     return Written(text) if text is not None else None
 
 
-def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot]) -> bytes:
-    items = [job_answer(view, snapshot) for view, snapshot in zip(page.items, snapshots, strict=True)]
+def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot], root: str) -> bytes:
+    items = [job_answer(view, snapshot, root=root) for view, snapshot in zip(page.items, snapshots, strict=True)]
     answer = {
         "items": items,
         "total": page.total,

@@ -16,6 +16,7 @@ from app.domain.text import printable
 from app.runtime.json_text import dumps
 from app.web.answers import fault_answers
 from app.web.payloads import Problem, ProblemError
+from app.web.proxies import root_path
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -165,7 +166,7 @@ def problem(
         status=status,
         # It may tell what was sent, and that may be any bytes.
         detail=printable(detail),
-        instance=printable(request.path),
+        instance=printable(root_path(request) + request.path),
         code=code,
         request_id=request[REQUEST_ID],
         errors=[ProblemError(**each) for each in fault_answers(faults)],

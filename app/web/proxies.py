@@ -19,12 +19,9 @@ from aiohttp import hdrs, web
 from app.domain.forwarded import Told, address_in, told
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from aiohttp.typedefs import Middleware
+    from collections.abc import Sequence
 
     from app.domain.public_addresses import Network
-    from app.settings import Settings
 
 _READ: Final = (hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_PROTO, hdrs.X_FORWARDED_HOST, "X-Forwarded-Prefix")
 _OF_PROXIES: Final = ("forwarded", "x-real-ip", "via")
@@ -84,6 +81,15 @@ def root_path(request: web.Request) -> str:
     return asked.root if asked is not None else ""
 
 
+def outside_address(request: web.Request) -> str | None:
+    """Return the address at which the client has the service, such as `https://own.example/images`.
+
+    None where it can only be guessed: without `TRUSTED_PROXIES` and `ROOT_PATH`, or from who names no host.
+    """
+    asked = request.get(ASKED)
+    return f"{asked.scheme}://{asked.host}{asked.root}" if asked is not None and asked.host else None
+
+
 def came_through_proxy(request: web.Request) -> bool:
     """Whether the request has a header that only proxies add, from whomever it is."""
     return any(name.startswith("x-forwarded-") or name in _OF_PROXIES for name in map(str.lower, request.headers))
@@ -116,25 +122,6 @@ class Proxies:
         if peer is None:
             return None
         return told(peer, self._trusted, client=client, proto=proto, host=host, prefix=prefix)
-
-
-def behind_proxies(settings: Settings) -> list[Middleware]:
-    """Return the middleware, the outermost of all, that lets the functions of this module know what proxies say.
-
-    There is none where neither `TRUSTED_PROXIES` nor `ROOT_PATH` is set: then it would cost, and find nothing.
-    """
-    if not settings.proxy_networks and not settings.root_path:
-        return []
-    proxies = Proxies(settings.proxy_networks, settings.root_path)
-
-    @web.middleware
-    async def note_what_was_asked(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        request[ASKED] = proxies.asked(request)
-        return await handler(request)
-
-    return [note_what_was_asked]
 
 
 def _whole(request: web.Request, name: str) -> str:

@@ -14,6 +14,7 @@ from app.keys import DATABASE, HUB, QUEUE, REGISTRY
 from app.services.readiness import no_backend, why_idle
 from app.web.openapi import document
 from app.web.payloads import Check, ReadyAnswer
+from app.web.proxies import root_path
 from app.web.responses import answered
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ async def ready(request: web.Request) -> web.Response:
 @routes.get("/openapi.json")
 async def openapi(request: web.Request) -> web.Response:
     """Give the OpenAPI document."""
-    del request
-    return web.json_response(document())
+    root = root_path(request)
+    return web.json_response(document() | {"servers": [{"url": root}]} if root else document())
 
 
 async def _check(ping: Awaitable[None]) -> Check:

@@ -32,6 +32,7 @@ from app.web.body_intake import Patience
 from app.web.callers import CALLER, owner_of
 from app.web.checking import check
 from app.web.contents import file_response
+from app.web.proxies import root_path
 from app.web.requests import OwnerQuery, UploadListQuery
 from app.web.responses import answered
 
@@ -75,7 +76,7 @@ async def create_upload(request: web.Request) -> web.Response:
             async with aclosing(_body(request)) as chunks:
                 upload, created = await uploads.take(chunks, _owner(request, asked.user_id))
     status = HTTPStatus.CREATED if created else HTTPStatus.OK
-    return answered(upload_answer(upload), status, Location=f"{BASE}/{upload.upload_id}")
+    return answered(upload_answer(upload, root_path(request)), status, Location=f"{BASE}/{upload.upload_id}")
 
 
 @routes.get(BASE)
@@ -87,13 +88,13 @@ async def list_uploads(request: web.Request) -> web.Response:
     shown_ones = found[: asked.limit]
     last = shown_ones[-1] if len(found) > asked.limit else None
     cursor = write_cursor(_NEWEST, last.created_at, last.upload_id) if last is not None else None
-    return answered({"items": [upload_answer(each) for each in shown_ones], "next_cursor": cursor})
+    return answered({"items": [upload_answer(each, root_path(request)) for each in shown_ones], "next_cursor": cursor})
 
 
 @routes.get(ONE)
 async def get_upload(request: web.Request) -> web.Response:
     """Show an upload."""
-    return answered(upload_answer(await _upload(request)))
+    return answered(upload_answer(await _upload(request), root_path(request)))
 
 
 @routes.get(ONE + "/data")

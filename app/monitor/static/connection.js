@@ -1,6 +1,6 @@
 // The live connection: a socket with back-off, closed while the page is hidden, and checked with a ping when it is silent.
 
-import { byId } from "./dom.js";
+import { byId, root } from "./dom.js";
 import { onJob } from "./jobs.js";
 import { onPreview } from "./previews.js";
 import { TRY_MS, probe } from "./probing.js";
@@ -25,7 +25,7 @@ export function connect() {
   clearTimeout(retryTimer);
   if (socket || state.stopped || document.hidden) return;
   triedAt = performance.now();
-  const opening = socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/events`);
+  const opening = socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${root}/ws/events`);
   // A connection that is neither accepted nor refused would block the back-off for minutes.
   watch(drop, SLOW_MS);
   opening.onmessage = ({ data }) => { if (opening === socket) onMessage(data); };

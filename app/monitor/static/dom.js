@@ -1,6 +1,8 @@
 // Short ways to the elements that several modules need.
 
 export const byId = (id) => document.getElementById(id);
+/** What stands before every address of this service: "" unless a proxy shows it under a path. */
+export const root = document.documentElement.dataset.root ?? "";
 export const main = () => byId("main");
 
 /** Milliseconds between two refreshes of this page while events are pushed; 0 or NaN for a page that is not live. */

@@ -1,5 +1,6 @@
 // Previews of running jobs: the newest number wins, and for each job one image is loaded at a time.
 
+import { root } from "./dom.js";
 import { REFRESH_MS, refreshWithin } from "./schedule.js";
 import { state } from "./state.js";
 
@@ -27,7 +28,7 @@ export function forgetPreview(job) {
 
 function load(job, preview) {
   if (preview.loading) return;
-  const number = preview.number, source = `/monitor/jobs/${job}/preview?n=${number}`, loader = new Image();
+  const number = preview.number, source = `${root}/monitor/jobs/${job}/preview?n=${number}`, loader = new Image();
   preview.loading = true;
   loader.onload = loader.onerror = ({ type }) => {
     preview.loading = false;
