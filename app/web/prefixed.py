@@ -110,8 +110,7 @@ def _without(root: str, url: URL) -> URL | None:
     if not root or not path.startswith(root):
         return None
     rest = path[len(root) :] or "/"
-    # Two slashes would begin the name of a host.
-    if not rest.startswith("/") or rest.startswith("//"):
+    if not rest.startswith("/"):
         return None
     return URL.build(path=rest, query_string=url.raw_query_string, encoded=True)
 

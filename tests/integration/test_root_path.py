@@ -171,6 +171,13 @@ async def test_signing_in_leads_back_to_the_page_that_was_wanted(client: Any, se
     assert (await client.get(sent(answer.headers["Location"]), headers=headers)).status == 200
 
 
+async def test_the_command_that_the_page_shows_is_for_where_its_reader_is(client: Any) -> None:
+    for path, proto, host in (("/monitor/", "https", "localhost:8443"), (f"{ROOT}/monitor/", "http", "127.0.0.1")):
+        headers = {"X-Forwarded-Proto": proto, "X-Forwarded-Host": host}
+        page = Document(await (await client.get(path, headers=headers)).text())
+        assert f"curl -X POST {proto}://{host}{ROOT}{JOBS}/ " in page.text
+
+
 async def test_a_form_leads_back_below_the_prefix(client: Any, database: Database, sent: Any) -> None:
     job_id = await Life(client, database).submit()
     answer = await client.get(sent(f"{ROOT}/monitor/jobs/{job_id}"))
