@@ -96,6 +96,9 @@ keys-list-dev keys-list-demo keys-list-test: keys-list-%: .venv/.run ## list the
 keys-revoke-dev keys-revoke-demo keys-revoke-test: keys-revoke-%: .venv/.run ## revoke a key and end its sessions: NAME=ann
 	@exec $(APP) keys-revoke --env $* --name "$(NAME)"
 
+links-renew-dev links-renew-demo links-renew-test: links-renew-%: .venv/.run ## make all links to outputs that were given out so far wrong
+	@exec $(APP) links-renew --env $*
+
 ## Work on it
 
 check: .venv/.dev lint types ## lint, types and unit tests: an answer within a minute
@@ -141,5 +144,5 @@ clean: ## remove .venv and caches; jobs and images in env/data are kept
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
 .PHONY: UNUSABLE help demo demo-once check test test-slow test-all standin redis-start lint types chaos bench bench-scale screenshots settings-table clean
-.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke))
+.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke links-renew))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "keys-add": "keys:add",
     "keys-list": "keys:list_all",
     "keys-revoke": "keys:revoke",
+    "links-renew": "links:renew",
 }
 """Module and function below `app.commands`, imported when chosen: a server needs no memory for what others do."""
 

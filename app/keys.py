@@ -19,6 +19,7 @@ from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
 from app.services.inventory import Inventory
+from app.services.links import Links
 from app.services.live_fleet import LiveFleet
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)
 ACCESS: Final = web.AppKey("ACCESS", Access)
+LINKS: Final = web.AppKey("LINKS", Links)
 AUDIT: Final = web.AppKey("AUDIT", Audit)
 KEYS: Final = web.AppKey("KEYS", KeyStore)
 DATABASE: Final = web.AppKey("DATABASE", Database)

@@ -34,6 +34,7 @@ from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
 from app.services.inventory import Inventory
+from app.services.links import Links
 from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import OfferRefresh
 from app.services.references import References
@@ -50,6 +51,7 @@ from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
 from app.storage.keys import KeyStore
 from app.storage.known_names import KnownNames
+from app.storage.link_secret import LinkSecretStore
 from app.storage.outages import repeat_until_available
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
@@ -225,6 +227,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[websockets.SOCKETS] = {}
     app[keys.ACCESS] = access = Access(key_store, events, read_only=settings.monitor_read_only)
     hub.on_event[KEYS_CHANGED] = lambda told: access.forget(told["key"])
+    app[keys.LINKS] = links = Links(LinkSecretStore(database), settings.link_seconds)
     app[keys.AUDIT] = Audit(database)
     background: set[asyncio.Task[None]] = set()
     app[keys.BACKGROUND] = background
@@ -237,6 +240,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         await app[keys.SUBMITTING].settle()
         await app[keys.INVENTORY].close()
         await access.settle()
+        await links.settle()
         await views.settle()
         await snapshots.settle()
         await events.all_told()

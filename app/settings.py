@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Host names, separated by commas, that the server answers to besides this machine's own, such as a proxy's."""
     allowed_origins: str = ""
     """Origins such as `https://app.example`, separated by commas, whose pages may use REST and sockets by a key."""
+    link_seconds: int = Field(3600, ge=60, le=30 * 86400)
+    """Time for which a link to an output (`signed_url`) works, rounded up to a full minute of the clock."""
     metrics_open: bool = False
     """`true`: `/metrics` and `/health/ready` need no key."""
     trusted_proxies: str = ""

@@ -98,5 +98,7 @@ class Caller:
         return self.role in ROLES[ability]
 
 
+LINKED: Final = Caller("link", Role.VIEWER, owner=None)
+"""Who shows a link to an output: the link says which, and it was made for those who may see that."""
 ANYBODY: Final = Caller("monitor", Role.ADMIN, owner=None)
 """The caller while no key has ever been made: any user of this machine."""

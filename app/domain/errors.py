@@ -133,6 +133,18 @@ class WrongKey(GenonautError):
     code = "wrong_key"
 
 
+class WrongSignature(GenonautError):
+    """The link is not one of ours to this output, or of before links were renewed."""
+
+    code = "wrong_signature"
+
+
+class LinkExpired(GenonautError):
+    """The link was right, and its time is over."""
+
+    code = "link_expired"
+
+
 class KeyInAddress(BadParameter):
     """A key stands in the address, where logs and histories keep it."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.domain.job import SHOWN_BY_BROWSERS, Phase
 from app.monitor.words import WORDS, Allowed, allowed
+from app.services.links import unsigned
 from app.web.answers import job_answer
 from app.web.payloads import JobAnswer
 
@@ -69,7 +70,7 @@ class ShownJob:
 
 def show(view: JobView, snapshot: Snapshot, nodes: int | None = None) -> ShownJob:
     """Return the job for the templates; `snapshot` brings the last progress, `nodes` is the size of its graph."""
-    answer, now = JobAnswer.model_validate(job_answer(view, snapshot)), datetime.now(UTC)
+    answer, now = JobAnswer.model_validate(job_answer(view, snapshot, unsigned)), datetime.now(UTC)
     unseen = frozenset(
         output.index for output in view.outputs if output.thumbnail_due and output.content_type not in SHOWN_BY_BROWSERS
     )

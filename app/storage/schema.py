@@ -389,6 +389,18 @@ class SessionRow(Base):
     __table_args__ = (Index("ix_monitor_sessions_expires_at", "expires_at"),)
 
 
+class LinkSecretRow(Base):
+    """The secret by which links to outputs are signed: one row."""
+
+    __tablename__ = "link_secrets"
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    secret: Mapped[bytes]
+    made_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+
+
 class AuditRow(Base):
     """Actions by people; rows are only appended."""
 

@@ -13,9 +13,10 @@ from app.domain.heartbeats import backend_beat
 from app.domain.job import Attempt, Output, Phase, Standing
 from app.domain.message import timestamp
 from app.domain.text import printable
+from app.services.links import output_path, thumbnail_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from app.domain.errors import Fault
     from app.domain.heartbeats import BackendBeat, WorkerBeat
@@ -45,6 +46,7 @@ _TIMES = ["not_before", "created_at", "updated_at", "started_at", "completed_at"
 def job_answer(
     view: JobView,
     snapshot: Snapshot,
+    signed: Callable[[str], str],
     eta_s: float | None = None,
     *,
     workflow: Written | dict[str, Any] | None = None,
@@ -54,9 +56,9 @@ def job_answer(
 ) -> dict[str, Any]:
     """Return a job as the API shows it.
 
-    `snapshot` brings the last progress, `now` is the moment that timings end, and `workflow` the graph that the client
-    sent, which a list leaves out, as it does `extra_pnginfo`. `root` stands before each address, as
-    `proxies.root_path` returns it, here and in the other answers.
+    `snapshot` brings the last progress, `signed` makes links of paths, `now` is the moment that timings end, and
+    `workflow` the graph that the client sent, which a list leaves out, as it does `extra_pnginfo`. `root` stands before
+    each address, as `proxies.root_path` returns it, here and in the other answers.
     """
     job = view.job
     return {
@@ -75,16 +77,18 @@ def job_answer(
         "eta_seconds": eta_s,
         "comfyui_prompt_id": job.prompt_id,
         "output_paths": [output.path for output in view.outputs],
-        "outputs": [output_answer(job.content_id or 0, output, root) for output in view.outputs],
+        "outputs": [output_answer(job.content_id or 0, output, signed, root) for output in view.outputs],
         "attempts": [attempt_answer(attempt) for attempt in view.attempts],
         "timings": _timings(job, view.attempts, now or datetime.now(UTC)),
         "links": _links(job, root),
     }
 
 
-def output_answer(content_id: int, output: Output, root: str = "") -> dict[str, Any]:
+def output_answer(content_id: int, output: Output, signed: Callable[[str], str], root: str = "") -> dict[str, Any]:
     """Return an output with the addresses of its bytes."""
-    url = f"{root}/api/v1/contents/{content_id}/outputs/{output.index}"
+    url, small = output_path(content_id, output.index), None
+    if output.thumbnail_path or output.thumbnail_due:
+        small = thumbnail_path(content_id, output.index)
     return {
         "index": output.index,
         "node_id": output.node_id,
@@ -94,8 +98,10 @@ def output_answer(content_id: int, output: Output, root: str = "") -> dict[str, 
         "width": output.width,
         "height": output.height,
         "sha256": output.sha256,
-        "url": url,
-        "thumbnail_url": f"{url}/thumbnail" if output.thumbnail_path or output.thumbnail_due else None,
+        "url": root + url,
+        "thumbnail_url": root + small if small is not None else None,
+        "signed_url": root + signed(url),
+        "signed_thumbnail_url": root + signed(small) if small is not None else None,
         "preview": output.preview,
         "source": {name: output.source.get(name) for name in _SOURCE} if output.source is not None else None,
     }
@@ -188,10 +194,15 @@ def attempt_answer(attempt: Attempt) -> dict[str, Any]:
 
 
 def content_answer(
-    content_id: int, job_id: int, created_at: datetime, outputs: list[Output], root: str = ""
+    content_id: int,
+    job_id: int,
+    created_at: datetime,
+    outputs: list[Output],
+    signed: Callable[[str], str],
+    root: str = "",
 ) -> dict[str, Any]:
     """Return what a job left."""
-    listed = [output_answer(content_id, output, root) for output in outputs]
+    listed = [output_answer(content_id, output, signed, root) for output in outputs]
     return {"content_id": content_id, "job_id": job_id, "created_at": timestamp(created_at), "outputs": listed}
 
 

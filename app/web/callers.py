@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
-from app.domain.access import ANYBODY, READING, Ability, Caller
+from app.domain.access import ANYBODY, LINKED, READING, Ability, Caller
 from app.domain.errors import BadParameter, Fault, Forbidden, KeyInAddress, WrongKey
 from app.domain.key_format import MOST_CHARS
 from app.keys import ACCESS, SETTINGS, VIEWS
@@ -16,6 +16,7 @@ from app.settings import is_loopback
 from app.web.origin import check_origin, host_name
 from app.web.permissions import PERMISSIONS, PUBLIC, SIGN_OUT, route_of
 from app.web.proxies import came_through_proxy, client_address
+from app.web.signed_links import check_link, shows_link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,11 +53,17 @@ async def authorize(request: web.Request) -> None:
         It is not said who it is, or wrongly.
     Forbidden, ForeignOrigin
         That one may not do this, or not from there.
+    WrongSignature, LinkExpired
     DatabaseUnavailable
     """
     route = route_of(request)
     ability = PERMISSIONS.get(route)
     if route in PUBLIC or (ability is Ability.SEE_HEALTH and request.config_dict[SETTINGS].metrics_open):
+        return
+    if shows_link(request):
+        # Any page may show it: who has the link may see what it leads to.
+        await check_link(request)
+        request[CALLER] = LINKED
         return
     caller = request[CALLER] = await caller_of(request)
     if ability is None or not caller.may(ability):

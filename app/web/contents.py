@@ -13,12 +13,13 @@ from aiohttp import web
 
 from app.domain.errors import ContentNotFound, ThumbnailDue
 from app.domain.job import SHOWN_BY_BROWSERS
-from app.keys import FILES
+from app.keys import FILES, LINKS
 from app.web.answers import content_answer
 from app.web.bodies import number_of
 from app.web.callers import views_of
 from app.web.proxies import root_path
 from app.web.responses import answered
+from app.web.signed_links import LEFT_S
 
 if TYPE_CHECKING:
     from app.domain.job import Output
@@ -44,7 +45,8 @@ async def get_content(request: web.Request) -> web.Response:
     found = await views_of(request).content(content_id)
     if found is None:
         raise ContentNotFound(f"There is no content {content_id}.")
-    return answered(content_answer(content_id, *found, root_path(request)))
+    signing = await request.app[LINKS].signing()
+    return answered(content_answer(content_id, *found, signing.signed, root_path(request)))
 
 
 @routes.get(ONE + r"/outputs/{index:\d+}")
@@ -135,12 +137,18 @@ def _file(
     name = name or "-".join(PurePosixPath(path).parts[-2:])
     headers = {
         "Content-Type": f"{content_type}; charset=utf-8" if content_type == "text/plain" else content_type,
-        "Cache-Control": "no-cache" if for_now else _IMMUTABLE,
+        "Cache-Control": "no-cache" if for_now else _kept(request),
         "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
         "Content-Disposition": _disposition(name, inline=inline),
     }
     answer = _StandIn if for_now else web.FileResponse
     return answer(absolute, status=HTTPStatus.OK, headers=headers)
+
+
+def _kept(request: web.Request) -> str:
+    """Return for how long what is sent may be kept: by a link no longer than that lives."""
+    left_s = request.get(LEFT_S)
+    return _IMMUTABLE if left_s is None else f"private, max-age={left_s}, immutable"
 
 
 class _StandIn(web.FileResponse):

@@ -14,8 +14,9 @@ from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished,
 from app.domain.job import JobStatus, Phase
 from app.domain.message import snapshot_of
 from app.domain.workflow_key import workflow_key
-from app.keys import CONTROL, ETA, EVENTS, REGISTRY, SIDELINE, SUBMITTING
+from app.keys import CONTROL, ETA, EVENTS, LINKS, REGISTRY, SIDELINE, SUBMITTING
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
+from app.services.links import unsigned
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from app.domain.job import Job, NewJob, Standing
     from app.domain.message import Snapshot
     from app.domain.run_times import Range
+    from app.services.links import Signing
     from app.services.submit import DryRun
     from app.storage.job_lists import Page
 
@@ -66,14 +68,15 @@ WRITTEN_AT_ONCE: Final = 200
 
 async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     """Return a job with the last progress and the time it will probably take."""
+    signed = (await request.app[LINKS].signing()).signed
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
     estimate = await request.app[ETA].of(view, snapshot.progress, datetime.now(UTC))
     eta_s = round(estimate.end_s, 1) if estimate is not None and estimate.end_s is not None else None
     if not view.job.has_workflow and not view.job.has_extra_pnginfo:
-        return job_answer(view, snapshot, eta_s, root=root_path(request))
+        return job_answer(view, snapshot, signed, eta_s, root=root_path(request))
     asked = await views_of(request).asked_graph(view.job.job_id)
     workflow, extra = _written(asked.workflow), _written(asked.extra_pnginfo)
-    return job_answer(view, snapshot, eta_s, workflow=workflow, extra_pnginfo=extra, root=root_path(request))
+    return job_answer(view, snapshot, signed, eta_s, workflow=workflow, extra_pnginfo=extra, root=root_path(request))
 
 
 @routes.post(BASE)
@@ -123,11 +126,12 @@ async def list_jobs(request: web.Request) -> web.Response:
         asked.to_filter(), asked.sort, asked.limit, cursor=asked.cursor, skip=asked.skip
     )
     snapshots = await request.app[EVENTS].with_live([snapshot_of(view.job) for view in page.items])
+    signing = await request.app[LINKS].signing()
     if len(page.items) <= WRITTEN_AT_ONCE:
-        body = _listed(asked, page, snapshots, root_path(request))
+        body = _listed(asked, page, snapshots, signing, root_path(request))
     else:
         # In a thread, which lets the loop in again and again.
-        body = await asyncio.to_thread(_listed, asked, page, snapshots, root_path(request))
+        body = await asyncio.to_thread(_listed, asked, page, snapshots, signing, root_path(request))
     return json_answer(body)
 
 
@@ -269,7 +273,11 @@ def _created(job: Job) -> str:
     """Return the answer to a submission: the same for the same job, so that a repetition gets it to the letter."""
     view = JobView(job, [], [], None)
     extra = Written(as_sent(job.extra_pnginfo)) if job.extra_pnginfo is not None else None
-    return dumps(job_answer(view, snapshot_of(job), workflow=job.workflow, extra_pnginfo=extra, now=job.created_at))
+    # It has no outputs yet; links would end before the answer is forgotten.
+    answer = job_answer(
+        view, snapshot_of(job), unsigned, workflow=job.workflow, extra_pnginfo=extra, now=job.created_at
+    )
+    return dumps(answer)
 
 
 def _rooted(created: str, root: str) -> str:
@@ -286,8 +294,9 @@ def _written(text: str | None) -> Written | None:
     return Written(text) if text is not None else None
 
 
-def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot], root: str) -> bytes:
-    items = [job_answer(view, snapshot, root=root) for view, snapshot in zip(page.items, snapshots, strict=True)]
+def _listed(asked: ListQuery, page: Page, snapshots: list[Snapshot], signing: Signing, root: str) -> bytes:
+    each = zip(page.items, snapshots, strict=True)
+    items = [job_answer(view, snapshot, signing.signed, root=root) for view, snapshot in each]
     answer = {
         "items": items,
         "total": page.total,

@@ -40,6 +40,8 @@ class Operation:
     """A model, or `bytes` for a file, as it is or in a form."""
     query: type[BaseModel] | None = None
     problems: tuple[int, ...] = (500, 503)
+    signed: bool = False
+    """Whether a link in place of a key opens it."""
     example: dict[str, Any] | None = None
     """An answer, as it is when all goes well."""
 
@@ -52,6 +54,7 @@ _FIRST_THUMBNAIL: Final = (
     "The first output's thumbnail; the picture itself (no-cache) or 404 `thumbnail_due` until it is made"
 )
 _ONE_FILE: Final = (404, 416, 500, 503)
+_ONE_SIGNED: Final = (403, *_ONE_FILE)
 _FILE: Final[dict[int, type[BaseModel] | str | None]] = {200: _BYTES, 206: _BYTES, 304: None}
 
 OPERATIONS: Final = (
@@ -132,8 +135,8 @@ OPERATIONS: Final = (
         (400, 408, 413, 415, 422, 500, 503),
     ),
     Operation("get", _CONTENT, "What a job left", {200: payloads.ContentAnswer}, problems=_ONE_JOB),
-    Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, problems=_ONE_FILE),
-    Operation("get", _CONTENT + "/outputs/{index}/thumbnail", _THUMBNAIL, _FILE, problems=_ONE_FILE),
+    Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, problems=_ONE_SIGNED, signed=True),
+    Operation("get", _CONTENT + "/outputs/{index}/thumbnail", _THUMBNAIL, _FILE, problems=_ONE_SIGNED, signed=True),
     Operation("get", _CONTENT + "/thumbnail", _FIRST_THUMBNAIL, _FILE, problems=_ONE_FILE),
     Operation(
         "get",
@@ -307,6 +310,12 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         key = {"type": "string", "minLength": 1, "maxLength": 255}
         described = "For 24 hours the same key and body get the first answer again (Idempotency-Replayed: true)."
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": key, "description": described})
+    if operation.signed:
+        described = "Of a link, `signed_url`, which needs no key."
+        parameters += [
+            {"name": name, "in": "query", "schema": {"type": kind}, "description": described}
+            for name, kind in (("expires", "integer"), ("signature", "string"))
+        ]
     if parameters:
         told["parameters"] = parameters
     if operation.body == _BYTES:

@@ -46,6 +46,10 @@ class OutputAnswer(BaseModel):
     sha256: str
     url: str
     thumbnail_url: str | None
+    signed_url: str = Field(
+        description="The `url` as a link: whoever has it is shown the output, without a key, for LINK_SECONDS (1 h)."
+    )
+    signed_thumbnail_url: str | None
     preview: bool = Field(description="A temporary file that was made to be looked at, beside what was saved or alone.")
     source: SourceAnswer | None = Field(description="Null of outputs that were kept before this was noted.")
 

@@ -36,6 +36,8 @@ PUBLIC: Final = frozenset(
     }
 )
 """What is served to anybody: it tells nothing of any job. The first only leads on to the page."""
+SIGNED: Final = frozenset({f"GET {_CONTENT}/outputs/{{index}}", f"GET {_CONTENT}/outputs/{{index}}/thumbnail"})
+"""What a link that is signed for this very address opens too, without a key."""
 PERMISSIONS: Final[Mapping[str, Ability]] = {
     "GET /health/ready": Ability.SEE_HEALTH,
     "GET /metrics": Ability.SEE_HEALTH,

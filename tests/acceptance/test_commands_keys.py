@@ -9,6 +9,7 @@ from acceptance.commands import Place, temporary_place
 
 from app.domain.errors import WrongKey
 from app.storage.keys import KeyStore
+from app.storage.link_secret import LinkSecretStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +47,13 @@ async def test_a_key_is_made_listed_and_revoked(place: Place, database: Database
     with pytest.raises(WrongKey):
         await KeyStore(database).sign_in(secret)
     assert "never" not in run("keys-list")[1]
+
+
+async def test_links_are_renewed(place: Place, database: Database, database_url: str) -> None:
+    before = await LinkSecretStore(database).read()
+    done = place.run("links-renew", "--env", "test", DATABASE_URL=database_url)
+    assert (done.returncode, "stop working" in done.stdout) == (0, True)
+    assert await LinkSecretStore(database).read() != before
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from samples import new_job, output
 from app.domain.job import ASKED_AGAIN, Attempt, Job, Phase
 from app.domain.message import snapshot_of
 from app.runtime.json_text import dumps, loads
+from app.services.links import unsigned
 from app.storage.job_views import Event
 from app.storage.whole_jobs import JobView
 from app.web import payloads
@@ -83,18 +84,18 @@ def same_shape(told: Any, model: type[BaseModel]) -> None:
 def test_a_job_has_the_promised_shape_in_every_phase(phase: Phase) -> None:
     changes: dict[str, Any] = {"content_id": None, "completed_at": None} if phase is not Phase.COMPLETED else {}
     view = JobView(job(phase=phase, **changes), [attempt()], [output(), output(1, thumbnail_path=None)], 1)
-    same_shape(job_answer(view, snapshot_of(view.job), 1.5), payloads.JobAnswer)
+    same_shape(job_answer(view, snapshot_of(view.job), unsigned, 1.5), payloads.JobAnswer)
 
 
 def test_times_have_milliseconds_and_numbers_all_their_digits() -> None:
     view = JobView(job(), [attempt()], [], None)
-    told = dumps(job_answer(view, snapshot_of(view.job)))
+    told = dumps(job_answer(view, snapshot_of(view.job), unsigned))
     assert '"created_at":"2026-11-23T12:00:00.123Z"' in told.replace('": ', '":')
     assert str(10**30) in told
     assert str(2**64 - 1) in told
 
 
 def test_contents_and_events_have_the_promised_shape() -> None:
-    same_shape(content_answer(3, 7, AT, [output()]), payloads.ContentAnswer)
+    same_shape(content_answer(3, 7, AT, [output()], unsigned), payloads.ContentAnswer)
     event = Event(seq=1, at=AT, event="submitted", phase=Phase.QUEUED, attempt=1, actor="x", data={})
     same_shape(event_answer(event), payloads.EventAnswer)
