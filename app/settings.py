@@ -241,6 +241,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or leases end while workers live"
             )
+        if self.api_host != "localhost" and not _is_address(self.api_host):
+            raise ValueError(f"API_HOST {self.api_host!r} is neither an address, such as 0.0.0.0, nor localhost")
         if self.retry_base_seconds > self.retry_max_seconds:
             raise ValueError("RETRY_BASE_SECONDS must not be greater than RETRY_MAX_SECONDS")
         return self

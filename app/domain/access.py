@@ -1,4 +1,4 @@
-"""Who may do what: roles, what each may do, and whose jobs it sees (manual, api.md, "Who may")."""
+"""Who may do what: roles, what each may do, and whose jobs it sees (manual, keys.md)."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import re
 import secrets
 from http import HTTPStatus
@@ -12,7 +13,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from app.domain.errors import Forbidden, GenonautError, NotFound, SignInNeeded, Unavailable
+from app.domain.errors import Forbidden, GenonautError, NotFound, SignInNeeded, TooMany, Unavailable
 from app.domain.text import printable
 from app.keys import ACCESS
 from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, render
@@ -115,8 +116,6 @@ def _bytes(text: str) -> bytes:
 async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
     if isinstance(error, SignInNeeded):
         return await _to_sign_in(request, error)
-    if isinstance(error, Forbidden):
-        return await _page(request, HTTPStatus.FORBIDDEN, "Not allowed", str(error))
     if isinstance(error, Unavailable):
         again = request.method in SAFE_METHODS
         detail = f"{error} {'This page tries again by itself.' if again else 'Please try again in a moment.'}"
@@ -129,7 +128,11 @@ async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
     if status is None:
         log.error("request %s: unexpected %s", request.get(REQUEST_ID), type(error).__name__, exc_info=error)
         return await _broken(request)
-    return await _page(request, status, "That did not work", str(error))
+    title = "Not allowed" if status is HTTPStatus.FORBIDDEN else "That did not work"
+    response = await _page(request, status, title, str(error))
+    if isinstance(error, TooMany):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return response
 
 
 async def _to_sign_in(request: web.Request, error: SignInNeeded) -> web.Response:

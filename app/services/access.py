@@ -25,6 +25,8 @@ OPEN_S: Final = 2.0
 """Maximum seconds from the creation of the first key until the service requires one."""
 KNOWN_S: Final = 5.0
 """Seconds for which it is remembered whose a key is, should the news of its revocation be lost."""
+AWAY_S: Final = 600.0
+"""Seconds for which it is remembered while PostgreSQL is away."""
 MOST_KNOWN: Final = 10_000
 KEYS_CHANGED: Final = "keys_changed"
 """Type of the event that tells all servers of a change to a key."""
@@ -155,7 +157,13 @@ class Access:
             # Only of what is not known yet: who shares an address with a guesser is not shut out.
             self.wrong.check(address)
         began, changes = time.monotonic(), self._changes
-        caller = await self._finding.do((key_hash, address))
+        try:
+            caller = await self._finding.do((key_hash, address))
+        except DatabaseUnavailable:
+            if known is None or began - known[0] > AWAY_S:
+                raise
+            # PostgreSQL is away, and what needs it fails by itself.
+            return known[1]
         if caller is None:
             self._known.pop(key_hash, None)
             self.wrong.count(address)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from yarl import URL
 
+from app.domain.access import Ability
 from app.domain.errors import GenonautError
 from app.main import create_app
+from app.web.permissions import PERMISSIONS
 from harness import GUARD_S, SMALL_BODY
 
 if TYPE_CHECKING:
@@ -118,7 +120,11 @@ async def test_the_request_id_is_the_clients_own_if_it_is_sane(client: TestClien
 
 @pytest.mark.parametrize("kind", ["bug", "unmapped"])
 async def test_a_bug_is_500_and_shows_nothing_of_itself(
-    settings: Settings, aiohttp_client: Any, kind: str, caplog: pytest.LogCaptureFixture
+    settings: Settings,
+    aiohttp_client: Any,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     secret = settings.database_url.get_secret_value()
 
@@ -127,6 +133,7 @@ async def test_a_bug_is_500_and_shows_nothing_of_itself(
             raise Leak(f"cannot reach {secret}")
         raise RuntimeError(f"cannot reach {secret}")
 
+    monkeypatch.setitem(PERMISSIONS, "GET /broken", Ability.SEE)
     app = create_app(settings)
     app.router.add_get("/broken", broken)
     client = await aiohttp_client(app)

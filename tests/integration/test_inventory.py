@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from integration.closed_ports import closed
 from integration.offers import XL, loader, tell
+from integration.tcp_proxy import proxied
 from samples import slow_graph
 from yarl import URL
 
@@ -418,7 +419,11 @@ async def test_no_address_is_told(client: Client) -> None:
 async def test_without_postgresql_backends_are_told_of_by_their_heartbeats(
     settings: Settings, aiohttp_client: Any
 ) -> None:
-    client = await aiohttp_client(create_app(closed(settings, "database_url")))
-    await tell(client, "a", loader(XL), drained=True)
-    told = await item(client, "backends", "a")
+    async with proxied(settings.database_url) as (proxy, url):
+        client = await aiohttp_client(create_app(settings.model_copy(update={"database_url": url})))
+        await tell(client, "a", loader(XL), drained=True)
+        # From now on it is known that there is no key.
+        await item(client, "backends", "a")
+        await proxy.cut()
+        told = await item(client, "backends", "a")
     assert (told["drained"], told["asked"], told["state"]) == (True, None, "healthy")
