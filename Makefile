@@ -4,18 +4,20 @@
 #   PYTHON=/path/to/python3.12    the Python that .venv is made with; otherwise the first on PATH that is new enough
 #   PYTEST_ARGS='-k cancel -x'    passed on by `make test`
 #   BENCH_ARGS='--strict --plans' passed on by `make bench-scale`
+#   CONSTRAINTS_ARGS=--upgrade    passed on to uv by `make constraints`
 
 .DEFAULT_GOAL := help
 
 PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CONSTRAINTS_ARGS ?=
 NAME ?=
 ROLE ?=
 
 BIN := .venv/bin
 APP := $(BIN)/python -m app
-INSTALLED_FROM := setup.cfg pyproject.toml env/constraints.txt
+INSTALLED_FROM := setup.cfg pyproject.toml env/constraints.txt env/constraints-dev.txt
 # Not empty when what is in .venv does not run, or is of another Python than the one asked for.
 UNUSABLE := $(shell PYTHON='$(PYTHON)' sh env/venv.sh check || echo UNUSABLE)
 
@@ -133,6 +135,15 @@ screenshots: .venv/.dev ## take pictures of every page, into env/data/screenshot
 settings-table: .venv/.dev ## write the manual's table of settings anew, after a change in app/settings.py
 	@exec $(BIN)/python -m tests.settings_table
 
+# Not from .venv, which is made of what the first of them writes.
+PINS = python=$$(PYTHON='$(PYTHON)' sh env/venv.sh python) && exec "$$python" -m tests.pins
+
+constraints: ## pin what setup.cfg asks for, with hashes, in env/constraints*.txt; CONSTRAINTS_ARGS=--upgrade
+	@$(PINS) constraints $(CONSTRAINTS_ARGS)
+
+audit: ## ask which of the pinned versions have known vulnerabilities; needs a network
+	@$(PINS) audit
+
 clean: ## remove .venv and caches; jobs and images in env/data are kept
 	@rm -rf .venv build genonaut.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find app worker migrations tests -name __pycache__ -prune -exec rm -rf {} +
@@ -143,6 +154,6 @@ clean: ## remove .venv and caches; jobs and images in env/data are kept
 .venv/.dev: $(INSTALLED_FROM) $(UNUSABLE)
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
-.PHONY: UNUSABLE help demo demo-once check test test-slow test-all standin redis-start lint types chaos bench bench-scale screenshots settings-table clean
+.PHONY: UNUSABLE help demo demo-once check test test-slow test-all standin redis-start lint types chaos bench bench-scale screenshots settings-table constraints audit clean
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke links-renew))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Makes .venv with what setup.cfg asks for, in the versions of env/constraints.txt; called by make.
+# Makes .venv with what setup.cfg asks for, in the versions of env/constraints.txt and env/constraints-dev.txt, of which
+# only files with the hashes in there are taken; called by make.
 #
+#   env/venv.sh python  says which Python make uses where there is no .venv yet
 #   env/venv.sh check   succeeds when .venv runs, and is of the Python that PYTHON names, if it names one
 #   env/venv.sh run     has what the service needs, and writes the stamp .venv/.run
 #   env/venv.sh dev     has what tests and linters need as well, and writes both stamps, .venv/.run and .venv/.dev
@@ -54,7 +56,7 @@ check() {
 }
 
 is_fresh() {
-    for source in setup.cfg pyproject.toml env/constraints.txt; do
+    for source in setup.cfg pyproject.toml env/constraints.txt env/constraints-dev.txt; do
         [ ".venv/.$1" -nt "$source" ] || return 1
     done
     check
@@ -87,10 +89,18 @@ last_error() {
     printf '%s' "$said" | cut -c 1-300 | sed 's/^ *//; s/^[Ee][Rr][Rr][Oo][Rr]: *//; s/[. ]*$//'
 }
 
-install() {
+pip_install() {
     # A pip.conf that asks for installs into the home folder would be an error in a virtual environment.
-    PIP_USER=0 .venv/bin/python -m pip install --disable-pip-version-check --no-input \
-        -e ".[$1]" -c env/constraints.txt >>"$log" 2>&1 </dev/null && return
+    PIP_USER=0 .venv/bin/python -m pip install --disable-pip-version-check --no-input "$@" >>"$log" 2>&1 </dev/null
+}
+
+install() {
+    # There can be no hash of ourselves; what builds us has been installed before.
+    if pip_install --require-hashes "$@" && pip_install --no-deps --no-build-isolation -e .; then
+        missing=$(.venv/bin/python -m pip check 2>>"$log" | grep "^genonaut " | head -n 1)
+        [ -z "$missing" ] || fail "Installing failed: $missing Run make constraints, and then make again."
+        return
+    fi
     if grep -q 'No space left on device' "$log"; then
         fail "Installing failed because the disk is full: make room and run make again; what pip said is in $log."
     fi
@@ -107,9 +117,14 @@ check)
     check
     exit
     ;;
-run) extras=embedded stamps=run ;;
-dev) extras=embedded,test,lint stamps='run dev' ;;
-*) fail "usage: env/venv.sh check|run|dev" ;;
+python)
+    find_python
+    printf '%s\n' "$python"
+    exit
+    ;;
+run) stamps=run ;;
+dev) stamps='run dev' ;;
+*) fail "usage: env/venv.sh check|python|run|dev" ;;
 esac
 
 trap 'fail "Interrupted while installing; the next make begins it again."' INT TERM HUP
@@ -124,7 +139,10 @@ make_venv
 # As old as the files that are read now: one that is edited meanwhile is newer, and counts at the next make.
 rm -f .venv/.run .venv/.dev
 : >.venv/.new
-install "$extras"
+case $1 in
+run) install -r env/constraints.txt ;;
+dev) install -r env/constraints.txt -r env/constraints-dev.txt ;;
+esac
 for stamp in $stamps; do
     cp -p .venv/.new ".venv/.$stamp"
 done

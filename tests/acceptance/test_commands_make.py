@@ -21,7 +21,18 @@ pytestmark = [
 ]
 
 ENVIRONMENTS = ("dev", "demo", "test")
-SINGLE = ("demo", "demo-once", "test", "standin", "redis-start", "lint", "types", "settings-table", "help")
+SINGLE = (
+    "demo",
+    "demo-once",
+    "test",
+    "standin",
+    "redis-start",
+    "lint",
+    "types",
+    "settings-table",
+    "constraints",
+    "audit",
+)
 FOR_EACH_ENVIRONMENT = {
     "up": "app up",
     "api": "app serve",
@@ -37,7 +48,7 @@ FOR_EACH_ENVIRONMENT = {
     "workers": "app workers",
 }
 """Target → the module, and its command, that it runs; each with `-dev`, `-demo` and `-test`."""
-SOURCES = ("setup.cfg", "pyproject.toml", "env/constraints.txt")
+SOURCES = ("setup.cfg", "pyproject.toml", "env/constraints.txt", "env/constraints-dev.txt")
 TOOLS = ("make", "sh", "awk", "grep", "cut", "sed", "tail", "date", "mkdir", "rm", "cp", "dirname")
 
 
@@ -101,7 +112,7 @@ def test_help_lists_every_target(clone):
     done = make(clone, "help")
     assert done.returncode == 0, done.stderr
     listed = {line.split("  ")[1] for line in done.stdout.splitlines() if line.startswith("  ")}
-    assert listed >= {*SINGLE, *(f"{name}-dev (-demo, -test)" for name in FOR_EACH_ENVIRONMENT)}
+    assert listed >= {*SINGLE, "help", *(f"{name}-dev (-demo, -test)" for name in FOR_EACH_ENVIRONMENT)}
     assert make(clone).stdout == done.stdout
 
 
@@ -161,11 +172,28 @@ def test_missing_venv_modules_are_named_with_their_package(clone, tmp_path):
     assert not (clone / ".venv").exists()
 
 
-def test_an_index_that_is_away_is_one_sentence_and_the_half_venv_does_not_count(clone):
+@pytest.fixture
+def no_index() -> dict[str, str]:
+    """What keeps pip from every index."""
     (port,) = free_ports(1)
     away = {"PIP_INDEX_URL": f"http://127.0.0.1:{port}/simple", "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}
-    closed = {"PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_NO_CACHE_DIR": "1"}
-    said = sentence(make(clone, "demo", f"PYTHON={sys.executable}", **away, **closed))
+    return away | {"PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_NO_CACHE_DIR": "1"}
+
+
+@pytest.mark.parametrize("target", ["constraints", "audit"])
+def test_without_an_index_pins_stay_as_they_are_and_nothing_is_known_of_them(clone, no_index, target):
+    (clone / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "pins.py", clone / "tests")
+    before = {path.name: path.read_bytes() for path in (clone / "env").iterdir() if path.is_file()}
+    done = make(clone, target, f"PYTHON={sys.executable}", **no_index)
+    assert "is there a network, and does the package index answer?" in done.stderr
+    assert f"[{target}] Error 3" in done.stderr
+    assert {path.name: path.read_bytes() for path in (clone / "env").iterdir() if path.is_file()} == before
+    assert not (clone / ".venv").exists()
+
+
+def test_an_index_that_is_away_is_one_sentence_and_the_half_venv_does_not_count(clone, no_index):
+    said = sentence(make(clone, "demo", f"PYTHON={sys.executable}", **no_index))
     assert said.startswith("Installing failed because the package index cannot be reached")
     log = clone / re.search(r"is in (env/\S+)\.$", said)[1]
     assert "Traceback" in log.read_text() or "ERROR" in log.read_text()
