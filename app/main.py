@@ -200,7 +200,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.KNOWN_NAMES] = KnownNames(database)
     app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots
-    app[INCOMING] = Incoming(settings.max_body_bytes)
+    app[INCOMING] = Incoming(settings.max_body_bytes, patience_s=settings.body_seconds)
     app[keys.SIDELINE] = sideline = SideThread()
     app[keys.INVENTORY] = Inventory(registry, fleet, sideline)
     app[keys.SEEDS] = seeds = Seeds(registry)

@@ -26,7 +26,7 @@ from app.domain.errors import (
 )
 from app.domain.hints import shown
 from app.keys import SIDELINE
-from app.web.body_intake import INCOMING
+from app.web.body_intake import INCOMING, patience_for
 from app.web.checking import check_texts
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ async def read_form(request: web.Request) -> MultiMapping[Any]:
     ------
     MalformedForm
         It is none: of a multipart form the boundary is missing, or a part broken off, or the charset is unknown.
+    BodyTooSlow
     """
     try:
-        return await request.post()
+        return await patience_for(request).wait_for(request.post())
     except web.HTTPException:
         raise
     except (ValueError, LookupError, RuntimeError, AssertionError, TypeError, AttributeError, EOFError) as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from aiohttp import web
 
 from app.domain.errors import BodyTooLarge, BodyTooSlow, Busy, MalformedJson, UnsupportedBody
-from app.keys import UPLOADS
+from app.keys import SETTINGS, UPLOADS
 from app.runtime.side_thread import SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ _T = TypeVar("_T")
 HELD: Final = 4
 """Maximum number of bodies of the largest size that are held at once. Smaller ones count by their size, small ones
 not at all."""
-PATIENCE_S: Final = 30.0
 BYTES_A_SECOND: Final = 32 * 1024
-"""Minimum rate of a body: it may take `PATIENCE_S`, plus the time that the received bytes would take at this rate."""
+"""Minimum rate of a body."""
+HURRIED_BYTES_A_SECOND: Final = 256 * 1024
+"""The same of a large one while more than half of the room for such is taken: slow ones would take it from all."""
 MAX_FORM_BYTES: Final = 64 * 1024
 """The largest form of the page names a thousand jobs."""
 WITH_FILES: Final = frozenset({"/monitor/new"})
@@ -42,7 +43,7 @@ _BROKEN: Final = "The body broke off, or is not what its Content-Encoding says."
 class Incoming:
     """The bodies that are being read and worked on, counted by bytes after inflation."""
 
-    def __init__(self, max_body_bytes: int, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, max_body_bytes: int, *, patience_s: float) -> None:
         self._max = max_body_bytes
         self._patience_s = patience_s
         self._most = HELD * max_body_bytes
@@ -65,7 +66,7 @@ class Incoming:
             raise self._too_large()
         read, counted = bytearray(), 0
         try:
-            async for piece in _pieces(request, self._patience_s):
+            async for piece in self._pieces(request):
                 read += piece
                 if len(read) > self._max:
                     raise self._too_large()
@@ -80,6 +81,32 @@ class Incoming:
             yield raw
         finally:
             self.held_bytes -= counted
+
+    async def _pieces(self, request: web.Request) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, inflated."""
+        patience = Patience(self._patience_s)
+        inflater = _inflater(request)
+        try:
+            while True:
+                if request.content.is_eof():
+                    # It is all there, as small ones are from the beginning.
+                    compressed = request.content.read_nowait()
+                else:
+                    compressed = await patience.wait_for(request.content.readany())
+                if not compressed:
+                    break
+                patience.count(len(compressed), hurry=self.held_bytes * 2 > self._most)
+                if inflater is None:
+                    yield compressed
+                    continue
+                for piece in inflater.inflate(compressed):
+                    yield piece
+                    # What has arrived is read at once: without this, others would wait until all of it is inflated.
+                    await asyncio.sleep(0)
+            if inflater is not None and not inflater.complete:
+                raise MalformedJson(_BROKEN)
+        except (web.RequestPayloadError, ConnectionError, zlib.error) as error:
+            raise MalformedJson(_BROKEN) from error
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than the {self._max} bytes that are taken (MAX_BODY_BYTES).")
@@ -141,50 +168,35 @@ class Inflater:
 
 
 class Patience:
-    """For how long a body is waited for: `patience_s`, plus the time that what came would take at `BYTES_A_SECOND`."""
+    """For how long a body is waited for: `patience_s`, and what has come buys time at `BYTES_A_SECOND`.
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+    No more than `patience_s` can be saved up: who sends most of a body at once and then nothing is not waited for until
+    all of it would have come slowly.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._until = asyncio.get_running_loop().time() + patience_s
         self._received = 0
 
     async def wait_for(self, coming: Awaitable[_T]) -> _T:
         """Return what comes; raises `BodyTooSlow`."""
         try:
-            async with asyncio.timeout_at(self._until + self._received / BYTES_A_SECOND):
+            async with asyncio.timeout_at(self._until):
                 return await coming
         except TimeoutError as error:
             raise BodyTooSlow(f"Of the body {self._received} bytes have come, too slowly.") from error
 
-    def count(self, size: int) -> None:
-        """Note that so many bytes have come."""
+    def count(self, size: int, *, hurry: bool = False) -> None:
+        """Note that so many bytes have come; in a hurry they buy less time."""
         self._received += size
+        bought_s = size / (HURRIED_BYTES_A_SECOND if hurry else BYTES_A_SECOND)
+        self._until = min(self._until + bought_s, asyncio.get_running_loop().time() + self._patience_s)
 
 
-async def _pieces(request: web.Request, patience_s: float) -> AsyncIterator[bytes]:
-    """Yield the body as it comes, inflated."""
-    patience = Patience(patience_s)
-    inflater = _inflater(request)
-    try:
-        while True:
-            if request.content.is_eof():
-                # It is all there, as small ones are from the beginning.
-                compressed = request.content.read_nowait()
-            else:
-                compressed = await patience.wait_for(request.content.readany())
-            if not compressed:
-                break
-            patience.count(len(compressed))
-            if inflater is None:
-                yield compressed
-                continue
-            for piece in inflater.inflate(compressed):
-                yield piece
-                # What has arrived is read at once: without this, other tasks would wait until all of it is inflated.
-                await asyncio.sleep(0)
-        if inflater is not None and not inflater.complete:
-            raise MalformedJson(_BROKEN)
-    except (web.RequestPayloadError, ConnectionError, zlib.error) as error:
-        raise MalformedJson(_BROKEN) from error
+def patience_for(request: web.Request) -> Patience:
+    """Return the patience that the settings have with the body of this request."""
+    return Patience(request.config_dict[SETTINGS].body_seconds)
 
 
 def _inflater(request: web.Request) -> Inflater | None:

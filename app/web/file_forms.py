@@ -10,7 +10,7 @@ from aiohttp import BodyPartReader, MultipartReader, hdrs, web
 
 from app.domain.errors import BodyTooLarge, MalformedForm, UnsupportedBody
 from app.keys import UPLOADS
-from app.web.body_intake import MAX_FIELDS_BYTES, MOST_FILES, Patience
+from app.web.body_intake import MAX_FIELDS_BYTES, MOST_FILES, patience_for
 from app.web.uploads import chunks_of, form_errors, turn
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FileForm:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
-        self._patience = Patience()
+        self._patience = patience_for(request)
         self._parts: MultipartReader | None = None
 
     async def first(self, name: str) -> str:

@@ -28,7 +28,7 @@ from app.runtime.json_text import Written
 from app.storage.cursors import read_cursor, write_cursor
 from app.web.answers import upload_answer
 from app.web.bodies import read_query
-from app.web.body_intake import Patience
+from app.web.body_intake import Patience, patience_for
 from app.web.callers import CALLER, owner_of
 from app.web.checking import check
 from app.web.contents import file_response
@@ -161,7 +161,7 @@ def _owner(request: web.Request, user_id: str | None) -> str:
 
 async def _body(request: web.Request) -> AsyncGenerator[bytes, None]:
     """Yield the body as it comes."""
-    patience = Patience()
+    patience = patience_for(request)
     with form_errors():
         while chunk := await patience.wait_for(request.content.readany()):
             patience.count(len(chunk))
@@ -192,7 +192,7 @@ async def _from_form(request: web.Request, user_id: str | None) -> tuple[Upload,
 
 
 async def _read_form(request: web.Request, form: _Form) -> None:
-    patience = Patience()
+    patience = patience_for(request)
     parts = await request.multipart()
     for _ in range(_MOST_PARTS):
         part = await patience.wait_for(parts.next())

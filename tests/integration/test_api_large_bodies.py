@@ -287,7 +287,7 @@ async def test_large_bodies_are_held_up_to_a_bound_and_small_ones_always(aiohttp
             return web.Response(status=503, text=error.code)
 
     app = web.Application()
-    app[INCOMING] = Incoming(most)
+    app[INCOMING] = Incoming(most, patience_s=GUARD_S)
     app.router.add_post("/", hold)
     client = await aiohttp_client(app)
     large = [asyncio.create_task(client.post("/", data=b"x" * most)) for _ in range(HELD)]
