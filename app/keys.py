@@ -12,6 +12,7 @@ from app.messaging.hub import Hub
 from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
+from app.messaging.request_rates import RequestRates
 from app.metrics import ServerMetrics
 from app.runtime.side_thread import SideThread
 from app.services.access import Access
@@ -33,6 +34,7 @@ from app.storage.fleet_figures import FleetFigures
 from app.storage.job_views import JobViews
 from app.storage.keys import KeyStore
 from app.storage.known_names import KnownNames
+from app.storage.owner_use import OwnerUse
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.storage.uploads import UploadStore
@@ -40,6 +42,8 @@ from app.storage.uploads import UploadStore
 if TYPE_CHECKING:
     import asyncio
 
+OWNER_USE: Final = web.AppKey("OWNER_USE", OwnerUse)
+RATES: Final = web.AppKey("RATES", RequestRates)
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)
 ACCESS: Final = web.AppKey("ACCESS", Access)
 LINKS: Final = web.AppKey("LINKS", Links)

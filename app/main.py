@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
 from app.messaging.redis_connection import Line, close, make_listener, make_redis
 from app.messaging.registry import Registry
+from app.messaging.request_rates import RequestRates
 from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
 from app.runtime.end_tasks import end_tasks
@@ -53,11 +55,12 @@ from app.storage.keys import KeyStore
 from app.storage.known_names import KnownNames
 from app.storage.link_secret import LinkSecretStore
 from app.storage.outages import repeat_until_available
+from app.storage.owner_use import OwnerUse
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.storage.uploads import UploadStore
-from app.web import backends, contents, inventory, jobs, metrics, system, uploads, websockets
+from app.web import backends, contents, inventory, jobs, me, metrics, system, uploads, websockets
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.callers import only_permitted
 from app.web.connections import Runner
@@ -69,6 +72,7 @@ from app.web.prefixed import serve_behind_proxies
 from app.web.problems import errors_as_problems
 from app.web.protective_headers import add_protective_headers
 from app.web.socket_client import text_frame
+from app.web.sockets_of_keys import OPEN_SOCKETS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -106,7 +110,7 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    tables = (jobs, contents, uploads, inventory, backends, system, metrics, websockets)
+    tables = (jobs, contents, uploads, inventory, backends, system, me, metrics, websockets)
     for table in (each.routes for each in tables):
         _add_routes(app, table)
     return _with_page(app)
@@ -129,7 +133,7 @@ def create_monitor_app(settings: Settings) -> web.Application:
         for route in module.routes
         if isinstance(route, web.RouteDef) and route.method == hdrs.METH_GET
     ]
-    for table in (reading, *(each.routes for each in (contents, inventory, system, metrics, websockets))):
+    for table in (reading, *(each.routes for each in (contents, inventory, system, me, metrics, websockets))):
         _add_routes(app, table)
     return _with_page(app)
 
@@ -223,7 +227,10 @@ def _construct(app: web.Application, settings: Settings) -> None:
     commands = OperatorMessages(redis, names)
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
     app[keys.FLEET_FIGURES] = FleetFigures(database)
-    app[keys.KEYS] = key_store = KeyStore(database)
+    app[keys.KEYS] = key_store = KeyStore(database, settings.limits)
+    app[keys.RATES] = rates = RequestRates(redis, names)
+    app[keys.OWNER_USE] = OwnerUse(database)
+    app[OPEN_SOCKETS] = Counter()
     app[websockets.SOCKETS] = {}
     app[keys.ACCESS] = access = Access(key_store, events, read_only=settings.monitor_read_only)
     hub.on_event[KEYS_CHANGED] = lambda told: access.forget(told["key"])
@@ -241,6 +248,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         await app[keys.INVENTORY].close()
         await access.settle()
         await links.settle()
+        await rates.settle()
         await views.settle()
         await snapshots.settle()
         await events.all_told()

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.domain.access import Role
 from app.domain.errors import GenonautError
 from app.domain.forwarded import checked_prefix
+from app.domain.limits import Limits, limits_of
 from app.domain.public_addresses import Network, parse_networks
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -59,6 +61,14 @@ class Settings(BaseSettings):
     """Networks such as `127.0.0.1, 10.0.0.0/8` of proxies that are believed: client, scheme, host, prefix of paths."""
     root_path: str = ""
     """Path such as `/images` under which a proxy shows the service. It may pass it on or strip it. Empty: none."""
+    limits_user: str = "requests_per_second=50 burst=200 sockets=100 waiting=1000 upload_bytes=10GiB"
+    """What a key of role `user` may use (`production.md`, "Limits"). What is not named is not limited."""
+    limits_viewer: str = "sockets=100"
+    """The same of role `viewer`."""
+    limits_operator: str = "sockets=100"
+    """The same of role `operator`."""
+    limits_admin: str = "sockets=100"
+    """The same of role `admin`."""
     api_port: int = Field(8001, ge=1, le=65535)
     """Port of the server."""
     monitor_port: int = Field(5555, ge=1, le=65535)
@@ -209,6 +219,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"has {origin!r}, which is no origin: https://app.example, no path, no *, lower case")
         return value
 
+    @field_validator("limits_user", "limits_viewer", "limits_operator", "limits_admin")
+    @classmethod
+    def _limits(cls, value: str) -> str:
+        limits_of(value)
+        return value
+
     @field_validator("comfyui_urls")
     @classmethod
     def _backends(cls, value: str) -> str:
@@ -256,6 +272,11 @@ class Settings(BaseSettings):
     def origins(self) -> frozenset[str]:
         """`ALLOWED_ORIGINS`: the sites whose pages may use REST and sockets."""
         return frozenset(filter(None, (origin.strip() for origin in self.allowed_origins.split(","))))
+
+    @cached_property
+    def limits(self) -> dict[Role, Limits]:
+        """What a key of each role may use, where it has no limits of its own."""
+        return {role: limits_of(getattr(self, f"limits_{role}")) for role in Role}
 
     @property
     def is_for_this_machine(self) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from app.domain.limits import UNLIMITED, Limits
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -82,6 +84,8 @@ class Caller:
     """The `user_id` of the jobs that it sends; None while there are no keys, when each job names its own."""
     key_id: int | None = None
     """None while there are no keys."""
+    limits: Limits = UNLIMITED
+    """What it may use: the limits of its role, and the key's own in their place."""
 
     @property
     def signed_in(self) -> bool:
@@ -92,6 +96,10 @@ class Caller:
     def scope(self) -> str | None:
         """The only `user_id` whose jobs it sees; None if it sees all."""
         return self.owner if self.role is Role.USER else None
+
+    def limits_for(self, user_id: str | None) -> Limits:
+        """Return what limits it when it sends something of this user: of another's nothing is counted."""
+        return self.limits if user_id == self.owner else UNLIMITED
 
     def may(self, ability: Ability) -> bool:
         """Whether its role has this ability."""

@@ -167,6 +167,30 @@ class TooMany(GenonautError):
         self.retry_after_s = retry_after_s
 
 
+class TooManyWaiting(TooMany):
+    """So many jobs of the key's owner wait that no more are accepted."""
+
+    code = "too_many_waiting"
+
+
+class TooManyToday(TooMany):
+    """As many jobs of the key's owner were accepted today, by UTC, as may be."""
+
+    code = "too_many_today"
+
+
+class TooManySockets(TooMany):
+    """The key has as many WebSockets open as it may."""
+
+    code = "too_many_sockets"
+
+
+class UploadLimit(TooMany):
+    """The uploads of the key's owner would take more bytes than they may."""
+
+    code = "upload_limit"
+
+
 class TooManyWrongKeys(TooMany):
     """So many wrong keys came from an address that no more are looked at for a while."""
 

@@ -42,6 +42,10 @@ class Names:
         """Key: the newest picture of a running job: its number, 8 bytes, the greatest first, and then WebP."""
         return f"{self.namespace}:preview:{job_id}"
 
+    def rate(self, key_id: int) -> str:
+        """Key: until when what a key has used of its requests a second is paid off, µs of Redis' clock."""
+        return f"{self.namespace}:rate:{key_id}"
+
     def worker(self, worker_id: str) -> str:
         """Key: a worker's heartbeat, JSON."""
         return f"{self.namespace}:worker:{worker_id}"

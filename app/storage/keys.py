@@ -14,6 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from app.domain.access import Caller, Role
 from app.domain.errors import KeyNotFound, KeyTaken, WrongKey
 from app.domain.key_format import new_key
+from app.domain.limits import UNLIMITED, Limits
+from app.runtime.json_text import loads
 from app.storage.schema import KeyRow, SessionRow
 from app.storage.statements import Statement
 
@@ -62,8 +64,10 @@ class Key:
 class KeyStore:
     """Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: Mapping[Role, Limits] | None = None) -> None:
+        """`limits` are those of each role, where its keys do not have others."""
         self._database = database
+        self._limits = limits or {}
         self._closed: bool | None = None
 
     async def closed(self) -> bool:
@@ -159,7 +163,7 @@ class KeyStore:
         hashes, addresses = [key_hash for key_hash, _ in asked], [address for _, address in asked]
         async with self._database.driver() as connection:
             rows = await _FIND.rows(connection, hashes=hashes, addresses=addresses, noted_after=_NOTED_AFTER)
-        found = {row["key_hash"]: _caller(row) for row in rows}
+        found = {row["key_hash"]: self._caller(row) for row in rows}
         return [found.get(key_hash) for key_hash in hashes]
 
     async def sign_in(self, secret: str, address: str | None = None) -> tuple[str, Caller]:
@@ -171,7 +175,7 @@ class KeyStore:
         token = secrets.token_urlsafe(32)
         async with self._database.transaction() as session:
             session.add(SessionRow(token_hash=hashed(token), key_id=key["id"], expires_at=func.now() + SESSION))
-        return token, _caller(key)
+        return token, self._caller(key)
 
     async def caller(self, token: str) -> Caller | None:
         """Return whose session this is; None when it has ended, or its key has."""
@@ -189,7 +193,7 @@ class KeyStore:
                 await session.execute(renewed.values(expires_at=func.now() + SESSION))
             if key.last_used_at is None or now - key.last_used_at > _NOTED_AFTER:
                 await session.execute(update(KeyRow).where(KeyRow.id == key.id).values(last_used_at=func.now()))
-            return Caller(key.name, Role(key.role), key.owner, key.id)
+            return self._caller({name: getattr(key, name) for name in ("name", "role", "owner", "id", "limits")})
 
     async def live(self, tokens: Collection[str], key_ids: Collection[int]) -> tuple[set[str], set[int]]:
         """Return those of the tokens, and of the keys, that have not ended; that does not count as their use."""
@@ -208,6 +212,11 @@ class KeyStore:
         """End a session."""
         async with self._database.transaction() as session:
             await session.execute(delete(SessionRow).where(SessionRow.token_hash == hashed(token)))
+
+    def _caller(self, row: Any) -> Caller:
+        role = Role(row["role"])
+        limits = self._limits.get(role, UNLIMITED).over(_limits(row["limits"]))
+        return Caller(row["name"], role, row["owner"], row["id"], limits)
 
     async def prune(self) -> int:
         """Delete sessions that have ended, and return how many."""
@@ -238,5 +247,7 @@ def _key(row: KeyRow) -> Key:
     return Key(**{name: getattr(row, name) for name in Key.__dataclass_fields__} | {"role": Role(row.role)})
 
 
-def _caller(row: Any) -> Caller:
-    return Caller(row["name"], Role(row["role"]), row["owner"], row["id"])
+def _limits(value: Any) -> dict[str, Any]:
+    """Return the column's value, which the driver itself gives as a text."""
+    named: dict[str, Any] = loads(value) if isinstance(value, str) else value
+    return named

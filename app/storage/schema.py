@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    Date,
     DateTime,
     Double,
     ForeignKey,
@@ -127,6 +128,15 @@ class JobRow(Base):
         # The queue itself, in the order of turns.
         Index(
             "ix_generation_jobs_waiting",
+            text("priority DESC"),
+            "available_at",
+            "id",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        # The same of one owner: the first one that waits, and how many do.
+        Index(
+            "ix_generation_jobs_waiting_of_user",
+            "user_id",
             text("priority DESC"),
             "available_at",
             "id",
@@ -373,7 +383,23 @@ class KeyRow(Base):
     last_used_from: Mapped[str | None] = mapped_column(String(64))
     revoked_at: Mapped[datetime | None]
 
-    __table_args__ = (CheckConstraint("role IN ('user', 'viewer', 'operator', 'admin')", name="role"),)
+    __table_args__ = (
+        CheckConstraint("role IN ('user', 'viewer', 'operator', 'admin')", name="role"),
+        Index("ix_api_keys_owner", "owner"),
+    )
+
+
+class OwnerDayRow(Base):
+    """How many jobs of an owner were accepted on a day by UTC: only of owners for whom that is limited.
+
+    Kept apart from the jobs, which can be deleted.
+    """
+
+    __tablename__ = "owner_days"
+
+    user_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    jobs: Mapped[int] = mapped_column(Integer)
 
 
 class SessionRow(Base):

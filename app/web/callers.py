@@ -16,6 +16,7 @@ from app.settings import is_loopback
 from app.web.origin import check_origin, host_name
 from app.web.permissions import PERMISSIONS, PUBLIC, SIGN_OUT, route_of
 from app.web.proxies import came_through_proxy, client_address
+from app.web.rates import count_request
 from app.web.signed_links import check_link, shows_link
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ async def authorize(request: web.Request) -> None:
     ------
     SignInNeeded, WrongKey, TooManyWrongKeys, BadParameter
         It is not said who it is, or wrongly.
+    TooMany
+        That one sends more requests than it may.
     Forbidden, ForeignOrigin
         That one may not do this, or not from there.
     WrongSignature, LinkExpired
@@ -72,6 +75,7 @@ async def authorize(request: web.Request) -> None:
             # Just now it is needed to be seen what is away.
             return
         raise
+    await count_request(request, caller)
     if ability is None or not caller.may(ability):
         raise Forbidden(f"As {caller.role} you may not do this.")
     by_session = caller.signed_in and not shows_key(request)

@@ -157,3 +157,25 @@ WORKERS: Final[dict[str, Any]] = {
         }
     ]
 }
+ME: Final[dict[str, Any]] = {
+    "name": "bot",
+    "role": "user",
+    "owner": "ann",
+    "limits": {
+        "requests_per_second": 50,
+        "burst": 200,
+        "sockets": 100,
+        "waiting": 1000,
+        "running": None,
+        "jobs_per_day": 2000,
+        "upload_bytes": 10737418240,
+    },
+    "use": {
+        "requests_left": 199,
+        "sockets": 1,
+        "waiting": 12,
+        "running": 2,
+        "jobs_today": 480,
+        "upload_bytes": 7340032,
+    },
+}

@@ -378,6 +378,39 @@ class UploadListAnswer(BaseModel):
     next_cursor: str | None = Field(description="Leads to the uploads that follow; null at the end of the list.")
 
 
+class LimitsAnswer(BaseModel):
+    """What a key may use; null is no limit."""
+
+    requests_per_second: float | None
+    burst: int | None = Field(description="Requests at once; null: twice `requests_per_second`.")
+    sockets: int | None
+    waiting: int | None = Field(description="Jobs of the owner that wait; those below are the owner's too.")
+    running: int | None
+    jobs_per_day: int | None = Field(description="Accepted since midnight, UTC.")
+    upload_bytes: int | None
+
+
+class UseAnswer(BaseModel):
+    """What a key and its owner use."""
+
+    requests_left: int | None = Field(description="That may be sent now; null where they are not limited.")
+    sockets: int = Field(description="Open at the server that answers.")
+    waiting: int = Field(description="At most 10,000 are counted.")
+    running: int
+    jobs_today: int | None = Field(description="Null where they are not limited: then nobody counts them.")
+    upload_bytes: int
+
+
+class MeAnswer(BaseModel):
+    """Who the caller is."""
+
+    name: str | None = Field(description="The key's name; null while there are no keys, as are the others but `role`.")
+    role: str
+    owner: str | None = Field(description="The `user_id` of the jobs that it sends.")
+    limits: LimitsAnswer | None
+    use: UseAnswer | None
+
+
 class ContentAnswer(BaseModel):
     """What a completed job left."""
 

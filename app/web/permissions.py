@@ -64,6 +64,7 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     f"GET {_UPLOADS}/{{upload_id}}/data": Ability.SEE,
     f"GET {_UPLOADS}/{{upload_id}}/workflow": Ability.SEE,
     f"DELETE {_UPLOADS}/{{upload_id}}": Ability.DELETE,
+    "GET /api/v1/me": Ability.SEE,
     "GET /api/v1/models": Ability.SEE,
     "GET /api/v1/nodes": Ability.SEE,
     "GET /api/v1/nodes/{node_class}": Ability.SEE,

@@ -17,6 +17,7 @@ from app.runtime.json_text import dumps
 from app.web.answers import fault_answers
 from app.web.payloads import Problem, ProblemError
 from app.web.proxies import root_path
+from app.web.rates import rate_headers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -76,6 +77,10 @@ RETRY_HELPS: Final[dict[str, bool]] = {
     "key_in_address": False,
     "key_taken": False,
     "too_many_requests": True,
+    "too_many_waiting": True,
+    "too_many_today": True,
+    "too_many_sockets": True,
+    "upload_limit": True,
     "too_many_wrong_keys": True,
     "not_found": False,
     "job_not_found": False,
@@ -135,6 +140,7 @@ async def errors_as_problems(
         detail = "Something went wrong here. The request id finds it in the server's log."
         response = problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
     if not response.prepared:
+        response.headers.update(rate_headers(request))
         response.headers["X-Request-Id"] = request[REQUEST_ID]
     return response
 

@@ -17,6 +17,7 @@ from app.services.access import SESSION_COOKIE
 from app.web.bodies import MAX_ID, job_id_of
 from app.web.callers import CALLER, shows_key
 from app.web.socket_client import Connection, text_frame
+from app.web.sockets_of_keys import one_socket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,13 +43,16 @@ class OpenedBy:
 @routes.get(r"/ws/jobs/{job_id:\d+}")
 async def follow_job(request: web.Request) -> web.StreamResponse:
     """Follow one job."""
-    return await _follow(request, [job_id_of(request)])
+    with one_socket(request):
+        return await _follow(request, [job_id_of(request)])
 
 
 @routes.get("/ws/jobs")
 async def follow_jobs(request: web.Request) -> web.StreamResponse:
     """Follow the jobs of `?job_ids=1,2,3`."""
-    return await _follow(request, _job_ids(",".join(request.query.getall("job_ids", []))))
+    job_ids = _job_ids(",".join(request.query.getall("job_ids", [])))
+    with one_socket(request):
+        return await _follow(request, job_ids)
 
 
 @routes.get(r"/ws/jobs/{job_id}")
@@ -61,6 +65,11 @@ async def follow_nonsense(request: web.Request) -> web.StreamResponse:
 @routes.get("/ws/events")
 async def follow_everything(request: web.Request) -> web.StreamResponse:
     """Follow every event of the service: what the monitor page lives on."""
+    with one_socket(request):
+        return await _follow_everything(request)
+
+
+async def _follow_everything(request: web.Request) -> web.StreamResponse:
     hub = request.app[HUB]
     connection = Connection(request)
     request.app[SOCKETS][connection] = opened_by(request)

@@ -37,7 +37,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with the code of the settings, and an env folder of this test's own."""
-    domain = ("app/domain/__init__.py", "app/domain/errors.py", "app/domain/forwarded.py")
+    domain = [f"app/domain/{name}.py" for name in ("__init__", "access", "errors", "forwarded", "limits")]
     for name in ("app/__init__.py", "app/settings.py", *domain, "app/domain/public_addresses.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

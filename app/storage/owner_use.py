@@ -1,0 +1,84 @@
+"""What owners use: jobs that wait and run, jobs of the day, bytes of uploads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from app.storage.statements import Statement
+
+if TYPE_CHECKING:
+    from app.storage.database import Database
+
+TODAY: Final = "(now() AT TIME ZONE 'UTC')::date"
+"""The day, as SQL: by UTC, whatever the time zone of the connection is."""
+MOST_COUNTED: Final = 10_000
+"""Of the waiting jobs of one owner no more are counted."""
+_MOST_LISTED: Final = 1_000
+"""The same where many owners are listed."""
+_WAITING: Final = """(SELECT count(*) FROM (
+        SELECT FROM generation_jobs WHERE status = 'pending' AND user_id = {owner} LIMIT {most}) AS counted)"""
+_RUNNING: Final = "(SELECT count(*) FROM generation_jobs WHERE status = 'running' AND user_id = {owner})"
+_JOBS_TODAY: Final = f"COALESCE((SELECT jobs FROM owner_days WHERE user_id = {{owner}} AND day = {TODAY}), 0)"  # noqa: S608
+_UPLOADED: Final = "(SELECT COALESCE(sum(size_bytes), 0)::bigint FROM uploads WHERE user_id = {owner})"
+
+
+def _use_of(owner: str, most: int) -> str:
+    """Return the columns of `Use`, as SQL; `owner` is SQL too."""
+    named = {"waiting": _WAITING, "running": _RUNNING, "jobs_today": _JOBS_TODAY, "upload_bytes": _UPLOADED}
+    return ", ".join(f"{sql.format(owner=owner, most=most)} AS {name}" for name, sql in named.items())
+
+
+_OF_ONE: Final = Statement(f"SELECT {_use_of(':owner::text', MOST_COUNTED)}")
+_UPLOADED_BY: Final = Statement(f"SELECT {_UPLOADED.format(owner=':owner::text')}")
+# The distinct owners of waiting jobs one after the other by their index: their jobs may be a million.
+_OF_ALL: Final = Statement(f"""
+    WITH RECURSIVE waiting AS (
+        (SELECT user_id FROM generation_jobs WHERE status = 'pending' ORDER BY user_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT user_id FROM generation_jobs
+            WHERE status = 'pending' AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
+        FROM waiting WHERE waiting.user_id IS NOT NULL
+    ), owners AS (
+        (SELECT user_id FROM waiting WHERE user_id IS NOT NULL LIMIT :most::int)
+        UNION SELECT user_id FROM generation_jobs WHERE status = 'running'
+        UNION (SELECT user_id FROM owner_days WHERE day = {TODAY} ORDER BY jobs DESC LIMIT :most::int)
+    )
+    SELECT owners.user_id, {_use_of("owners.user_id", _MOST_LISTED)} FROM owners""")  # noqa: S608  # of our own words only
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What an owner uses now."""
+
+    waiting: int
+    running: int
+    jobs_today: int
+    """Accepted since midnight by UTC; 0 while that is not limited, because it is not counted then."""
+    upload_bytes: int
+
+
+class OwnerUse:
+    """Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of(self, owner: str) -> Use:
+        """Return what one owner uses."""
+        async with self._database.driver() as connection:
+            row = await _OF_ONE.row(connection, owner=owner)
+        assert row is not None  # noqa: S101 - it always returns one
+        return Use(**row)
+
+    async def uploaded(self, owner: str) -> int:
+        """Return the size of all uploads of an owner, in bytes."""
+        async with self._database.driver() as connection:
+            size_bytes: int = await _UPLOADED_BY.value(connection, owner=owner)
+        return size_bytes
+
+    async def of_all(self, most: int) -> dict[str, Use]:
+        """Return what those owners use who have jobs that wait or run, or sent some today; about `most` of each."""
+        async with self._database.driver() as connection:
+            rows = await _OF_ALL.rows(connection, most=most)
+        return {row["user_id"]: Use(**{name: row[name] for name in Use.__dataclass_fields__}) for row in rows}

@@ -1,0 +1,43 @@
+"""Requests a second: counted as soon as it is known whose they are, and each answer says what is left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from app.domain.errors import TooMany
+from app.keys import RATES
+from app.messaging.request_rates import Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app.domain.access import Caller
+
+RATE: Final = web.RequestKey("RATE", Rate)
+"""What is left of the key's requests; absent where they are not limited."""
+_POLICY: Final = "requests"
+
+
+async def count_request(request: web.Request, caller: Caller) -> None:
+    """Count the request of a key whose requests a second are limited; raises `TooMany`."""
+    if caller.key_id is None or caller.limits.requests_per_second is None:
+        return
+    rate = request[RATE] = await request.config_dict[RATES].use(caller.key_id, caller.limits)
+    if rate.retry_after_s > 0:
+        raise TooMany(
+            f"This key may send {caller.limits.requests_per_second:g} requests a second, {rate.quota} at once.",
+            rate.retry_after_s,
+        )
+
+
+def rate_headers(request: web.Request) -> Mapping[str, str]:
+    """Return the headers that tell what is left, as draft-ietf-httpapi-ratelimit-headers-10 has them."""
+    rate = request.get(RATE)
+    if rate is None:
+        return {}
+    return {
+        "RateLimit-Policy": f'"{_POLICY}";q={rate.quota};w={rate.window_s}',
+        "RateLimit": f'"{_POLICY}";r={rate.remaining};t={rate.reset_s}',
+    }
