@@ -14,6 +14,9 @@ BENCH_ARGS ?=
 CONSTRAINTS_ARGS ?=
 NAME ?=
 ROLE ?=
+OWNER ?=
+EXPIRES ?=
+LIMITS ?=
 
 BIN := .venv/bin
 APP := $(BIN)/python -m app
@@ -89,14 +92,17 @@ workers-dev workers-demo workers-test: workers-%: .venv/.run ## list the workers
 cron-status-dev cron-status-demo cron-status-test: cron-status-%: .venv/.run ## list the periodic tasks with their last and next run
 	@exec $(APP) cron-status --env $*
 
-keys-add-dev keys-add-demo keys-add-test: keys-add-%: .venv/.run ## make a key for the page: NAME=ann ROLE=viewer, operator or admin
-	@exec $(APP) keys-add --env $* --name "$(NAME)" --role "$(ROLE)"
+keys-add-dev keys-add-demo keys-add-test: keys-add-%: .venv/.run ## make a key: NAME=ann ROLE=user (or viewer, operator, admin) OWNER= EXPIRES=30 LIMITS='running=2'
+	@exec $(APP) keys-add --env $* --name "$(NAME)" --role "$(ROLE)" --owner "$(OWNER)" --expires "$(EXPIRES)" --limits "$(LIMITS)"
 
-keys-list-dev keys-list-demo keys-list-test: keys-list-%: .venv/.run ## list the keys: name, role, last use
+keys-list-dev keys-list-demo keys-list-test: keys-list-%: .venv/.run ## list the keys: role, owner, expiry, limits, last use and from where
 	@exec $(APP) keys-list --env $*
 
 keys-revoke-dev keys-revoke-demo keys-revoke-test: keys-revoke-%: .venv/.run ## revoke a key and end its sessions: NAME=ann
 	@exec $(APP) keys-revoke --env $* --name "$(NAME)"
+
+keys-restore-dev keys-restore-demo keys-restore-test: keys-restore-%: .venv/.run ## take back a revocation: NAME=ann
+	@exec $(APP) keys-restore --env $* --name "$(NAME)"
 
 links-renew-dev links-renew-demo links-renew-test: links-renew-%: .venv/.run ## make all links to outputs that were given out so far wrong
 	@exec $(APP) links-renew --env $*
@@ -155,5 +161,5 @@ clean: ## remove .venv and caches; jobs and images in env/data are kept
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
 .PHONY: UNUSABLE help demo demo-once check test test-slow test-all standin redis-start lint types chaos bench bench-scale screenshots settings-table constraints audit clean
-.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke links-renew))
+.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke keys-restore links-renew))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "keys-add": "keys:add",
     "keys-list": "keys:list_all",
     "keys-revoke": "keys:revoke",
+    "keys-restore": "keys:restore",
     "links-renew": "links:renew",
 }
 """Module and function below `app.commands`, imported when chosen: a server needs no memory for what others do."""
@@ -44,10 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if name == "demo":
             command.add_argument("--once", action="store_true", help="end when the image is there")
-        if name in ("keys-add", "keys-revoke"):
+        if name in ("keys-add", "keys-revoke", "keys-restore"):
             command.add_argument("--name", required=True, help="whose key it is")
         if name == "keys-add":
-            command.add_argument("--role", required=True, help="viewer, operator or admin")
+            # Empty is absent: make passes all of them on.
+            command.add_argument("--role", default="", help="user (the default), viewer, operator or admin")
+            command.add_argument("--owner", default="", help="the user_id of its jobs; its name unless given")
+            command.add_argument("--expires", default="", help="in how many days, or when: 30, 2027-01-31")
+            command.add_argument("--limits", default="", help="such as 'running=2 upload_bytes=10GiB'")
     given = vars(parser.parse_args(arguments))
     name, env = given.pop("command"), given.pop("env")
     function = "demo:demo_once" if given.pop("once", False) else COMMANDS[name]

@@ -203,6 +203,12 @@ class KeyTaken(GenonautError):
     code = "key_taken"
 
 
+class NoAdminLeft(GenonautError):
+    """No key would be left whose holder may make and revoke keys."""
+
+    code = "no_admin_left"
+
+
 class NotFound(GenonautError):
     """What the address names does not exist."""
 

@@ -9,6 +9,8 @@ import zlib
 from typing import Final
 
 PREFIX: Final = "gno_"
+COMMAND_LINE: Final = "command line"
+"""From where, in the audit, what a command did was asked for; who did it is called so too, with the user's name."""
 MOST_CHARS: Final = 200
 """No key is longer, and no more of a text that is none is looked at."""
 _DIGITS: Final = string.digits + string.ascii_letters
@@ -18,6 +20,27 @@ _CHECK_CHARS: Final = 6
 _KEY: Final = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_RANDOM_CHARS + _CHECK_CHARS}}}", re.ASCII)
 _OLD_KEY: Final = re.compile(r"gn_[\w-]{43}", re.ASCII)
 """As keys of the page were written before there were keys for REST."""
+
+
+MOST_NAME_CHARS: Final = 255
+_OTHER_ACTORS: Final = frozenset({"api", "monitor", "nobody"})
+"""Whom audit and events name where no key was shown."""
+
+
+def name_fault(name: str) -> str | None:
+    """Return what is wrong with a text as the name of a key; None if nothing is."""
+    if (fault := owner_fault(name)) is not None:
+        return fault
+    if name.lower() in _OTHER_ACTORS or name.lower().startswith(COMMAND_LINE):
+        return "cannot be that: the audit calls others so"
+    return None
+
+
+def owner_fault(owner: str) -> str | None:
+    """Return what is wrong with a text as the owner of a key's jobs; None if nothing is."""
+    if not 1 <= len(owner) <= MOST_NAME_CHARS or not owner.isprintable() or owner != owner.strip():
+        return f"is to have 1 to {MOST_NAME_CHARS} characters, all of them printable, and no space at its ends"
+    return None
 
 
 def new_key() -> str:

@@ -103,12 +103,14 @@ class Events:
         except REDIS_ERRORS as error:
             log.warning("could not tell the workers to cancel job %s: %s", job_id, error)
 
-    async def publish_event(self, event: dict[str, Any]) -> None:
-        """Publish an event that belongs to no job, such as the start of a worker."""
+    async def publish_event(self, event: dict[str, Any]) -> bool:
+        """Publish an event that belongs to no job, such as the start of a worker, and return whether that was done."""
         try:
             await self._redis.publish(self._names.events, json.dumps(event))
         except REDIS_ERRORS as error:
             log.warning("could not publish %s: %s", event.get("type"), error)
+            return False
+        return True
 
     async def with_live(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Return the snapshots with the last progress told since; while Redis is away, as they are."""

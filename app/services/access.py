@@ -127,10 +127,13 @@ class Access:
             live = await self._keys.live(sessions, key_ids)
         return Over(frozenset(sessions) - live[0], frozenset(key_ids) - live[1], shut_out)
 
-    async def tell_of_change(self, key_id: int) -> None:
-        """Have all servers look at a key anew; one that is not reached does so within `KNOWN_S`."""
+    async def tell_of_change(self, key_id: int) -> bool:
+        """Have all servers look at a key anew, and return whether they were told.
+
+        One that is not reached does so within `KNOWN_S`.
+        """
         self.forget(key_id)
-        await self._events.publish_event({"type": KEYS_CHANGED, "key": key_id})
+        return await self._events.publish_event({"type": KEYS_CHANGED, "key": key_id})
 
     def forget(self, key_id: int) -> None:
         """Look at a key anew when it is next shown, and tell those who asked for that."""

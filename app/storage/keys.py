@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.domain.access import Caller, Role
-from app.domain.errors import KeyNotFound, KeyTaken, WrongKey
+from app.domain.errors import KeyNotFound, KeyTaken, NoAdminLeft, WrongKey
 from app.domain.key_format import new_key
 from app.domain.limits import UNLIMITED, Limits
 from app.runtime.json_text import loads
@@ -22,6 +22,8 @@ from app.storage.statements import Statement
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncSession
 
     from app.storage.database import Database
 
@@ -61,6 +63,15 @@ class Key:
     revoked_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """Keys, the newest first, and whether there are older and newer ones."""
+
+    keys: list[Key]
+    older: bool
+    newer: bool
+
+
 class KeyStore:
     """Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
@@ -92,13 +103,29 @@ class KeyStore:
         owner: str | None = None,
         expires_at: datetime | None = None,
         limits: Mapping[str, Any] | None = None,
+        keep_admin: bool = False,
     ) -> str:
         """Make a key and return it; it cannot be read again. Without an owner its jobs are of its name.
 
         Raises
         ------
         KeyTaken
+        NoAdminLeft
+            With `keep_admin`: nobody could make or revoke keys any more.
         """
+        return (await self.make(name, role, owner, expires_at, limits, keep_admin=keep_admin))[0]
+
+    async def make(
+        self,
+        name: str,
+        role: Role,
+        owner: str | None,
+        expires_at: datetime | None,
+        limits: Mapping[str, Any] | None,
+        *,
+        keep_admin: bool,
+    ) -> tuple[str, Key]:
+        """Make a key, as `add` does, and return also what is known of it."""
         secret = new_key()
         row = KeyRow(
             name=name,
@@ -111,49 +138,108 @@ class KeyStore:
         try:
             async with self._database.transaction() as session:
                 session.add(row)
+                await session.flush()
+                if keep_admin:
+                    await _require_admin(session)
+                await session.refresh(row)
+                return secret, _key(row)
         except IntegrityError as error:
             raise KeyTaken(f"There is a key called {name!r} already; revoked ones keep their names too.") from error
-        return secret
 
     async def all(self) -> list[Key]:
         """Return every key, the oldest first."""
         async with self._database.transaction() as session:
             return [_key(row) for row in await session.scalars(select(KeyRow).order_by(KeyRow.id))]
 
+    async def page(
+        self,
+        *,
+        name: str | None = None,
+        owner: str | None = None,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 50,
+    ) -> KeyPage:
+        """Return up to `limit` keys before, or after, the one of that number, or the newest ones."""
+        chosen = select(KeyRow)
+        for column, value in ((KeyRow.name, name), (KeyRow.owner, owner)):
+            if value is not None:
+                chosen = chosen.where(column == value)
+        upward = after is not None
+        if after is not None:
+            chosen = chosen.where(KeyRow.id > after).order_by(KeyRow.id)
+        else:
+            chosen = chosen.order_by(KeyRow.id.desc())
+            if before is not None:
+                chosen = chosen.where(KeyRow.id < before)
+        async with self._database.transaction() as session:
+            found = [_key(row) for row in await session.scalars(chosen.limit(limit + 1))]
+        more, found = len(found) > limit, found[:limit]
+        if upward:
+            found.reverse()
+        return KeyPage(found, older=True if upward else more, newer=more if upward else before is not None)
+
     async def named(self, name: str) -> Key:
         """Return the key of this name, or raise `KeyNotFound`."""
         async with self._database.transaction() as session:
             row = await session.scalar(select(KeyRow).where(KeyRow.name == name))
         if row is None:
-            raise _no_key(name)
+            raise KeyNotFound(f"There is no key called {name!r}.")
+        return _key(row)
+
+    async def get(self, key_id: int) -> Key:
+        """Return the key of this number, or raise `KeyNotFound`."""
+        async with self._database.transaction() as session:
+            row = await session.get(KeyRow, key_id)
+        if row is None:
+            raise _no_key(key_id)
         return _key(row)
 
     async def revoke(self, name: str) -> int:
         """Let a key open nothing any more, end its sessions, and return its id; raises `KeyNotFound`."""
+        return (await self.end((await self.named(name)).id, keep_admin=False)).id
+
+    async def end(self, key_id: int, *, keep_admin: bool) -> Key:
+        """Let a key open nothing any more, end its sessions, and return it; ending it again changes nothing.
+
+        Raises
+        ------
+        KeyNotFound
+        NoAdminLeft
+            With `keep_admin`: it is the last one of an admin.
+        """
         revoked_at = func.coalesce(KeyRow.revoked_at, func.now())
-        revoked = update(KeyRow).where(KeyRow.name == name).values(revoked_at=revoked_at).returning(KeyRow.id)
+        revoked = update(KeyRow).where(KeyRow.id == key_id).values(revoked_at=revoked_at).returning(KeyRow)
         async with self._database.transaction() as session:
-            key_id = await session.scalar(revoked)
-            if key_id is None:
-                raise _no_key(name)
+            if keep_admin:
+                # Two admins who revoke each other's keys at once would both see the other one live.
+                admins = select(KeyRow.id).where(KeyRow.role == Role.ADMIN.value, *_not_ended())
+                await session.execute(admins.order_by(KeyRow.id).with_for_update())
+            row = (await session.scalars(revoked)).one_or_none()
+            if row is None:
+                raise _no_key(key_id)
+            key = _key(row)
+            if keep_admin and key.role is Role.ADMIN:
+                await _require_admin(session)
             await session.execute(delete(SessionRow).where(SessionRow.key_id == key_id))
-        return key_id
+        return key
 
     async def restore(self, name: str) -> int:
         """Take back a revocation, and return the key's id; raises `KeyNotFound`."""
-        return await self._change(name, revoked_at=None)
+        return (await self.change((await self.named(name)).id, revoked_at=None)).id
 
     async def limit(self, name: str, limits: Mapping[str, Any]) -> int:
         """Set the limits of a key that are not the defaults, and return its id; raises `KeyNotFound`."""
-        return await self._change(name, limits=dict(limits))
+        return (await self.change((await self.named(name)).id, limits=dict(limits))).id
 
-    async def _change(self, name: str, **values: Any) -> int:
+    async def change(self, key_id: int, **values: Any) -> Key:
+        """Set `limits`, `expires_at` or `revoked_at` of a key, and return it; raises `KeyNotFound`."""
+        changed = update(KeyRow).where(KeyRow.id == key_id).values(**values).returning(KeyRow)
         async with self._database.transaction() as session:
-            changed = update(KeyRow).where(KeyRow.name == name).values(**values).returning(KeyRow.id)
-            key_id = await session.scalar(changed)
-        if key_id is None:
-            raise _no_key(name)
-        return key_id
+            row = (await session.scalars(changed)).one_or_none()
+            if row is None:
+                raise _no_key(key_id)
+            return _key(row)
 
     async def find(self, asked: Sequence[tuple[str, str | None]]) -> list[Caller | None]:
         """Return whose keys have these hashes, each with the address that it came from; None for what opens nothing.
@@ -239,8 +325,18 @@ def _not_ended() -> tuple[ColumnElement[bool], ...]:
     return KeyRow.revoked_at.is_(None), or_(KeyRow.expires_at.is_(None), KeyRow.expires_at > func.now())
 
 
-def _no_key(name: str) -> KeyNotFound:
-    return KeyNotFound(f"There is no key called {name!r}.")
+async def _require_admin(session: AsyncSession) -> None:
+    """Raise `NoAdminLeft` if no key of an admin lets anybody in; what the transaction has done is then undone."""
+    admins = select(KeyRow.id).where(KeyRow.role == Role.ADMIN.value, *_not_ended())
+    if not await session.scalar(select(admins.exists())):
+        raise NoAdminLeft(
+            "No key of an admin would be left, and nobody could make or revoke keys any more. Make another key with "
+            "the role admin first."
+        )
+
+
+def _no_key(key_id: int) -> KeyNotFound:
+    return KeyNotFound(f"There is no key {key_id}.")
 
 
 def _key(row: KeyRow) -> Key:
