@@ -20,6 +20,7 @@ from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
 from app.services.inventory import Inventory
+from app.services.key_management import KeyManagement
 from app.services.links import Links
 from app.services.live_fleet import LiveFleet
 from app.services.seeds import Seeds
@@ -49,6 +50,7 @@ ACCESS: Final = web.AppKey("ACCESS", Access)
 LINKS: Final = web.AppKey("LINKS", Links)
 AUDIT: Final = web.AppKey("AUDIT", Audit)
 KEYS: Final = web.AppKey("KEYS", KeyStore)
+KEY_MANAGEMENT: Final = web.AppKey("KEY_MANAGEMENT", KeyManagement)
 DATABASE: Final = web.AppKey("DATABASE", Database)
 QUEUE: Final = web.AppKey("QUEUE", JobQueue)
 EVENTS: Final = web.AppKey("EVENTS", Events)

@@ -36,6 +36,7 @@ from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
 from app.services.inventory import Inventory
+from app.services.key_management import KeyManagement
 from app.services.links import Links
 from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import OfferRefresh
@@ -60,7 +61,7 @@ from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.storage.uploads import UploadStore
-from app.web import backends, contents, inventory, jobs, me, metrics, system, uploads, websockets
+from app.web import api_keys, backends, contents, inventory, jobs, me, metrics, system, uploads, websockets
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.callers import only_permitted
 from app.web.connections import Runner
@@ -110,7 +111,7 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    tables = (jobs, contents, uploads, inventory, backends, system, me, metrics, websockets)
+    tables = (jobs, contents, uploads, inventory, backends, api_keys, system, me, metrics, websockets)
     for table in (each.routes for each in tables):
         _add_routes(app, table)
     return _with_page(app)
@@ -233,6 +234,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[OPEN_SOCKETS] = Counter()
     app[websockets.SOCKETS] = {}
     app[keys.ACCESS] = access = Access(key_store, events, read_only=settings.monitor_read_only)
+    app[keys.KEY_MANAGEMENT] = KeyManagement(key_store, access)
     hub.on_event[KEYS_CHANGED] = lambda told: access.forget(told["key"])
     app[keys.LINKS] = links = Links(LinkSecretStore(database), settings.link_seconds)
     app[keys.AUDIT] = Audit(database)

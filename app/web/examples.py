@@ -179,3 +179,22 @@ ME: Final[dict[str, Any]] = {
         "upload_bytes": 7340032,
     },
 }
+KEY: Final[dict[str, Any]] = {
+    "key_id": 3,
+    "name": "ann",
+    "role": "user",
+    "owner": "ann",
+    "limits": {"running": 2, "jobs_per_day": None},
+    "state": "active",
+    "created_at": "2026-11-23T12:00:00Z",
+    "expires_at": "2027-11-23T12:00:00Z",
+    "last_used_at": "2026-11-23T12:05:00Z",
+    "last_used_from": "10.1.2.3",
+    "revoked_at": None,
+}
+MADE_KEY: Final[dict[str, Any]] = KEY | {
+    "last_used_at": None,
+    "last_used_from": None,
+    "key": "gno_0123456789abcdefghijABCDEFGHIJ0123456789abc0aBcDe",
+}
+KEYS: Final[dict[str, Any]] = {"items": [KEY], "next_cursor": None}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from app.settings import package_version
-from app.web import examples, inventory_payloads, payloads, requests
+from app.web import examples, inventory_payloads, key_messages, payloads, requests
 from app.web.problems import RETRY_HELPS
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ _NAMES: Final = {"name": 255, "node_class": 300, "upload_id": 64}
 """Parameter of a path that is a text → the most characters that name anything."""
 _UPLOADS: Final = "/api/v1/uploads"
 _UPLOAD: Final = _UPLOADS + "/{upload_id}"
+_KEYS: Final = "/api/v1/keys"
+_KEY: Final = _KEYS + "/{key_id}"
+_NEEDED: Final = (requests.JobRequest, key_messages.KeyRequest, key_messages.KeyChangeRequest)
+"""Bodies without which a request means nothing."""
 _BYTES: Final = "bytes"
 _OBJECT: Final = "object"
 _TEXT: Final = "text"
@@ -243,6 +247,49 @@ OPERATIONS: Final = (
         {200: payloads.BackendStateAnswer},
         problems=(403, *_ONE_JOB),
     ),
+    Operation(
+        "get",
+        _KEYS,
+        "List keys",
+        {200: key_messages.KeyListAnswer},
+        query=key_messages.KeyListQuery,
+        problems=(401, 403, *_LIST),
+        example=examples.KEYS,
+    ),
+    Operation(
+        "post",
+        _KEYS,
+        "Make a key",
+        {201: key_messages.MadeKeyAnswer},
+        key_messages.KeyRequest,
+        problems=(400, 401, 403, 408, 409, 413, 415, 422, 500, 503),
+        example=examples.MADE_KEY,
+    ),
+    Operation(
+        "get",
+        _KEY,
+        "Show a key",
+        {200: key_messages.KeyAnswer},
+        problems=(401, 403, *_OF_ONE),
+        example=examples.KEY,
+    ),
+    Operation(
+        "patch",
+        _KEY,
+        "Change limits and expiry of a key, or take its revocation back",
+        {200: key_messages.KeyAnswer},
+        key_messages.KeyChangeRequest,
+        problems=(400, 401, 403, 404, 408, 413, 415, 422, 500, 503),
+        example=examples.KEY,
+    ),
+    Operation(
+        "delete",
+        _KEY,
+        "Revoke a key, everywhere and within a second",
+        {204: None},
+        query=key_messages.KeyRevokeQuery,
+        problems=(401, 403, 404, 409, 422, 500, 503),
+    ),
     Operation("get", "/openapi.json", "This document", {200: _OBJECT}, problems=()),
     Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}, problems=()),
     Operation(
@@ -304,7 +351,7 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
     told: dict[str, Any] = {"summary": operation.summary, "operationId": _operation_id(operation)}
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
-        for name in ("job_id", "content_id", "index")
+        for name in ("job_id", "content_id", "index", "key_id")
         if f"{{{name}}}" in operation.path
     ]
     for name, most in _NAMES.items():
@@ -330,10 +377,11 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         told["requestBody"] = {"required": True, "content": _FILE_CONTENT}
     elif operation.body is not None:
         content = {"application/json": {"schema": {"$ref": named[operation.body]}}}
-        told["requestBody"] = {"required": operation.body is requests.JobRequest, "content": content}
+        told["requestBody"] = {"required": operation.body in _NEEDED, "content": content}
     told["responses"] = {str(status): _answer(answer, named) for status, answer in operation.answers.items()}
     if operation.example is not None:
-        told["responses"]["200"]["content"]["application/json"]["example"] = operation.example
+        created = "200" if "200" in told["responses"] else "201"
+        told["responses"][created]["content"]["application/json"]["example"] = operation.example
     problem = {"application/problem+json": {"schema": {"$ref": named[payloads.Problem]}}}
     for status in operation.problems:
         told["responses"][str(status)] = {"description": "Problem", "content": problem}

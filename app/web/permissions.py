@@ -23,6 +23,7 @@ _JOBS: Final = "/api/v1/generation-jobs"
 _CONTENT: Final = "/api/v1/contents/{content_id}"
 _UPLOADS: Final = "/api/v1/uploads"
 _BACKEND: Final = "/api/v1/backends/{name}"
+_KEYS: Final = "/api/v1/keys"
 
 PUBLIC: Final = frozenset(
     {
@@ -72,6 +73,11 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "GET /api/v1/workers": Ability.SEE_FLEET,
     f"POST {_BACKEND}/drain": Ability.STEER_BACKEND,
     f"POST {_BACKEND}/resume": Ability.STEER_BACKEND,
+    f"GET {_KEYS}": Ability.MANAGE_KEYS,
+    f"POST {_KEYS}": Ability.MANAGE_KEYS,
+    f"GET {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
+    f"PATCH {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
+    f"DELETE {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
     "GET /ws/jobs": Ability.SEE,
     "GET /ws/jobs/{job_id}": Ability.SEE,
     "GET /ws/events": Ability.SEE_FLEET,

@@ -67,7 +67,8 @@ def test_every_example_is_an_answer_as_the_document_says() -> None:
     checked = 0
     for methods in document()["paths"].values():
         for operation in methods.values():
-            content = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+            answer = operation["responses"].get("200") or operation["responses"].get("201", {})
+            content = answer.get("content", {}).get("application/json", {})
             if "example" in content:
                 schema = content["schema"] | {"components": document()["components"]}
                 jsonschema.Draft202012Validator(schema).validate(content["example"])
