@@ -61,7 +61,8 @@ from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.storage.uploads import UploadStore
-from app.web import api_keys, backends, contents, inventory, jobs, me, metrics, system, uploads, websockets
+from app.web import api_keys, audit, backends, contents, inventory, jobs, me, metrics, system, uploads, websockets
+from app.web.auditing import wrong_keys_noted
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.callers import only_permitted
 from app.web.connections import Runner
@@ -111,7 +112,7 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    tables = (jobs, contents, uploads, inventory, backends, api_keys, system, me, metrics, websockets)
+    tables = (jobs, contents, uploads, inventory, backends, api_keys, audit, system, me, metrics, websockets)
     for table in (each.routes for each in tables):
         _add_routes(app, table)
     return _with_page(app)
@@ -171,7 +172,10 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
 def _application(settings: Settings) -> web.Application:
     mend_expectations()
-    guards = (counted, errors_as_problems, refuse_foreign_hosts, only_permitted, refuse_large_forms)
+    guards = (
+        *(counted, errors_as_problems, refuse_foreign_hosts),
+        *(wrong_keys_noted, only_permitted, refuse_large_forms),
+    )
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     # Before those of the page, which has some of its own.
     app.on_response_prepare.append(add_protective_headers)

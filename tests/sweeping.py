@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from app.services.uploads import Uploads
+from app.storage.audit import Audit
 from app.storage.files import FileStore
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
@@ -27,7 +28,9 @@ def sweeper_of(database: Database, settings: Settings) -> Sweeper:
         KeyStore(database),
         UploadStore(database),
         uploads_of(database, settings),
+        Audit(database),
         orphan_s=settings.orphan_seconds,
+        keep_audit=timedelta(days=settings.keep_audit_days),
     )
 
 

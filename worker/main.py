@@ -32,6 +32,7 @@ from app.runtime.guarded_http import GuardedHttp
 from app.services.offer_refresh import OfferRefresh
 from app.services.uploads import Uploads
 from app.storage.attempts import AttemptStore
+from app.storage.audit import Audit
 from app.storage.backend_states import BackendStates
 from app.storage.database import Database, make_engine
 from app.storage.files import FileStore
@@ -167,7 +168,9 @@ class WorkerProcess:
             KeyStore(database),
             upload_store,
             self._uploads,
+            Audit(database),
             orphan_s=settings.orphan_seconds,
+            keep_audit=timedelta(days=settings.keep_audit_days),
         )
         clockwork = periodic_tasks(settings.reconcile_seconds)
         self._maintenance = Worker(

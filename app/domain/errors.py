@@ -132,6 +132,11 @@ class WrongKey(GenonautError):
 
     code = "wrong_key"
 
+    def __init__(self, message: str, *, is_first: bool = False) -> None:
+        """`is_first`: none has come from this address lately."""
+        super().__init__(message)
+        self.is_first = is_first
+
 
 class WrongSignature(GenonautError):
     """The link is not one of ours to this output, or of before links were renewed."""

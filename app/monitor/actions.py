@@ -19,11 +19,11 @@ from app.domain.errors import (
 )
 from app.domain.job import Phase
 from app.keys import BACKGROUND, CONTROL, SUBMITTING
-from app.monitor.auditing import note
 from app.monitor.job_pages import JOB
 from app.monitor.rendering import leave_flash
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
+from app.web.auditing import note
 from app.web.bodies import job_id_of, read_form
 from app.web.callers import CALLER, views_of
 

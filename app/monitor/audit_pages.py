@@ -16,7 +16,7 @@ from app.web.checking import check
 
 routes: Final = web.RouteTableDef()
 
-_KINDS: Final = {"job": "jobs", "worker": "workers", "backend": "backends"}
+_KINDS: Final = {"job": "jobs", "worker": "workers", "backend": "backends", "key": "keys"}
 
 
 class AuditAddress(BaseModel):
@@ -27,6 +27,7 @@ class AuditAddress(BaseModel):
     actor: str | None = Field(None, max_length=255)
     action: str | None = Field(None, max_length=32)
     target: str | None = Field(None, max_length=1000)
+    address: str | None = Field(None, max_length=64)
     older: int | None = Field(None, ge=0, le=MAX_ID)
     """The page that begins after this entry, newest first."""
     newer: int | None = Field(None, ge=0, le=MAX_ID)
@@ -51,7 +52,12 @@ async def show_audit(request: web.Request) -> web.Response:
     """Show what was done by hand, the newest first."""
     address = check(AuditAddress, read_query(request.query), pointer="")
     page = await request.config_dict[AUDIT].page(
-        actor=address.actor, action=address.action, target=address.target, before=address.older, after=address.newer
+        actor=address.actor,
+        action=address.action,
+        target=address.target,
+        address=address.address,
+        before=address.older,
+        after=address.newer,
     )
     context: dict[str, Any] = {
         "address": address,
@@ -68,5 +74,5 @@ def _link_to(target: str) -> str | None:
     kind, _, name = target.partition(" ")
     if kind not in _KINDS or not name:
         return None
-    # Workers and backends are all on one page.
+    # Workers, backends and keys are each on one page.
     return f"/monitor/jobs/{quote(name)}" if kind == "job" else f"/monitor/{_KINDS[kind]}#{kind}-{quote(name)}"

@@ -17,10 +17,10 @@ from app.domain.errors import BadParameter, Fault, GenonautError
 from app.domain.job import Phase
 from app.keys import AUDIT, CONTROL
 from app.monitor.actions import lead_back, way_back
-from app.monitor.auditing import note
 from app.monitor.listing import BULK_STATUSES, NARROWING, Cursor, ListAddress, bulk_filter
 from app.monitor.rendering import render
 from app.storage.job_lists import Matching
+from app.web.auditing import ACTED_ON, MAX_SCOPE, note
 from app.web.bodies import MAX_ID, read_form, read_query
 from app.web.callers import CALLER, views_of
 from app.web.checking import check
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
 routes: Final = web.RouteTableDef()
 
-MAX_SCOPE: Final = 500
-"""Characters of the scope, as the page printed it, that are noted."""
-ACTED_ON: Final = "acted_on"
-"""Name in an entry of the audit of the jobs to which it was done."""
 BULK: Final = r"/bulk/{action:cancel|retry|delete}"
 
 

@@ -13,10 +13,11 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from app.domain.errors import Forbidden, GenonautError, NotFound, SignInNeeded, TooMany, Unavailable
+from app.domain.errors import Forbidden, GenonautError, NotFound, SignInNeeded, TooMany, Unavailable, WrongKey
 from app.domain.text import printable
 from app.keys import ACCESS
 from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, render
+from app.web.auditing import note_wrong_key
 from app.web.bodies import read_form
 from app.web.body_intake import comes_with_files
 from app.web.callers import CALLER, authorize, caller_of
@@ -114,6 +115,8 @@ def _bytes(text: str) -> bytes:
 
 
 async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
+    if isinstance(error, WrongKey):
+        await note_wrong_key(request, error)
     if isinstance(error, SignInNeeded):
         return await _to_sign_in(request, error)
     if isinstance(error, Unavailable):

@@ -19,7 +19,6 @@ from app.domain.errors import (
 from app.domain.job import SHOWN_BY_BROWSERS
 from app.keys import INVENTORY, LIVE_FLEET, SUBMITTING, UPLOADS
 from app.monitor import new_job_workflows as workflows
-from app.monitor.auditing import note
 from app.monitor.eta import between
 from app.monitor.new_job_files import GONE, owner, upload_of
 from app.monitor.new_job_form import DEFAULTS, PICTURES, SIZES, WORKFLOW, Form, reference_in, values_of
@@ -27,6 +26,7 @@ from app.monitor.new_job_request import asked_of, body_of, job_of
 from app.monitor.rendering import leave_flash, render
 from app.runtime.json_text import loads
 from app.services.submit import Replayed
+from app.web.auditing import note
 from app.web.bodies import read_form
 from app.web.callers import CALLER, owner_of, views_of
 from app.web.file_forms import FILE_FORM, Filled

@@ -11,13 +11,13 @@ from typing import Final
 import aiohttp_jinja2
 from aiohttp import web
 
-from app.domain.access import ANYBODY, Caller, Role
+from app.domain.access import ANYBODY
 from app.domain.errors import SignInNeeded, WrongKey
 from app.domain.key_format import MOST_CHARS
 from app.keys import ACCESS, KEYS, SETTINGS
-from app.monitor.auditing import note
 from app.monitor.rendering import CSRF_TOKEN, give_token
 from app.services.access import SESSION_COOKIE
+from app.web.auditing import NOBODY, note
 from app.web.bodies import read_form
 from app.web.callers import CALLER, caller_of
 from app.web.proxies import client_address, is_secure, root_path
@@ -26,7 +26,6 @@ routes: Final = web.RouteTableDef()
 
 WRONG_S: Final = 1.0
 """Seconds that the answer to a wrong key is delayed. Other requests are not."""
-_NOBODY: Final = Caller("nobody", Role.USER, owner=None)
 
 
 @routes.get("/sign-in")
@@ -51,7 +50,7 @@ async def sign_in(request: web.Request) -> web.Response:
     try:
         token, request[CALLER] = await request.config_dict[KEYS].sign_in(secret[: MOST_CHARS + 1], address)
     except WrongKey as error:
-        request[CALLER] = _NOBODY
+        request[CALLER] = NOBODY
         if wrong.count(address):
             await note(request, "sign_in", address or "", "refused")
         await asyncio.sleep(WRONG_S)

@@ -150,8 +150,7 @@ class Access:
 
     async def _holder(self, key: str, address: str | None) -> Caller:
         if not is_key(key):
-            self.wrong.count(address)
-            raise _wrong()
+            raise _wrong(is_first=self.wrong.count(address))
         key_hash = hashed(key)
         known = self._known.get(key_hash)
         if known is not None and time.monotonic() - known[0] < KNOWN_S:
@@ -169,8 +168,7 @@ class Access:
             return known[1]
         if caller is None:
             self._known.pop(key_hash, None)
-            self.wrong.count(address)
-            raise _wrong()
+            raise _wrong(is_first=self.wrong.count(address))
         if changes == self._changes:
             self._known[key_hash] = began, caller
             self._known.move_to_end(key_hash)
@@ -207,5 +205,5 @@ class WrongKeys:
             raise TooManyWrongKeys("Too many wrong keys came from this address; try again later.", over_s)
 
 
-def _wrong() -> WrongKey:
-    return WrongKey("The key is wrong, was revoked, or has expired.")
+def _wrong(*, is_first: bool) -> WrongKey:
+    return WrongKey("The key is wrong, was revoked, or has expired.", is_first=is_first)

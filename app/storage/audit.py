@@ -1,20 +1,24 @@
-"""The audit: who did what by hand, to what, and what became of it. Rows are only ever appended."""
+"""The audit: who did what by hand, to what, and what became of it. Rows are appended, and deleted when they are old."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 
 from app.domain.access import Role
 from app.storage.schema import AuditRow
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from app.domain.access import Caller
     from app.storage.database import Database
+
+MOST_DELETED: Final = 20_000
+"""Entries that one sweep deletes at most."""
+_DELETED_AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +92,28 @@ class Audit:
         actor: str | None = None,
         action: str | None = None,
         target: str | None = None,
+        address: str | None = None,
+        until: datetime | None = None,
         before: int | None = None,
         after: int | None = None,
         limit: int = 50,
     ) -> EntryPage:
-        """Return up to `limit` entries before, or after, the one of that number, or the newest ones."""
+        """Return up to `limit` entries before, or after, the one of that number, or the newest ones.
+
+        `until`: only what was done before that time.
+        """
         chosen = select(AuditRow)
-        for column, value in ((AuditRow.actor, actor), (AuditRow.action, action), (AuditRow.target, target)):
+        narrowed = {
+            AuditRow.actor: actor,
+            AuditRow.action: action,
+            AuditRow.target: target,
+            AuditRow.address: address,
+        }
+        for column, value in narrowed.items():
             if value is not None:
                 chosen = chosen.where(column == value)
+        if until is not None:
+            chosen = chosen.where(AuditRow.at < until)
         upward = after is not None
         if after is not None:
             chosen = chosen.where(AuditRow.id > after).order_by(AuditRow.id)
@@ -111,6 +128,21 @@ class Audit:
             rows.reverse()
         entries = [_entry(row) for row in rows]
         return EntryPage(entries, older=True if upward else more, newer=more if upward else before is not None)
+
+    async def prune(self, keep: timedelta) -> int:
+        """Delete entries that are older, in bounded steps, and return how many; what is left is for the next time."""
+        deleted = 0
+        old = select(AuditRow.id).where(AuditRow.at < func.now() - keep).order_by(AuditRow.at).limit(_DELETED_AT_ONCE)
+        while deleted < MOST_DELETED:
+            async with self._database.transaction() as session:
+                # Of two sweeps at once neither waits for the other.
+                locked = old.with_for_update(skip_locked=True)
+                gone = delete(AuditRow).where(AuditRow.id.in_(locked)).returning(AuditRow.id)
+                count = len((await session.scalars(gone)).all())
+            deleted += count
+            if count < _DELETED_AT_ONCE:
+                break
+        return deleted
 
 
 def _entry(row: AuditRow) -> Entry:

@@ -12,6 +12,7 @@ from app.domain.errors import KeyNotFound
 from app.domain.limits import parse_limits
 from app.keys import KEY_MANAGEMENT, KEYS
 from app.storage.cursors import read_cursor, write_cursor
+from app.web.auditing import noted
 from app.web.bodies import MAX_ID, read_object, read_query
 from app.web.checking import check
 from app.web.key_messages import (
@@ -27,6 +28,8 @@ from app.web.requests import NoQuery
 from app.web.responses import answered
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from app.storage.keys import Key
 
 routes: Final = web.RouteTableDef()
@@ -52,13 +55,12 @@ async def create_key(request: web.Request) -> web.Response:
     """Make a key, and show it, once."""
     check(NoQuery, read_query(request.query), pointer="")
     asked = check(KeyRequest, await read_object(request))
-    secret, key = await request.app[KEY_MANAGEMENT].make(
-        asked.name,
-        asked.role,
-        owner=asked.owner,
-        expires_at=asked.expires_at,
-        limits=parse_limits(asked.limits, "/limits"),
+    limits = parse_limits(asked.limits, "/limits")
+    making = request.app[KEY_MANAGEMENT].make(
+        asked.name, asked.role, owner=asked.owner, expires_at=asked.expires_at, limits=limits
     )
+    given = as_noted(asked.model_dump(exclude={"name", "limits"}, exclude_none=True) | {"limits": limits or None})
+    secret, key = await noted(request, "key_add", f"key {asked.name}", making, **given)
     answer = MadeKeyAnswer(**_values(key), key=secret)
     return answered(answer, HTTPStatus.CREATED, **{"Location": f"{ALL}/{key.id}", "Cache-Control": "no-store"})
 
@@ -83,7 +85,11 @@ async def change_key(request: web.Request) -> web.Response:
         values["expires_at"] = asked.expires_at
     if "revoked" in asked.model_fields_set:
         values["revoked_at"] = None
-    key = await (request.app[KEY_MANAGEMENT].change(key_id, **values) if values else request.app[KEYS].get(key_id))
+    key = await request.app[KEYS].get(key_id)
+    if values:
+        action = "key_restore" if values.keys() == {"revoked_at"} else "key_change"
+        changing = request.app[KEY_MANAGEMENT].change(key_id, **values)
+        key = await noted(request, action, f"key {key.name}", changing, **as_noted(values))
     return answered(key_answer(key))
 
 
@@ -91,7 +97,8 @@ async def change_key(request: web.Request) -> web.Response:
 async def revoke_key(request: web.Request) -> web.Response:
     """Revoke a key."""
     asked = check(KeyRevokeQuery, read_query(request.query), pointer="")
-    await request.app[KEY_MANAGEMENT].revoke(key_id_of(request), force=asked.force)
+    key = await request.app[KEYS].get(key_id_of(request))
+    await noted(request, "key_revoke", f"key {key.name}", request.app[KEY_MANAGEMENT].revoke(key.id, force=asked.force))
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
@@ -106,6 +113,11 @@ def key_id_of(request: web.Request) -> int:
     if len(digits) > 19 or int(digits) > MAX_ID:
         raise KeyNotFound(f"There is no key {digits[:40]}.")
     return int(digits)
+
+
+def as_noted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is set of a key as an entry of the audit keeps it."""
+    return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
 
 
 def state_of(key: Key, now: datetime) -> str:

@@ -11,6 +11,7 @@ from app.domain.errors import QueueUnavailable, Unavailable
 from app.keys import FLEET, LIVE_FLEET, REGISTRY
 from app.services.fleet_control import known_backends
 from app.web.answers import backend_answer, worker_answer
+from app.web.auditing import noted
 from app.web.bodies import read_query
 from app.web.callers import actor_of
 from app.web.checking import check
@@ -52,13 +53,21 @@ async def list_workers(request: web.Request) -> web.Response:
 @routes.post(ONE + "/drain")
 async def drain(request: web.Request) -> web.Response:
     """Have a backend given no more prompts."""
-    return await _decided(request, await request.app[FLEET].drain(request.match_info["name"], actor_of(request)))
+    name = request.match_info["name"]
+    deciding = request.app[FLEET].drain(name, actor_of(request))
+    return await _decided(request, await noted(request, "drain", f"backend {name}", deciding, _asked))
 
 
 @routes.post(ONE + "/resume")
 async def resume(request: web.Request) -> web.Response:
     """Have a drained backend given prompts again."""
-    return await _decided(request, await request.app[FLEET].resume(request.match_info["name"], actor_of(request)))
+    name = request.match_info["name"]
+    deciding = request.app[FLEET].resume(name, actor_of(request))
+    return await _decided(request, await noted(request, "resume", f"backend {name}", deciding, _asked))
+
+
+def _asked(_: BackendState) -> str:
+    return "asked"
 
 
 async def _decisions(request: web.Request) -> dict[str, BackendState]:

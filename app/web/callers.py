@@ -124,8 +124,8 @@ def is_local(request: web.Request) -> bool:
 
 def actor_of(request: web.Request) -> str:
     """Return by which name events and audit call who the request is from."""
-    caller = request[CALLER]
-    return caller.name if caller.signed_in else _ANYBODYS_NAME
+    caller, is_of_page = request[CALLER], len(request.match_info.apps) > 1
+    return caller.name if caller.signed_in or is_of_page else _ANYBODYS_NAME
 
 
 def views_of(request: web.Request) -> JobViews:

@@ -198,3 +198,20 @@ MADE_KEY: Final[dict[str, Any]] = KEY | {
     "key": "gno_0123456789abcdefghijABCDEFGHIJ0123456789abc0aBcDe",
 }
 KEYS: Final[dict[str, Any]] = {"items": [KEY], "next_cursor": None}
+AUDIT: Final[dict[str, Any]] = {
+    "items": [
+        {
+            "entry_id": 41,
+            "timestamp": "2026-11-23T12:06:00Z",
+            "actor": "ann",
+            "role": "operator",
+            "action": "cancel",
+            "target": "job 17",
+            "outcome": "cancelled",
+            "address": "10.1.2.3",
+            "request_id": "0c4f1d6d2b5f4a0f9a4c3f1f5e7d8c9b",
+            "data": {},
+        }
+    ],
+    "next_cursor": None,
+}

@@ -22,6 +22,7 @@ from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
 from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, check_answer, event_answer, job_answer
+from app.web.auditing import ACTED_ON, MAX_SCOPE, note, noted
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.body_intake import INCOMING
 from app.web.callers import CALLER, actor_of, owner_of, views_of
@@ -192,7 +193,8 @@ async def cancel_job(request: web.Request) -> web.Response:
     job_id = job_id_of(request)
     asked = check(CancelRequest, await read_object(request, optional=True))
     try:
-        job = await request.app[CONTROL].cancel(job_id, asked.reason, actor_of(request), request[CALLER].scope)
+        cancelling = request.app[CONTROL].cancel(job_id, asked.reason, actor_of(request), request[CALLER].scope)
+        job = await noted(request, "cancel", f"job {job_id}", cancelling, lambda job: job.phase)
     except JobAlreadyFinished as error:
         view = await views_of(request).view(job_id)
         return problem(request, HTTPStatus.CONFLICT, error.code, str(error), job=await whole_job(request, view))
@@ -206,7 +208,8 @@ async def retry_job(request: web.Request) -> web.Response:
     job_id = job_id_of(request)
     asked = check(RetryRequest, await read_object(request, optional=True))
     new_seed, actor, owner = asked.seed == "new", actor_of(request), request[CALLER].scope
-    await request.app[CONTROL].retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
+    retrying = request.app[CONTROL].retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
+    await noted(request, "retry", f"job {job_id}", retrying, lambda _: "reseeded" if new_seed else "retried")
     return answered(await whole_job(request, await views_of(request).view(job_id)))
 
 
@@ -215,7 +218,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     """Cancel many jobs."""
     asked = check(BulkCancelRequest, await read_object(request))
     control, actor, owner = request.app[CONTROL], actor_of(request), request[CALLER].scope
-    return await _in_bulk(request, asked, lambda job_id: control.cancel(job_id, asked.reason, actor, owner))
+    return await _in_bulk(request, "cancel", asked, lambda job_id: control.cancel(job_id, asked.reason, actor, owner))
 
 
 @routes.post(BASE + "/retry")
@@ -229,18 +232,22 @@ async def retry_jobs(request: web.Request) -> web.Response:
         request[CALLER].scope,
     )
     return await _in_bulk(
-        request, asked, lambda job_id: control.retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
+        request, "retry", asked, lambda job_id: control.retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
     )
 
 
 @routes.delete(ONE)
 async def delete_job(request: web.Request) -> web.Response:
     """Delete a finished job with its files."""
-    await request.app[CONTROL].delete(job_id_of(request), request[CALLER].scope)
+    job_id = job_id_of(request)
+    deleting = request.app[CONTROL].delete(job_id, request[CALLER].scope)
+    await noted(request, "delete", f"job {job_id}", deleting, lambda _: "deleted")
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int], Awaitable[Standing]]) -> web.Response:
+async def _in_bulk(
+    request: web.Request, action: str, asked: BulkRequest, act: Callable[[int], Awaitable[Standing]]
+) -> web.Response:
     named = asked.job_ids or []
     chosen, meant = asked.to_filter(), Matching(named, len(named), exact=True, next_cursor=None)
     if chosen is not None:
@@ -251,10 +258,23 @@ async def _in_bulk(request: web.Request, asked: BulkRequest, act: Callable[[int]
         else BulkResult(job_id=job_id, ok=True, status=became.status, phase=became.phase)
         for job_id, became in await request.app[CONTROL].in_bulk(meant.job_ids, act)
     ]
+    if results:
+        acted = [each.job_id for each in results if each.ok]
+        refused = len(results) - len(acted)
+        outcome, more = "partly" if refused else "done", {ACTED_ON: acted, "refused": refused}
+        await note(request, action, _scope(asked), outcome, **more)
     answer = BulkAnswer(
         results=results, matched=meant.matched, matched_exact=meant.exact, next_cursor=meant.next_cursor
     )
     return answered(answer)
+
+
+def _scope(asked: BulkRequest) -> str:
+    """Return which jobs a bulk action was for, as the audit has it."""
+    if asked.job_ids is not None:
+        return f"{len(asked.job_ids)} named"
+    chosen = asked.filter.model_dump(mode="json", exclude_defaults=True) if asked.filter is not None else {}
+    return f"jobs of {dumps(chosen)}"[:MAX_SCOPE] if chosen else "all jobs"
 
 
 def _asked(raw: bytes, key: str | None, caller: Caller) -> tuple[NewJob, dict[str, Any], Once | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from app.settings import package_version
-from app.web import examples, inventory_payloads, key_messages, payloads, requests
+from app.web import audit_messages, examples, inventory_payloads, key_messages, payloads, requests
 from app.web.problems import RETRY_HELPS
 
 if TYPE_CHECKING:
@@ -289,6 +289,15 @@ OPERATIONS: Final = (
         {204: None},
         query=key_messages.KeyRevokeQuery,
         problems=(401, 403, 404, 409, 422, 500, 503),
+    ),
+    Operation(
+        "get",
+        "/api/v1/audit",
+        "What was done by hand",
+        {200: audit_messages.AuditListAnswer},
+        query=audit_messages.AuditQuery,
+        problems=(401, 403, *_LIST),
+        example=examples.AUDIT,
     ),
     Operation("get", "/openapi.json", "This document", {200: _OBJECT}, problems=()),
     Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}, problems=()),

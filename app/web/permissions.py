@@ -78,6 +78,7 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     f"GET {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
     f"PATCH {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
     f"DELETE {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
+    "GET /api/v1/audit": Ability.SEE_AUDIT,
     "GET /ws/jobs": Ability.SEE,
     "GET /ws/jobs/{job_id}": Ability.SEE,
     "GET /ws/events": Ability.SEE_FLEET,

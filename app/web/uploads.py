@@ -27,6 +27,7 @@ from app.keys import UPLOAD_STORE, UPLOADS
 from app.runtime.json_text import Written
 from app.storage.cursors import read_cursor, write_cursor
 from app.web.answers import upload_answer
+from app.web.auditing import noted
 from app.web.bodies import read_query
 from app.web.body_intake import Patience, patience_for
 from app.web.callers import CALLER, owner_of
@@ -123,7 +124,8 @@ async def delete_upload(request: web.Request) -> web.Response:
     upload_id, caller = request.match_info["upload_id"], request[CALLER]
     if asked.user_id is not None and caller.scope not in (None, asked.user_id):
         raise UploadNotFound(f"There is no upload {upload_id}.")
-    await request.app[UPLOADS].delete(upload_id, caller.scope or asked.user_id)
+    deleting = request.app[UPLOADS].delete(upload_id, caller.scope or asked.user_id)
+    await noted(request, "delete", f"upload {upload_id}", deleting, lambda _: "deleted")
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 

@@ -28,7 +28,10 @@ GREY = b"P5 1 1 255\n"
 
 
 def said(*, orphans: int, keys: int) -> str:
-    return f"deleted {orphans} orphaned files, 0 expired uploads, {keys} old idempotency keys and 0 ended sessions"
+    return (
+        f"deleted {orphans} orphaned files, 0 expired uploads, {keys} old idempotency keys, "
+        "0 ended sessions and 0 old entries of the audit"
+    )
 
 
 @pytest.fixture

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from app.services.uploads import Uploads
+    from app.storage.audit import Audit
     from app.storage.files import FileStore
     from app.storage.job_views import JobViews
     from app.storage.jobs import JobStore
@@ -28,8 +31,10 @@ class Sweeper:
         keys: KeyStore,
         upload_store: UploadStore,
         uploads: Uploads,
+        audit: Audit,
         *,
         orphan_s: float,
+        keep_audit: timedelta,
     ) -> None:
         self._files = files
         self._views = views
@@ -37,10 +42,12 @@ class Sweeper:
         self._keys = keys
         self._upload_store = upload_store
         self._uploads = uploads
+        self._audit = audit
         self._orphan_s = orphan_s
+        self._keep_audit = keep_audit
 
     async def sweep(self) -> str:
-        """Delete orphaned files, and uploads, idempotency keys and sessions that have had their day; say how many.
+        """Delete orphaned files, and what has had its day: uploads, idempotency keys, sessions and the audit's entries.
 
         Raises
         ------
@@ -50,9 +57,10 @@ class Sweeper:
         uploads = await self._uploads.delete_expired()
         keys = await self._jobs.prune_keys()
         sessions = await self._keys.prune()
+        entries = await self._audit.prune(self._keep_audit)
         return (
-            f"deleted {orphans} orphaned files, {uploads} expired uploads, {keys} old idempotency keys and "
-            f"{sessions} ended sessions"
+            f"deleted {orphans} orphaned files, {uploads} expired uploads, {keys} old idempotency keys, "
+            f"{sessions} ended sessions and {entries} old entries of the audit"
         )
 
     async def _delete_orphans(self) -> int:

@@ -1,0 +1,106 @@
+"""Noting what was done by hand, by REST or by the page: who, to what, from where, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from aiohttp import web
+
+from app.domain.access import Caller, Role
+from app.domain.errors import (
+    DatabaseUnavailable,
+    GenonautError,
+    JobNotFound,
+    KeyNotFound,
+    Unavailable,
+    UploadNotFound,
+    WrongKey,
+)
+from app.domain.text import printable
+from app.keys import AUDIT
+from app.web.callers import CALLER, actor_of
+from app.web.problems import REQUEST_ID
+from app.web.proxies import client_address
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PATIENCE_S: Final = 2.0
+"""Seconds after which what was done is answered although it could not be noted."""
+NOBODY: Final = Caller("nobody", Role.USER, owner=None)
+"""Who shows a wrong key."""
+MAX_SCOPE: Final = 500
+"""Characters of what a bulk action was for, as the page printed it or the filter says, that are noted."""
+ACTED_ON: Final = "acted_on"
+"""Name in an entry of the audit of the jobs to which a bulk action was done."""
+_NOT_NOTED: Final = (JobNotFound, UploadNotFound, KeyNotFound, DatabaseUnavailable)
+"""Nothing was there that could be changed, and anybody may ask for any number; or it cannot be noted."""
+
+
+async def note(request: web.Request, action: str, target: str, outcome: str, **data: Any) -> int | None:
+    """Note who did what to what, and what became of it, and return the entry's number.
+
+    What is done stays done when that cannot be noted; None then.
+    """
+    caller, target = request[CALLER], printable(target).replace("\0", "")
+    who = Caller(actor_of(request), caller.role, caller.owner, caller.key_id)
+    return await _append(request, who, action, target, outcome, data)
+
+
+async def noted(
+    request: web.Request,
+    action: str,
+    target: str,
+    acting: Awaitable[T],
+    became: Callable[[T], str] = lambda _: "done",
+    **data: Any,
+) -> T:
+    """Act, note what became of it, and return what acting returns; raise what it raises, which is noted by its code.
+
+    `became` says it of what acting returned.
+    """
+    try:
+        result = await acting
+    except _NOT_NOTED:
+        raise
+    except GenonautError as error:
+        await note(request, action, target, error.code, **data)
+        raise
+    await note(request, action, target, became(result), **data)
+    return result
+
+
+@web.middleware
+async def wrong_keys_noted(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Note that a wrong key was shown; the page, a sub-application, answers by itself, and notes it there."""
+    try:
+        return await handler(request)
+    except WrongKey as error:
+        await note_wrong_key(request, error)
+        raise
+
+
+async def note_wrong_key(request: web.Request, error: WrongKey) -> None:
+    """Note that a wrong key was shown, unless the address has shown one lately: who guesses cannot fill the audit."""
+    if error.is_first:
+        await _append(request, NOBODY, "show_key", client_address(request) or "", "refused", {})
+
+
+async def _append(
+    request: web.Request, who: Caller, action: str, target: str, outcome: str, data: dict[str, Any]
+) -> int | None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await request.config_dict[AUDIT].note(
+                who, action, target, outcome, address=client_address(request), request_id=request[REQUEST_ID], **data
+            )
+    except (Unavailable, TimeoutError):
+        log.exception("not in the audit: %s by %s of %s was %s %s", action, who.name, target, outcome, data)
+        return None
