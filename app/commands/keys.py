@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import pwd
-import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from app.commands.terminal import show, table
 from app.domain.access import Caller, Role
 from app.domain.errors import GenonautError, InvalidRequest, Unavailable
-from app.domain.key_format import COMMAND_LINE, name_fault, owner_fault
+from app.domain.key_format import COMMAND_LINE, name_fault, owner_fault, parse_expiry
 from app.domain.limits import parse_limits
 from app.embedded.shared import State
 from app.environment import with_servers
@@ -36,7 +34,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ROLE: Final = Role.USER
 """The one that sees and changes least of others."""
-_MOST_DAYS: Final = 36_500.0
 
 
 class WrongCommand(GenonautError):
@@ -85,7 +82,7 @@ async def add(settings: Settings, name: str, role: str, owner: str = "", expires
     role = role or DEFAULT_ROLE
     if role not in list(Role):
         raise WrongCommand(f"ROLE can be {', '.join(Role)}, and not {role!r}.")
-    expires_at = parse_expiry(expires, datetime.now(UTC)) if expires else None
+    expires_at = _expiry(expires)
     own_limits = _limits(limits)
     async with _tools(settings) as tools:
         first = not await tools.keys.closed()
@@ -151,31 +148,11 @@ async def restore(settings: Settings, name: str) -> int:
     return 0
 
 
-def parse_expiry(text: str, now: datetime) -> datetime:
-    """Read when a key ends: a number of days from now, or a day, or a time, which are UTC unless they say another zone.
-
-    Raises
-    ------
-    WrongCommand
-    """
+def _expiry(text: str) -> datetime | None:
     try:
-        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
-            days = float(text)
-            # A thousand years hence is a slip of the keyboard.
-            at = now + timedelta(days=days) if days <= _MOST_DAYS else None
-        else:
-            at = datetime.fromisoformat(text)
-            at = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        at = None
-    if at is None or at > now + timedelta(days=_MOST_DAYS):
-        raise WrongCommand(
-            f"EXPIRES is a number of days up to {math.floor(_MOST_DAYS)}, or a time such as 2027-01-31 or "
-            f"2027-01-31T12:00+01:00, and not {text[:60]!r}."
-        )
-    if at <= now:
-        raise WrongCommand(f"EXPIRES lies in the past: {_minute(at)}.")
-    return at
+        return parse_expiry(text, datetime.now(UTC)) if text else None
+    except ValueError as error:
+        raise WrongCommand(f"EXPIRES {error}.") from None
 
 
 def _limits(text: str) -> Mapping[str, Any]:

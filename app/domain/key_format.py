@@ -6,6 +6,7 @@ import re
 import secrets
 import string
 import zlib
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 PREFIX: Final = "gno_"
@@ -23,6 +24,8 @@ _OLD_KEY: Final = re.compile(r"gn_[\w-]{43}", re.ASCII)
 
 
 MOST_NAME_CHARS: Final = 255
+MOST_DAYS: Final = 36_500
+"""An expiry that lies further off is a slip of the keyboard."""
 _OTHER_ACTORS: Final = frozenset({"api", "monitor", "nobody"})
 """Whom audit and events name where no key was shown."""
 
@@ -41,6 +44,33 @@ def owner_fault(owner: str) -> str | None:
     if not 1 <= len(owner) <= MOST_NAME_CHARS or not owner.isprintable() or owner != owner.strip():
         return f"is to have 1 to {MOST_NAME_CHARS} characters, all of them printable, and no space at its ends"
     return None
+
+
+def parse_expiry(text: str, now: datetime) -> datetime:
+    """Read when a key ends: a number of days from now, or a day, or a time, which are UTC unless they say another zone.
+
+    Raises
+    ------
+    ValueError
+        Its message goes on after the name of what was filled in.
+    """
+    try:
+        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+            days = float(text)
+            at = now + timedelta(days=days) if days <= MOST_DAYS else None
+        else:
+            at = datetime.fromisoformat(text)
+            at = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        at = None
+    if at is None or at > now + timedelta(days=MOST_DAYS):
+        raise ValueError(
+            f"is a number of days up to {MOST_DAYS}, or a time such as 2027-01-31 or 2027-01-31T12:00+01:00, and not "
+            f"{text[:60]!r}"
+        )
+    if at <= now:
+        raise ValueError(f"lies in the past: {at:%Y-%m-%d %H:%M} UTC")
+    return at
 
 
 def new_key() -> str:

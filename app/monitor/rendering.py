@@ -107,6 +107,19 @@ FLASHES: Final[Mapping[str, Flash]] = {
     "worker_resume": Flash("wait", "Asked: the worker takes turns again once its state says working."),
     "worker_stop": Flash("wait", "Asked: the worker finishes what it has, ends, and leaves this page then."),
     "task_run": Flash("wait", "Asked: a worker runs the task within seconds; its last run says when it has."),
+    "key_revoked": Flash(
+        "good",
+        "Key {} opens nothing any more, and its sessions have ended.",
+        Undo("Undo: restore it", "/monitor/keys/{}/restore", Ability.MANAGE_KEYS, {}),
+    ),
+    "key_restored": Flash(
+        "good", "Key {} opens again.", Undo("Undo: revoke it", "/monitor/keys/{}/revoke", Ability.MANAGE_KEYS, {})
+    ),
+    "key_needed": Flash(
+        "bad",
+        "Key {} was not revoked: it is the last one of an admin, and nobody could make keys any more. Make another one "
+        "with the role admin first.",
+    ),
     "bulk_none": Flash("bad", "No job was ticked that this can be done to, so nothing was done."),
 }
 """By code. Only the code and the parts travel in the cookie, and the parts are numbers."""

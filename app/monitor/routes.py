@@ -17,6 +17,7 @@ from app.monitor import (
     fleet_actions,
     fleet_pages,
     job_pages,
+    key_pages,
     list_page,
     new_job_page,
     output_page,
@@ -56,6 +57,7 @@ def create_monitor() -> web.Application:
     app.add_routes(bulk_actions.routes)
     app.add_routes(fleet_actions.routes)
     app.add_routes(audit_pages.routes)
+    app.add_routes(key_pages.routes)
     app.add_routes(sessions.routes)
     app.router.add_get("/static/{name}", send_asset)
     app.router.add_get("/static/{version}/{name}", send_asset)

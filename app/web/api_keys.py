@@ -110,9 +110,10 @@ def key_answer(key: Key) -> KeyAnswer:
 def key_id_of(request: web.Request) -> int:
     """Return the number of the key in the address; raises `KeyNotFound` for one that no key can have."""
     digits = request.match_info["key_id"]
-    if len(digits) > 19 or int(digits) > MAX_ID:
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else MAX_ID + 1
+    if number > MAX_ID:
         raise KeyNotFound(f"There is no key {digits[:40]}.")
-    return int(digits)
+    return number
 
 
 def as_noted(values: Mapping[str, Any]) -> dict[str, Any]:

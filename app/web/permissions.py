@@ -92,6 +92,7 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "GET /monitor/schedule": Ability.SEE_FLEET,
     "GET /monitor/stats": Ability.SEE_FLEET,
     "GET /monitor/audit": Ability.SEE_AUDIT,
+    "GET /monitor/keys": Ability.MANAGE_KEYS,
     # A question before an action is for who may act.
     "GET /monitor/new": Ability.SEND,
     "GET /monitor/jobs/{job_id}/confirm-delete": Ability.DELETE,
@@ -114,6 +115,9 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "POST /monitor/workers/{worker_id}/resume": Ability.STEER_WORKER,
     "POST /monitor/workers/{worker_id}/stop": Ability.STEER_WORKER,
     "POST /monitor/schedule/{task}/run": Ability.RUN_TASK,
+    "POST /monitor/keys": Ability.MANAGE_KEYS,
+    "POST /monitor/keys/{key_id}/revoke": Ability.MANAGE_KEYS,
+    "POST /monitor/keys/{key_id}/restore": Ability.MANAGE_KEYS,
 }
 """What it takes to use an address, with or without a slash at its end; HEAD takes what GET does."""
 

@@ -71,3 +71,10 @@ class Guarded:
 async def live(page: Page) -> None:
     """Wait until the page says that it is live."""
     await expect(page.locator("#connection-word")).to_have_text("live")
+
+
+async def sign_in(page: Page, secret: str) -> None:
+    """Sign in with a key on the page that asks for one, and return when it has led on."""
+    await page.get_by_label("Your key").fill(secret)
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("button", name="Sign out")).to_be_visible()

@@ -89,6 +89,7 @@ async def lived(client: Any, database: Database) -> Lived:
         "stats": "/monitor/stats",
         "schedule": "/monitor/schedule",
         "audit": "/monitor/audit",
+        "keys": "/monitor/keys",
         "sign in": "/monitor/sign-in",
     }
     return Lived(life, failed.job_id, waiting, pages)
