@@ -13,6 +13,7 @@ from app.messaging.previews import Previews
 from app.messaging.queue import JobQueue
 from app.messaging.registry import Registry
 from app.messaging.request_rates import RequestRates
+from app.messaging.tickets import Tickets
 from app.metrics import ServerMetrics
 from app.runtime.side_thread import SideThread
 from app.services.access import Access
@@ -47,6 +48,7 @@ OWNER_USE: Final = web.AppKey("OWNER_USE", OwnerUse)
 RATES: Final = web.AppKey("RATES", RequestRates)
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)
 ACCESS: Final = web.AppKey("ACCESS", Access)
+TICKETS: Final = web.AppKey("TICKETS", Tickets)
 LINKS: Final = web.AppKey("LINKS", Links)
 AUDIT: Final = web.AppKey("AUDIT", Audit)
 KEYS: Final = web.AppKey("KEYS", KeyStore)

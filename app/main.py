@@ -27,6 +27,7 @@ from app.messaging.queue import JobQueue
 from app.messaging.redis_connection import Line, close, make_listener, make_redis
 from app.messaging.registry import Registry
 from app.messaging.request_rates import RequestRates
+from app.messaging.tickets import Tickets
 from app.metrics import ServerMetrics
 from app.monitor.routes import create_monitor
 from app.runtime.end_tasks import end_tasks
@@ -61,7 +62,20 @@ from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.storage.uploads import UploadStore
-from app.web import api_keys, audit, backends, contents, inventory, jobs, me, metrics, system, uploads, websockets
+from app.web import (
+    api_keys,
+    audit,
+    backends,
+    contents,
+    inventory,
+    jobs,
+    me,
+    metrics,
+    system,
+    tickets,
+    uploads,
+    websockets,
+)
 from app.web.auditing import wrong_keys_noted
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.callers import only_permitted
@@ -112,7 +126,7 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    tables = (jobs, contents, uploads, inventory, backends, api_keys, audit, system, me, metrics, websockets)
+    tables = (jobs, contents, uploads, inventory, backends, api_keys, audit, system, me, metrics, tickets, websockets)
     for table in (each.routes for each in tables):
         _add_routes(app, table)
     return _with_page(app)
@@ -197,6 +211,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.QUEUE] = queue
     app[keys.EVENTS] = events
     app[keys.PREVIEWS] = Previews(redis, names)
+    app[keys.TICKETS] = Tickets(redis, names)
     app[keys.REGISTRY] = registry
     app[keys.FILES] = files
     app[keys.VIEWS] = views

@@ -150,6 +150,12 @@ class LinkExpired(GenonautError):
     code = "link_expired"
 
 
+class WrongTicket(GenonautError):
+    """The ticket of a WebSocket was used, has expired, is of something else, or is none."""
+
+    code = "wrong_ticket"
+
+
 class KeyInAddress(BadParameter):
     """A key stands in the address, where logs and histories keep it."""
 

@@ -46,6 +46,10 @@ class Names:
         """Key: until when what a key has used of its requests a second is paid off, µs of Redis' clock."""
         return f"{self.namespace}:rate:{key_id}"
 
+    def ticket(self, ticket_hash: str) -> str:
+        """Key: what a ticket of a WebSocket is good for, JSON, by the ticket's hash; gone when it was used."""
+        return f"{self.namespace}:ticket:{ticket_hash}"
+
     def worker(self, worker_id: str) -> str:
         """Key: a worker's heartbeat, JSON."""
         return f"{self.namespace}:worker:{worker_id}"

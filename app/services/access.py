@@ -104,6 +104,10 @@ class Access:
             raise SignInNeeded("A key is needed: Authorization: Bearer <key>, or sign in to the page.")
         return caller
 
+    async def holder(self, key_id: int) -> Caller | None:
+        """Return whose key this is, looked for anew; None when it has ended. Raises `DatabaseUnavailable`."""
+        return await self._keys.holder(key_id)
+
     async def open(self) -> bool:
         """Whether no key has ever been made, so that this machine needs none."""
         now = time.monotonic()

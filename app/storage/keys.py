@@ -45,6 +45,8 @@ _USE: Final = Statement(f"""
     UPDATE api_keys SET last_used_at = now(), last_used_from = :address
     WHERE key_hash = :key_hash AND {_NOT_ENDED} RETURNING id, name, role, owner, limits""")  # noqa: S608
 
+_HOLDER: Final = Statement(f"SELECT id, name, role, owner, limits FROM api_keys WHERE id = :key_id AND {_NOT_ENDED}")  # noqa: S608
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -251,6 +253,12 @@ class KeyStore:
             rows = await _FIND.rows(connection, hashes=hashes, addresses=addresses, noted_after=_NOTED_AFTER)
         found = {row["key_hash"]: self._caller(row) for row in rows}
         return [found.get(key_hash) for key_hash in hashes]
+
+    async def holder(self, key_id: int) -> Caller | None:
+        """Return whose key this is; None when it has ended. That does not count as its use."""
+        async with self._database.driver() as connection:
+            row = await _HOLDER.row(connection, key_id=key_id)
+        return self._caller(row) if row is not None else None
 
     async def sign_in(self, secret: str, address: str | None = None) -> tuple[str, Caller]:
         """Begin a session and return its token, which only the browser has; raises `WrongKey`."""

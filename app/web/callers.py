@@ -18,6 +18,7 @@ from app.web.permissions import PERMISSIONS, PUBLIC, SIGN_OUT, route_of
 from app.web.proxies import came_through_proxy, client_address
 from app.web.rates import count_request
 from app.web.signed_links import check_link, shows_link
+from app.web.socket_tickets import shows_ticket, take_ticket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,8 +57,8 @@ async def authorize(request: web.Request) -> None:
         That one sends more requests than it may.
     Forbidden, ForeignOrigin
         That one may not do this, or not from there.
-    WrongSignature, LinkExpired
-    DatabaseUnavailable
+    WrongSignature, LinkExpired, WrongTicket
+    DatabaseUnavailable, QueueUnavailable
     """
     route = route_of(request)
     ability = PERMISSIONS.get(route)
@@ -87,6 +88,13 @@ async def caller_of(request: web.Request) -> Caller:
     """Return who the request is from; raises as `authorize`."""
     shown = shown_by(request)
     access = request.config_dict[ACCESS]
+    if shows_ticket(request):
+        if shown.key is not None:
+            detail = "A key or a ticket is taken, and not both."
+            raise BadParameter(detail, [Fault("ticket", "repeated", detail)])
+        # A page must know it, as it must know a key. It is not used up by one that is not welcome.
+        check_origin(request, by_key=True, by_session=False)
+        return await take_ticket(request, shown)
     caller = await access.caller(shown)
     check_origin(request, by_key=shown.key is not None, by_session=shown.key is None and caller is not ANYBODY)
     return caller

@@ -71,6 +71,11 @@ UPLOAD: Final[dict[str, Any]] = {
     "expires_at": "2026-12-06T12:00:00.000Z",
     "url": "/api/v1/uploads/4f2d6c0e8a5b4b7c9d1e2f3a4b5c6d7e/data",
 }
+TICKET: Final[dict[str, Any]] = {
+    "ticket": "kq3cWJQ0pQm1k1vYx3y9p0b3Jr6Uo2sVt8eZ5hX7aLM",
+    "expires_at": "2026-11-29T12:01:00.000Z",
+    "url": "/ws/jobs?job_ids=17,18&ticket=kq3cWJQ0pQm1k1vYx3y9p0b3Jr6Uo2sVt8eZ5hX7aLM",
+}
 UPLOADS: Final[dict[str, Any]] = {"items": [UPLOAD], "next_cursor": None}
 CHECK: Final[dict[str, Any]] = {
     "accepted": True,

@@ -299,6 +299,16 @@ OPERATIONS: Final = (
         problems=(401, 403, *_LIST),
         example=examples.AUDIT,
     ),
+    Operation(
+        "post",
+        "/api/v1/ws-tickets",
+        "Make a ticket that opens one WebSocket, within a minute, without a key",
+        {201: payloads.TicketAnswer},
+        requests.TicketRequest,
+        None,
+        (400, 403, 404, 408, 413, 415, 422, 500, 503),
+        example=examples.TICKET,
+    ),
     Operation("get", "/openapi.json", "This document", {200: _OBJECT}, problems=()),
     Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}, problems=()),
     Operation(
@@ -389,8 +399,8 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         told["requestBody"] = {"required": operation.body in _NEEDED, "content": content}
     told["responses"] = {str(status): _answer(answer, named) for status, answer in operation.answers.items()}
     if operation.example is not None:
-        created = "200" if "200" in told["responses"] else "201"
-        told["responses"][created]["content"]["application/json"]["example"] = operation.example
+        best = str(min(operation.answers))
+        told["responses"][best]["content"]["application/json"]["example"] = operation.example
     problem = {"application/problem+json": {"schema": {"$ref": named[payloads.Problem]}}}
     for status in operation.problems:
         told["responses"][str(status)] = {"description": "Problem", "content": problem}

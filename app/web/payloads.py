@@ -54,6 +54,14 @@ class OutputAnswer(BaseModel):
     source: SourceAnswer | None = Field(description="Null of outputs that were kept before this was noted.")
 
 
+class TicketAnswer(BaseModel):
+    """A ticket of a WebSocket: it opens one, once, within a minute."""
+
+    ticket: str
+    expires_at: Time
+    url: str = Field(description="Where it opens one, with the ticket.")
+
+
 class AttemptAnswer(BaseModel):
     """One try at a job on one backend."""
 

@@ -39,6 +39,8 @@ PUBLIC: Final = frozenset(
 """What is served to anybody: it tells nothing of any job. The first only leads on to the page."""
 SIGNED: Final = frozenset({f"GET {_CONTENT}/outputs/{{index}}", f"GET {_CONTENT}/outputs/{{index}}/thumbnail"})
 """What a link that is signed for this very address opens too, without a key."""
+TICKETED: Final = frozenset({"GET /ws/jobs", "GET /ws/jobs/{job_id}", "GET /ws/events"})
+"""What a ticket opens too, in place of a key: browsers send no headers there."""
 PERMISSIONS: Final[Mapping[str, Ability]] = {
     "GET /health/ready": Ability.SEE_HEALTH,
     "GET /metrics": Ability.SEE_HEALTH,
@@ -79,6 +81,7 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     f"PATCH {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
     f"DELETE {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
     "GET /api/v1/audit": Ability.SEE_AUDIT,
+    "POST /api/v1/ws-tickets": Ability.SEE,
     "GET /ws/jobs": Ability.SEE,
     "GET /ws/jobs/{job_id}": Ability.SEE,
     "GET /ws/events": Ability.SEE_FLEET,

@@ -38,6 +38,8 @@ MAX_INPUTS: Final = 100
 IMAGE_DENOISE: Final = 0.75
 """`denoise` of a job that starts from a picture, if it does not say another: 1 would leave nothing of the picture."""
 MAX_BULK: Final = 1000
+MAX_FOLLOWED: Final = 500
+"""Jobs that one WebSocket follows at most."""
 """Jobs of one bulk action."""
 TEMPLATED_TYPES: Final = ("image", "image_generation")
 """Job types that have a workflow template; the others bring their workflow."""
@@ -401,6 +403,19 @@ class BulkRequest(RequestModel):
         if self.all:
             return JobFilter()
         return self.filter.to_filter() if self.filter is not None else None
+
+
+class TicketRequest(RequestModel):
+    """What a ticket of a WebSocket is to be good for: jobs, or all events."""
+
+    job_ids: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(None, min_length=1, max_length=MAX_FOLLOWED)
+    events: bool = Field(False, description="true: for `/ws/events`, in place of jobs.")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> TicketRequest:
+        if self.events == (self.job_ids is not None):
+            raise ValueError('job_ids: either job_ids or {"events": true} is needed, and not both')
+        return self
 
 
 class BulkCancelRequest(BulkRequest):

@@ -16,7 +16,9 @@ from app.messaging.hub import HELLO
 from app.services.access import SESSION_COOKIE
 from app.web.bodies import MAX_ID, job_id_of
 from app.web.callers import CALLER, shows_key
+from app.web.requests import MAX_FOLLOWED
 from app.web.socket_client import Connection, text_frame
+from app.web.socket_tickets import TICKET, check_events, check_jobs
 from app.web.sockets_of_keys import one_socket
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 routes: Final = web.RouteTableDef()
 
-MAX_JOBS: Final = 500
 SOCKETS: Final[web.AppKey[dict[Connection, OpenedBy]]] = web.AppKey("SOCKETS", dict)
 """The open sockets, and by what each was opened."""
 KEYS_S: Final = 10.0
@@ -34,7 +35,7 @@ KEYS_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class OpenedBy:
-    """What let a socket in: a key, or a session of the page; neither of them while there are no keys."""
+    """What let a socket in: a key, or its ticket, or a session of the page; none of them while there are no keys."""
 
     key_id: int | None
     session: str | None
@@ -65,6 +66,7 @@ async def follow_nonsense(request: web.Request) -> web.StreamResponse:
 @routes.get("/ws/events")
 async def follow_everything(request: web.Request) -> web.StreamResponse:
     """Follow every event of the service: what the monitor page lives on."""
+    check_events(request)
     with one_socket(request):
         return await _follow_everything(request)
 
@@ -111,11 +113,12 @@ async def end_with_keys(app: web.Application) -> None:
 def opened_by(request: web.Request) -> OpenedBy:
     """Return what lets this request in."""
     caller = request[CALLER]
-    session = request.cookies.get(SESSION_COOKIE) if caller.signed_in and not shows_key(request) else None
-    return OpenedBy(caller.key_id, session)
+    by_session = caller.signed_in and not shows_key(request) and TICKET not in request
+    return OpenedBy(caller.key_id, request.cookies.get(SESSION_COOKIE) if by_session else None)
 
 
 async def _follow(request: web.Request, job_ids: Sequence[int]) -> web.StreamResponse:
+    check_jobs(request, job_ids)
     hub, scope = request.app[HUB], request[CALLER].scope
     connection = Connection(request)
     request.app[SOCKETS][connection] = opened_by(request)
@@ -147,8 +150,8 @@ def _job_ids(text: str) -> list[int]:
     faults = [Fault("job_ids", "not_a_number", f"{part[:40]!r} is no job id.") for part in wrong[:20]]
     if not parts:
         faults = [Fault("job_ids", "missing", "Name the jobs to follow: ?job_ids=1,2,3.")]
-    elif len(parts) > MAX_JOBS:
-        faults = [Fault("job_ids", "too_many", f"One connection follows at most {MAX_JOBS} jobs.")]
+    elif len(parts) > MAX_FOLLOWED:
+        faults = [Fault("job_ids", "too_many", f"One connection follows at most {MAX_FOLLOWED} jobs.")]
     if faults:
         raise BadParameter(faults[0].detail, faults)
     ids = list(dict.fromkeys(map(int, parts)))
