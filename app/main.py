@@ -242,7 +242,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     )
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)
-    app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS])
+    app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS], views.owners)
     app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, seeds, settings.cancel_wait_seconds)
     commands = OperatorMessages(redis, names)
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))

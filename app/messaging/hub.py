@@ -13,11 +13,12 @@ from app.domain.errors import Unavailable
 from app.domain.job import Phase
 from app.domain.message import Snapshot, frame
 from app.messaging.events import frame_of
+from app.messaging.own_events import OwnEvents
 from app.messaging.redis_connection import REDIS_ERRORS
 from app.runtime.end_tasks import end_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -62,13 +63,19 @@ class Watcher(Protocol):
         """Go: the server shuts down."""
 
 
+async def _nobodys(job_ids: Sequence[int]) -> Mapping[int, str]:
+    """Return that it is not known whose the jobs are."""
+    del job_ids
+    return {}
+
+
 class Hub:
     """Forwards events from Redis to watchers, and makes up for lost ones by reading the jobs again.
 
     All jobs' frames come through one channel, which is needed for all events anyway. So a client that begins to watch
     a job waits for no subscription, and each event is published once and read by each server once.
-    `read` returns the present snapshots of those of the jobs that exist; `encode` makes of a JSON text what watchers
-    take.
+    `read` returns the present snapshots of those of the jobs that exist, and `owners` whose they are; `encode` makes of
+    a JSON text what watchers take.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class Hub:
         read: Callable[[Sequence[int]], Awaitable[list[Snapshot]]],
         encode: Callable[[bytes], bytes],
         metrics: ServerMetrics,
+        owners: Callable[[Sequence[int]], Awaitable[Mapping[int, str]]] = _nobodys,
     ) -> None:
         self._listener = listener
         self._names = names
@@ -88,6 +96,8 @@ class Hub:
         self._progress: dict[int, tuple[int, int]] = {}
         """What was last told of each watched job that runs: its attempt, 0 if not known, and how far it is."""
         self._everything: set[Watcher] = set()
+        self._own: OwnEvents[Watcher] = OwnEvents(owners, encode(HELLO))
+        """Clients that watch all events of their own jobs."""
         self._paces: dict[int, _Pace] = {}
         """How often progress of each running job is sent to clients that watch all events."""
         self._recent: dict[int, tuple[float, dict[str, Any]]] = {}
@@ -119,8 +129,8 @@ class Hub:
 
     @property
     def viewers(self) -> int:
-        """Number of clients that watch all events."""
-        return len(self._everything)
+        """Number of clients that watch all events, be it of their own jobs only."""
+        return len(self._everything) + len(list(self._own))
 
     def watchers_of(self, job_id: int) -> frozenset[Watcher]:
         """Return the watchers of this job."""
@@ -168,22 +178,26 @@ class Hub:
                     del self._watchers[job_id]
                     self._progress.pop(job_id, None)
 
-    def watch_everything(self, watcher: Watcher) -> None:
-        """Forward every event of the service."""
-        self._everything.add(watcher)
+    def watch_everything(self, watcher: Watcher, owner: str | None = None) -> None:
+        """Forward every event of the service; with an owner those of this user's jobs, and no others."""
+        if owner is None:
+            self._everything.add(watcher)
+        else:
+            self._own.watch(watcher, owner)
         if self._dismissed:
             watcher.dismiss()
 
     def unwatch_everything(self, watcher: Watcher) -> None:
         """Undo `watch_everything`."""
         self._everything.discard(watcher)
-        if not self._everything:
+        self._own.unwatch(watcher)
+        if not self._everything and not self._own:
             self._forget_paces()
 
     def dismiss(self) -> None:
         """Tell every watcher, and each later one, that the server shuts down."""
         self._dismissed = True
-        for watcher in self._everything.union(*self._watchers.values()):
+        for watcher in self._everything.union(self._own, *self._watchers.values()):
             watcher.dismiss()
 
     async def run(self) -> None:
@@ -210,6 +224,7 @@ class Hub:
         finally:
             self._forget_paces()
             await end_tasks([healing])
+            await self._own.close()
 
     async def _listen(self) -> None:
         """Subscribe and forward, until the connection breaks."""
@@ -239,8 +254,11 @@ class Hub:
             self._recent.pop(told["job_id"], None)
         elif isinstance(told, dict) and (callback := self.on_event.get(told.get("type", ""))) is not None:
             callback(told)
-        if self._everything and not self._held_back(told, text):
+        if (self._everything or self._own) and not self._held_back(told, text):
             message = self._encode(text)
+            if self._own and isinstance(told, dict) and isinstance(told.get("job_id"), int):
+                # What is of no job is for those who see all.
+                self._own.forward(told["job_id"], message, told.get("user_id"))
             async for some in _parts(self._everything):
                 for watcher in some:
                     watcher.offer_event(message)
@@ -276,6 +294,8 @@ class Hub:
         message, pace.held, pace.timer = self._encode(pace.held), None, self._later(job_id)
         for watcher in list(self._everything):
             watcher.offer_event(message)
+        if self._own:
+            self._own.forward(job_id, message)
 
     def _forget_paces(self) -> None:
         for pace in self._paces.values():
@@ -335,7 +355,7 @@ class Hub:
 
     def _greet(self) -> None:
         hello = self._encode(HELLO)
-        for watcher in list(self._everything):
+        for watcher in (*self._everything, *self._own):
             watcher.offer_event(hello)
 
     async def _heal_for_ever(self) -> None:

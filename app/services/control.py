@@ -160,8 +160,10 @@ class Control:
         ------
         JobNotFound, JobNotFinished
         """
+        # Afterwards nobody can look up whose it was, and so who is told.
+        user_id = await self._store.user_of(job_id, owner)
         await self._files.delete(await self._store.delete(job_id, owner))
-        await self._events.publish_event({"type": "deleted", "job_id": job_id})
+        await self._events.publish_event({"type": "deleted", "job_id": job_id, "user_id": user_id})
 
 
 class _Ending:

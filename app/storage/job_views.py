@@ -49,6 +49,7 @@ _WAITING_BEFORE: Final = Statement("""
             OR priority = :priority AND available_at <= GREATEST(now(), :not_before::timestamptz))
         LIMIT :most::int
     ) AS before""")
+_OWNERS: Final = "SELECT id, user_id FROM generation_jobs WHERE id = ANY($1::bigint[])"
 MOST_OWNERS: Final = 1000
 """Owners whose reads at the same time are remembered to be shared."""
 MOST_STEPS: Final = 500
@@ -235,6 +236,12 @@ class JobViews(JobLists):
             for start in range(0, len(job_ids), WATCHED_AT_ONCE):
                 found |= await read_snapshots(connection, job_ids[start : start + WATCHED_AT_ONCE], self._owner)
         return found
+
+    async def owners(self, job_ids: Sequence[int]) -> dict[int, str]:
+        """Return whose those of the jobs are that exist."""
+        async with self._database.driver() as connection:
+            rows = await connection.fetch(_OWNERS, job_ids)
+        return {row["id"]: row["user_id"] for row in rows}
 
     async def stats(self) -> QueueStats:
         """Return the figures of the queue: exact for what waits and runs, and of the models for the `MOST_MODELS`."""

@@ -85,6 +85,15 @@ class JobStore:
         async with self._database.transaction() as session:
             return await require(session, job_id, owner)
 
+    async def user_of(self, job_id: int, owner: str | None = None) -> str:
+        """Return whose the job is, or raise `JobNotFound`."""
+        own = () if owner is None else (JobRow.user_id == owner,)
+        async with self._database.transaction() as session:
+            user_id = await session.scalar(select(JobRow.user_id).where(JobRow.id == job_id, *own))
+        if user_id is None:
+            raise JobNotFound([job_id])
+        return user_id
+
     async def cancel(
         self, job_id: int, reason: str | None, actor: str, owner: str | None = None
     ) -> tuple[Standing, bool]:

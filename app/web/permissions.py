@@ -84,7 +84,7 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "POST /api/v1/ws-tickets": Ability.SEE,
     "GET /ws/jobs": Ability.SEE,
     "GET /ws/jobs/{job_id}": Ability.SEE,
-    "GET /ws/events": Ability.SEE_FLEET,
+    "GET /ws/events": Ability.SEE,
     "GET /monitor": Ability.SEE,
     "GET /monitor/jobs": Ability.SEE,
     "GET /monitor/jobs/{job_id}": Ability.SEE,

@@ -65,7 +65,7 @@ async def follow_nonsense(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/ws/events")
 async def follow_everything(request: web.Request) -> web.StreamResponse:
-    """Follow every event of the service: what the monitor page lives on."""
+    """Follow every event of the service, or of the caller's own jobs: what the monitor page lives on."""
     check_events(request)
     with one_socket(request):
         return await _follow_everything(request)
@@ -77,7 +77,7 @@ async def _follow_everything(request: web.Request) -> web.StreamResponse:
     request.app[SOCKETS][connection] = opened_by(request)
     try:
         await connection.upgrade()
-        hub.watch_everything(connection)
+        hub.watch_everything(connection, request[CALLER].scope)
         connection.send(text_frame(HELLO))
         await connection.serve()
     except ConnectionError as error:
