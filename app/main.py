@@ -80,6 +80,7 @@ from app.web.auditing import wrong_keys_noted
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.callers import only_permitted
 from app.web.connections import Runner
+from app.web.cross_origin import answer_preflights, let_pages_read
 from app.web.expectations import mend_expectations
 from app.web.metrics import counted
 from app.web.origin import refuse_foreign_hosts
@@ -187,12 +188,13 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 def _application(settings: Settings) -> web.Application:
     mend_expectations()
     guards = (
-        *(counted, errors_as_problems, refuse_foreign_hosts),
+        *(counted, errors_as_problems, refuse_foreign_hosts, answer_preflights),
         *(wrong_keys_noted, only_permitted, refuse_large_forms),
     )
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     # Before those of the page, which has some of its own.
     app.on_response_prepare.append(add_protective_headers)
+    app.on_response_prepare.append(let_pages_read)
     serve_behind_proxies(app, settings)
     return app
 

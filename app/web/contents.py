@@ -141,6 +141,9 @@ def _file(
         "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
         "Content-Disposition": _disposition(name, inline=inline),
     }
+    if LEFT_S in request:
+        # For pages of other sites, also those that embed only what agrees to that.
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     answer = _StandIn if for_now else web.FileResponse
     return answer(absolute, status=HTTPStatus.OK, headers=headers)
 

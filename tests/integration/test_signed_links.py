@@ -110,6 +110,7 @@ async def test_head_and_ranges_work_and_nobody_keeps_it_longer_than_the_link_liv
         assert kept is not None
         assert int(kept[1]) <= parts_of(link)[1] - time.time() + MINUTE_S
         assert int(kept[1]) <= settings.link_seconds + MINUTE_S
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
 
 
 async def test_what_stands_in_for_a_thumbnail_is_not_kept(client, job, monkeypatch, database):
