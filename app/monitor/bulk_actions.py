@@ -98,10 +98,14 @@ async def act_on_many(request: web.Request) -> web.Response:
 
 
 async def _acted_on(request: web.Request, entry: str) -> list[int]:
-    """Return the jobs to which an entry of the audit tells that a bulk action was done: an undo is for these alone."""
+    """Return the jobs to which an entry of the audit tells that a bulk action was done: an undo is for these alone.
+
+    Who sees only its own jobs has only its own actions to undo: of others' it shall not learn how many jobs they had.
+    """
     number = int(entry) if entry.isascii() and entry.isdigit() and len(entry) < 19 else 0
-    found = await request.config_dict[AUDIT].entry(number)
-    acted = found.data.get(ACTED_ON) if found is not None else None
+    found, caller = await request.config_dict[AUDIT].entry(number), request[CALLER]
+    own = found is not None and (caller.scope is None or found.actor == caller.name)
+    acted = found.data.get(ACTED_ON) if found is not None and own else None
     return [job_id for job_id in acted if isinstance(job_id, int)] if isinstance(acted, list) else []
 
 

@@ -33,7 +33,7 @@ async def ask_for_key(request: web.Request) -> web.Response:
     """Show the form; who needs no key, or is signed in, is led on."""
     try:
         caller = await caller_of(request)
-    except SignInNeeded:
+    except (SignInNeeded, WrongKey):
         return _form(request, request.query.get("next", ""), None)
     if caller == ANYBODY:
         raise web.HTTPSeeOther("/monitor/")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 from aiohttp import ClientSession
+from integration.access_world import serve
 from integration.counting import JOBS
 from integration.wire import Wire
 
@@ -18,6 +20,8 @@ from worker.comfyui.client import ComfyUI
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from integration.access_world import World
 
     from app.settings import Settings
     from app.storage.database import Database
@@ -89,3 +93,20 @@ def allow_this_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Service, Wo
         await service.exchange_worker(start_worker, input_networks=networks)
 
     return allow
+
+
+@pytest.fixture
+def make_world(
+    settings: Settings, database: Database, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Awaitable[World]]:
+    """Make a service that several use, in one of the ways in which it can be served."""
+    monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
+    monkeypatch.setattr("app.services.access.WRONG_AT_ONCE", 100_000)
+    monkeypatch.setattr("app.monitor.sessions.WRONG_S", 0.0)
+    return partial(serve, settings=settings, database=database, aiohttp_client=aiohttp_client)
+
+
+@pytest.fixture
+async def world(make_world: Callable[[str], Awaitable[World]]) -> World:
+    """A service that several use with keys."""
+    return await make_world("keys")
