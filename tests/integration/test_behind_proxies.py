@@ -11,6 +11,7 @@ from integration.hostile import raw
 from app import keys
 from app.domain.access import Role
 from app.main import create_app
+from app.web.permissions import PUBLIC
 from app.web.proxies import asked_host, came_through_proxy, client_address, root_path, scheme
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ CLIENT = "203.0.113.7"
 
 
 @pytest.fixture
-def serve(settings: Settings, aiohttp_client: Any) -> Start:
-    """Starts a server with some settings, and one more address, which tells what was asked."""
+def serve(settings: Settings, aiohttp_client: Any, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts a server with some settings, and one more address, which tells anybody what was asked."""
+    monkeypatch.setattr("app.web.callers.PUBLIC", PUBLIC | {"GET /health/asked"})
 
     async def start(**changes: Any) -> TestClient[Any, Any]:
         app = create_app(settings.model_copy(update=changes))
@@ -115,7 +117,8 @@ async def test_a_forwarded_name_does_not_hide_the_one_that_was_connected_to(serv
 async def test_a_page_of_the_name_that_was_asked_for_is_our_own(serve: Start) -> None:
     client = await serve(trusted_proxies="127.0.0.1", allowed_hosts="own.example")
     body = {"user_id": "u", "job_type": "image", "prompt": "p"}
-    headers = {"X-Forwarded-Host": "own.example", "Origin": "https://own.example"}
+    key = await client.app[keys.KEYS].add("ann", Role.ADMIN)
+    headers = {"X-API-Key": key, "X-Forwarded-Host": "own.example", "Origin": "https://own.example"}
     assert (await client.post("/api/v1/generation-jobs/check", json=body, headers=headers)).status != 403
     headers |= {"Origin": "https://other.example"}
     assert (await client.post("/api/v1/generation-jobs/check", json=body, headers=headers)).status == 403

@@ -17,9 +17,9 @@ from app import keys
 from app.domain.access import Role
 from app.domain.forwarded import OWN_PATHS
 from app.main import create_app, create_monitor_app
-from app.monitor.permissions import READS
 from app.web.body_intake import MAX_FORM_BYTES
 from app.web.metrics import counted
+from app.web.permissions import PERMISSIONS
 from harness import SMALL_BODY
 
 if TYPE_CHECKING:
@@ -28,9 +28,15 @@ if TYPE_CHECKING:
     from app.settings import Settings
     from app.storage.database import Database
 
+READS = [route.removeprefix("GET ") for route in PERMISSIONS if route.startswith("GET /monitor")]
 ROOT = "/tools/images"
 JOBS = "/api/v1/generation-jobs"
 LEADING = ("href", "src", "action", "formaction", "poster")
+
+
+@pytest.fixture(autouse=True)
+def _closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
 
 
 @pytest.fixture
@@ -117,9 +123,9 @@ async def test_the_document_says_where_the_service_is(client: Any, sent: Any) ->
 async def test_a_repetition_leads_where_it_was_sent(client: Any) -> None:
     """What is kept for it knows no prefix: it may come by another way."""
     body = SMALL_BODY | {"metadata": {"links": '"links":{"self":"/x'}}
-    texts = {}
+    texts, key = {}, await client.app[keys.KEYS].add("ann", Role.ADMIN)
     for prefix in ("/a", "/b", "/a"):
-        headers = {"Idempotency-Key": "once", "X-Forwarded-Prefix": prefix}
+        headers = {"X-API-Key": key, "Idempotency-Key": "once", "X-Forwarded-Prefix": prefix}
         answer = await client.post(f"{JOBS}/", json=body, headers=headers)
         text = await answer.text()
         assert texts.setdefault(prefix, text) == text
@@ -132,10 +138,11 @@ async def test_a_repetition_leads_where_it_was_sent(client: Any) -> None:
 
 
 async def test_a_prefix_that_the_proxy_tells_goes_before_the_one_that_is_set(client: Any) -> None:
+    headers = {"X-API-Key": await client.app[keys.KEYS].add("ann", Role.ADMIN), "X-Forwarded-Prefix": "/pictures"}
     for path in ("/monitor/", "/pictures/monitor/"):
-        answer = await client.get(path, headers={"X-Forwarded-Prefix": "/pictures"})
+        answer = await client.get(path, headers=headers)
         assert all(each.startswith("/pictures/") for each in leads(Document(await answer.text())))
-    assert (await client.get(f"{ROOT}/monitor/", headers={"X-Forwarded-Prefix": "/pictures"})).status == 404
+    assert (await client.get(f"{ROOT}/monitor/", headers=headers)).status == 404
 
 
 async def test_readers_who_ask_together_get_their_own_addresses(client: Any, database: Database) -> None:
@@ -172,8 +179,9 @@ async def test_signing_in_leads_back_to_the_page_that_was_wanted(client: Any, se
 
 
 async def test_the_command_that_the_page_shows_is_for_where_its_reader_is(client: Any) -> None:
+    key = await client.app[keys.KEYS].add("ann", Role.ADMIN)
     for path, proto, host in (("/monitor/", "https", "localhost:8443"), (f"{ROOT}/monitor/", "http", "127.0.0.1")):
-        headers = {"X-Forwarded-Proto": proto, "X-Forwarded-Host": host}
+        headers = {"X-API-Key": key, "X-Forwarded-Proto": proto, "X-Forwarded-Host": host}
         page = Document(await (await client.get(path, headers=headers)).text())
         assert f"curl -X POST {proto}://{host}{ROOT}{JOBS}/ " in page.text
 
