@@ -109,6 +109,25 @@ class _Verdict:
     """Backend → node classes to be read again before the refusal is believed."""
 
 
+class Held:
+    """How a job was found for catalogs that it was held against: for a large graph that takes most of the time."""
+
+    def __init__(self, uploads: Mapping[str, Upload], weight: int, sideline: SideThread) -> None:
+        self._uploads = uploads
+        self._weight = weight
+        self._sideline = sideline
+        # The catalog is kept, so that no other gets its identity.
+        self._found: dict[tuple[int, str | None], tuple[Catalog, Checked, frozenset[str]]] = {}
+
+    async def against(self, job: NewJob, catalog: Catalog) -> tuple[Checked, frozenset[str]]:
+        """Return what `held_against` does; `job` is always the same but for its checkpoint."""
+        key = id(catalog), job.checkpoint_model
+        if key not in self._found:
+            checked = await self._sideline.do(self._weight, held_against, job, catalog, self._uploads)
+            self._found[key] = catalog, *checked
+        return self._found[key][1:]
+
+
 class Submitting:
     """The use case "submit a job"."""
 
@@ -154,7 +173,7 @@ class Submitting:
             return Replayed(answer)
         job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight)
-        job = await self._check(job, uploads, weight)
+        job = await self._check(job, Held(uploads, weight, self._sideline))
         weight += len(job.extra_pnginfo or "")
         if once is None and weight > SMALL_BYTES:
             # Not with others: what is written for many large ones at once would hold up everybody.
@@ -181,9 +200,9 @@ class Submitting:
         """
         job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight, keep=False)
-        refusal: InvalidRequest | None = None
+        held, refusal = Held(uploads, weight, self._sideline), None
         try:
-            job = await self._check(job, uploads, weight)
+            job = await self._check(job, held)
         except InvalidRequest as error:
             refusal = error
         present = await self._fleet.recently()
@@ -192,7 +211,7 @@ class Submitting:
         for offer in await self._offers(job, present):
             found, runs = Checked(), None
             if offer.catalog is not None:
-                found, _ = await self._sideline.do(weight, held_against, job, offer.catalog, uploads)
+                found, _ = await held.against(job, offer.catalog)
                 runs = graph_of(job, offer.catalog)
             faults = as_asked(job, found.faults)
             foreseen += [
@@ -248,21 +267,18 @@ class Submitting:
         resolved = await self.references.resolve(job, keep=keep)
         return resolved.job, resolved.uploads
 
-    async def _check(self, job: NewJob, uploads: Mapping[str, Upload], weight: int) -> NewJob:
-        """Return the job as it is accepted. Data of a moment ago is enough to accept a job, but not to refuse it.
-
-        `weight` is the size of its graph, in bytes of JSON.
-        """
+    async def _check(self, job: NewJob, held: Held) -> NewJob:
+        """Return the job as it is accepted. Data of a moment ago is enough to accept a job, but not to refuse it."""
         present = await self._fleet.recently()
         try:
-            verdict = await self._judge(job, present, uploads, weight)
+            verdict = await self._judge(job, present, held)
         except InvalidRequest:
             verdict = None
         if verdict is None or not verdict.able:
             present = await self._fleet.now()
-            verdict = await self._judge(job, present, uploads, weight)
+            verdict = await self._judge(job, present, held)
         if verdict.refusal is not None:
-            present, verdict = await self._judge_afresh(job, present, verdict, uploads, weight)
+            present, verdict = await self._judge_afresh(job, present, verdict, held)
         if verdict.refusal is not None:
             raise verdict.refusal
         if verdict.able:
@@ -270,7 +286,7 @@ class Submitting:
         return replace(verdict.job, warnings=[*verdict.job.warnings, _why_it_waits(verdict.job, present)])
 
     async def _judge_afresh(
-        self, job: NewJob, present: FleetMembers, verdict: _Verdict, uploads: Mapping[str, Upload], weight: int
+        self, job: NewJob, present: FleetMembers, verdict: _Verdict, held: Held
     ) -> tuple[FleetMembers, _Verdict]:
         """Have read again what may be there by now, and judge the job by that, as soon as one backend has it.
 
@@ -287,7 +303,7 @@ class Submitting:
             async with aclosing(self._afresh.read(wanted, until)) as answered:
                 async for _ in answered:
                     present = await self._fleet.afresh()
-                    verdict = await self._judge(job, present, uploads, weight)
+                    verdict = await self._judge(job, present, held)
                     if verdict.refusal is None:
                         break
         return present, verdict
@@ -317,7 +333,7 @@ class Submitting:
             raise QueueUnavailable("The queue cannot be reached at the moment.")
         return Replayed(answer)
 
-    async def _judge(self, job: NewJob, present: FleetMembers, uploads: Mapping[str, Upload], weight: int) -> _Verdict:
+    async def _judge(self, job: NewJob, present: FleetMembers, held: Held) -> _Verdict:
         """Check the graph against every backend that may take it."""
         _check_backend_name(job, present.backends)
         offers = await self._offers(job, present)
@@ -331,7 +347,7 @@ class Submitting:
         for offer in offers:
             if offer.catalog is None:
                 continue
-            found, classes = await self._sideline.do(weight, held_against, job, offer.catalog, uploads)
+            found, classes = await held.against(job, offer.catalog)
             if found.faults:
                 verdicts.append(found.faults)
                 doubts |= dict.fromkeys(offer.drivers, classes)

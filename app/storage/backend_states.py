@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.storage.schema import BackendStateRow
+from app.storage.statements import Statement
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from app.storage.database import Database
+
+_ALL: Final = Statement("SELECT name, drained, changed_at, changed_by FROM backend_states")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,8 @@ class BackendStates:
 
     async def all(self) -> dict[str, BackendState]:
         """Return backend → what was decided last, of those about which something ever was."""
-        async with self._database.transaction() as session:
-            return {row.name: _to_domain(row) for row in await session.scalars(select(BackendStateRow))}
+        async with self._database.driver() as connection:
+            return {row["name"]: BackendState(**row) for row in await _ALL.rows(connection)}
 
     async def drained(self) -> frozenset[str]:
         """Return the names of those that are to be given no more prompts."""
