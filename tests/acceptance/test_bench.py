@@ -16,6 +16,7 @@ NUMBER = r"-?[\d,]+(\.\d+)?( \S.*)?"
 LINES = {
     "create a job": 3,
     "read a job by id": 3,
+    "one at a time": 3,
     "POST sent → first frame beyond `pending`": 2,
     "POST sent → `completed`, less the job's length": 2,
     "jobs of 0.05–0.1 s:": 2,

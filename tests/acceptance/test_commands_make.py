@@ -187,7 +187,7 @@ def test_without_an_index_pins_stay_as_they_are_and_nothing_is_known_of_them(clo
     before = {path.name: path.read_bytes() for path in (clone / "env").iterdir() if path.is_file()}
     done = make(clone, target, f"PYTHON={sys.executable}", **no_index)
     assert "is there a network, and does the package index answer?" in done.stderr
-    assert f"[{target}] Error 3" in done.stderr
+    assert f"{target}] Error 3" in done.stderr
     assert {path.name: path.read_bytes() for path in (clone / "env").iterdir() if path.is_file()} == before
     assert not (clone / ".venv").exists()
 

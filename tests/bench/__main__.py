@@ -23,6 +23,7 @@ from tests.bench.input_rows import inputs
 from tests.bench.job_rows import busy, busy_heavy, roundtrip, saving, throughput
 from tests.bench.rest_rows import create, read
 from tests.bench.service import running_service
+from tests.bench.single_rows import single
 from tests.bench.sizes import QUICK, Sizes
 from tests.bench.socket_rows import sockets
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 ROWS: Final[dict[str, Row]] = {
     "create": create,
     "read": read,
+    "single": single,
     "roundtrip": roundtrip,
     "busy": busy,
     "busy-20mb": busy_heavy,
@@ -49,6 +51,7 @@ ROWS: Final[dict[str, Row]] = {
 """In the order of the table."""
 RUN_ORDER: Final = (
     "idle",
+    "single",
     "sockets",
     "roundtrip",
     "busy",

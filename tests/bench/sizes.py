@@ -24,6 +24,8 @@ class Sizes:
     """With one picture each, and as many with several."""
     instant_jobs: int = 300
     sockets: int = 1000
+    single_requests: int = 25
+    """Of each kind."""
     idle_s: float = 20.0
 
 
@@ -40,6 +42,7 @@ QUICK = Sizes(
     saving_jobs=2,
     instant_jobs=10,
     sockets=20,
+    single_requests=2,
     idle_s=0.5,
 )
 """Enough to see that every row still works."""
