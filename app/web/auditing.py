@@ -14,12 +14,11 @@ from app.domain.errors import (
     GenonautError,
     JobNotFound,
     KeyNotFound,
-    Unavailable,
     UploadNotFound,
     WrongKey,
 )
 from app.domain.text import printable
-from app.keys import AUDIT
+from app.keys import AUDIT, BACKGROUND
 from app.web.callers import CALLER, actor_of
 from app.web.problems import REQUEST_ID
 from app.web.proxies import client_address
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE_S: Final = 2.0
-"""Seconds after which what was done is answered although it could not be noted."""
+"""Seconds after which what was done is answered although it is not noted yet."""
 NOBODY: Final = Caller("nobody", Role.USER, owner=None)
 """Who shows a wrong key."""
 MAX_SCOPE: Final = 500
@@ -45,7 +44,7 @@ _NOT_NOTED: Final = (JobNotFound, UploadNotFound, KeyNotFound, DatabaseUnavailab
 async def note(request: web.Request, action: str, target: str, outcome: str, **data: Any) -> int | None:
     """Note who did what to what, and what became of it, and return the entry's number.
 
-    What is done stays done when that cannot be noted; None then.
+    What is done stays done when that cannot be noted, or takes long; None then.
     """
     caller, target = request[CALLER], printable(target).replace("\0", "")
     who = Caller(actor_of(request), caller.role, caller.owner, caller.key_id)
@@ -96,11 +95,18 @@ async def note_wrong_key(request: web.Request, error: WrongKey) -> None:
 async def _append(
     request: web.Request, who: Caller, action: str, target: str, outcome: str, data: dict[str, Any]
 ) -> int | None:
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            return await request.config_dict[AUDIT].note(
-                who, action, target, outcome, address=client_address(request), request_id=request[REQUEST_ID], **data
-            )
-    except (Unavailable, TimeoutError):
-        log.exception("not in the audit: %s by %s of %s was %s %s", action, who.name, target, outcome, data)
-        return None
+    audit, address, request_id = request.config_dict[AUDIT], client_address(request), request[REQUEST_ID]
+    entry: list[int] = []
+
+    async def append() -> None:
+        try:
+            entry.append(await audit.note(who, action, target, outcome, address=address, request_id=request_id, **data))
+        except Exception:
+            log.exception("not in the audit: %s by %s of %s was %s %s", action, who.name, target, outcome, data)
+
+    # A task of its own, because a statement that is cancelled in the middle spoils its connection.
+    appending, background = asyncio.create_task(append(), name="audit"), request.config_dict[BACKGROUND]
+    background.add(appending)
+    appending.add_done_callback(background.discard)
+    await asyncio.wait({appending}, timeout=PATIENCE_S)
+    return entry[0] if entry else None
