@@ -74,8 +74,8 @@ async def retry_job(request: web.Request) -> web.Response:
     job_id = job_id_of(request)
     new_seed = (await read_form(request)).get("seed") == "new"
     try:
-        caller = request[CALLER]
-        await request.config_dict[CONTROL].retry(job_id, new_seed=new_seed, actor=caller.name, owner=caller.scope)
+        caller, control = request[CALLER], request.config_dict[CONTROL]
+        await control.retry(job_id, new_seed=new_seed, actor=caller.name, owner=caller.scope, sender=caller)
     except JobNotRetryable:
         return await _back(request, "retry", job_id, "not_retryable")
     except NoSeedToChange:
@@ -91,7 +91,8 @@ async def send_again(request: web.Request) -> web.Response:
     if job.phase is not Phase.COMPLETED:
         return await _back(request, "again", job.job_id, "not_completed")
     whole = await views.whole(job_id)
-    sent, reseeded = await request.config_dict[SUBMITTING].again(whole, await _once(request, job))
+    once, submitting = await _once(request, job), request.config_dict[SUBMITTING]
+    sent, reseeded = await submitting.again(whole, once, sender=request[CALLER])
     new_id = int(sent.answer) if isinstance(sent, Replayed) else sent.job_id
     return await _back(request, "again", job.job_id, "again" if reseeded else "again_alike", new_id)
 

@@ -77,14 +77,17 @@ async def act_on_many(request: web.Request) -> web.Response:
         return await lead_back(request, "bulk_none")
     if action == "delete" and form.get("asked") != "yes":
         return await _ask(request, action, job_ids, await way_back(request, "/monitor/"), {}, 0, None)
-    control, actor, owner = request.config_dict[CONTROL], request[CALLER].name, request[CALLER].scope
+    control, caller = request.config_dict[CONTROL], request[CALLER]
+    actor, owner = caller.name, caller.scope
 
     async def delete(job_id: int) -> None:
         await control.delete(job_id, owner)
 
     acts: dict[str, Callable[[int], Awaitable[Standing | None]]] = {
         "cancel": lambda job_id: control.cancel(job_id, None, actor, owner),
-        "retry": lambda job_id: control.retry(job_id, new_seed=form.get("seed") == "new", actor=actor, owner=owner),
+        "retry": lambda job_id: control.retry(
+            job_id, new_seed=form.get("seed") == "new", actor=actor, owner=owner, sender=caller
+        ),
         "delete": delete,
     }
     outcomes = [(job_id, _outcome(each)) for job_id, each in await control.in_bulk(job_ids, acts[action])]

@@ -24,9 +24,10 @@ async def own(request: web.Request, text: str, user_id: str) -> dict[str, Any]:
     ------
     ContentNotFound, FileNotFoundError
         It is not there.
-    InvalidUpload, BodyTooLarge, StorageFailed
+    InvalidUpload, BodyTooLarge, StorageFailed, UploadLimit
     """
     reference, uploads = reference_in(text), request.config_dict[UPLOADS]
+    most_bytes = request[CALLER].limits_for(user_id).upload_bytes
     if reference is None:
         raise ContentNotFound(GONE)
     if "content" in reference:
@@ -34,14 +35,16 @@ async def own(request: web.Request, text: str, user_id: str) -> dict[str, Any]:
         if output is None:
             raise ContentNotFound(GONE)
         if output[1] != user_id:
-            return {"upload": (await uploads.take_output(output[0], user_id)).upload_id}
+            taken = await uploads.take_output(output[0], user_id, most_bytes=most_bytes)
+            return {"upload": taken.upload_id}
     if "upload" in reference:
         upload = await upload_of(request, reference["upload"])
         if upload is None:
             raise ContentNotFound(GONE)
         if upload.user_id != user_id:
             chunks = request.config_dict[FILES].read(upload.path)
-            return {"upload": (await uploads.take(chunks, user_id, upload.filename))[0].upload_id}
+            taken, _ = await uploads.take(chunks, user_id, upload.filename, most_bytes=most_bytes)
+            return {"upload": taken.upload_id}
     return reference
 
 

@@ -14,6 +14,7 @@ from app.domain.errors import (
     Fault,
     InvalidRequest,
     StorageFailed,
+    TooMany,
     Unavailable,
 )
 from app.domain.job import SHOWN_BY_BROWSERS
@@ -95,13 +96,16 @@ async def send_job(request: web.Request) -> web.Response:
             asked = await asked_of(request, form, body)
             if asked is None:
                 return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
-            sent = await request.config_dict[SUBMITTING].submit(asked[0], {}, asked[1])
+            sent = await request.config_dict[SUBMITTING].submit(asked[0], {}, asked[1], sender=request[CALLER])
         except InvalidRequest as error:
             form.blame_all(error.faults or [Fault("", error.code, str(error))])
             return await _show(request, form, HTTPStatus.UNPROCESSABLE_ENTITY)
         except Unavailable as error:
             form.blame(Fault("", error.code, f"{error} Nothing was sent: please try again in a moment."))
             return await _show(request, form, HTTPStatus.SERVICE_UNAVAILABLE)
+        except TooMany as error:
+            form.blame(Fault("", error.code, str(error)))
+            return await _show(request, form, HTTPStatus.TOO_MANY_REQUESTS)
         except StorageFailed as error:
             form.blame(Fault("", error.code, str(error)))
             return await _show(request, form, HTTPStatus.INSUFFICIENT_STORAGE)

@@ -13,7 +13,7 @@ from app.monitor.new_job_form import PICTURES, reference_in
 from app.runtime.json_text import load_kept, size_bytes
 from app.storage.idempotency import Once
 from app.web.bodies import fingerprint
-from app.web.callers import views_of
+from app.web.callers import CALLER, views_of
 from app.web.checking import check, check_texts
 from app.web.requests import JobRequest
 
@@ -109,7 +109,8 @@ async def _pictures(request: web.Request, form: Form, filled: Filled) -> dict[st
             form.values.pop(name, None)
         try:
             if file is not None and usable:
-                upload, _ = await request.config_dict[UPLOADS].keep(file[1], user_id, file[0])
+                most_bytes = request[CALLER].limits_for(user_id).upload_bytes
+                upload, _ = await request.config_dict[UPLOADS].keep(file[1], user_id, file[0], most_bytes=most_bytes)
                 form.values[name] = f"upload:{upload.upload_id}"
             elif file is not None:
                 await request.config_dict[UPLOADS].discard(file[1])

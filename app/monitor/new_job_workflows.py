@@ -20,6 +20,7 @@ from app.keys import INVENTORY, SETTINGS, SIDELINE, UPLOADS
 from app.monitor.new_job_files import own
 from app.monitor.new_job_graph import classes_shown, fields_of, graph_in, read_graph
 from app.runtime.json_text import loads, size_bytes
+from app.web.callers import CALLER
 from app.web.checking import check_texts
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ async def _take_files(request: web.Request, form: Form, graph: GraphFields, fill
             if f"{each.name}_file" in filled.too_large:
                 form.blame(Fault(each.pointer, "too_large", f"The file has more than {uploads.max_bytes} bytes."))
             elif file is not None and usable:
-                upload, _ = await uploads.keep(file[1], user_id, file[0])
+                most_bytes = request[CALLER].limits_for(user_id).upload_bytes
+                upload, _ = await uploads.keep(file[1], user_id, file[0], most_bytes=most_bytes)
                 form.values.pop(each.name, None)
                 graph.put(each, text_of(upload.upload_id))
             elif file is not None:

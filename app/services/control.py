@@ -16,6 +16,7 @@ from app.runtime.end_tasks import end_tasks
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from app.domain.access import Caller
     from app.messaging.events import Events
     from app.messaging.figures import Figures
     from app.messaging.hub import Hub
@@ -136,7 +137,9 @@ class Control:
         finally:
             await end_tasks(tasks)
 
-    async def retry(self, job_id: int, *, new_seed: bool, actor: str, owner: str | None = None) -> Standing:
+    async def retry(
+        self, job_id: int, *, new_seed: bool, actor: str, owner: str | None = None, sender: Caller | None = None
+    ) -> Standing:
         """Give a failed or cancelled job another attempt.
 
         Raises
@@ -144,8 +147,11 @@ class Control:
         JobNotFound, JobNotRetryable
         NoSeedToChange
             Its workflow has no seed of its own; nothing has changed.
+        TooManyWaiting, TooManyToday
+            By the limits of the sender, of a job of its own.
         """
-        job = await self._store.retry(job_id, await self._seeds.drawing() if new_seed else None, actor, owner)
+        drawing = await self._seeds.drawing() if new_seed else None
+        job = await self._store.retry(job_id, drawing, actor, owner, sender=sender)
         try:
             await self._queue.enqueue(job_id, job.attempt)
         except QueueUnavailable as error:

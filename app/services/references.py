@@ -45,16 +45,17 @@ class References:
         self._views = views
         self.networks = networks
 
-    async def resolve(self, job: NewJob, *, keep: bool = True) -> Resolved:
+    async def resolve(self, job: NewJob, *, keep: bool = True, most_bytes: int | None = None) -> Resolved:
         """Return the job with the uploads that it needs. Its workflow is of sound structure.
 
-        Without `keep` nothing is stored: what would become an upload has an id that stands for none.
+        Without `keep` nothing is stored: what would become an upload has an id that stands for none. `most_bytes` are
+        all the user's uploads together to have.
 
         Raises
         ------
         InvalidRequest
             A file is not there or not the caller's, or cannot be taken; every fault is named by its place.
-        StorageFailed
+        StorageFailed, UploadLimit
         """
         named = list(_references(job))
         places = {upload_id: pointer for pointer, upload_id in _texts(job)}
@@ -73,7 +74,7 @@ class References:
         changed: dict[str, dict[str, Any]] = {}
         for pointer, each in named:
             try:
-                upload = await self._taken(each, job.user_id, keep=keep)
+                upload = await self._taken(each, job.user_id, keep=keep, most_bytes=most_bytes)
             except (InvalidUpload, BodyTooLarge, ContentNotFound) as error:
                 faults.append(Fault(pointer, error.code, str(error)))
                 continue
@@ -94,18 +95,22 @@ class References:
             return Fault(f"{pointer}/url", error.code, str(error))
         return None
 
-    async def _taken(self, reference: Mapping[str, Any], user_id: str, *, keep: bool) -> Upload | None:
+    async def _taken(
+        self, reference: Mapping[str, Any], user_id: str, *, keep: bool, most_bytes: int | None
+    ) -> Upload | None:
         """Return the upload that is made of what the reference brings or names; None for all others."""
         if "data" in reference:
             data = reference["data"]
-            return await (self._uploads.take_bytes if keep else self._uploads.look_at)(data, user_id)
+            if not keep:
+                return await self._uploads.look_at(data, user_id)
+            return await self._uploads.take_bytes(data, user_id, most_bytes=most_bytes)
         if "content" not in reference or "upload" in reference:
             return None
         content_id, index = reference["content"], reference["output"]
         found = await self._views.output_and_owner(content_id, index)
         if found is None or found[1] != user_id:
             raise ContentNotFound(f"There is no output {index} of content {content_id}.")
-        return await self._uploads.take_output(found[0], user_id, keep=keep)
+        return await self._uploads.take_output(found[0], user_id, keep=keep, most_bytes=most_bytes)
 
 
 def resized(job: NewJob | Job, width: int | None, height: int | None) -> tuple[int, int]:

@@ -7,10 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable
+from app.domain.access import ANYBODY
+from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable, TooMany
 from app.domain.graph_check import Checked
 from app.domain.hints import nearest
-from app.domain.job import ASKED_AGAIN, NewJob
+from app.domain.job import ASKED_AGAIN, Job, NewJob
 from app.domain.message import snapshot_of
 from app.domain.workflow import graph_of
 from app.messaging.events import news
@@ -24,9 +25,10 @@ from app.services.readiness import no_backend, why_idle
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from app.domain.access import Caller
     from app.domain.catalog import Catalog
     from app.domain.heartbeats import BackendBeat
-    from app.domain.job import Job
+    from app.domain.limits import Limits
     from app.domain.uploads import Upload
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
@@ -156,7 +158,14 @@ class Submitting:
         self._accepting = Batcher(self._accept, most=MOST_AT_ONCE, flights=FLIGHTS)
         self._default_checkpoint = default_checkpoint or None
 
-    async def submit(self, job: NewJob, overrides: Mapping[str, Any], once: Once | None = None) -> Job | Replayed:
+    async def submit(
+        self,
+        job: NewJob,
+        overrides: Mapping[str, Any],
+        once: Once | None = None,
+        *,
+        sender: Caller = ANYBODY,
+    ) -> Job | Replayed:
         """Accept the job and give it its turn; or, when the same request came before, return what it was answered.
 
         Raises
@@ -165,27 +174,30 @@ class Submitting:
             It came before under the same key with another body.
         InvalidGraph, InvalidRequest
             No backend that may take the job would run it; every fault is named.
+        TooManyWaiting, TooManyToday, UploadLimit
+            By the limits of the sender, of a job of its own.
         DatabaseUnavailable, QueueUnavailable, Busy
             Nothing was accepted.
         """
         # First of all: a repetition gets its answer whatever has become of the backends.
         if once is not None and (answer := await self._store.replay(once)) is not None:
             return Replayed(answer)
+        limits = sender.limits_for(job.user_id)
         job, weight = await self._with_overrides(job, overrides)
-        job, uploads = await self._with_uploads(job, weight)
+        job, uploads = await self._with_uploads(job, weight, most_bytes=limits.upload_bytes)
         job = await self._check(job, Held(uploads, weight, self._sideline))
         weight += len(job.extra_pnginfo or "")
         if once is None and weight > SMALL_BYTES:
             # Not with others: what is written for many large ones at once would hold up everybody.
-            (accepted,) = await self._accept([job])
+            (accepted,) = await self._accept([(job, limits)])
         elif once is None:
-            accepted = await self._accepting.do(job)
+            accepted = await self._accepting.do((job, limits))
         else:
-            created = await self._store.create(job, once)
+            created = await self._store.create(job, once, limits)
             if created is None:
                 return await self._replayed(once)
             (accepted,) = await self._enqueue([created])
-        if isinstance(accepted, QueueUnavailable):
+        if isinstance(accepted, QueueUnavailable | TooMany):
             raise accepted
         return accepted
 
@@ -220,7 +232,9 @@ class Submitting:
             ]
         return DryRun(job, refusal, sorted(foreseen, key=lambda each: each.backend))
 
-    async def again(self, job: Job, once: Once | None = None) -> tuple[Job | Replayed, bool]:
+    async def again(
+        self, job: Job, once: Once | None = None, *, sender: Caller = ANYBODY
+    ) -> tuple[Job | Replayed, bool]:
         """Accept a new job that asks for what this one did, from now on; as `submit` does.
 
         Return with it whether it has another seed; a workflow that has none of its own is sent as it was.
@@ -238,7 +252,7 @@ class Submitting:
             "warnings": [],
         }
         asked = NewJob(**{name: getattr(job, name) for name in ASKED_AGAIN} | changed)
-        return await self.submit(asked, {}, once), reseeded
+        return await self.submit(asked, {}, once, sender=sender), reseeded
 
     async def settle(self) -> None:
         """Wait for no more answers about what backends offer, and return when no job is being accepted."""
@@ -256,7 +270,7 @@ class Submitting:
         return replace(job, workflow=graph), weight
 
     async def _with_uploads(
-        self, job: NewJob, weight: int, *, keep: bool = True
+        self, job: NewJob, weight: int, *, keep: bool = True, most_bytes: int | None = None
     ) -> tuple[NewJob, Mapping[str, Upload]]:
         """Return the job with the uploads that it needs; raises as `References.resolve`."""
         named = job.image is not None or job.mask is not None or bool(job.inputs)
@@ -264,7 +278,7 @@ class Submitting:
             named = await self._sideline.do(weight, has_uploads, job.workflow)
         if not named:
             return job, {}
-        resolved = await self.references.resolve(job, keep=keep)
+        resolved = await self.references.resolve(job, keep=keep, most_bytes=most_bytes)
         return resolved.job, resolved.uploads
 
     async def _check(self, job: NewJob, held: Held) -> NewJob:
@@ -308,9 +322,12 @@ class Submitting:
                         break
         return present, verdict
 
-    async def _accept(self, jobs: Sequence[NewJob]) -> list[Job | QueueUnavailable]:
+    async def _accept(self, asked: Sequence[tuple[NewJob, Limits]]) -> list[Job | TooMany | QueueUnavailable]:
         """Commit the rows of jobs that came at the same time, and give them their turns: one round trip for each."""
-        return await self._enqueue(await self._store.create_all(jobs))
+        created = await self._store.create_limited(asked)
+        jobs = [each for each in created if isinstance(each, Job)]
+        enqueued = iter(await self._enqueue(jobs) if jobs else ())
+        return [next(enqueued) if isinstance(each, Job) else each for each in created]
 
     async def _enqueue(self, jobs: list[Job]) -> list[Job | QueueUnavailable]:
         """Give jobs their turns; of those that cannot be had because Redis is away, return why instead of the job.

@@ -18,6 +18,7 @@ from app.domain.errors import (
     OutputInvalid,
     StorageFailed,
     UnreadableWorkflow,
+    UploadLimit,
 )
 from app.domain.uploads import Upload, UploadKind
 from app.media.stored_graphs import UnreadableGraph, stored_graph
@@ -38,6 +39,8 @@ AT_ONCE: Final = 1
 _DELETED_AT_ONCE: Final = 100
 _MOST_DELETED: Final = 5_000
 """Maximum number of expired uploads that one sweep deletes; the next one goes on."""
+_ROOM_S: Final = 60.0
+"""When an upload goes is up to its owner; so soon it may be tried again."""
 _FULL: Final = "Free space on the disk of the service, or delete uploads, and send it again."
 
 
@@ -51,9 +54,28 @@ class Uploads:
         self._keep = keep
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="uploads")
 
-    async def take(self, chunks: AsyncGenerator[bytes, None], user_id: str, filename: str = "") -> tuple[Upload, bool]:
+    async def take(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        user_id: str,
+        filename: str = "",
+        *,
+        most_bytes: int | None = None,
+    ) -> tuple[Upload, bool]:
         """Return the upload of a file that comes in pieces, and whether it is new; raises as `receive` and `keep`."""
-        return await self.keep(await self.receive(chunks), user_id, filename)
+        return await self.keep(await self.receive(chunks), user_id, filename, most_bytes=most_bytes)
+
+    async def check_room(self, user_id: str, size_bytes: int, most_bytes: int | None) -> None:
+        """Raise `UploadLimit` if so much more would be too much; of two that ask at once each is told of its own."""
+        if most_bytes is None:
+            return
+        there_bytes = await self._store.size_bytes(user_id)
+        if there_bytes + size_bytes > most_bytes:
+            raise UploadLimit(
+                f"All uploads of {user_id} together may have {most_bytes} bytes, and have {there_bytes}. Delete some, "
+                "or wait until they expire.",
+                _ROOM_S,
+            )
 
     async def receive(self, chunks: AsyncGenerator[bytes, None]) -> Received:
         """Return what comes, to be kept or discarded.
@@ -76,20 +98,25 @@ class Uploads:
         """Delete what was received and is not to be kept."""
         await self._files.discard(received)
 
-    async def keep(self, received: Received, user_id: str, filename: str = "") -> tuple[Upload, bool]:
+    async def keep(
+        self, received: Received, user_id: str, filename: str = "", *, most_bytes: int | None = None
+    ) -> tuple[Upload, bool]:
         """Return the upload of a received file, and whether it is new; one that is not kept is discarded.
 
         The same bytes of the same owner are the same upload. `filename` decides only where the content does not.
+        `most_bytes` are all uploads of the user together to have.
 
         Raises
         ------
         InvalidUpload
             It is empty or damaged, or of no kind that is taken.
-        StorageFailed
+        StorageFailed, UploadLimit
         """
         try:
             found = await self._recognized(received, filename)
             known = await self._store.renewed(user_id, received.sha256(), self._until())
+            if known is None:
+                await self.check_room(user_id, received.size_bytes, most_bytes)
         except BaseException:
             await self._files.discard(received)
             raise
@@ -98,13 +125,15 @@ class Uploads:
             return known, False
         return await self._kept(received, found, user_id, known)
 
-    async def take_bytes(self, data: bytes, user_id: str, filename: str = "") -> Upload:
+    async def take_bytes(
+        self, data: bytes, user_id: str, filename: str = "", *, most_bytes: int | None = None
+    ) -> Upload:
         """Return the upload of a small file; raises as `take`."""
 
         async def whole() -> AsyncGenerator[bytes, None]:
             yield data
 
-        return (await self.take(whole(), user_id, filename))[0]
+        return (await self.take(whole(), user_id, filename, most_bytes=most_bytes))[0]
 
     async def look_at(self, data: bytes, user_id: str) -> Upload:
         """Return what would be the upload of a small file, which is not kept; raises as `receive` and `keep`."""
@@ -118,7 +147,9 @@ class Uploads:
         finally:
             await self._files.discard(received)
 
-    async def take_output(self, output: Output, user_id: str, *, keep: bool = True) -> Upload:
+    async def take_output(
+        self, output: Output, user_id: str, *, keep: bool = True, most_bytes: int | None = None
+    ) -> Upload:
         """Return an upload of the same bytes as an output, which may be deleted with its job.
 
         Without `keep` there is none yet: what is returned only looks like it.
@@ -127,7 +158,7 @@ class Uploads:
         ------
         ContentNotFound
             The file is no longer in the store.
-        InvalidUpload, BodyTooLarge, StorageFailed
+        InvalidUpload, BodyTooLarge, StorageFailed, UploadLimit
         """
         if not keep:
             path = self._files.absolute(output.path)
@@ -139,7 +170,8 @@ class Uploads:
         if known is not None and self._files.absolute(known.path).is_file():
             return known
         try:
-            return (await self.take(self._files.read(output.path), user_id, output.path))[0]
+            chunks = self._files.read(output.path)
+            return (await self.take(chunks, user_id, output.path, most_bytes=most_bytes))[0]
         except FileNotFoundError as error:
             raise ContentNotFound("The file of the output is no longer in the store.") from error
 

@@ -18,13 +18,16 @@ from app.domain.errors import (
     JobNotFinished,
     JobNotFound,
     JobNotRetryable,
+    TooMany,
 )
 from app.domain.job import ASKED_AGAIN, FINISHED, STATUS_OF, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
+from app.domain.limits import UNLIMITED
 from app.runtime.json_text import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.columns import STANDING, standing_of
 from app.storage.database import driver_of
 from app.storage.files import thumbnail_path
+from app.storage.quotas import ADMITTED, LIMITS_TYPED, admit_again, prune_days, refusal
 from app.storage.schema import ContentRow, JobRow, OutputRow
 from app.storage.statements import Statement
 from app.storage.transitions import RELEASED, event_row, event_rows, require, transition
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from app.domain.access import Caller
+    from app.domain.limits import Limits
     from app.domain.seeds import Drawing
     from app.storage.database import Database
     from app.storage.idempotency import Once
@@ -53,14 +58,24 @@ class JobStore:
         async with self._database.transaction() as session:
             return await idempotency.replay(session, once)
 
-    async def create(self, job: NewJob, once: Once | None = None) -> Job | None:
-        """Accept a job: one row and its first event. None: another request of the same key was first; `replay` it."""
+    async def create(self, job: NewJob, once: Once | None = None, limits: Limits = UNLIMITED) -> Job | None:
+        """Accept a job: one row and its first event. None: another request of the same key was first; `replay` it.
+
+        Raises
+        ------
+        TooManyWaiting, TooManyToday
+        """
         if once is None:
-            return (await self.create_all([job]))[0]
+            (accepted,) = await self.create_limited([(job, limits)])
+            if isinstance(accepted, TooMany):
+                raise accepted
+            return accepted
         async with self._database.transaction() as session:
             if not await idempotency.reserve(session, once):
                 return None
-            (accepted,) = await _insert(await driver_of(session), [job], self._keep_uploads)
+            (accepted,) = await _insert_limited(await driver_of(session), [(job, limits)], self._keep_uploads)
+            if isinstance(accepted, TooMany):
+                raise accepted
             await idempotency.keep(session, once, accepted)
             return accepted
 
@@ -68,6 +83,11 @@ class JobStore:
         """Accept several jobs in one statement: all of them, or none."""
         async with self._database.driver() as connection:
             return await _insert(connection, jobs, self._keep_uploads)
+
+    async def create_limited(self, asked: Sequence[tuple[NewJob, Limits]]) -> list[Job | TooMany]:
+        """Accept in one statement as many of the jobs as the limits of their senders let; of others return why not."""
+        async with self._database.driver() as connection:
+            return await _insert_limited(connection, asked, self._keep_uploads)
 
     async def withdraw_unaccepted(self, job_ids: Sequence[int]) -> set[int]:
         """Take back rows that could not be enqueued; without those that a worker or a client has touched since."""
@@ -120,17 +140,29 @@ class JobStore:
                 raise JobAlreadyFinished(f"Job {job_id} is already {job.status}.")
         raise InvalidTransition(job.phase, JobEvent.CANCEL_REQUESTED)
 
-    async def retry(self, job_id: int, drawing: Drawing | None, actor: str, owner: str | None = None) -> Standing:
+    async def retry(
+        self,
+        job_id: int,
+        drawing: Drawing | None,
+        actor: str,
+        owner: str | None = None,
+        *,
+        sender: Caller | None = None,
+    ) -> Standing:
         """Queue another attempt of a failed or cancelled job, with its own seed or a new one that is drawn.
 
         Raises
         ------
         JobNotFound, JobNotRetryable, NoSeedToChange
+        TooManyWaiting, TooManyToday
+            By the limits of the sender, of a job of its own.
         """
         async with self._reseeding if drawing is not None else nullcontext(), self._database.transaction() as session:
             job = await require(session, job_id, owner)
             if job.phase not in TRANSITIONS[JobEvent.RETRIED].sources:
                 raise _not_retryable(job)
+            if sender is not None:
+                await admit_again(await driver_of(session), job_id, sender.owner, sender.limits)
             sampler_params, workflow = (
                 await _reseeded(session, job_id, drawing) if drawing is not None else (None, None)
             )
@@ -179,8 +211,9 @@ class JobStore:
             return files
 
     async def prune_keys(self) -> int:
-        """Delete idempotency keys that have had their day."""
+        """Delete idempotency keys that have had their day, and return how many; and counts of jobs of other days."""
         async with self._database.transaction() as session:
+            await prune_days(await driver_of(session))
             return await idempotency.prune(session)
 
 
@@ -208,39 +241,56 @@ _TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialec
 _SUBMITTED: Final = event_row(JobEvent.SUBMITTED, "user_id", seq="1", phase=f"'{Phase.QUEUED}'", source="accepted")
 
 
-def _insert_statement(typed: str, more: str = "") -> str:
+def _insert_statement(typed: str, more: str = "", *, limited: bool = False) -> str:
     """Return the statement that inserts jobs: one round trip, however many. `more` are further CTEs.
 
-    Ids are given in the order of the rows: the sort comes first.
+    Ids are given in the order of the rows: the sort comes first. Of jobs that are `limited` there is a row for each
+    that was asked for, without an id where it was not accepted.
     """
+    admitted = f", {ADMITTED}" if limited else ""
+    source = "asked JOIN admitted USING (ordinality, user_id)" if limited else "asked"
+    told = """
+        SELECT id, available_at, created_at, updated_at, waiting + nth AS waiting, today + nth AS today
+        FROM numbered LEFT JOIN admitted USING (ordinality)
+            LEFT JOIN (SELECT *, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed USING (place)
+        ORDER BY ordinality"""
     return f"""
     WITH asked AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({typed})) WITH ORDINALITY
-    ), accepted AS (
+    ){admitted}, accepted AS (
         INSERT INTO generation_jobs
             ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,
             queued_at)
         SELECT {_NAMES}, '{STATUS_OF[Phase.QUEUED]}', '{Phase.QUEUED}', 1, 1, max_attempts, 0, '{{}}',
             GREATEST(now(), not_before), GREATEST(now(), not_before)
-        FROM asked ORDER BY ordinality
+        FROM {source} ORDER BY ordinality
         RETURNING id, attempt, user_id, available_at, created_at, updated_at
     ), logged AS (
         {event_rows(_SUBMITTED)}
     ){more}
-    SELECT id, available_at, created_at, updated_at FROM accepted ORDER BY id"""  # noqa: S608  # names of our own
+    {told if limited else "SELECT id, available_at, created_at, updated_at FROM accepted ORDER BY id"}"""  # noqa: S608  # names of our own
 
 
 _INSERT: Final = _insert_statement(_TYPED)
-_INSERT_WITH_UPLOADS: Final = _insert_statement(
-    f"{_TYPED}, upload_ids text[]",
-    """, needed AS (
+_UPLOAD_IDS: Final = "upload_ids text[]"
+_NEEDED: Final = """, needed AS (
         INSERT INTO job_uploads (job_id, upload_id)
-        SELECT numbered.id, needed FROM (SELECT id, row_number() OVER (ORDER BY id) AS ordinality FROM accepted)
-            AS numbered JOIN asked USING (ordinality), unnest(asked.upload_ids) AS needed
+        SELECT placed.id, needed FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed
+            JOIN {places} USING (place), unnest({places}.upload_ids) AS needed
     ), renewed AS (
         UPDATE uploads SET expires_at = GREATEST(expires_at, now() + $2::interval)
         WHERE id IN (SELECT unnest(upload_ids) FROM asked)
-    )""",
+    )"""
+_INSERT_WITH_UPLOADS: Final = _insert_statement(
+    f"{_TYPED}, {_UPLOAD_IDS}",
+    f""", asked_at AS (SELECT ordinality AS place, upload_ids FROM asked){_NEEDED.format(places="asked_at")}""",  # noqa: S608
+)
+_INSERT_LIMITED: Final = _insert_statement(f"{_TYPED}, {LIMITS_TYPED}", limited=True)
+_INSERT_LIMITED_WITH_UPLOADS: Final = _insert_statement(
+    f"{_TYPED}, {LIMITS_TYPED}, {_UPLOAD_IDS}",
+    f""", asked_at AS (SELECT place, upload_ids FROM asked JOIN admitted USING (ordinality))
+    {_NEEDED.format(places="asked_at")}""",  # noqa: S608
+    limited=True,
 )
 
 
@@ -280,38 +330,63 @@ def _written(job: NewJob) -> dict[str, Any]:
 async def _insert(connection: Any, jobs: Sequence[NewJob], keep_uploads: timedelta) -> list[Job]:
     asked = dumps([_written(job) for job in jobs])
     if any(job.upload_ids for job in jobs):
-        try:
-            rows = await connection.fetch(_INSERT_WITH_UPLOADS, asked, keep_uploads)
-        except asyncpg.ForeignKeyViolationError as error:
-            raise InvalidRequest("An upload that the job needs was deleted in this moment.") from error
+        rows = await _fetched(connection, _INSERT_WITH_UPLOADS, asked, keep_uploads)
     else:
         rows = await connection.fetch(_INSERT, asked)
-    return [
-        Job(
-            **{name: getattr(job, name) for name in ASKED_AGAIN},
-            has_workflow=job.workflow is not None,
-            has_extra_pnginfo=job.extra_pnginfo is not None,
-            job_id=row["id"],
-            phase=Phase.QUEUED,
-            seq=1,
-            attempt=1,
-            attempt_limit=job.max_attempts,
-            progress=0,
-            backend_name=None,
-            worker_id=None,
-            prompt_id=None,
-            refused_by=[],
-            suspicions=0,
-            error_code=None,
-            error_message=None,
-            cancel_reason=None,
-            content_id=None,
-            available_at=row["available_at"],
-            queued_at=row["available_at"],
-            created_at=row["created_at"],
-            updated_at=row["updated_at"],
-            started_at=None,
-            completed_at=None,
-        )
-        for job, row in zip(jobs, rows, strict=True)
-    ]
+    return [_accepted(job, row) for job, row in zip(jobs, rows, strict=True)]
+
+
+async def _insert_limited(
+    connection: Any, limited: Sequence[tuple[NewJob, Limits]], keep_uploads: timedelta
+) -> list[Job | TooMany]:
+    if not any(limits.of_jobs for _, limits in limited):
+        return [*await _insert(connection, [job for job, _ in limited], keep_uploads)]
+    asked = dumps(
+        [_written(job) | {"most_waiting": limits.waiting, "most_today": limits.jobs_per_day} for job, limits in limited]
+    )
+    if any(job.upload_ids for job, _ in limited):
+        rows = await _fetched(connection, _INSERT_LIMITED_WITH_UPLOADS, asked, keep_uploads)
+    else:
+        rows = await connection.fetch(_INSERT_LIMITED, asked)
+    accepted: list[Job | TooMany] = []
+    for (job, limits), row in zip(limited, rows, strict=True):
+        refused = refusal(limits, row["waiting"], row["today"]) if row["id"] is None else None
+        accepted.append(refused or _accepted(job, row))
+    return accepted
+
+
+async def _fetched(connection: Any, statement: str, asked: str, keep_uploads: timedelta) -> list[Any]:
+    try:
+        rows: list[Any] = await connection.fetch(statement, asked, keep_uploads)
+    except asyncpg.ForeignKeyViolationError as error:
+        raise InvalidRequest("An upload that the job needs was deleted in this moment.") from error
+    return rows
+
+
+def _accepted(job: NewJob, row: Any) -> Job:
+    return Job(
+        **{name: getattr(job, name) for name in ASKED_AGAIN},
+        has_workflow=job.workflow is not None,
+        has_extra_pnginfo=job.extra_pnginfo is not None,
+        job_id=row["id"],
+        phase=Phase.QUEUED,
+        seq=1,
+        attempt=1,
+        attempt_limit=job.max_attempts,
+        progress=0,
+        backend_name=None,
+        worker_id=None,
+        prompt_id=None,
+        refused_by=[],
+        suspicions=0,
+        error_code=None,
+        error_message=None,
+        cancel_reason=None,
+        content_id=None,
+        available_at=row["available_at"],
+        queued_at=row["available_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        started_at=None,
+        completed_at=None,
+    )

@@ -5,32 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from app.storage.quotas import TODAY, today_of, waiting_of
 from app.storage.statements import Statement
+from app.storage.uploads import uploaded_by
 
 if TYPE_CHECKING:
     from app.storage.database import Database
 
-TODAY: Final = "(now() AT TIME ZONE 'UTC')::date"
-"""The day, as SQL: by UTC, whatever the time zone of the connection is."""
 MOST_COUNTED: Final = 10_000
 """Of the waiting jobs of one owner no more are counted."""
 _MOST_LISTED: Final = 1_000
 """The same where many owners are listed."""
-_WAITING: Final = """(SELECT count(*) FROM (
-        SELECT FROM generation_jobs WHERE status = 'pending' AND user_id = {owner} LIMIT {most}) AS counted)"""
 _RUNNING: Final = "(SELECT count(*) FROM generation_jobs WHERE status = 'running' AND user_id = {owner})"
-_JOBS_TODAY: Final = f"COALESCE((SELECT jobs FROM owner_days WHERE user_id = {{owner}} AND day = {TODAY}), 0)"  # noqa: S608
-_UPLOADED: Final = "(SELECT COALESCE(sum(size_bytes), 0)::bigint FROM uploads WHERE user_id = {owner})"
 
 
 def _use_of(owner: str, most: int) -> str:
     """Return the columns of `Use`, as SQL; `owner` is SQL too."""
-    named = {"waiting": _WAITING, "running": _RUNNING, "jobs_today": _JOBS_TODAY, "upload_bytes": _UPLOADED}
-    return ", ".join(f"{sql.format(owner=owner, most=most)} AS {name}" for name, sql in named.items())
+    named = {
+        "waiting": waiting_of(owner, str(most)),
+        "running": _RUNNING.format(owner=owner),
+        "jobs_today": today_of(owner),
+        "upload_bytes": uploaded_by(owner),
+    }
+    return ", ".join(f"{sql} AS {name}" for name, sql in named.items())
 
 
 _OF_ONE: Final = Statement(f"SELECT {_use_of(':owner::text', MOST_COUNTED)}")
-_UPLOADED_BY: Final = Statement(f"SELECT {_UPLOADED.format(owner=':owner::text')}")
 # The distinct owners of waiting jobs one after the other by their index: their jobs may be a million.
 _OF_ALL: Final = Statement(f"""
     WITH RECURSIVE waiting AS (
@@ -70,12 +70,6 @@ class OwnerUse:
             row = await _OF_ONE.row(connection, owner=owner)
         assert row is not None  # noqa: S101 - it always returns one
         return Use(**row)
-
-    async def uploaded(self, owner: str) -> int:
-        """Return the size of all uploads of an owner, in bytes."""
-        async with self._database.driver() as connection:
-            size_bytes: int = await _UPLOADED_BY.value(connection, owner=owner)
-        return size_bytes
 
     async def of_all(self, most: int) -> dict[str, Use]:
         """Return what those owners use who have jobs that wait or run, or sent some today; about `most` of each."""

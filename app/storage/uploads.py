@@ -32,6 +32,14 @@ _KEEP: Final = Statement(f"""
 _RENEW: Final = Statement(f"""
     UPDATE uploads SET expires_at = GREATEST(expires_at, :expires_at::timestamptz)
     WHERE user_id = :user_id AND sha256 = :sha256 RETURNING {_COLUMNS}""")  # noqa: S608
+
+
+def uploaded_by(owner: str) -> str:
+    """Return the SQL that tells the size of all uploads of an owner, in bytes; `owner` is SQL too."""
+    return f"(SELECT COALESCE(sum(size_bytes), 0)::bigint FROM uploads WHERE user_id = {owner})"  # noqa: S608
+
+
+_SIZE: Final = Statement(f"SELECT {uploaded_by(':user_id::text')}")
 _READ: Final = Statement(f"""
     SELECT {_COLUMNS} FROM uploads
     WHERE id = ANY(:upload_ids::text[]) AND (user_id = :owner OR :owner::text IS NULL)""")  # noqa: S608
@@ -56,6 +64,12 @@ class UploadStore:
         async with self._database.driver() as connection:
             row = await _RENEW.row(connection, user_id=user_id, sha256=sha256, expires_at=expires_at)
         return _upload(row) if row is not None else None
+
+    async def size_bytes(self, user_id: str) -> int:
+        """Return the size of all uploads of a user."""
+        async with self._database.driver() as connection:
+            size_bytes: int = await _SIZE.value(connection, user_id=user_id)
+        return size_bytes
 
     async def read(self, upload_ids: Collection[str], owner: str | None = None) -> dict[str, Upload]:
         """Return those of these uploads that there are, by their ids: of one owner, or of all."""

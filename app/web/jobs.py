@@ -88,7 +88,7 @@ async def create_job(request: web.Request) -> web.Response:
         check_kind(request)
         key, caller = idempotency_key_of(request), request[CALLER]
         job, overrides, once = await request.app[SIDELINE].do(len(raw), _asked, raw, key, caller)
-        result = await request.app[SUBMITTING].submit(job, overrides, once)
+        result = await request.app[SUBMITTING].submit(job, overrides, once, sender=caller)
     if isinstance(result, Replayed):
         text, job_id, headers = result.answer, loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
     else:
@@ -207,8 +207,8 @@ async def retry_job(request: web.Request) -> web.Response:
     """Give a failed or cancelled job another attempt."""
     job_id = job_id_of(request)
     asked = check(RetryRequest, await read_object(request, optional=True))
-    new_seed, actor, owner = asked.seed == "new", actor_of(request), request[CALLER].scope
-    retrying = request.app[CONTROL].retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
+    new_seed, actor, caller = asked.seed == "new", actor_of(request), request[CALLER]
+    retrying = request.app[CONTROL].retry(job_id, new_seed=new_seed, actor=actor, owner=caller.scope, sender=caller)
     await noted(request, "retry", f"job {job_id}", retrying, lambda _: "reseeded" if new_seed else "retried")
     return answered(await whole_job(request, await views_of(request).view(job_id)))
 
@@ -225,15 +225,12 @@ async def cancel_jobs(request: web.Request) -> web.Response:
 async def retry_jobs(request: web.Request) -> web.Response:
     """Retry many jobs."""
     asked = check(BulkRetryRequest, await read_object(request))
-    control, new_seed, actor, owner = (
-        request.app[CONTROL],
-        asked.seed == "new",
-        actor_of(request),
-        request[CALLER].scope,
-    )
-    return await _in_bulk(
-        request, "retry", asked, lambda job_id: control.retry(job_id, new_seed=new_seed, actor=actor, owner=owner)
-    )
+    control, new_seed, actor, caller = request.app[CONTROL], asked.seed == "new", actor_of(request), request[CALLER]
+
+    async def retry(job_id: int) -> Standing:
+        return await control.retry(job_id, new_seed=new_seed, actor=actor, owner=caller.scope, sender=caller)
+
+    return await _in_bulk(request, "retry", asked, retry)
 
 
 @routes.delete(ONE)

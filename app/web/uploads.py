@@ -70,12 +70,18 @@ async def create_upload(request: web.Request) -> web.Response:
     uploads = request.app[UPLOADS]
     if (request.content_length or 0) > uploads.max_bytes + _CHUNK_BYTES:
         raise BodyTooLarge(f"The body is larger than the {uploads.max_bytes} bytes that are taken (MAX_UPLOAD_BYTES).")
+    caller = request[CALLER]
+    most_bytes = caller.limits_for(asked.user_id or caller.owner).upload_bytes
+    if most_bytes is not None and caller.owner is not None:
+        # Of a form a little more comes than the file.
+        await uploads.check_room(caller.owner, max(0, (request.content_length or 0) - _CHUNK_BYTES), most_bytes)
     async with turn(request):
         if request.content_type.startswith("multipart/"):
             upload, created = await _from_form(request, asked.user_id)
         else:
             async with aclosing(_body(request)) as chunks:
-                upload, created = await uploads.take(chunks, _owner(request, asked.user_id))
+                owner = _owner(request, asked.user_id)
+                upload, created = await uploads.take(chunks, owner, most_bytes=most_bytes)
     status = HTTPStatus.CREATED if created else HTTPStatus.OK
     return answered(upload_answer(upload, root_path(request)), status, Location=f"{BASE}/{upload.upload_id}")
 
@@ -190,7 +196,8 @@ async def _from_form(request: web.Request, user_id: str | None) -> tuple[Upload,
         if form.received is not None:
             await uploads.discard(form.received)
         raise
-    return await uploads.keep(received, owner, form.filename)
+    most_bytes = request[CALLER].limits_for(owner).upload_bytes
+    return await uploads.keep(received, owner, form.filename, most_bytes=most_bytes)
 
 
 async def _read_form(request: web.Request, form: _Form) -> None:

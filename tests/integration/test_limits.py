@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import WSServerHandshakeError
+from aiohttp import FormData, WSServerHandshakeError
 from aiohttp.test_utils import TestServer
+from PIL import Image
 from pydantic import SecretStr
+from samples import new_job
 
 from app import keys
 from app.domain.access import Role
+from app.domain.job import Job
 from app.domain.limits import limits_of
 from app.main import create_app
 from app.messaging.redis_connection import close, make_redis
 from app.messaging.request_rates import RequestRates
+from app.services.submit import FLIGHTS
+from app.storage.job_views import JobViews
+from app.storage.jobs import JobStore
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 
 JOBS = "/api/v1/generation-jobs"
 ME = "/api/v1/me"
+UPLOADS = "/api/v1/uploads"
 JOB = {"job_type": "image", "prompt": "a house"}
 SLOW = "requests_per_second=0.01 burst=3"
 """Three requests, and nothing more while a test lasts."""
@@ -61,6 +70,20 @@ async def holder(
     """Make a key with these limits, and return who holds it."""
     own = limits_of(limits).told()
     return Holder(client, await client.app[keys.KEYS].add(name, role, owner=owner, limits=own))
+
+
+def noise(side: int) -> bytes:
+    """Return a picture; no two are the same."""
+    data = io.BytesIO()
+    Image.effect_noise((side, side), 90).save(data, "PNG")
+    return data.getvalue()
+
+
+async def upload(client: TestClient[Any, Any], holder: Holder, data: bytes) -> tuple[int, Any]:
+    """Send a file as the body, and return status and answer."""
+    headers = holder.headers | {"Content-Type": "image/png"}
+    async with client.post(UPLOADS, data=data, headers=headers) as answer:
+        return answer.status, await answer.json()
 
 
 async def _uses(holder: Holder, **expected: int) -> bool:
@@ -160,13 +183,13 @@ async def test_while_redis_is_away_each_server_counts_for_itself(names: Names, s
 
 
 async def test_a_key_is_told_who_it_is_and_what_it_uses(client):
-    ann = await holder(client, "requests_per_second=1 burst=9 waiting=5 jobs_per_day=7", name="bot", owner="ann")
+    ann = await holder(client, "requests_per_second=0.01 burst=9 waiting=5 jobs_per_day=7", name="bot", owner="ann")
     await ann.send()
     status, told, _ = await ann.get(ME)
     assert status == 200
     assert (told["name"], told["role"], told["owner"]) == ("bot", "user", "ann")
     assert told["limits"] == {
-        "requests_per_second": 1,
+        "requests_per_second": 0.01,
         "burst": 9,
         "sockets": None,
         "waiting": 5,
@@ -179,7 +202,7 @@ async def test_a_key_is_told_who_it_is_and_what_it_uses(client):
         "sockets": 0,
         "waiting": 1,
         "running": 0,
-        "jobs_today": 0,
+        "jobs_today": 1,
         "upload_bytes": 0,
     }
 
@@ -215,3 +238,140 @@ async def test_a_key_opens_no_more_sockets_than_it_may(client):
     third = await client.ws_connect(where, headers=ann.headers)
     for each in (second, third):
         await each.close()
+
+
+async def test_no_more_jobs_of_an_owner_wait_than_may(client):
+    ann = await holder(client, "waiting=2")
+    other = await holder(client, "waiting=3", name="anns bot")
+    assert [(await ann.send())[0] for _ in range(2)] == [201, 201]
+    status, told, headers = await ann.send()
+    assert (status, told["code"]) == (429, "too_many_waiting")
+    assert int(headers["Retry-After"]) > 0
+    assert [(await other.send())[0] for _ in range(2)] == [201, 429]
+    ben = await holder(client, "waiting=2", name="ben", owner="ben")
+    assert (await ben.send())[0] == 201
+
+
+async def test_a_job_that_no_longer_waits_makes_room(client):
+    ann = await holder(client, "waiting=1")
+    _, job, _ = await ann.send()
+    assert (await ann.send())[0] == 429
+    assert (await ann.send(f"{JOBS}/{job['job_id']}/cancel", {}))[0] == 200
+    assert (await ann.send())[0] == 201
+
+
+async def test_of_many_at_once_not_many_more_are_accepted_than_may_wait(client):
+    ann = await holder(client, "waiting=5")
+    became = [status for status, _, _ in await asyncio.gather(*(ann.send() for _ in range(60)))]
+    # Each of the statements under way at once may accept as many.
+    assert 5 <= became.count(201) <= 5 * FLIGHTS
+    assert became.count(429) == 60 - became.count(201)
+
+
+async def test_of_jobs_accepted_together_the_first_ones_are_let_in(database):
+    asked = [new_job(user_id=user_id) for user_id in ("ann", "ben", "ann", "ann", "cay")]
+    limits = [limits_of(text) for text in ("waiting=2", "waiting=0", "waiting=2", "waiting=2", "")]
+    became = await JobStore(database).create_limited(list(zip(asked, limits, strict=True)))
+    full = "too_many_waiting"
+    assert [getattr(each, "code", None) for each in became] == [None, full, None, full, None]
+    accepted = [each for each in became if isinstance(each, Job)]
+    views = JobViews(database)
+    assert [(await views.view(job.job_id)).job.user_id for job in accepted] == ["ann", "ann", "cay"]
+    assert [job.job_id for job in accepted] == sorted(job.job_id for job in accepted)
+
+
+async def test_jobs_of_a_day_are_counted_even_when_they_are_deleted(client):
+    ann = await holder(client, "jobs_per_day=2")
+    for _ in range(2):
+        status, job, _ = await ann.send()
+        assert status == 201
+        await ann.send(f"{JOBS}/{job['job_id']}/cancel", {})
+        async with client.delete(f"{JOBS}/{job['job_id']}", headers=ann.headers) as deleted:
+            assert deleted.status == 204
+    status, told, headers = await ann.send()
+    assert (status, told["code"]) == (429, "too_many_today")
+    assert 0 < int(headers["Retry-After"]) <= 86400
+    assert await _uses(ann, jobs_today=2, waiting=0)
+
+
+async def test_a_new_day_begins_with_none(client, plain):
+    ann = await holder(client, "jobs_per_day=1")
+    assert [(await ann.send())[0] for _ in range(2)] == [201, 429]
+    await plain.execute("UPDATE owner_days SET day = day - 1")
+    assert [(await ann.send())[0] for _ in range(2)] == [201, 429]
+
+
+async def test_counts_of_days_long_past_are_forgotten(database, plain):
+    await plain.execute("INSERT INTO owner_days VALUES ('ann', current_date - 9, 5), ('ann', current_date, 6)")
+    await JobStore(database).prune_keys()
+    assert await plain.fetchval("SELECT array_agg(jobs) FROM owner_days") == [6]
+
+
+async def test_a_request_that_comes_again_gets_its_answer_whatever_the_limits(client):
+    ann = await holder(client, "waiting=1")
+    first = await ann.send(**{"Idempotency-Key": "k"})
+    assert first[0] == 201
+    status, told, _ = await ann.send(**{"Idempotency-Key": "k"})
+    assert (status, told["job_id"]) == (201, first[1]["job_id"])
+    status, told, _ = await ann.send(**{"Idempotency-Key": "another"})
+    assert (status, told["code"]) == (429, "too_many_waiting")
+    # What was refused was not answered for good.
+    await ann.send(f"{JOBS}/{first[1]['job_id']}/cancel", {})
+    assert (await ann.send(**{"Idempotency-Key": "another"}))[0] == 201
+
+
+@pytest.mark.parametrize(("limits", "code"), [("waiting=1", "too_many_waiting"), ("jobs_per_day=2", "too_many_today")])
+async def test_a_retry_counts_as_a_job_more(client, limits, code):
+    ann = await holder(client, limits)
+    _, first, _ = await ann.send()
+    await ann.send(f"{JOBS}/{first['job_id']}/cancel", {})
+    assert (await ann.send())[0] == 201
+    status, told, _ = await ann.send(f"{JOBS}/{first['job_id']}/retry", {})
+    assert (status, told["code"]) == (429, code)
+    _, bulk, _ = await ann.send(f"{JOBS}/retry", {"job_ids": [first["job_id"]]})
+    assert [each["code"] for each in bulk["results"]] == [code]
+    assert (await ann.get(f"{JOBS}/{first['job_id']}"))[1]["status"] == "cancelled"
+
+
+async def test_a_retry_that_is_let_in_is_counted(client):
+    ann = await holder(client, "jobs_per_day=5")
+    _, job, _ = await ann.send()
+    await ann.send(f"{JOBS}/{job['job_id']}/cancel", {})
+    assert (await ann.send(f"{JOBS}/{job['job_id']}/retry", {}))[0] == 200
+    assert await _uses(ann, jobs_today=2)
+
+
+async def test_a_job_for_another_user_is_not_counted_as_the_senders(client):
+    boss = await holder(client, "waiting=0", name="boss", role=Role.OPERATOR, owner="boss")
+    assert (await boss.send())[0] == 429
+    assert (await boss.send(body=JOB | {"user_id": "ann"}))[0] == 201
+
+
+async def test_uploads_of_an_owner_have_no_more_bytes_than_they_may(client):
+    first, second = noise(24), noise(24)
+    ann = await holder(client, f"upload_bytes={len(first) + len(second) - 1}")
+    assert (await upload(client, ann, first))[0] == 201
+    status, told = await upload(client, ann, second)
+    assert (status, told["code"]) == (429, "upload_limit")
+    # The same file again takes no room.
+    assert (await upload(client, ann, first))[0] == 200
+    assert await _uses(ann, upload_bytes=len(first))
+    form = FormData()
+    form.add_field("file", second, filename="b.png")
+    async with client.post(UPLOADS, data=form, headers=ann.headers) as answer:
+        assert answer.status == 429
+    assert await _uses(ann, upload_bytes=len(first))
+
+
+async def test_a_file_for_which_there_is_no_room_is_not_received(client):
+    ann = await holder(client, "upload_bytes=1000")
+    # Once received it would be refused for what it is.
+    status, told = await upload(client, ann, b"x" * 200_000)
+    assert (status, told["code"]) == (429, "upload_limit")
+
+
+async def test_a_file_within_a_job_takes_room_too(client):
+    ann = await holder(client, "upload_bytes=10")
+    image = {"data": "data:image/png;base64," + base64.b64encode(noise(64)).decode()}
+    status, told, _ = await ann.send(body=JOB | {"image": image})
+    assert (status, told["code"]) == (429, "upload_limit")

@@ -256,7 +256,7 @@ async def test_too_many_fields_files_or_bytes_are_refused(client, database):
 
 
 async def test_while_redis_is_away_the_form_stays_filled_in(client, monkeypatch):
-    async def away(*_: Any) -> None:
+    async def away(*_: Any, **__: Any) -> None:
         raise QueueUnavailable("The queue cannot be reached at the moment.")
 
     monkeypatch.setattr(client.app[keys.SUBMITTING], "submit", away)
