@@ -92,7 +92,7 @@ class WorkerProcess:
         self._database = database = Database(make_engine(settings))
 
         keep_uploads = timedelta(days=settings.keep_uploads_days)
-        store, views = AttemptStore(database, keep_uploads), JobViews(database)
+        store, views = AttemptStore(database, keep_uploads, settings.limits), JobViews(database)
         files = FileStore(settings.storage_path)
         upload_store = UploadStore(database)
         self._uploads = Uploads(upload_store, files, max_bytes=settings.max_upload_bytes, keep=keep_uploads)

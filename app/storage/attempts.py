@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +28,15 @@ from app.storage.attempt_statements import (
     SUBMITTING,
     TAKE_OVER,
 )
-from app.storage.claims import AVOID_FOR, CLAIM, CLAIM_SUSPECT, HEAD_START
+from app.storage.claims import (
+    AVOID_FOR,
+    CLAIM,
+    CLAIM_SUSPECT,
+    CLAIM_SUSPECT_WITHIN_LIMITS,
+    CLAIM_WITHIN_LIMITS,
+    HEAD_START,
+    RUNNING_LIMITED,
+)
 from app.storage.columns import STANDING_COLUMNS, job_of, standing_of
 from app.storage.graphs import read_whole
 from app.storage.jobs import JobStore
@@ -35,9 +45,14 @@ from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from app.domain.access import Role
+    from app.domain.limits import Limits
     from app.domain.workflow import Graph
+    from app.storage.database import Database
     from app.storage.statements import Statement
 
+LIMITS_S: Final = 2.0
+"""Seconds for which it is remembered whether anybody's running jobs are limited: so late the first limit holds."""
 SMALL: Final = 500
 """Maximum number of nodes of a graph that is serialised in the event loop, within a few milliseconds."""
 
@@ -75,6 +90,21 @@ class Claim:
 class AttemptStore(JobStore):
     """Jobs as workers see them. Methods raise `DatabaseUnavailable` while it is away."""
 
+    def __init__(
+        self,
+        database: Database,
+        keep_uploads: timedelta = timedelta(days=7),
+        limits: Mapping[Role, Limits] | None = None,
+    ) -> None:
+        """`limits` are those of each role, where its keys do not have others."""
+        super().__init__(database, keep_uploads)
+        running = {role.value: each.running for role, each in (limits or {}).items()}
+        self._running_of_roles = dumps(running)
+        self.running_limited = False
+        """Whether running jobs of any owner were limited when that was last looked up."""
+        self._looked_at = -math.inf
+        """When it was, monotonic."""
+
     async def claim(
         self, worker_id: str, backend: str, prompt_id: str, lease_s: float, *, unrefused: bool = False
     ) -> Job | None:
@@ -83,11 +113,14 @@ class AttemptStore(JobStore):
         The largest priority goes first, then the job that has waited longest. Workers that claim at the same time get
         different jobs (`SKIP LOCKED`). The prompt id is committed with the claim, so that a worker that takes over can
         look it up. A suspect is taken only on the backend that stopped while executing it. With `unrefused`, jobs that
-        a backend has failed are left out for the time `HEAD_START`.
+        a backend has failed are left out for the time `HEAD_START`. Jobs are left out of owners who have as many
+        running as they may.
         """
         async with self._database.driver() as connection:
-            row = await CLAIM.row(
+            limits = await self._limits(connection)
+            row = await (CLAIM_WITHIN_LIMITS if limits else CLAIM).row(
                 connection,
+                **limits,
                 worker_id=worker_id,
                 backend=backend,
                 prompt_id=prompt_id,
@@ -104,8 +137,10 @@ class AttemptStore(JobStore):
         Only for a backend that runs no other job and has no other job waiting for it.
         """
         async with self._database.driver() as connection:
-            row = await CLAIM_SUSPECT.row(
+            limits = await self._limits(connection)
+            row = await (CLAIM_SUSPECT_WITHIN_LIMITS if limits else CLAIM_SUSPECT).row(
                 connection,
+                **limits,
                 worker_id=worker_id,
                 backend=backend,
                 prompt_id=prompt_id,
@@ -113,6 +148,14 @@ class AttemptStore(JobStore):
                 avoid_for=AVOID_FOR,
             )
         return job_of(row) if row is not None else None
+
+    async def _limits(self, connection: Any) -> dict[str, str]:
+        """Return the parameter of claims within limits; none while no owner's running jobs are limited."""
+        now, of_roles = time.monotonic(), {"running_of_roles": self._running_of_roles}
+        if now - self._looked_at > LIMITS_S:
+            self.running_limited = bool(await RUNNING_LIMITED.value(connection, **of_roles))
+            self._looked_at = now
+        return of_roles if self.running_limited else {}
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
         """Store the graph that is sent now, or was sent `ago_s` seconds ago; None if that is not known.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -47,6 +47,15 @@ log = logging.getLogger(__name__)
 TAKEN_OVER: Final = 20
 """Maximum number of attempts taken over with one heartbeat."""
 _SOON_S: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """When a turn that could not be used is to be tried again."""
+
+    after_s: float
+    held_back: bool = False
+    """Whether jobs are due that may not run yet, because of their owners' limits."""
 
 
 class Runner:
@@ -100,10 +109,10 @@ class Runner:
         """Ids of the jobs that this worker has on a backend, those being saved included."""
         return sorted(job_id for job_id, attempt in self._running.items() if attempt.backend is backend)
 
-    async def take_turn(self, job_id: int) -> float | None:
+    async def take_turn(self, job_id: int) -> Again | None:
         """Run the job whose turn it is, until its slot is free again.
 
-        Returns None when the turn is used up, or the seconds after which it is to be tried again.
+        Returns None when the turn is used up, or when it is to be tried again.
         """
         tried_to_claim = False
         for backend in self._pool.by_preference():
@@ -118,11 +127,17 @@ class Runner:
                     return None
             except DatabaseUnavailable as error:
                 log.warning("no turns while the database is unavailable: %s", error)
-                return 1.0
+                return Again(1.0)
             finally:
                 backend.free_slot()
-        # Without a free slot nothing was claimed, so the turn is still unused.
-        return await self._wait_s(job_id) if tried_to_claim else _SOON_S
+        if not tried_to_claim:
+            # Without a free slot nothing was claimed, so the turn is still unused.
+            return Again(_SOON_S)
+        wait_s = await self._wait_s(job_id)
+        if wait_s is None:
+            return None
+        # Jobs wait, and this worker may begin none of them. That may be so of a million, each of which has its turn.
+        return Again(wait_s, held_back=self._store.running_limited and wait_s <= _SOON_S)
 
     async def _claim(self, backend: Backend) -> Job | None:
         """Claim the next job for this backend; a job during which a backend stopped only if no other job waits."""
@@ -328,6 +343,9 @@ class Runner:
     def _saved(self, backend: Backend, task: asyncio.Task[None]) -> None:
         self._saving.discard(task)
         backend.end_saving()
+        if self._store.running_limited:
+            # Another job of its owner may run now.
+            backend.on_slot()
 
     async def _unless_it_fails(self, attempt: Attempt, part: Awaitable[bool]) -> bool:
         """Return the result of `part`; on a failure end the attempt and return False."""

@@ -16,6 +16,7 @@ from app.domain.errors import DatabaseUnavailable, GenonautError
 from app.messaging.queue import TURN_FUNCTION
 from app.messaging.redis_connection import EXPIRES_MS, deserialize, serialize
 from app.storage.periodic_tasks import PeriodicRun, Plan
+from worker.queue.turn_worker import HeldBack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,10 +39,14 @@ MOST_S: Final = 60
 async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
     """Run the next job; `job_id` is the job for which the turn was enqueued, and another one may be next."""
     runner: Runner = ctx["runner"]
-    again_s = await runner.take_turn(job_id)
-    if again_s is not None:
-        # The delay grows: a thousand jobs for a backend that is unavailable must not keep Redis busy.
-        raise Retry(defer=min(again_s * ctx["job_try"], MOST_WAIT_S))
+    again = await runner.take_turn(job_id)
+    if again is None:
+        return
+    if again.held_back:
+        # It keeps its place in the queue: what ends the worker's rest may be the end of a job of the same owner.
+        raise HeldBack
+    # The delay grows: a thousand jobs for a backend that is unavailable must not keep Redis busy.
+    raise Retry(defer=min(again.after_s * ctx["job_try"], MOST_WAIT_S))
 
 
 async def reconcile(ctx: dict[str, Any]) -> str:

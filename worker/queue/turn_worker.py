@@ -31,6 +31,9 @@ IDLE_POLL_S: Final = 2.0
 """Seconds between two polls, in case a wake-up is lost."""
 MOST_TURNS: Final = 1000
 """Maximum number of due turns read: more than the slots of all workers, because running turns stay in the queue."""
+REST_S: Final = 0.5
+"""Seconds for which no turns are taken after one for which there are only jobs that may not run yet: as many turns as
+jobs wait would find nothing either. A job that ends here, or is sent, ends the rest."""
 RETRY_KEY_S: Final = 88400
 """Seconds until a turn's count of tries expires; arq's own value."""
 
@@ -67,6 +70,10 @@ An ended turn comes with an empty string when it is done, with the time at which
 keeps its place in the queue."""
 
 
+class HeldBack(Retry):
+    """The turn is to be tried again, and so would be all others."""
+
+
 class TurnWorker(Worker):
     """Takes as many turns as there are free slots, as soon as it is woken.
 
@@ -91,6 +98,8 @@ class TurnWorker(Worker):
         self._woken = asyncio.Event()
         self._begun: set[str] = set()
         self._asleep = False
+        self._rests_until = 0.0
+        """Monotonic time before which no turns are taken."""
         self._ended: dict[str, int | str] = {}
         """Ended turn not yet reported to Redis → when it is due again, in the format of `_TAKE`."""
         self._take = line.register_script(_TAKE)
@@ -108,6 +117,7 @@ class TurnWorker(Worker):
     def wake(self, due_ms: int | None = None) -> None:
         """Read the queue now; this also finds out when a later turn is due."""
         del due_ms
+        self._rests_until = 0.0
         self._woken.set()
 
     async def settle(self) -> None:
@@ -121,9 +131,14 @@ class TurnWorker(Worker):
         wait_s = self.idle_poll_s
         try:
             self._reap()
-            wanted = max(0, self._free_slots() - self._waiting_for_slots()) if self.allow_pick_jobs else 0
+            rest_s = max(0.0, self._rests_until - time.monotonic())
+            takes = self.allow_pick_jobs and not rest_s
+            wanted = max(0, self._free_slots() - self._waiting_for_slots()) if takes else 0
             if wanted or self._ended:
                 wait_s = min(wait_s, await self._exchange(wanted))
+            if rest_s:
+                # Nor before that, whatever turn is due.
+                wait_s = rest_s
             await self.heart_beat()
         except REDIS_ERRORS as error:
             log.warning("Redis is unavailable, no turns until it is back: %s", error)
@@ -180,8 +195,11 @@ class TurnWorker(Worker):
             about = {"job_id": turn, "job_try": tries, "enqueue_time": ms_to_datetime(enqueued_ms), "score": score}
             await self.functions[name].coroutine({**self.ctx, **about}, *arguments, **keywords)
             self.jobs_complete += 1
+            self._rests_until = 0.0
         except Retry as again:
             due = int(time.time() * 1000) + again.defer_score if again.defer_score else 0
+            if isinstance(again, HeldBack):
+                self._rests_until = time.monotonic() + REST_S
             self.jobs_retried += 1
         except asyncio.CancelledError:
             # A cancellation ends this run; the turn stays in the queue.
@@ -193,7 +211,7 @@ class TurnWorker(Worker):
         finally:
             self._ended[turn] = due
             del self.job_tasks[turn]
-            self.wake()
+            self._woken.set()
 
     async def renew_locks(self) -> None:
         """Renew the locks of running turns; called with each heartbeat."""
