@@ -11,7 +11,7 @@ from aiohttp import ClientSession
 from PIL import Image
 
 from harness import Workers, eventually
-from worker.standin.faults import Fault, FaultKind
+from worker.standin.faults import Fault, FaultKind, ViewFault
 
 if TYPE_CHECKING:
     from harness import Service
@@ -144,6 +144,15 @@ async def test_a_file_that_is_never_there_fails_the_job_and_says_so(service: Ser
     graph["2"] = {"class_type": "VanishingSaver", "inputs": {"images": ["1", 0], "name": "gone"}}
     job = await service.run(job_type="workflow", workflow=graph, max_attempts=1)
     assert (job["status"], job["error_code"]) == ("failed", "output_invalid")
+
+
+@pytest.mark.parametrize("before", range(3))
+async def test_a_request_about_a_shared_file_that_fails_is_made_again(service: Service, before: int) -> None:
+    """What it is before and after, and the file itself: none of them costs the run."""
+    await service.standin.state.apply(Fault(kind=FaultKind.VIEW, how=ViewFault.UNAVAILABLE, after=before))
+    job = await service.run(job_type="workflow", workflow=picture(0x336699))
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+    assert await colors(service, job) == [0x336699]
 
 
 async def test_a_run_taken_over_keeps_its_file_if_nothing_ran_since(service: Service, start_worker: Workers) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.domain.errors import AttemptFailed, BackendLost, OutputInvalid, OutputNotOwn
 from app.domain.text import clean
@@ -15,7 +15,7 @@ from worker.comfyui.client import Unreadable
 from worker.comfyui.node_outputs import SENT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from app.storage.files import FileStore
     from worker.comfyui.client import ComfyUI
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worker.comfyui.node_outputs import OutputFile
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 AHEAD: Final = 4
 """Maximum number of files downloaded in advance; small ones are held in memory."""
@@ -32,7 +33,7 @@ MOST_UNWRITTEN_BYTES: Final = 256 * 2**20
 """Maximum bytes of pictures from the event socket that are in memory and not written yet."""
 _PIECE_BYTES: Final = 2**18
 TRIES: Final = 4
-"""Maximum number of downloads of a file before the attempt fails: the file exists, so a retry is worthwhile."""
+"""Maximum number of requests for a file before the attempt fails: the file exists, so a retry is worthwhile."""
 
 
 class Downloads:
@@ -80,13 +81,7 @@ class Downloads:
             with contextlib.suppress(AttemptFailed):
                 # Not shielded: cancelling the caller cancels the download.
                 return await coming
-        for number in range(1, TRIES):
-            try:
-                return await self._receive(file)
-            except (BackendLost, Unreadable) as error:
-                log.warning("download %s of %s failed, trying again: %s", number, clean(file.filename, 100), error)
-                await asyncio.sleep(0.2 * 2**number)
-        return await self._receive(file)
+        return await _tried(lambda: self._receive(file), file)
 
     async def _take_sent(self, file: OutputFile) -> Received:
         sent = self._sent.pop(file.content, None)
@@ -109,7 +104,7 @@ class Downloads:
         run.require_alone(file)
         if number:
             await asyncio.sleep(0.1 * 2**number)
-        before = await self._comfyui.stamp(file)
+        before = await _tried(lambda: self._comfyui.stamp(file), file)
         run.require_made(file, before)
         received = await self.take(file)
         try:
@@ -121,10 +116,12 @@ class Downloads:
 
     async def _require_unchanged(self, file: OutputFile, run: Run, before: Stamp) -> None:
         name = clean(file.filename, 100)
-        if await self._comfyui.stamp(file) != before:
+        if await _tried(lambda: self._comfyui.stamp(file), file) != before:
             raise OutputInvalid(f"The file {name} changed while it was fetched.")
         # The run itself may change a file after its end, in a thread of its own; but so may any later run.
-        if (run.outlasted_by(before) or not run.watched) and not await self._comfyui.ran_last(run.prompt_id):
+        if not run.outlasted_by(before) and run.watched:
+            return
+        if not await _tried(lambda: self._comfyui.ran_last(run.prompt_id), file):
             raise OutputNotOwn(f"The file {name} may have been changed by another run after this one had ended.")
 
     async def drop(self) -> None:
@@ -171,3 +168,14 @@ class Downloads:
         most = TIMES_AS_MUCH * self._max_output_bytes
         if self._size > most:
             raise OutputInvalid(f"The outputs are larger than {most} bytes together.")
+
+
+async def _tried(ask: Callable[[], Awaitable[_T]], file: OutputFile) -> _T:
+    """Return what a request about a file is answered, asked for several times if need be."""
+    for number in range(1, TRIES):
+        try:
+            return await ask()
+        except (BackendLost, Unreadable) as error:
+            log.warning("request %s for %s failed, trying again: %s", number, clean(file.filename, 100), error)
+            await asyncio.sleep(0.2 * 2**number)
+    return await ask()

@@ -97,6 +97,8 @@ class ViewFault(StrEnum):
     TRUNCATED = "truncated"
     NOT_AN_IMAGE = "not_an_image"
     EMPTY = "empty"
+    UNAVAILABLE = "unavailable"
+    """503, as a proxy in front of ComfyUI answers."""
 
 
 class UploadFault(StrEnum):

@@ -131,6 +131,8 @@ async def _failing_view(request: web.Request, path: Path, how: ViewFault) -> web
     """Answer a file that is there as if something were wrong with it."""
     if how is ViewFault.MISSING:
         return web.Response(status=404)
+    if how is ViewFault.UNAVAILABLE:
+        return web.Response(status=503)
     if how is ViewFault.ERROR:
         raise OSError("as asked for")
     content_type = _content_type(path)
