@@ -279,12 +279,15 @@ _NEEDED: Final = """, needed AS (
             JOIN {places} USING (place), unnest({places}.upload_ids) AS needed
     ), renewed AS (
         UPDATE uploads SET expires_at = GREATEST(expires_at, now() + $2::interval)
-        WHERE id IN (SELECT unnest(upload_ids) FROM asked)
+        FROM (
+            SELECT id FROM uploads WHERE id IN (SELECT unnest(upload_ids) FROM asked) ORDER BY id FOR NO KEY UPDATE
+        ) AS locked WHERE uploads.id = locked.id
     )"""
 _INSERT_WITH_UPLOADS: Final = _insert_statement(
     f"{_TYPED}, {_UPLOAD_IDS}",
     f""", asked_at AS (SELECT ordinality AS place, upload_ids FROM asked){_NEEDED.format(places="asked_at")}""",  # noqa: S608
 )
+"""Uploads are locked in the order of their ids, so that of two that share some one waits for the other."""
 _INSERT_LIMITED: Final = _insert_statement(f"{_TYPED}, {LIMITS_TYPED}", limited=True)
 _INSERT_LIMITED_WITH_UPLOADS: Final = _insert_statement(
     f"{_TYPED}, {LIMITS_TYPED}, {_UPLOAD_IDS}",
