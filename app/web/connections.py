@@ -131,12 +131,11 @@ class Handler(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        if self._pipe is None:
-            return
-        self._pipe, connections = None, self._connections
-        connections.leave(self._address)
-        for waiting in (connections.heads, connections.unread, connections.closing):
-            waiting.end(self)
+        if self._pipe is not None:
+            self._pipe, connections = None, self._connections
+            connections.leave(self._address)
+            for waiting in (connections.heads, connections.unread, connections.closing):
+                waiting.end(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -249,8 +248,11 @@ class _Server(web.Server):
 class Runner(web.AppRunner):
     """Runs the application as aiohttp's own runner does, over connections that are bounded.
 
-    `exempt` are the networks whose addresses may have any number of connections. `_make_server` and the handler's
-    `_messages` are private names of aiohttp's; the tests of slow heads fail when they change.
+    `exempt` are the networks whose addresses may have any number of connections: this machine's and trusted proxies'.
+    What a proxy's clients do is to be counted by request, by the address that the proxy names.
+
+    `_make_server` and the handler's `_messages` are private names of aiohttp's; the tests of slow heads fail when they
+    change.
     """
 
     def __init__(self, app: web.Application, *, exempt: Sequence[Network] = LOOPBACK, **options: Any) -> None:

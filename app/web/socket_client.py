@@ -229,7 +229,8 @@ class Connection:
     async def _drain(self, writer: AbstractStreamWriter, transport: asyncio.WriteTransport) -> None:
         """Send what is in the outbox as fast as the client reads."""
         try:
-            while self._outbox and not self.ws.closed:
+            # On a transport that is gone `drain` returns at once, and writing stays paused: this would never end.
+            while self._outbox and not self.ws.closed and not transport.is_closing():
                 await writer.drain()
                 while self._outbox and not self.ws.closed and not self._request.protocol.writing_paused:
                     message = self._outbox.popleft()

@@ -42,16 +42,19 @@ class Bare:
         async with asyncio.timeout(GUARD_S):
             await self._loop.sock_sendall(self.socket, data)
 
-    async def receive(self, ending: bytes) -> bytes:
-        """Return what comes, up to this ending."""
-        received = b""
+    async def receive(self, wanted: bytes, times: int = 1) -> bytes:
+        """Return what comes, until these bytes have come so many times."""
+        chunks: list[bytes] = []
+        tail, found = b"", 0
         async with asyncio.timeout(GUARD_S):
-            while not received.endswith(ending):
+            while found < times:
                 chunk = await self._loop.sock_recv(self.socket, 65_536)
                 if not chunk:
-                    raise ConnectionError(f"closed after {received!r}")
-                received += chunk
-        return received
+                    raise ConnectionError(f"closed after {b''.join(chunks)[:200]!r}")
+                chunks.append(chunk)
+                found += (tail + chunk).count(wanted)
+                tail = (tail + chunk)[len(tail + chunk) - len(wanted) + 1 :]
+        return b"".join(chunks)
 
     async def rest(self) -> bytes:
         """Return what comes until the server closes, whichever way it does."""

@@ -92,9 +92,7 @@ async def test_a_frame_that_is_larger_than_the_outbox_arrives_all_the_same(start
         connection = await upgraded(client, bare)
         for letter in (b"x", b"y"):
             connection.send(text_frame(letter * 12_000_000 + b"!"))
-        received = b""
-        while received.count(b"!") < 2:
-            received += await bare.receive(b"!")
+        received = await bare.receive(b"!", 2)
         assert (received.count(b"x"), received.count(b"y")) == (12_000_000, 12_000_000)
 
 
@@ -105,9 +103,7 @@ async def test_the_present_state_arrives_however_large_it_is(start: Start) -> No
         texts = [b"%d" % number + b"x" * 1_000_000 + b"!" for number in range(1, 13)]
         connection.follow([(number, 1, text_frame(text), False) for number, text in enumerate(texts)])
         assert connection.waiting > 1
-        received = b""
-        while received.count(b"!") < len(texts):
-            received += await bare.receive(b"!")
+        received = await bare.receive(b"!", len(texts))
         assert received.count(b"x") == 12_000_000
         assert not await too_slow(client)
 
@@ -146,6 +142,17 @@ async def test_pings_whose_answers_are_not_read_end_the_connection(start: Start)
         await eventually(lambda: cut_off(client))
         await ended
         assert connection.waiting_bytes < 2**16 + 10_000_100
+
+
+async def test_a_client_that_is_cut_off_while_frames_wait_stops_nobody(start: Start) -> None:
+    client = await start(ws_outbox_bytes=2**25, unread_seconds=0.3)
+    async with Bare(client, window=4096) as bare:
+        connection = await upgraded(client, bare)
+        for _ in range(3):
+            connection.send(text_frame(b"x" * 10_000_000))
+        assert connection.waiting > 0
+        await eventually(lambda: cut_off(client))
+    assert (await client.get("/health/live")).status == 200
 
 
 async def until_closed(bare: Bare) -> None:
