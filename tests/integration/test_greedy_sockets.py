@@ -151,8 +151,12 @@ async def test_a_client_that_is_cut_off_while_frames_wait_stops_nobody(start: St
         for _ in range(3):
             connection.send(text_frame(b"x" * 10_000_000))
         assert connection.waiting > 0
+        (sending,) = (task for task in asyncio.all_tasks() if task.get_name() == "ws-drain")
         await eventually(lambda: cut_off(client))
     assert (await client.get("/health/live")).status == 200
+    # It once went round for ever, and what ends a hanging test ended only that task.
+    await asyncio.wait([sending])
+    assert sending.cancelled() or sending.exception() is None
 
 
 async def until_closed(bare: Bare) -> None:
