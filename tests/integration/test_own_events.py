@@ -81,6 +81,18 @@ async def test_a_user_hears_that_its_job_was_deleted_though_it_never_heard_of_it
         assert (event["type"], event["job_id"]) == ("deleted", mine.job_id)
 
 
+async def test_progress_that_is_held_back_comes_to_a_user_too(client, life, monkeypatch):
+    monkeypatch.setattr("app.messaging.hub.PROGRESS_S", 0.5)
+    async with events_of(client, "ann") as ann:
+        mine = await life.execute(user_id="ann")
+        await heard_until(ann, mine.job_id, "executing")
+        for percent in (10, 20, 30):
+            await life.progress(mine, percent)
+        async with asyncio.timeout(30):
+            while (await ann.receive_json()).get("progress") != 30:
+                pass
+
+
 async def test_owners_are_asked_for_only_while_a_user_listens(client, life, monkeypatch):
     asked: list[list[int]] = []
     read = client.app[VIEWS].owners

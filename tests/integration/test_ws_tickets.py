@@ -157,11 +157,23 @@ async def test_a_key_and_a_ticket_are_not_taken_together_and_the_ticket_stays_go
 
 async def test_tickets_of_a_revoked_key_open_nothing_and_their_sockets_end(client, ann, life):
     first, second = [await ann.ticket(job_ids=[await life.submit(user_id="ann")]) for _ in range(2)]
+    ben = await client.app[keys.KEYS].add("ben", Role.VIEWER)
     # A browser brings its cookies along: it is the ticket that lets it in.
-    async with client.ws_connect(first["url"], headers={"Cookie": "genonaut_session=another"}) as ws:
+    cookie = {"Cookie": "genonaut_session=another"}
+    async with (
+        client.ws_connect(first["url"], headers=cookie) as ws,
+        client.ws_connect("/ws/events", headers={"X-API-Key": ben}) as of_ben,
+    ):
         await ws.receive_json()
+        await client.app[keys.ACCESS].tell_of_change(await client.app[keys.KEYS].revoke("ben"))
+        async with asyncio.timeout(30):
+            while of_ben.close_code is None:
+                await of_ben.receive()
+        # All sockets were looked at, and this one's ticket is of a key that lives.
+        await ws.send_json({"type": "ping"})
+        assert (await ws.receive_json())["type"] == "pong"
         await client.app[keys.ACCESS].tell_of_change(await client.app[keys.KEYS].revoke("ann"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await ws.receive()
         assert ws.close_code == 4401
     assert await refused(client, second["url"]) == (401, "wrong_ticket")
