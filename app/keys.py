@@ -24,6 +24,7 @@ from app.services.inventory import Inventory
 from app.services.key_management import KeyManagement
 from app.services.links import Links
 from app.services.live_fleet import LiveFleet
+from app.services.owners_at_limits import OwnersAtLimits
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
@@ -44,6 +45,7 @@ from app.storage.uploads import UploadStore
 if TYPE_CHECKING:
     import asyncio
 
+OWNERS_AT_LIMITS: Final = web.AppKey("OWNERS_AT_LIMITS", OwnersAtLimits)
 OWNER_USE: Final = web.AppKey("OWNER_USE", OwnerUse)
 RATES: Final = web.AppKey("RATES", RequestRates)
 SETTINGS: Final = web.AppKey("SETTINGS", Settings)

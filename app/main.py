@@ -41,6 +41,7 @@ from app.services.key_management import KeyManagement
 from app.services.links import Links
 from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import OfferRefresh
+from app.services.owners_at_limits import OwnersAtLimits
 from app.services.references import References
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
@@ -88,6 +89,7 @@ from app.web.permissions import PAGE, require_listed
 from app.web.prefixed import serve_behind_proxies
 from app.web.problems import errors_as_problems
 from app.web.protective_headers import add_protective_headers
+from app.web.rates import HELD, MOST_HELD
 from app.web.socket_client import text_frame
 from app.web.sockets_of_keys import OPEN_SOCKETS
 
@@ -251,8 +253,10 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.FLEET_FIGURES] = FleetFigures(database)
     app[keys.KEYS] = key_store = KeyStore(database, settings.limits)
     app[keys.RATES] = rates = RequestRates(redis, names)
-    app[keys.OWNER_USE] = OwnerUse(database)
+    app[keys.OWNER_USE] = owner_use = OwnerUse(database)
+    app[keys.OWNERS_AT_LIMITS] = OwnersAtLimits(key_store, owner_use, settings.limits)
     app[OPEN_SOCKETS] = Counter()
+    app[HELD] = asyncio.Semaphore(MOST_HELD)
     app[websockets.SOCKETS] = {}
     app[keys.ACCESS] = access = Access(key_store, events, read_only=settings.monitor_read_only)
     app[keys.KEY_MANAGEMENT] = KeyManagement(key_store, access)

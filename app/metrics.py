@@ -205,6 +205,12 @@ class ServerMetrics:
             self._refused.labels(reason)
         for what in ("head", "unread", "close"):
             self._slow.labels(what)
+        self._limited = Counter(
+            "genonaut_requests_limited_total",
+            "Requests refused by this server because of a key's limit, by the code of the refusal.",
+            ("limit",),
+            registry=self.registry,
+        )
         # To look up a child by its labels takes longer than to count.
         self._counted: dict[tuple[str, str, int], Counter] = {}
         self._timed: dict[tuple[str, str], Histogram] = {}
@@ -221,6 +227,10 @@ class ServerMetrics:
             if histogram is None:
                 histogram = self._timed[method, route] = self._durations.labels(method, route)
             histogram.observe(seconds)
+
+    def limited(self, limit: str) -> None:
+        """Count a request that was refused because of a limit."""
+        self._limited.labels(limit).inc()
 
     def forwarded(self, timestamp: str | None) -> None:
         """Record how long an event took to reach its watchers; `timestamp` is in ISO 8601, and None is ignored."""

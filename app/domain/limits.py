@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.errors import Fault, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 NONE: Final = "none"
 """How a limit that there is not is written in a text."""
@@ -58,6 +58,12 @@ class Limits:
     def told(self) -> dict[str, float | int | None]:
         """Return them by name."""
         return {name: getattr(self, name) for name in NAMES}
+
+
+def most_generous(each: Sequence[Limits]) -> Limits:
+    """Return what the most generous of several keys lets their owner have; of none, everything."""
+    named = {name: [getattr(limits, name) for limits in each] for name in NAMES}
+    return Limits(**{name: None if None in values else max(values, default=None) for name, values in named.items()})
 
 
 NAMES: Final = tuple(each.name for each in fields(Limits))

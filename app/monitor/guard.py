@@ -15,7 +15,7 @@ from aiohttp import web
 
 from app.domain.errors import Forbidden, GenonautError, NotFound, SignInNeeded, TooMany, Unavailable, WrongKey
 from app.domain.text import printable
-from app.keys import ACCESS
+from app.keys import ACCESS, METRICS
 from app.monitor.rendering import CSRF_COOKIE, CSRF_FIELD, CSRF_TOKEN, FRAGMENT_HEADER, render
 from app.web.auditing import note_wrong_key
 from app.web.bodies import read_form
@@ -127,6 +127,11 @@ async def _of_error(request: web.Request, error: GenonautError) -> web.Response:
         return response
     if isinstance(error, NotFound):
         return await _page(request, HTTPStatus.NOT_FOUND, "Not here", str(error))
+    if isinstance(error, TooMany):
+        request.config_dict[METRICS].limited(error.code)
+        response = await _page(request, HTTPStatus.TOO_MANY_REQUESTS, "Too much at once", str(error))
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        return response
     status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), None)
     if status is None:
         log.error("request %s: unexpected %s", request.get(REQUEST_ID), type(error).__name__, exc_info=error)

@@ -18,7 +18,7 @@ from app.domain.errors import (
     Unavailable,
 )
 from app.domain.job import SHOWN_BY_BROWSERS
-from app.keys import INVENTORY, LIVE_FLEET, SUBMITTING, UPLOADS
+from app.keys import INVENTORY, LIVE_FLEET, METRICS, SUBMITTING, UPLOADS
 from app.monitor import new_job_workflows as workflows
 from app.monitor.eta import between
 from app.monitor.new_job_files import GONE, owner, upload_of
@@ -104,6 +104,7 @@ async def send_job(request: web.Request) -> web.Response:
             form.blame(Fault("", error.code, f"{error} Nothing was sent: please try again in a moment."))
             return await _show(request, form, HTTPStatus.SERVICE_UNAVAILABLE)
         except TooMany as error:
+            request.config_dict[METRICS].limited(error.code)
             form.blame(Fault("", error.code, str(error)))
             return await _show(request, form, HTTPStatus.TOO_MANY_REQUESTS)
         except StorageFailed as error:

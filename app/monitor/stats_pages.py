@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.domain.job import JobStatus
 from app.domain.message import timestamp
 from app.domain.statistics_report import Chosen
-from app.keys import STATISTICS
+from app.keys import OWNERS_AT_LIMITS, STATISTICS
 from app.monitor.charts import Chart, Part, Tick, columns, lines
 from app.monitor.page_data import read_health
 from app.monitor.rendering import render
@@ -174,8 +174,10 @@ async def show_stats(request: web.Request) -> web.Response:
     """Show the statistics of the range in the address."""
     address = check(StatsAddress, read_query(request.query), pointer="")
     chosen, over = Chosen(address.model, address.backend), RANGES[address.range]
-    report, health = await asyncio.gather(
-        request.config_dict[STATISTICS].read(over.length, over.step_s, chosen), read_health(request)
+    report, health, users = await asyncio.gather(
+        request.config_dict[STATISTICS].read(over.length, over.step_s, chosen),
+        read_health(request),
+        request.config_dict[OWNERS_AT_LIMITS].use_of_all(),
     )
     frequent = sorted(report.models, key=lambda name: -report.models[name].total)[:MOST_NAMES]
     names = sorted({*frequent, *([address.model] if address.model else [])} - {""})
@@ -188,6 +190,7 @@ async def show_stats(request: web.Request) -> web.Response:
         "shown": show_report(report, address),
         "models": names,
         "backends": backends,
+        "users": users,
     }
     return await render(request, "stats.html", context)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from app.domain.errors import Unavailable
-from app.keys import FIGURES, HUB, METRICS, REGISTRY, VIEWS
+from app.keys import ACCESS, FIGURES, HUB, METRICS, REGISTRY, VIEWS
 from app.metrics import Found, fleet_families
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ async def metrics(request: web.Request) -> web.Response:
     """Answer the figures of this process, the fleet's, and the queue's; parts that are away are left out."""
     fleet, stats, beats = await asyncio.gather(_fleet(request.app), _stats(request.app), _beats(request.app))
     families: list[Metric] = [_up(fleet is not None, stats is not None, request.app[HUB].connected)]
+    families.append(_wrong_keys(request.app[ACCESS].wrong.counted))
     families += fleet_families(fleet) if fleet is not None else []
     families += _queue(stats) if stats is not None else []
     families += [_well(beats)] if beats is not None else []
@@ -87,6 +88,11 @@ async def _stats(app: web.Application) -> QueueStats | None:
             return await app[VIEWS].stats()
     except (Unavailable, TimeoutError):
         return None
+
+
+def _wrong_keys(count: int) -> Metric:
+    told = "Keys that were none of ours, revoked or expired, as they came to this server."
+    return CounterMetricFamily("genonaut_wrong_keys_total", told, value=count)
 
 
 def _up(redis: bool, postgresql: bool, events: bool) -> Metric:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from app.domain import errors
 from app.domain.text import printable
+from app.keys import METRICS
 from app.runtime.json_text import dumps
 from app.web.answers import fault_answers
 from app.web.payloads import Problem, ProblemError
@@ -156,6 +157,8 @@ def of_error(request: web.Request, error: errors.GenonautError) -> web.Response:
         log.error("request %s: unexpected %s", request[REQUEST_ID], type(error).__name__, exc_info=error)
         detail = "Something went wrong here. The request id finds it in the server's log."
         return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+    if isinstance(error, errors.TooMany):
+        request.config_dict[METRICS].limited(error.code)
     faults = error.faults if isinstance(error, errors.InvalidRequest | errors.NodeClassNotFound) else ()
     response = problem(request, status, error.code, str(error), faults)
     if isinstance(error, errors.Unavailable | errors.ThumbnailDue | errors.TooMany):

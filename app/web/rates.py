@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 RATE: Final = web.RequestKey("RATE", Rate)
 """What is left of the key's requests; absent where they are not limited."""
 _POLICY: Final = "requests"
+HELD_S: Final = 0.5
+"""A refusal is answered so late: who sends the next request when the last one is answered would take the processor from
+all others by refusals alone. `Retry-After` is a second at least."""
+MOST_HELD: Final = 1000
+"""Refusals that wait at once; others are answered without delay."""
+HELD: Final = web.AppKey("HELD", asyncio.Semaphore)
 
 
 async def count_request(request: web.Request, caller: Caller) -> None:
@@ -26,10 +33,17 @@ async def count_request(request: web.Request, caller: Caller) -> None:
         return
     rate = request[RATE] = await request.config_dict[RATES].use(caller.key_id, caller.limits)
     if rate.retry_after_s > 0:
+        await _hold(request.config_dict[HELD])
         raise TooMany(
             f"This key may send {caller.limits.requests_per_second:g} requests a second, {rate.quota} at once.",
             rate.retry_after_s,
         )
+
+
+async def _hold(held: asyncio.Semaphore) -> None:
+    if not held.locked():
+        async with held:
+            await asyncio.sleep(HELD_S)
 
 
 def rate_headers(request: web.Request) -> Mapping[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import FormData, WSServerHandshakeError
 from aiohttp.test_utils import TestServer
+from integration.monitor_fixtures import Document
 from PIL import Image
 from pydantic import SecretStr
 from samples import new_job
@@ -24,6 +26,7 @@ from app.messaging.request_rates import RequestRates
 from app.services.submit import FLIGHTS
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
+from app.web.rates import HELD
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ SLOW = "requests_per_second=0.01 burst=3"
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.access.OPEN_S", -1.0)
+    monkeypatch.setattr("app.web.rates.HELD_S", 0.0)
 
 
 class Holder:
@@ -84,6 +88,10 @@ async def upload(client: TestClient[Any, Any], holder: Holder, data: bytes) -> t
     headers = holder.headers | {"Content-Type": "image/png"}
     async with client.post(UPLOADS, data=data, headers=headers) as answer:
         return answer.status, await answer.json()
+
+
+async def _is_locked(room: asyncio.Semaphore) -> bool:
+    return room.locked()
 
 
 async def _uses(holder: Holder, **expected: int) -> bool:
@@ -375,3 +383,56 @@ async def test_a_file_within_a_job_takes_room_too(client):
     image = {"data": "data:image/png;base64," + base64.b64encode(noise(64)).decode()}
     status, told, _ = await ann.send(body=JOB | {"image": image})
     assert (status, told["code"]) == (429, "upload_limit")
+
+
+async def test_what_was_refused_is_counted_by_its_limit(client):
+    ann = await holder(client, "waiting=0 requests_per_second=0.01 burst=4")
+    assert [(await ann.send())[1]["code"] for _ in range(5)] == ["too_many_waiting"] * 4 + ["too_many_requests"]
+    with contextlib.suppress(WSServerHandshakeError):
+        await client.ws_connect("/ws/events", headers={"Authorization": "Bearer wrong"})
+    boss = await holder(client, name="boss", role=Role.ADMIN, owner="boss")
+    async with client.get("/metrics", headers=boss.headers) as answer:
+        told = await answer.text()
+    assert 'genonaut_requests_limited_total{limit="too_many_waiting"} 4.0' in told
+    assert 'genonaut_requests_limited_total{limit="too_many_requests"} 1.0' in told
+    assert "genonaut_wrong_keys_total 1.0" in told
+
+
+async def test_a_refusal_is_held_but_not_more_than_there_is_room_for(client, monkeypatch):
+    monkeypatch.setattr("app.web.rates.HELD_S", 3600.0)
+    ann = await holder(client, SLOW)
+    for _ in range(3):
+        await ann.get(ME)
+    room = client.app[HELD]
+    while not room.locked():
+        await room.acquire()
+    # There is no room: it is answered, and this test ends.
+    assert (await ann.get(ME))[0] == 429
+    room.release()
+    held = asyncio.create_task(ann.get(ME))
+    await eventually(lambda: _is_locked(room))
+    # Others go on.
+    boss = await holder(client, name="boss", role=Role.ADMIN, owner="boss")
+    assert (await boss.get(ME))[0] == 200
+    assert not held.done()
+    held.cancel()
+
+
+async def test_the_page_shows_who_is_at_a_limit(client):
+    boss = await holder(client, name="boss", role=Role.ADMIN, owner="boss")
+    ann = await holder(client, "waiting=1 jobs_per_day=5")
+    ben = await holder(client, "waiting=9", name="ben", owner="ben")
+    for each in (ann, ben, ben):
+        assert (await each.send())[0] == 201
+    async with client.get("/monitor/stats", headers=boss.headers) as answer:
+        assert answer.status == 200
+        told = "".join(Document(await answer.text()).text.partition("At limit")[2].split())
+    assert told.startswith("ann1of101of50MiBwaiting" + "ben2of9000MiB–" + "Since")
+    standings = await client.app[keys.OWNERS_AT_LIMITS].use_of_all()
+    assert [(each.owner, each.at_limit) for each in standings] == [("ann", ("waiting",)), ("ben", ())]
+
+
+async def test_without_keys_the_page_lists_no_users(client, life):
+    await life.submit()
+    async with client.get("/monitor/stats") as answer:
+        assert "Users now" not in await answer.text()

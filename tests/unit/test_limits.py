@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.domain.errors import InvalidRequest
-from app.domain.limits import NAMES, Limits, limits_of, parse_limits
+from app.domain.limits import NAMES, Limits, limits_of, most_generous, parse_limits
 
 
 def test_a_text_and_a_mapping_say_the_same():
@@ -71,3 +71,9 @@ def test_a_burst_that_is_not_said_is_twice_the_rate():
     assert limits_of("requests_per_second=10").burst_size == 20
     assert limits_of("requests_per_second=0.1").burst_size == 1
     assert limits_of("requests_per_second=10 burst=5").burst_size == 5
+
+
+def test_of_several_keys_the_most_generous_counts():
+    tight, wide = limits_of("running=1 waiting=5 sockets=3"), limits_of("running=4 waiting=2")
+    assert most_generous([tight, wide]) == Limits(running=4, waiting=5)
+    assert most_generous([]) == Limits()
