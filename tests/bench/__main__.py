@@ -21,6 +21,7 @@ from tests.bench.client import Unexpected
 from tests.bench.idle_rows import idle, tired
 from tests.bench.input_rows import inputs
 from tests.bench.job_rows import busy, busy_heavy, roundtrip, saving, throughput
+from tests.bench.key_rows import keys
 from tests.bench.rest_rows import create, read
 from tests.bench.service import running_service
 from tests.bench.single_rows import single
@@ -47,6 +48,7 @@ ROWS: Final[dict[str, Row]] = {
     "sockets": sockets,
     "idle": idle,
     "tired": tired,
+    "keys": keys,
 }
 """In the order of the table."""
 RUN_ORDER: Final = (
@@ -62,8 +64,10 @@ RUN_ORDER: Final = (
     "read",
     "tired",
     "create",
+    "keys",
 )
-"""What is at rest first, on processes that have just started; creating last, as it leaves many jobs."""
+"""What is at rest first, on processes that have just started; creating late, as it leaves many jobs; and last what
+makes keys: without one nothing is served from then on."""
 ROW_S: Final = 90.0
 """A row that takes longer hangs."""
 

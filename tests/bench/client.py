@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections import Counter
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -19,10 +21,12 @@ class Unexpected(Exception):
     """The service did something that makes the figure worthless."""
 
 
-def message(url: str, method: str, body: bytes = b"") -> bytes:
-    """Return a request as it goes over the wire."""
+def message(url: str, method: str, body: bytes = b"", key: str | None = None) -> bytes:
+    """Return a request as it goes over the wire; `key` is whose it is."""
     parts = urlsplit(url)
     head = f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+    if key is not None:
+        head += f"Authorization: Bearer {key}\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     return f"{head}\r\n".encode() + body
@@ -43,13 +47,17 @@ class Connection:
 
     async def ask(self, request: bytes, expected: int) -> bytes:
         """Send a request and return the body of the answer; raises `Unexpected` for another status."""
+        status, body = await self.send(request)
+        if status != expected:
+            raise Unexpected(f"{request[:60]!r} was answered with {status} and {body[:300]!r}")
+        return body
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request and return status and body of the answer."""
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(head)
-        body = await self._reader.readexactly(int(length[1])) if length else b""
-        if int(head[9:12]) != expected:
-            raise Unexpected(f"{request[:60]!r} was answered with {head[9:12]!r} and {body[:300]!r}")
-        return body
+        return int(head[9:12]), await self._reader.readexactly(int(length[1])) if length else b""
 
     def close(self) -> None:
         """Close it."""
@@ -85,6 +93,29 @@ async def closed_loop(
         for connection in opened:
             connection.close()
     load.rates.append(done / (time.perf_counter() - began))
+
+
+@asynccontextmanager
+async def flood(url: str, connections: int, request: bytes, statuses: Counter[int]) -> AsyncIterator[None]:
+    """Have so many connections send the request again and again in the block, whatever is answered; count that."""
+    opened = [await Connection.open(url) for _ in range(connections)]
+
+    async def one(connection: Connection) -> None:
+        while True:
+            status, _ = await connection.send(request)
+            statuses[status] += 1
+
+    tasks = [asyncio.create_task(one(connection)) for connection in opened]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for became in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(became, Exception):
+                raise became
+        for connection in opened:
+            connection.close()
 
 
 async def all_at_once(url: str, connections: int, requests: Iterable[bytes], expected: int) -> list[bytes]:

@@ -42,6 +42,7 @@ class Service:
     bare_url: str
     database_url: str
     redis_url: str
+    settings: Settings
     app: Member
     worker: Member
 
@@ -127,6 +128,7 @@ async def running_service() -> AsyncIterator[Service]:
             urls["bare"],
             own["DATABASE_URL"],
             own["REDIS_URL"],
+            _as_settings(own),
             members["app"],
             members["worker"],
         )
