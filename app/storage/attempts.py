@@ -100,9 +100,9 @@ class AttemptStore(JobStore):
         super().__init__(database, keep_uploads)
         running = {role.value: each.running for role, each in (limits or {}).items()}
         self._running_of_roles = dumps(running)
-        self.running_limited = False
-        """Whether running jobs of any owner were limited when that was last looked up."""
-        self._looked_at = -math.inf
+        self.running_limited = any(each is not None for each in running.values())
+        """Whether running jobs of any owner are limited: by a role's limit, or as far as keys were last looked at."""
+        self._looked_at = -math.inf if not self.running_limited else math.inf
         """When it was, monotonic."""
 
     async def claim(
@@ -151,11 +151,11 @@ class AttemptStore(JobStore):
 
     async def _limits(self, connection: Any) -> dict[str, str]:
         """Return the parameter of claims within limits; none while no owner's running jobs are limited."""
-        now, of_roles = time.monotonic(), {"running_of_roles": self._running_of_roles}
+        now = time.monotonic()
         if now - self._looked_at > LIMITS_S:
-            self.running_limited = bool(await RUNNING_LIMITED.value(connection, **of_roles))
+            self.running_limited = bool(await RUNNING_LIMITED.value(connection))
             self._looked_at = now
-        return of_roles if self.running_limited else {}
+        return {"running_of_roles": self._running_of_roles} if self.running_limited else {}
 
     async def submitting(self, claim: Claim, prompt_id: str, graph: Graph, ago_s: float | None = 0.0) -> None:
         """Store the graph that is sent now, or was sent `ago_s` seconds ago; None if that is not known.

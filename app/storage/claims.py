@@ -131,5 +131,6 @@ CLAIM_WITHIN_LIMITS: Final = _claim(_UNSUSPECTED, _first_within_limits)
 CLAIM_SUSPECT_WITHIN_LIMITS: Final = _claim(_SUSPECTED, _first_within_limits)
 """The same where running jobs of any owner are limited. Of two claims at once one waits for the other (`owner_may_run`,
 migration 0011), so that not both begin the last job that may run."""
-RUNNING_LIMITED: Final = Statement(f"""
-    SELECT EXISTS (SELECT FROM api_keys WHERE {RUNNING_OF_KEY} IS NOT NULL)""")  # noqa: S608
+RUNNING_LIMITED: Final = Statement(
+    "SELECT EXISTS (SELECT FROM api_keys WHERE (limits ->> 'running') IS NOT NULL) AS by_key"
+)

@@ -17,7 +17,7 @@ import arq.constants
 import pytest
 from arq.worker import Retry, Worker, func, get_kwargs
 from samples import settings_of_redis
-from turn_workers import Slots, at_work, idle, turn_worker, until, until_gone
+from turn_workers import NEVER_S, Slots, at_work, idle, turn_worker, until, until_gone
 
 from app.domain.job import task_id
 from app.messaging.queue import TURN_FUNCTION, JobQueue
@@ -25,6 +25,7 @@ from app.messaging.redis_connection import close, make_redis
 from app.settings import ROOT
 from harness import GUARD_S
 from worker.queue.arq_tasks import WorkerSettings
+from worker.queue.turn_worker import HeldBack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,6 +87,55 @@ async def test_a_lost_wake_up_is_healed_by_the_slow_poll(redis: ArqRedis, names:
         await idle(worker)
         await queue.enqueue(1, 1)
         await until(lambda: slots.began)
+
+
+async def test_when_all_is_held_back_it_rests_until_it_is_woken(
+    redis: ArqRedis, names: Names, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.queue.turn_worker.REST_S", NEVER_S)
+    tried: list[int] = []
+
+    async def take_turn(_ctx: dict[str, Any], job_id: int) -> None:
+        tried.append(job_id)
+        raise HeldBack
+
+    for number in range(3):
+        await queue.enqueue(number, 1)
+    worker = turn_worker(redis, names, take_turn, lambda: 1)
+    async with at_work(worker):
+        for times in (1, 2):
+            await until(lambda times=times: len(tried) == times)
+            await until(lambda: not worker.woken)
+            await idle(worker)
+            assert len(tried) == times
+            worker.wake()
+        await until(lambda: len(tried) == 3)
+        await idle(worker)
+    # Each turn kept its place.
+    assert await redis.zcard(names.queue) == 3
+
+
+async def test_a_job_that_ends_ends_the_rest(
+    redis: ArqRedis, names: Names, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.queue.turn_worker.REST_S", NEVER_S)
+    slots, held = Slots(2), asyncio.Event()
+
+    async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
+        if slots.used and not slots.go_on.is_set():
+            held.set()
+            raise HeldBack
+        await slots.take_turn(ctx, job_id)
+
+    for number in range(2):
+        await queue.enqueue(number, 1)
+    worker = turn_worker(redis, names, take_turn, slots.free)
+    async with at_work(worker):
+        await held.wait()
+        await until(lambda: not worker.woken)
+        await idle(worker)
+        slots.go_on.set()
+        await until(lambda: len(slots.ended) == 2)
 
 
 async def test_no_more_turns_are_taken_than_there_are_slots(redis: ArqRedis, names: Names, queue: JobQueue) -> None:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from plans import plan, recorded
-from samples import new_job
+from samples import new_job, text_to_image
 from sqlalchemy import text
 
+from app import keys
 from app.domain.access import Role
 from app.domain.errors import StorageFailed
 from app.domain.limits import Limits
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.keys import KeyStore
 from app.storage.schema import JobRow
+from harness import eventually
 
 if TYPE_CHECKING:
     import asyncpg
@@ -29,6 +31,7 @@ _MANY = f"""
     INSERT INTO generation_jobs ({_COPIED})
     SELECT {_COPIED} FROM (SELECT * FROM generation_jobs WHERE status = 'pending' LIMIT 1) AS one,
         generate_series(1, 40000)"""  # noqa: S608
+_STATUSES = text("SELECT status FROM generation_jobs")
 _FAILURE = StorageFailed("The disk is full.")
 
 
@@ -164,3 +167,27 @@ async def test_a_claim_passes_over_the_jobs_of_who_may_run_none_without_reading_
     assert "Seq Scan on generation_jobs" not in told, told
     read = max(int(each.partition("hit=")[2].partition(" ")[0]) for each in told.splitlines() if "hit=" in each)
     assert read < 500, told
+
+
+async def test_a_worker_runs_no_more_of_an_owner_than_may_and_goes_on_when_one_has_ended(
+    client, start_standin, start_worker
+):
+    await client.app[keys.KEYS].add("boss", Role.ADMIN, limits={"running": 1})
+    most = 0
+
+    async def count() -> bool:
+        nonlocal most
+        async with client.app[keys.DATABASE].transaction() as session:
+            rows = (await session.execute(_STATUSES)).all()
+        statuses = [row[0] for row in rows]
+        most = max(most, statuses.count("running"))
+        return statuses.count("completed") == 4
+
+    store = client.app[keys.SUBMITTING]
+    standin = await start_standin()
+    await start_worker(f"standin={standin.url}")
+    for number in range(4):
+        graph = text_to_image(prompt=f"house {number}")
+        await store.submit(new_job(user_id="boss", job_type="workflow", prompt=None, workflow=graph), {})
+    await eventually(count, timeout_s=60)
+    assert most == 1
