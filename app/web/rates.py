@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -20,8 +21,8 @@ RATE: Final = web.RequestKey("RATE", Rate)
 """What is left of the key's requests; absent where they are not limited."""
 _POLICY: Final = "requests"
 HELD_S: Final = 0.5
-"""A refusal is answered so late: who sends the next request when the last one is answered would take the processor from
-all others by refusals alone. `Retry-After` is a second at least."""
+"""A refusal is answered about so late: who sends the next request when the last one is answered would take the
+processor from all others by refusals alone. `Retry-After` is a second at least."""
 MOST_HELD: Final = 1000
 """Refusals that wait at once; others are answered without delay."""
 HELD: Final = web.AppKey("HELD", asyncio.Semaphore)
@@ -43,7 +44,8 @@ async def count_request(request: web.Request, caller: Caller) -> None:
 async def _hold(held: asyncio.Semaphore) -> None:
     if not held.locked():
         async with held:
-            await asyncio.sleep(HELD_S)
+            # Not all at once: who sends over many connections would come again over all of them in the same moment.
+            await asyncio.sleep(HELD_S * random.uniform(0.5, 1.5))
 
 
 def rate_headers(request: web.Request) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ import re
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
@@ -97,16 +98,23 @@ async def closed_loop(
 
 @asynccontextmanager
 async def flood(url: str, connections: int, request: bytes, statuses: Counter[int]) -> AsyncIterator[None]:
-    """Have so many connections send the request again and again in the block, whatever is answered; count that."""
+    """Have so many connections send the request again and again in the block, whatever is answered; count that.
+
+    The block begins when a first one is refused.
+    """
+    refused = asyncio.Event()
     opened = [await Connection.open(url) for _ in range(connections)]
 
     async def one(connection: Connection) -> None:
         while True:
             status, _ = await connection.send(request)
             statuses[status] += 1
+            if status >= HTTPStatus.BAD_REQUEST:
+                refused.set()
 
     tasks = [asyncio.create_task(one(connection)) for connection in opened]
     try:
+        await refused.wait()
         yield
     finally:
         for task in tasks:
