@@ -118,7 +118,7 @@ async def test_each_sees_the_own_jobs_alone(browser: Guarded, both: Both) -> Non
             # Who narrows to the other's finds none either.
             await page.goto("/monitor/?user=bob" if page is ann else "/monitor/?user=ann")
             await expect(page.get_by_role("heading", name="No job fits")).to_be_visible()
-    forget(browser, "404", "/ws/events")
+    forget(browser, "404")
 
 
 async def test_a_user_sends_for_itself_alone(browser: Guarded, both: Both) -> None:
@@ -140,7 +140,7 @@ async def test_a_user_sends_for_itself_alone(browser: Guarded, both: Both) -> No
         await expect(ann.get_by_role("heading", name="Not allowed")).to_be_visible()
         await bob.reload()
         await expect(bob.locator(ROWS)).to_have_count(3)
-    forget(browser, "403", "/ws/events")
+    forget(browser, "403")
 
 
 async def test_what_is_done_to_many_is_done_to_the_own_ones(browser: Guarded, both: Both) -> None:
@@ -160,7 +160,6 @@ async def test_what_is_done_to_many_is_done_to_the_own_ones(browser: Guarded, bo
         await tick.evaluate(named, str(both.bob.failed))
         await expect(ann.locator(".flash")).to_contain_text("0 wait for another attempt, 1 could not be retried")
         assert (await both.life.store.get(both.bob.failed)).phase == "failed"
-    forget(browser, "/ws/events")
 
 
 async def test_what_a_user_sees_leads_nowhere_where_it_may_not_go(browser: Guarded, both: Both) -> None:
@@ -179,7 +178,7 @@ async def test_what_a_user_sees_leads_nowhere_where_it_may_not_go(browser: Guard
             answer = await page.goto(f"/monitor/{path}")
             assert answer is not None
             assert answer.status == 403
-    forget(browser, "403", "404", "/ws/events")
+    forget(browser, "403", "404")
 
 
 async def test_a_user_without_jobs_is_told_how_to_send_one(browser: Guarded, both: Both, client: Any) -> None:
@@ -190,7 +189,6 @@ async def test_a_user_without_jobs_is_told_how_to_send_one(browser: Guarded, bot
         await expect(page.locator("#empty pre")).to_contain_text("Authorization: Bearer $KEY")
         await page.get_by_role("link", name="the form").click()
         await expect(page.get_by_role("heading", name="New job")).to_be_visible()
-    forget(browser, "/ws/events")
 
 
 async def test_an_operator_sees_and_sends_for_both_and_a_viewer_has_no_buttons(browser: Guarded, both: Both) -> None:
