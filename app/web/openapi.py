@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic.json_schema import models_json_schema
 
+from app.domain.access import ROLES, Role
+from app.services.access import SESSION_COOKIE
 from app.settings import package_version
 from app.web import audit_messages, examples, inventory_payloads, key_messages, payloads, requests
+from app.web.permissions import PERMISSIONS, PUBLIC
 from app.web.problems import RETRY_HELPS
 
 if TYPE_CHECKING:
@@ -238,14 +241,14 @@ OPERATIONS: Final = (
         _BACKEND + "/drain",
         "Give a backend no more prompts",
         {200: payloads.BackendStateAnswer},
-        problems=(403, *_ONE_JOB),
+        problems=_ONE_JOB,
     ),
     Operation(
         "post",
         _BACKEND + "/resume",
         "Give a drained backend prompts again",
         {200: payloads.BackendStateAnswer},
-        problems=(403, *_ONE_JOB),
+        problems=_ONE_JOB,
     ),
     Operation(
         "get",
@@ -253,7 +256,7 @@ OPERATIONS: Final = (
         "List keys",
         {200: key_messages.KeyListAnswer},
         query=key_messages.KeyListQuery,
-        problems=(401, 403, *_LIST),
+        problems=_LIST,
         example=examples.KEYS,
     ),
     Operation(
@@ -262,7 +265,7 @@ OPERATIONS: Final = (
         "Make a key",
         {201: key_messages.MadeKeyAnswer},
         key_messages.KeyRequest,
-        problems=(400, 401, 403, 408, 409, 413, 415, 422, 500, 503),
+        problems=(400, 408, 409, 413, 415, 422, 500, 503),
         example=examples.MADE_KEY,
     ),
     Operation(
@@ -270,7 +273,7 @@ OPERATIONS: Final = (
         _KEY,
         "Show a key",
         {200: key_messages.KeyAnswer},
-        problems=(401, 403, *_OF_ONE),
+        problems=_OF_ONE,
         example=examples.KEY,
     ),
     Operation(
@@ -279,7 +282,7 @@ OPERATIONS: Final = (
         "Change limits and expiry of a key, or take its revocation back",
         {200: key_messages.KeyAnswer},
         key_messages.KeyChangeRequest,
-        problems=(400, 401, 403, 404, 408, 413, 415, 422, 500, 503),
+        problems=(400, 404, 408, 413, 415, 422, 500, 503),
         example=examples.KEY,
     ),
     Operation(
@@ -288,7 +291,7 @@ OPERATIONS: Final = (
         "Revoke a key, everywhere and within a second",
         {204: None},
         query=key_messages.KeyRevokeQuery,
-        problems=(401, 403, 404, 409, 422, 500, 503),
+        problems=(404, 409, 422, 500, 503),
     ),
     Operation(
         "get",
@@ -296,7 +299,7 @@ OPERATIONS: Final = (
         "What was done by hand",
         {200: audit_messages.AuditListAnswer},
         query=audit_messages.AuditQuery,
-        problems=(401, 403, *_LIST),
+        problems=_LIST,
         example=examples.AUDIT,
     ),
     Operation(
@@ -306,7 +309,7 @@ OPERATIONS: Final = (
         {201: payloads.TicketAnswer},
         requests.TicketRequest,
         None,
-        (400, 403, 404, 408, 413, 415, 422, 500, 503),
+        (400, 404, 408, 413, 415, 422, 500, 503),
         example=examples.TICKET,
     ),
     Operation("get", "/openapi.json", "This document", {200: _OBJECT}, problems=()),
@@ -322,6 +325,19 @@ OPERATIONS: Final = (
 )
 
 
+SECURITY: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key: `Authorization: Bearer gno_…`."},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a header."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SESSION_COOKIE,
+        "description": "Of a browser that has signed in to the page, for requests of the page itself.",
+    },
+}
+"""The ways to say who one is, any of which will do; while no key has been made this machine itself needs none."""
+_OF_ACCESS: Final = (401, 403, 429)
+"""What may be answered wherever it matters who asks."""
 _BINARY: Final = {"type": "string", "format": "binary"}
 _FILE_CONTENT: Final = {
     "multipart/form-data": {
@@ -346,6 +362,8 @@ def document() -> dict[str, Any]:
     modes.sort(key=lambda each: each[0].__name__)
     names, schemas = models_json_schema(modes, ref_template="#/components/schemas/{model}")
     named = {model: reference["$ref"] for (model, _), reference in names.items()}
+    # A key says whose the job is; that it must be said while there are none is for the server to check.
+    schemas["$defs"]["JobRequest"].get("required", ["user_id"]).remove("user_id")
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation, named, schemas["$defs"])
@@ -353,7 +371,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Genonaut", "version": package_version(), "description": _description()},
         "paths": paths,
-        "components": {"schemas": schemas["$defs"]},
+        "components": {"schemas": schemas["$defs"], "securitySchemes": SECURITY},
     }
 
 
@@ -392,6 +410,10 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         ]
     if parameters:
         told["parameters"] = parameters
+    roles = _roles(operation)
+    told["security"] = [{scheme: []} for scheme in SECURITY] if roles is not None else []
+    if roles is not None:
+        told["x-roles"] = roles
     if operation.body == _BYTES:
         told["requestBody"] = {"required": True, "content": _FILE_CONTENT}
     elif operation.body is not None:
@@ -402,9 +424,15 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
         best = str(min(operation.answers))
         told["responses"][best]["content"]["application/json"]["example"] = operation.example
     problem = {"application/problem+json": {"schema": {"$ref": named[payloads.Problem]}}}
-    for status in operation.problems:
+    for status in sorted({*operation.problems, *(_OF_ACCESS if roles is not None else ())}):
         told["responses"][str(status)] = {"description": "Problem", "content": problem}
     return told
+
+
+def _roles(operation: Operation) -> list[str] | None:
+    """Return the roles that may use it; None where anybody may."""
+    route = f"{operation.method.upper()} {operation.path.rstrip('/')}"
+    return [role.value for role in Role if role in ROLES[PERMISSIONS[route]]] if route not in PUBLIC else None
 
 
 def _answer(answer: type[BaseModel] | str | None, named: dict[Any, str]) -> dict[str, Any]:

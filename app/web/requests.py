@@ -102,7 +102,12 @@ class SamplerParams(RequestModel):
 class JobRequest(RequestModel):
     """The body of `POST /api/v1/generation-jobs/`."""
 
-    user_id: str = Field(min_length=1, max_length=255)
+    user_id: str = Field(
+        min_length=1,
+        max_length=255,
+        description="Whose the job is: needed while no key has been made. With a key it may be left out, and is the "
+        "key's owner; only an operator may name another one.",
+    )
     job_type: Literal["image", "image_generation", "video", "audio", "workflow"]
     workflow: dict[str, Any] | None = Field(None, validate_default=True, description="A graph in ComfyUI's API format.")
     overrides: dict[str, Any] = Field(

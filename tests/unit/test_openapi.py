@@ -11,9 +11,11 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from app.domain import errors
+from app.domain.access import Caller, Role
 from app.main import create_app
 from app.settings import ROOT, load_settings
 from app.web.openapi import OPERATIONS, document
+from app.web.permissions import PERMISSIONS, PUBLIC
 from app.web.problems import RETRY_HELPS, STATUS_OF
 from app.web.requests import JobRequest, ListQuery
 
@@ -76,6 +78,42 @@ def test_every_example_is_an_answer_as_the_document_says() -> None:
                 assert set(named["required"]) <= set(content["example"]) <= set(named["properties"])
                 checked += 1
     assert checked >= 5
+
+
+def test_the_document_says_who_may_what_as_the_table_does() -> None:
+    schemes = document()["components"]["securitySchemes"]
+    assert {(one["type"], one.get("scheme"), one.get("in")) for one in schemes.values()} == {
+        ("http", "bearer", None),
+        ("apiKey", None, "header"),
+        ("apiKey", None, "cookie"),
+    }
+    public = set()
+    for path, methods in document()["paths"].items():
+        for method, operation in methods.items():
+            route = f"{method.upper()} {path.rstrip('/')}"
+            answers = set(operation["responses"])
+            if operation["security"] == []:
+                public.add(route)
+                assert "x-roles" not in operation
+                assert not answers & {"401", "403", "429"}
+            else:
+                # Any of them will do, and none is passed by.
+                assert operation["security"] == [{name: []} for name in schemes]
+                assert answers >= {"401", "403", "429"}
+                may = [role for role in Role if Caller("x", role, "x").may(PERMISSIONS[route])]
+                assert operation["x-roles"] == may
+                assert may
+    assert public == {"GET /health/live", "GET /openapi.json"}
+    assert public <= PUBLIC
+    roles = {route: document()["paths"][f"{BASE}/{route}"] for route in ("", "queue/stats")}
+    assert roles[""]["post"]["x-roles"] == ["user", "operator", "admin"]
+    assert roles["queue/stats"]["get"]["x-roles"] == ["user", "viewer", "operator", "admin"]
+
+
+def test_whose_a_job_is_may_be_left_to_the_key() -> None:
+    schema = document()["components"]["schemas"]["JobRequest"]
+    assert "user_id" not in schema.get("required", [])
+    assert "while no key has been made" in schema["properties"]["user_id"]["description"]
 
 
 def test_every_error_code_says_whether_a_retry_helps() -> None:
