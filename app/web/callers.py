@@ -14,7 +14,7 @@ from app.keys import ACCESS, SETTINGS, VIEWS
 from app.services.access import SESSION_COOKIE, Shown
 from app.settings import is_loopback
 from app.web.origin import check_origin, host_name
-from app.web.permissions import PERMISSIONS, PUBLIC, SIGN_OUT, route_of
+from app.web.permissions import PERMISSIONS, PUBLIC, SAFE_METHODS, SIGN_OUT, route_of
 from app.web.proxies import came_through_proxy, client_address
 from app.web.rates import count_request
 from app.web.signed_links import check_link, shows_link
@@ -80,7 +80,8 @@ async def authorize(request: web.Request) -> None:
     if ability is None or not caller.may(ability):
         raise Forbidden(f"As {caller.role} you may not do this.")
     by_session = caller.signed_in and not shows_key(request)
-    if by_session and ability not in READING and request.config_dict[ACCESS].read_only and route != SIGN_OUT:
+    changes = request.method not in SAFE_METHODS and ability not in READING and route != SIGN_OUT
+    if by_session and changes and request.config_dict[ACCESS].read_only:
         raise Forbidden("The page is read-only (MONITOR_READ_ONLY), and so is a session of it. Nothing was done.")
 
 

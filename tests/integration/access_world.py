@@ -81,8 +81,11 @@ class Told:
         for name in ("job_id", "content_id", "upload_id"):
             text = text.replace(things[name], f"#{name}")
         text = re.sub(r'<time[^>]*>.*?</time>|data-now="[^"]*"', "", text)
-        headers = [f"{name}: {value}" for name, value in sorted(self.headers.items()) if name != "Date"]
+        headers = [f"{name}: {value}" for name, value in sorted(self.headers.items()) if name not in _OF_THE_MOMENT]
         return [str(self.status), *headers, *text.splitlines()]
+
+
+_OF_THE_MOMENT: Final = ("Date", "RateLimit")
 
 
 @dataclass
