@@ -10,6 +10,7 @@ import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from aiohttp import DummyCookieJar, FormData, WSServerHandshakeError
 from integration.monitor_fixtures import Life, beat
@@ -194,7 +195,9 @@ async def serve(mode: str, settings: Settings, database: Database, aiohttp_clien
     chosen = settings.model_copy(update={"monitor_read_only": mode == "read-only page"})
     create = create_monitor_app if mode == "page alone" else create_app
     # No cookies but those that a request is given: who is nobody stays so.
-    world = World(await aiohttp_client(create(chosen), cookie_jar=DummyCookieJar()), database)
+    app = create(chosen)
+    _note_connections(app[keys.DATABASE])
+    world = World(await aiohttp_client(app, cookie_jar=DummyCookieJar()), database)
     await world.prepare()
     if "open" in mode:
         world.secrets = {name: new_key() for name in HOLDERS}
@@ -239,6 +242,15 @@ def picture_form(**fields: str) -> FormData:
     return form
 
 
+_CONNECTIONS: Final[WeakKeyDictionary[Database, set[asyncpg.Connection]]] = WeakKeyDictionary()
+"""Every connection that a database has made."""
+
+
+def _note_connections(database: Database) -> None:
+    made = _CONNECTIONS.setdefault(database, set())
+    event.listen(database.engine.sync_engine, "connect", lambda adapted, _: made.add(adapted.driver_connection))
+
+
 @asynccontextmanager
 async def statements(database: Database) -> AsyncIterator[list[str]]:
     """Record every statement that goes to the database, complete when the block ends."""
@@ -264,8 +276,10 @@ async def statements(database: Database) -> AsyncIterator[list[str]]:
     engine = database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
     event.listen(engine, "checkout", watch)
-    for _, driven in database.spare:
-        add(driven)
+    # Those too that another task has at this moment, and gives back meanwhile.
+    for driven in _CONNECTIONS[database]:
+        if not driven.is_closed():
+            add(driven)
     try:
         yield seen
         # What the driver logs is noted in the loop's next round.
@@ -274,4 +288,5 @@ async def statements(database: Database) -> AsyncIterator[list[str]]:
         event.remove(engine, "before_cursor_execute", note)
         event.remove(engine, "checkout", watch)
         for connection in watched:
-            connection.remove_query_logger(note_logged)
+            if not connection.is_closed():
+                connection.remove_query_logger(note_logged)
