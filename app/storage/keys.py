@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.domain.access import Caller, Role
 from app.domain.errors import KeyNotFound, KeyTaken, NoAdminLeft, WrongKey
-from app.domain.key_format import new_key
+from app.domain.key_format import is_key, new_key
 from app.domain.limits import UNLIMITED, Limits
 from app.runtime.json_text import loads
 from app.storage.schema import KeyRow, SessionRow
@@ -262,8 +262,10 @@ class KeyStore:
 
     async def sign_in(self, secret: str, address: str | None = None) -> tuple[str, Caller]:
         """Begin a session and return its token, which only the browser has; raises `WrongKey`."""
-        async with self._database.driver() as connection:
-            key = await _USE.row(connection, key_hash=hashed(secret), address=address)
+        key = None
+        if is_key(secret):
+            async with self._database.driver() as connection:
+                key = await _USE.row(connection, key_hash=hashed(secret), address=address)
         if key is None:
             raise WrongKey("That key does not open this page.")
         token = secrets.token_urlsafe(32)

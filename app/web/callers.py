@@ -178,6 +178,7 @@ def _bearer(value: str) -> str:
 
 def _refuse_keys_in_address(request: web.Request) -> None:
     for name, value in request.query.items():
-        if name.lower() in _NAMES_OF_KEYS or _KEY_LIKE.match(value):
+        is_itself = _KEY_LIKE.search(name) is not None
+        if is_itself or name.lower() in _NAMES_OF_KEYS or _KEY_LIKE.search(value):
             detail = "A key does not belong in an address, which is logged: send it as Authorization: Bearer <key>."
-            raise KeyInAddress(detail, [Fault(name[:100], "key_in_address", detail)])
+            raise KeyInAddress(detail, [Fault("" if is_itself else name[:100], "key_in_address", detail)])

@@ -336,8 +336,8 @@ SECURITY: Final = {
     },
 }
 """The ways to say who one is, any of which will do; while no key has been made this machine itself needs none."""
-_OF_ACCESS: Final = (401, 403, 429)
-"""What may be answered wherever it matters who asks."""
+_OF_ACCESS: Final = (400, 401, 403, 429)
+"""What may be answered wherever it matters who asks; 400 to who shows two keys, or one in the address."""
 _BINARY: Final = {"type": "string", "format": "binary"}
 _FILE_CONTENT: Final = {
     "multipart/form-data": {

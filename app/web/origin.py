@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -16,6 +17,10 @@ from app.web.proxies import all_hosts, asked_host
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][@/?#\\\s:]+)(:\d*)?", re.ASCII)
+"""A name or an address, and perhaps a port: readers of anything more do not agree which part of it is the name."""
+_ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}", re.ASCII | re.IGNORECASE)
+
 
 @web.middleware
 async def refuse_foreign_hosts(
@@ -26,8 +31,8 @@ async def refuse_foreign_hosts(
     A page of another site can have its own name resolved to this machine (DNS rebinding). The browser and the other
     guards here then take its requests for this server's own; only the host name in them differs.
     """
-    for host in all_hosts(request):
-        name = _host_name(f"//{host}") or ""
+    names = {_name_in(host) for host in all_hosts(request)}
+    for name in names if len(request.headers.getall("Host", ())) < 2 else {""}:
         if not _is_this_machine(name) and not request.app[SETTINGS].goes_by(name):
             raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
     return await handler(request)
@@ -36,7 +41,15 @@ async def refuse_foreign_hosts(
 def host_name(request: web.Request) -> str | None:
     """Return the name by which the request calls this server, without its port; None from who says none."""
     host = asked_host(request)
-    return _host_name(f"//{host}") or "" if host is not None else None
+    if host is None:
+        return None
+    # Of two it cannot be known which one was meant.
+    return _name_in(host) if len(request.headers.getall("Host", ())) < 2 else ""
+
+
+def _name_in(host: str) -> str:
+    """Return the name, without its port; "" of what is no name with a port or without."""
+    return (_host_name(f"//{host}") or "") if _HOST.fullmatch(host) else ""
 
 
 def check_origin(request: web.Request, *, by_key: bool, by_session: bool) -> None:
@@ -46,10 +59,11 @@ def check_origin(request: web.Request, *, by_key: bool, by_session: bool) -> Non
     `by_session`: the browser adds its session by itself, so only our own page is welcome. Others that have neither are
     of this machine, whose pages are welcome whatever their port. What "null" stands for cannot be known.
     """
-    origin = request.headers.get("Origin")
+    origins = request.headers.getall("Origin", ())
+    origin = ", ".join(origins) if origins else None
     if origin is None or (by_key and origin in request.config_dict[SETTINGS].origins):
         return
-    name = _host_name(origin)
+    name = _host_name(origin) if _ORIGIN.fullmatch(origin) else None
     own = origin.partition("://")[2] == asked_host(request)
     if name is None or not (own or (not by_session and (name == host_name(request) or is_loopback(name)))):
         raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")

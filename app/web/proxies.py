@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from app.domain.public_addresses import Network
 
 _READ: Final = (hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_PROTO, hdrs.X_FORWARDED_HOST, "X-Forwarded-Prefix")
-_OF_PROXIES: Final = ("forwarded", "x-real-ip", "via")
+_OF_PROXIES: Final = frozenset(
+    {"forwarded", "forwarded-for", "via", "cdn-loop", "true-client-ip", "fly-client-ip", "fastly-client-ip"}
+    | {"x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-host", "x-original-url"}
+)
+_BEGINNINGS_OF_PROXIES: Final = ("x-forwarded", "x-original-forwarded", "x-envoy-", "x-amzn-", "x-azure-", "cf-")
+"""Headers that only a proxy adds, written small and with hyphens, and how the names of others begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,8 @@ def outside_address(request: web.Request) -> str | None:
 
 def came_through_proxy(request: web.Request) -> bool:
     """Whether the request has a header that only proxies add, from whomever it is."""
-    return any(name.startswith("x-forwarded-") or name in _OF_PROXIES for name in map(str.lower, request.headers))
+    names = [name.lower().replace("_", "-") for name in request.headers]
+    return any(name in _OF_PROXIES or name.startswith(_BEGINNINGS_OF_PROXIES) for name in names)
 
 
 class Proxies:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from aiohttp import DummyCookieJar, FormData, WSServerHandshakeError
+from aiohttp import DummyCookieJar, FormData, WSMsgType, WSServerHandshakeError
 from integration.monitor_fixtures import Life, beat
 from multidict import CIMultiDict
 from PIL import Image
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     import asyncpg
+    from aiohttp import ClientWebSocketResponse
     from aiohttp.test_utils import TestClient
 
     from app.domain.job import Standing
@@ -206,6 +207,13 @@ async def serve(mode: str, settings: Settings, database: Database, aiohttp_clien
     if "proxied" in mode:
         world.headers = dict(PROXY)
     return world
+
+
+async def code_of_close(socket: ClientWebSocketResponse) -> int | None:
+    """Read to the end, and return the code with which the server closed."""
+    async for message in socket:
+        assert message.type is WSMsgType.TEXT
+    return socket.close_code
 
 
 async def rows_of(world: World, owner: str) -> list[Any]:
