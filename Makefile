@@ -115,6 +115,9 @@ check: .venv/.dev lint types ## lint, types and unit tests: an answer within a m
 test-slow: .venv/.dev ## run the slow tests: the page in a browser, commands, backends that die, large bodies
 	@exec $(PYTEST) -m slow $(PYTEST_ARGS)
 
+fuzz: .venv/.dev ## send what /openapi.json allows, and what it does not, 10,000 times: FUZZ_CASES (70) of each operation
+	@FUZZ_CASES=$(or $(FUZZ_CASES),70) $(PYTEST) tests/integration/test_fuzz_openapi.py $(PYTEST_ARGS)
+
 test-all: .venv/.dev ## every test
 	@exec $(PYTEST) $(PYTEST_ARGS)
 
@@ -160,6 +163,6 @@ clean: ## remove .venv and caches; jobs and images in env/data are kept
 .venv/.dev: $(INSTALLED_FROM) $(UNUSABLE)
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
-.PHONY: UNUSABLE help demo demo-once check test test-slow test-all standin redis-start lint types chaos bench bench-scale screenshots settings-table constraints audit clean
+.PHONY: UNUSABLE help demo demo-once check test test-slow test-all fuzz standin redis-start lint types chaos bench bench-scale screenshots settings-table constraints audit clean
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke keys-restore links-renew))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))
