@@ -80,7 +80,7 @@ from app.web import (
 from app.web.auditing import wrong_keys_noted
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
 from app.web.callers import only_permitted
-from app.web.connections import Runner
+from app.web.connections import LOOPBACK, Runner
 from app.web.cross_origin import answer_preflights, let_pages_read
 from app.web.expectations import mend_expectations
 from app.web.metrics import counted
@@ -172,7 +172,8 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    runner = Runner(app, shutdown_timeout=_SHUTDOWN_S, handle_signals=False, **SERVING)
+    exempt = (*LOOPBACK, *settings.proxy_networks)
+    runner = Runner(app, exempt=exempt, shutdown_timeout=_SHUTDOWN_S, handle_signals=False, **SERVING)
     await runner.setup()
     try:
         await _listen(runner, settings.api_host, port)

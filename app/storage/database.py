@@ -68,17 +68,25 @@ def make_engine(settings: Settings) -> AsyncEngine:
             "server_settings": {"application_name": "genonaut", "timezone": "UTC"},
         },
     )
-    event.listen(engine.sync_engine, "checkout", _replace_closed)
+    event.listen(engine.sync_engine, "checkout", _replace_unusable)
     return engine
 
 
-def _replace_closed(adapted: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    """Replace a connection that the server dropped while it was idle in the pool, before a request gets it.
+def _replace_unusable(adapted: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    """Replace a connection that no request can use, before one gets it.
 
-    The driver already knows that it is closed. SQLAlchemy's own ping would cost three round trips at each use.
+    The driver already knows; SQLAlchemy's own ping would cost three round trips at each use.
     """
-    if adapted.driver_connection.is_closed():
+    if not _is_usable(adapted.driver_connection):
         raise DisconnectionError
+
+
+def _is_usable(driven: asyncpg.Connection) -> bool:
+    """Whether the server has not dropped the connection while it was idle, nor has a transaction of another open on it.
+
+    That is left behind by a task that was cancelled within a COMMIT: SQLAlchemy takes the transaction for ended then.
+    """
+    return not driven.is_closed() and not driven.is_in_transaction()
 
 
 class Database:
@@ -188,9 +196,8 @@ class _Lent:
         with _away_named():
             while spare:
                 self._lent, self._driven = spare.pop()
-                if not self._driven.is_closed():
+                if _is_usable(self._driven):
                     return self._driven
-                # The server dropped it while it waited.
                 await _finished(_discard(self._lent))
             self._lent = await self._database.engine.connect()
             try:

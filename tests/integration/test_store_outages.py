@@ -17,13 +17,14 @@ from app.embedded.ports import HOST
 from app.embedded.services import Wanted, start
 from app.embedded.temporary import temporary_data_dir
 from app.storage.attempts import AttemptStore
-from app.storage.database import Database, make_engine
+from app.storage.database import Database, driver_of, make_engine
 from app.storage.migrating import migrate
 from harness import GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    import asyncpg
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from app.settings import Settings
@@ -104,6 +105,31 @@ async def test_a_connection_that_was_cut_while_it_lay_idle_is_replaced(
     await kill(connect(), pid)
     async with database.transaction() as session:
         assert await pid_of(session) != pid
+
+
+@pytest.mark.parametrize("is_spare", [False, True])
+async def test_a_connection_that_comes_back_within_a_transaction_is_replaced(
+    connect: Callable[..., Database], is_spare: bool
+) -> None:
+    """As a task leaves one behind that is cancelled within its COMMIT."""
+    database = connect(database_pool_size=2)
+    if is_spare:
+        async with database.driver() as driven:
+            pass
+        assert database.spare
+    else:
+        async with database.transaction() as session:
+            driven = await driver_of_(session)
+    await driven.execute("BEGIN")
+    await driven.execute("SELECT 1")
+    async with database.driver() as other, database.snapshot() as session:
+        assert driven not in (other, await driver_of_(session))
+    assert driven.is_closed()
+
+
+async def driver_of_(session: AsyncSession) -> asyncpg.Connection:
+    await session.execute(text("SELECT 1"))
+    return await driver_of(session)
 
 
 async def test_a_spare_connection_to_which_the_server_has_said_goodbye_is_away_and_goes(
