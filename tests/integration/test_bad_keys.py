@@ -82,9 +82,14 @@ async def test_which_kind_of_wrong_key_it_is_is_not_told(world, way):
         secret = await end(world, how)
         async with statements(world.client.app[keys.DATABASE]) as seen:
             answers.append(await sent(world, *ways(secret.encode())[way]))
-        counts.append(len(seen))
+        counts.append(len(but_notes(seen)))
     assert answers == [(401, "wrong_key", "The key is wrong, was revoked, or has expired.")] * 3
     assert counts == [1] * 3
+
+
+def but_notes(seen: list[str]) -> list[str]:
+    """Return the statements without the note in the audit: there is one for each address that begins to guess."""
+    return [statement for statement in seen if "audit_log" not in statement]
 
 
 MADE = [
@@ -111,7 +116,7 @@ async def test_what_cannot_be_a_key_costs_no_statement(world, way):
             status, code, detail = await sent(world, headers, path)
         assert (status, code) == (401, "wrong_key"), number
         assert world.secrets["ada"] not in detail
-        assert seen == []
+        assert but_notes(seen) == []
 
 
 BYTES = [

@@ -99,7 +99,10 @@ async def test_an_idle_connection_is_closed_in_the_end(start: Start) -> None:
 async def test_while_a_body_comes_no_head_is_waited_for(start: Start) -> None:
     client = await start(header_seconds=0.2)
     async with Bare(client) as slow:
-        await slow.send(b"POST /api/v1/generation-jobs/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\n{")
+        await slow.send(
+            b"POST /api/v1/generation-jobs/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 3\r\n\r\n{"
+        )
         for _ in range(2):
             async with Bare(client) as other:
                 assert await other.rest() == b""
