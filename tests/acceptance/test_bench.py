@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 NUMBER = r"-?[\d,]+(\.\d+)?( \S.*)?"
 LINES = {
-    "create a job": 3,
+    "create a job, 4 connections": 3,
     "read a job by id": 3,
     "one at a time": 3,
     "POST sent → first frame beyond `pending`": 2,

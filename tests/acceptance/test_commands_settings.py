@@ -24,7 +24,7 @@ def place() -> Iterator[Place]:
     [
         ("API_PORT", "eight thousand"),
         ("COMFYUI_URLS", "127.0.0.1:8188"),
-        ("API_HOST", "0.0.0.0"),
+        ("API_HOST", "api.example"),
         ("GENONAUT_ENV", "production"),
     ],
 )
