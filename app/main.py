@@ -77,9 +77,8 @@ from app.web import (
     uploads,
     websockets,
 )
-from app.web.auditing import wrong_keys_noted
+from app.web.admission import only_permitted
 from app.web.body_intake import INCOMING, Incoming, refuse_large_forms
-from app.web.callers import only_permitted
 from app.web.connections import LOOPBACK, Runner
 from app.web.cross_origin import answer_preflights, let_pages_read
 from app.web.expectations import mend_expectations
@@ -190,14 +189,17 @@ async def run(app: web.Application, settings: Settings, port: int, help_command:
 
 def _application(settings: Settings) -> web.Application:
     mend_expectations()
+    # What is for pages of other sites only costs those who have named some.
+    shares = [answer_preflights] if settings.origins else []
     guards = (
-        *(counted, errors_as_problems, refuse_foreign_hosts, answer_preflights),
-        *(wrong_keys_noted, only_permitted, refuse_large_forms),
+        *(counted, errors_as_problems, refuse_foreign_hosts, *shares),
+        *(only_permitted, refuse_large_forms),
     )
     app = web.Application(middlewares=guards, client_max_size=settings.max_body_bytes)
     # Before those of the page, which has some of its own.
     app.on_response_prepare.append(add_protective_headers)
-    app.on_response_prepare.append(let_pages_read)
+    if settings.origins:
+        app.on_response_prepare.append(let_pages_read)
     serve_behind_proxies(app, settings)
     return app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
@@ -419,6 +419,8 @@ def _is_address(host: str) -> bool:
     return True
 
 
+# Each request brings an address and a name, and few of them are new.
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine is meant."""
     if host == "localhost":

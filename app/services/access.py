@@ -45,7 +45,7 @@ class Shown:
     address: str | None
     """Where it comes from; None where that is not known."""
     is_local: bool
-    """Whether it comes from this machine, and calls this server by a name of this machine."""
+    """Whether it comes from this machine, and calls this server by a name of it; not looked at with a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Access:
         self.read_only: Final = read_only
         self._open_at: float | None = None
         """Monotonic time of the last check that found no key; None before one did, and once a key exists."""
+        self._looking = False
+        """Whether it is being looked for a key just now."""
         self._known: OrderedDict[str, tuple[float, Caller]] = OrderedDict()
         """Hash of a key → when it was last looked for, monotonic, and whose it is; the last used comes last."""
         self._changes = 0
@@ -111,13 +113,17 @@ class Access:
     async def open(self) -> bool:
         """Whether no key has ever been made, so that this machine needs none."""
         now = time.monotonic()
-        if self._open_at is None or now - self._open_at > OPEN_S:
+        # Of many at once one looks, and the others go by what was known a moment ago.
+        if self._open_at is None or (now - self._open_at > OPEN_S and not self._looking):
+            self._looking = True
             try:
                 self._open_at = None if await self._keys.closed() else now
             except DatabaseUnavailable:
                 # PostgreSQL is away. What was open at the last check stays open, and shows what is in Redis.
                 if self._open_at is None:
                     raise
+            finally:
+                self._looking = False
         return self._open_at is not None
 
     async def over(self, sessions: Collection[str], key_ids: Collection[int], *, anybody: bool) -> Over:

@@ -45,6 +45,7 @@ _USE: Final = Statement(f"""
     UPDATE api_keys SET last_used_at = now(), last_used_from = :address
     WHERE key_hash = :key_hash AND {_NOT_ENDED} RETURNING id, name, role, owner, limits""")  # noqa: S608
 
+_ANY: Final = Statement("SELECT EXISTS (SELECT FROM api_keys)")
 _HOLDER: Final = Statement(f"SELECT id, name, role, owner, limits FROM api_keys WHERE id = :key_id AND {_NOT_ENDED}")  # noqa: S608
 
 
@@ -87,8 +88,8 @@ class KeyStore:
         """Whether a key was ever made: from then on the service needs one, even when all are revoked."""
         # It never becomes false again, so it is asked only until then.
         if not self._closed:
-            async with self._database.transaction() as session:
-                self._closed = bool(await session.scalar(select(select(KeyRow.id).exists())))
+            async with self._database.driver() as connection:
+                self._closed = bool(await _ANY.value(connection))
         return self._closed
 
     async def has_admin(self) -> bool:

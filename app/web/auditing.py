@@ -6,8 +6,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aiohttp import web
-
 from app.domain.access import Caller, Role
 from app.domain.errors import (
     DatabaseUnavailable,
@@ -25,6 +23,8 @@ from app.web.proxies import client_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,18 +72,6 @@ async def noted(
         raise
     await note(request, action, target, became(result), **data)
     return result
-
-
-@web.middleware
-async def wrong_keys_noted(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Note that a wrong key was shown; the page, a sub-application, answers by itself, and notes it there."""
-    try:
-        return await handler(request)
-    except WrongKey as error:
-        await note_wrong_key(request, error)
-        raise
 
 
 async def note_wrong_key(request: web.Request, error: WrongKey) -> None:

@@ -13,6 +13,7 @@ from app.domain.key_format import MOST_CHARS
 from app.keys import ACCESS, SETTINGS, VIEWS
 from app.services.access import SESSION_COOKIE, Shown
 from app.settings import is_loopback
+from app.web.header_marks import marks_of
 from app.web.origin import check_origin, host_name
 from app.web.permissions import PERMISSIONS, PUBLIC, SAFE_METHODS, SIGN_OUT, route_of
 from app.web.proxies import came_through_proxy, client_address
@@ -21,8 +22,6 @@ from app.web.signed_links import check_link, shows_link
 from app.web.socket_tickets import shows_ticket, take_ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from app.storage.job_views import JobViews
 
 CALLER: Final = web.RequestKey("CALLER", Caller)
@@ -34,16 +33,6 @@ _ANYBODYS_NAME: Final = "api"
 """The actor in the events of what a client of the API does while there are no keys."""
 _KEY_LIKE: Final = re.compile(r"gno?_[\w-]{40,}")
 _NAMES_OF_KEYS: Final = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "authorization", "bearer"})
-
-
-@web.middleware
-async def only_permitted(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Serve those alone who may; the page, a sub-application, asks by itself, and answers in its own way."""
-    if len(request.match_info.apps) < 2 and request.match_info.http_exception is None:
-        await authorize(request)
-    return await handler(request)
 
 
 async def authorize(request: web.Request) -> None:
@@ -62,7 +51,7 @@ async def authorize(request: web.Request) -> None:
     """
     route = route_of(request)
     ability = PERMISSIONS.get(route)
-    if route in PUBLIC or (ability is Ability.SEE_HEALTH and request.config_dict[SETTINGS].metrics_open):
+    if route in PUBLIC or (ability is Ability.SEE_HEALTH and main_app(request)[SETTINGS].metrics_open):
         return
     if shows_link(request):
         # Any page may show it: who has the link may see what it leads to.
@@ -81,14 +70,13 @@ async def authorize(request: web.Request) -> None:
         raise Forbidden(f"As {caller.role} you may not do this.")
     by_session = caller.signed_in and not shows_key(request)
     changes = request.method not in SAFE_METHODS and ability not in READING and route != SIGN_OUT
-    if by_session and changes and request.config_dict[ACCESS].read_only:
+    if by_session and changes and main_app(request)[ACCESS].read_only:
         raise Forbidden("The page is read-only (MONITOR_READ_ONLY), and so is a session of it. Nothing was done.")
 
 
 async def caller_of(request: web.Request) -> Caller:
     """Return who the request is from; raises as `authorize`."""
     shown = shown_by(request)
-    access = request.config_dict[ACCESS]
     if shows_ticket(request):
         if shown.key is not None:
             detail = "A key or a ticket is taken, and not both."
@@ -96,7 +84,7 @@ async def caller_of(request: web.Request) -> Caller:
         # A page must know it, as it must know a key. It is not used up by one that is not welcome.
         check_origin(request, by_key=True, by_session=False)
         return await take_ticket(request, shown)
-    caller = await access.caller(shown)
+    caller = await main_app(request)[ACCESS].caller(shown)
     check_origin(request, by_key=shown.key is not None, by_session=shown.key is None and caller is not ANYBODY)
     return caller
 
@@ -105,7 +93,10 @@ def shown_by(request: web.Request) -> Shown:
     """Return what the request shows of who it is from; raises `BadParameter`, `KeyInAddress`, `WrongKey`."""
     if request.query_string:
         _refuse_keys_in_address(request)
-    return Shown(_key_of(request), request.cookies.get(SESSION_COOKIE), client_address(request), is_local(request))
+    key, cookie = _key_of(request), marks_of(request).cookie
+    session = request.cookies.get(SESSION_COOKIE) if cookie else None
+    # Whoever shows a key may be anywhere.
+    return Shown(key, session, client_address(request), is_local=key is None and is_local(request))
 
 
 def shows_key(request: web.Request) -> bool:
@@ -137,9 +128,17 @@ def actor_of(request: web.Request) -> str:
     return caller.name if caller.signed_in or is_of_page else _ANYBODYS_NAME
 
 
+def main_app(request: web.Request) -> web.Application:
+    """Return the application that has the parts, also for a request of the page, a sub-application.
+
+    `request.config_dict` finds them too, but takes longer than what is done with them here.
+    """
+    return request.match_info.apps[0]
+
+
 def views_of(request: web.Request) -> JobViews:
     """Return the reads of the jobs that the caller may see."""
-    return request.config_dict[VIEWS].seen_by(request[CALLER].scope)
+    return main_app(request)[VIEWS].seen_by(request[CALLER].scope)
 
 
 def owner_of(caller: Caller, asked: str | None, pointer: str) -> str | None:
@@ -156,9 +155,12 @@ def owner_of(caller: Caller, asked: str | None, pointer: str) -> str | None:
 
 def _key_of(request: web.Request) -> str | None:
     """Return the key that the request shows in one of its headers."""
-    found = [_bearer(value) for value in request.headers.getall(hdrs.AUTHORIZATION, ())]
-    found += [value.strip() for value in request.headers.getall("X-API-Key", ())]
-    for value in request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ()):
+    if not marks_of(request).key:
+        return None
+    headers = request.headers
+    found = [_bearer(value) for value in headers.getall(hdrs.AUTHORIZATION, ())]
+    found += [value.strip() for value in headers.getall("X-API-Key", ())]
+    for value in headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ()):
         offered = [each.strip() for each in value.split(",")]
         found += [each.removeprefix(_KEY_PROTOCOL) for each in offered if each.startswith(_KEY_PROTOCOL)]
     if not found:

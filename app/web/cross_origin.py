@@ -46,7 +46,7 @@ async def let_pages_read(request: web.Request, response: web.StreamResponse) -> 
 
     Done when an answer is about to be sent: a stream begins within its handler.
     """
-    if not request.config_dict[SETTINGS].origins or not _is_shared(request):
+    if not _is_shared(request):
         return
     if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
         return

@@ -69,7 +69,7 @@ WRITTEN_AT_ONCE: Final = 200
 
 async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     """Return a job with the last progress and the time it will probably take."""
-    signed = (await request.app[LINKS].signing()).signed
+    signed = (await request.app[LINKS].signing()).signed if view.outputs else unsigned
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
     estimate = await request.app[ETA].of(view, snapshot.progress, datetime.now(UTC))
     eta_s = round(estimate.end_s, 1) if estimate is not None and estimate.end_s is not None else None

@@ -12,6 +12,7 @@ from aiohttp import web
 from app.domain.errors import ForeignHost, ForeignOrigin
 from app.keys import SETTINGS
 from app.settings import is_loopback
+from app.web.header_marks import marks_of
 from app.web.proxies import all_hosts, asked_host
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ async def refuse_foreign_hosts(
     A page of another site can have its own name resolved to this machine (DNS rebinding). The browser and the other
     guards here then take its requests for this server's own; only the host name in them differs.
     """
-    names = {_name_in(host) for host in all_hosts(request)}
-    for name in names if len(request.headers.getall("Host", ())) < 2 else {""}:
-        if not _is_this_machine(name) and not request.app[SETTINGS].goes_by(name):
+    for host in all_hosts(request):
+        # Of two it cannot be known which one was meant.
+        name = _name_in(host) if marks_of(request).hosts < 2 else ""
+        if not is_loopback(name) and not request.app[SETTINGS].goes_by(name):
             raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
     return await handler(request)
 
@@ -43,10 +45,11 @@ def host_name(request: web.Request) -> str | None:
     host = asked_host(request)
     if host is None:
         return None
-    # Of two it cannot be known which one was meant.
-    return _name_in(host) if len(request.headers.getall("Host", ())) < 2 else ""
+    return _name_in(host) if marks_of(request).hosts < 2 else ""
 
 
+# Every request brings its host, and they are few.
+@lru_cache(maxsize=128)
 def _name_in(host: str) -> str:
     """Return the name, without its port; "" of what is no name with a port or without."""
     return (_host_name(f"//{host}") or "") if _HOST.fullmatch(host) else ""
@@ -59,20 +62,15 @@ def check_origin(request: web.Request, *, by_key: bool, by_session: bool) -> Non
     `by_session`: the browser adds its session by itself, so only our own page is welcome. Others that have neither are
     of this machine, whose pages are welcome whatever their port. What "null" stands for cannot be known.
     """
-    origins = request.headers.getall("Origin", ())
-    origin = ", ".join(origins) if origins else None
-    if origin is None or (by_key and origin in request.config_dict[SETTINGS].origins):
+    if not marks_of(request).origin:
+        return
+    origin = ", ".join(request.headers.getall("Origin"))
+    if by_key and origin in request.config_dict[SETTINGS].origins:
         return
     name = _host_name(origin) if _ORIGIN.fullmatch(origin) else None
     own = origin.partition("://")[2] == asked_host(request)
     if name is None or not (own or (not by_session and (name == host_name(request) or is_loopback(name)))):
         raise ForeignOrigin(f"Pages of {origin[:200]} may not connect here.")
-
-
-# Every request brings its host, and they are few.
-@lru_cache(maxsize=128)
-def _is_this_machine(name: str) -> bool:
-    return is_loopback(name)
 
 
 @lru_cache(maxsize=128)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from app.domain.access import Ability
@@ -135,8 +136,9 @@ def route_of(request: web.Request) -> str:
     """Return method and address of a request as the table names them; the address is "" where there is nothing."""
     resource = request.match_info.route.resource
     place = resource.canonical if resource is not None else ""
-    # The action in the address decides what it takes.
-    place = place.replace("{action}", request.match_info.get("action", ""))
+    if "action" in request.match_info:
+        # The action in the address decides what it takes.
+        place = place.replace("{action}", request.match_info["action"])
     return _listed_as(request.method, place)
 
 
@@ -162,5 +164,6 @@ def routes_of(router: web.UrlDispatcher, prefix: str = "") -> Iterator[str]:
             yield _listed_as(route.method, place.replace("{action}", action) if action else place)
 
 
+@lru_cache(maxsize=1024)
 def _listed_as(method: str, place: str) -> str:
     return f"{'GET' if method == 'HEAD' else method} {place.rstrip('/') or ('/' if place else '')}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import hdrs, web
 
 from app.domain.forwarded import Told, address_in, told
+from app.web.header_marks import marks_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from app.domain.public_addresses import Network
 
 _READ: Final = (hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_PROTO, hdrs.X_FORWARDED_HOST, "X-Forwarded-Prefix")
-_OF_PROXIES: Final = frozenset(
-    {"forwarded", "forwarded-for", "via", "cdn-loop", "true-client-ip", "fly-client-ip", "fastly-client-ip"}
-    | {"x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-host", "x-original-url"}
-)
-_BEGINNINGS_OF_PROXIES: Final = ("x-forwarded", "x-original-forwarded", "x-envoy-", "x-amzn-", "x-azure-", "cf-")
-"""Headers that only a proxy adds, written small and with hyphens, and how the names of others begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +92,7 @@ def outside_address(request: web.Request) -> str | None:
 
 def came_through_proxy(request: web.Request) -> bool:
     """Whether the request has a header that only proxies add, from whomever it is."""
-    names = [name.lower().replace("_", "-") for name in request.headers]
-    return any(name in _OF_PROXIES or name.startswith(_BEGINNINGS_OF_PROXIES) for name in names)
+    return marks_of(request).proxy
 
 
 class Proxies:
