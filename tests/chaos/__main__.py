@@ -22,10 +22,11 @@ from app.commands.stop_signals import Interrupted, until_signalled
 from app.embedded.accounts import outside_folder
 from app.runtime.end_tasks import end_tasks
 from tests.chaos import checks, harms, leftovers, received, report, sweeps
-from tests.chaos.clients import Client, Record, draw_plans
+from tests.chaos.clients import Client, Record, draw_plans, holder_of, with_owners
 from tests.chaos.evidence import Violation, gather
 from tests.chaos.executions import ExecutionLogs
 from tests.chaos.faults import Injector
+from tests.chaos.keyring import Keyring
 from tests.chaos.planting import Planter
 from tests.chaos.processes import Fleet
 from tests.chaos.schedule import SMALL, Fault, draw_schedule
@@ -67,6 +68,8 @@ def parse_arguments() -> argparse.Namespace:
         "--only", action="append", type=lambda name: Fault[name], help="inject this fault only; repeatable"
     )
     parser.add_argument("--pause", type=float, default=0.0, help="mean seconds between faults")
+    without = os.environ.get("CHAOS_KEYS") == "0"
+    parser.add_argument("--no-keys", dest="keys", action="store_false", default=not without, help="or CHAOS_KEYS=0")
     parser.add_argument("--keep", action="store_true", help="keep the run's folder also when all is well")
     return parser.parse_args()
 
@@ -95,11 +98,15 @@ async def _run_in(folder: Path, session: ClientSession, arguments: argparse.Name
     fleet = Fleet(folder, session, workers=counts[0], apps=counts[1], standins=counts[2])
     logs = ExecutionLogs(session, fleet.standin_urls)
     record = Record()
-    planter = Planter(fleet, session, record)
+    keyring = Keyring(fleet, session) if arguments.keys else None
+    planter = Planter(fleet, session, record, keyring)
     injector = Injector(fleet, session, logs, planter)
     began = time.monotonic()
     try:
-        await fleet.start()
+        await fleet.start(keyring.found if keyring is not None else None)
+        if keyring is not None:
+            await keyring.hand_out()
+            record.revocations = keyring.revocations
         sweeping = sweeps.Sweeps(fleet)
         polling = [
             asyncio.create_task(logs.poll(), name="logs"),
@@ -107,7 +114,7 @@ async def _run_in(folder: Path, session: ClientSession, arguments: argparse.Name
         ]
         try:
             say(f"{len(fleet.members)} processes, PostgreSQL and Redis are up after {time.monotonic() - began:.1f} s")
-            left = await _disturb(fleet, session, injector, planter, record, logs, arguments)
+            left = await _disturb(fleet, session, injector, planter, record, logs, keyring, arguments)
         finally:
             for result in await end_tasks(polling):
                 if isinstance(result, Exception):
@@ -136,6 +143,7 @@ async def _disturb(
     planter: Planter,
     record: Record,
     logs: ExecutionLogs,
+    keyring: Keyring | None,
     arguments: argparse.Namespace,
 ) -> list[Violation]:
     """Let clients and faults loose, and return what is not done when it should be."""
@@ -144,8 +152,10 @@ async def _disturb(
     schedule = draw_schedule(arguments.seed, arguments.seconds, faults, pause_s)
     began = time.monotonic()
     clients = [
-        asyncio.create_task(_client(fleet, session, record, group, began + at_s), name=f"client-{group[0].number}")
-        for group, at_s in _starts(arguments, record)
+        asyncio.create_task(
+            _client(fleet, session, record, group, began + at_s, keyring), name=f"client-{group[0].number}"
+        )
+        for group, at_s in _starts(arguments, record, keyring)
     ]
     try:
         await injector.run(schedule, began)
@@ -163,16 +173,21 @@ async def _disturb(
         await end_tasks([*clients, *planter.clients])
 
 
-def _starts(arguments: argparse.Namespace, record: Record) -> list[tuple[list[Plan], float]]:
+def _starts(arguments: argparse.Namespace, record: Record, keyring: Keyring | None) -> list[tuple[list[Plan], float]]:
     draw = random.Random(f"starts {arguments.seed}")
     groups = draw_plans(arguments.seed, arguments.jobs)
+    if keyring is not None:
+        groups = with_owners(groups, keyring.holders)
     record.planned = [plan for group in groups for plan in group]
     return [(group, draw.uniform(0.2, arguments.seconds - 2)) for group in groups]
 
 
-async def _client(fleet: Fleet, session: ClientSession, record: Record, group: list[Plan], at: float) -> None:
+async def _client(
+    fleet: Fleet, session: ClientSession, record: Record, group: list[Plan], at: float, keyring: Keyring | None
+) -> None:
     await asyncio.sleep(max(0.0, at - time.monotonic()))
-    await Client(session, fleet.api_urls, record, group).run()
+    holder = holder_of(group, keyring.holders) if keyring is not None else None
+    await Client(session, fleet.api_urls, record, group, holder).run()
 
 
 def _tell(

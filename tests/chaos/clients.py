@@ -8,18 +8,30 @@ import random
 import time
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, ClientWSTimeout, WSMsgType, WSServerHandshakeError
+from aiohttp import ClientError, ClientSession, WSMsgType, WSServerHandshakeError
 
 from tests.chaos import pictures, workflows
+from tests.chaos.callers import Caller, open_socket
+from tests.chaos.keyring import Holder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.chaos.callers import Sent
+    from tests.chaos.keyring import Revocation
 
 JOBS: Final = "/api/v1/generation-jobs"
 UPLOADS: Final = "/api/v1/uploads"
+CONTENTS: Final = "/api/v1/contents"
 TERMINAL: Final = ("completed", "failed", "cancelled")
 AWAY: Final = (ClientError, OSError, TimeoutError)
-ANSWER: Final = ClientTimeout(total=8)
-_CLOSE: Final = ClientWSTimeout(ws_close=2)
+OUTAGES: Final = (500, 502, 503)
+REFUSED: Final = (401, 429)
+"""A key that is revoked just now, or a limit; whether that was right is checked at the end, with all that is known."""
+REFUSED_PAUSE_S: Final = (1.0, 2.5)
+"""Between these a client waits before it shows a key again that was refused."""
 KEEP_UPLOADS_S: Final = 5.0
 """So long an upload is kept from its last use on, unless a job needs it: short, so that the sweep deletes in a run."""
 CLOSE_S: Final = 8.0
@@ -74,6 +86,8 @@ class Plan:
     naming: Naming = Naming.TEXT
     deletes: bool = False
     """Whether its client asks, as soon as it is accepted, that its picture be deleted."""
+    owner: str | None = None
+    """Whose key its client has; None in a run without keys."""
 
     @property
     def shares(self) -> bool:
@@ -83,12 +97,15 @@ class Plan:
     @property
     def user_id(self) -> str:
         """Who sends it, and hands its picture over."""
+        if self.owner is not None:
+            return self.owner
         return PAINTERS if self.shares else f"client-{self.number}"
 
     def body(self, tag: str, upload_id: str | None) -> dict[str, Any]:
         """Return the request; `tag` tells this very try from others of the same job."""
-        body: dict[str, Any] = {
-            "user_id": self.user_id,
+        # With a key it may be left out.
+        whose = {} if self.owner is not None and self.number % 2 else {"user_id": self.user_id}
+        body: dict[str, Any] = whose | {
             "priority": self.priority,
             "max_attempts": 10,
             "metadata": {"chaos": tag},
@@ -140,6 +157,7 @@ class Handed:
     upload_id: str
     new: bool
     """Whether there was none of these bytes."""
+    owner: str = ""
 
 
 @dataclass
@@ -175,6 +193,8 @@ class Connection:
     closed_at: float = 0.0
     close_code: int | None = None
     frames: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    key: str = ""
+    """Name of the key that opened it, or its ticket; empty in a run without keys."""
 
 
 @dataclass
@@ -187,6 +207,15 @@ class Record:
     planned: list[Plan] = field(default_factory=list)
     handed: list[Handed] = field(default_factory=list)
     deletions: list[Deletion] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    """Each request that showed a key."""
+    revocations: list[Revocation] = field(default_factory=list)
+    owners: dict[int, str] = field(default_factory=dict)
+    """Job → whose key it was sent with."""
+    kept: list[tuple[int, str]] = field(default_factory=list)
+    """Contents, each with whose it is."""
+    outages: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """From when to when PostgreSQL, or Redis, was away or emptied."""
     faults: list[str] = field(default_factory=list)
     """What no client should ever see."""
 
@@ -209,6 +238,17 @@ def draw_plans(seed: int, count: int) -> list[list[Plan]]:
         groups.append([_with_picture(of_pictures, plan) for plan in group])
         number += size
     return groups
+
+
+def with_owners(groups: Sequence[Sequence[Plan]], holders: Sequence[Holder]) -> list[list[Plan]]:
+    """Return the groups, each of an owner: one client sends all of it with one key."""
+    return [[replace(plan, owner=holder_of(group, holders).owner) for plan in group] for group in groups]
+
+
+def holder_of(group: Sequence[Plan], holders: Sequence[Holder]) -> Holder:
+    """Return who sends a group; every owner has some, also in a short run."""
+    # Scattered: the numbers of neighbouring groups differ by their sizes only.
+    return holders[random.Random(f"owner {group[0].number}").randrange(len(holders))]
 
 
 def _draw_plan(draw: random.Random, number: int) -> Plan:
@@ -238,13 +278,18 @@ def _with_picture(draw: random.Random, plan: Plan) -> Plan:
 class Client:
     """Submits and follows one group of jobs."""
 
-    def __init__(self, session: ClientSession, urls: list[str], record: Record, group: list[Plan]) -> None:
-        self._session = session
+    def __init__(
+        self, session: ClientSession, urls: list[str], record: Record, group: list[Plan], holder: Holder | None = None
+    ) -> None:
+        """Without a `holder` there are no keys."""
         self._urls = urls
         self._record = record
         self._group = group
         self._draw = random.Random(f"client {group[0].number}")
         self._app = self._draw.randrange(len(urls))
+        # Drawn by themselves, so that a seed's clients do the same with and without keys.
+        self._of_keys = random.Random(f"keys {group[0].number}")
+        self._caller = Caller(session, urls, holder or Holder(""), self._of_keys, record.sent)
 
     async def run(self) -> None:
         """Do everything that the plans ask for, until each job has ended."""
@@ -269,9 +314,8 @@ class Client:
             attempt = Try(f"{plan.number}:{number}", time.time())
             self._record.tries.append(attempt)
             try:
-                url = f"{self._urls[self._app]}{JOBS}"
                 body = plan.body(attempt.tag, handed.upload_id if handed is not None else None)
-                async with self._session.post(url, json=body, timeout=ANSWER) as response:
+                async with self._caller.request("POST", self._app, JOBS, json=body) as response:
                     answer = await response.json()
                     attempt.status, attempt.code = response.status, answer.get("code")
             except (*AWAY, ValueError):
@@ -279,15 +323,16 @@ class Client:
             else:
                 if attempt.status == 201:
                     attempt.job_id = int(answer["job_id"])
+                    self._record.owners[attempt.job_id] = plan.user_id
                     if plan.deletes and handed is not None:
                         await self._delete(handed, plan, attempt.job_id)
                     return attempt.job_id
                 # One that was handed over long ago may be gone: it is handed over again.
                 gone = [each.get("code") for each in answer.get("errors", ())] == ["unknown_upload"]
                 gone = gone and handed is not None and time.time() > handed.at + KEEP_UPLOADS_S
-                if attempt.status not in (500, 502, 503) and not gone:
+                if attempt.status not in (*OUTAGES, *REFUSED) and not gone:
                     self._record.faults.append(f"POST of {attempt.tag} was answered {attempt.status} {answer}")
-            await asyncio.sleep(self._draw.uniform(0.1, 0.4))
+            await self._pause(attempt.status)
         raise AssertionError("unreachable")
 
     async def _hand_over(self, plan: Plan) -> Handed | None:
@@ -295,28 +340,28 @@ class Client:
         while plan.picture is not None:
             at, status = time.time(), None
             try:
-                url = f"{self._urls[self._app]}{UPLOADS}?user_id={plan.user_id}"
-                async with self._session.post(url, data=pictures.png(plan.picture), timeout=ANSWER) as response:
+                path = f"{UPLOADS}?user_id={plan.user_id}"
+                async with self._caller.request("POST", self._app, path, data=pictures.png(plan.picture)) as response:
                     answer = await response.json()
                     status = response.status
             except (*AWAY, ValueError):
                 self._turn_elsewhere()
             if status in (200, 201):
-                handed = Handed(plan.picture, at, answer["upload_id"], new=status == 201)
+                handed = Handed(plan.picture, at, answer["upload_id"], new=status == 201, owner=plan.user_id)
                 self._record.handed.append(handed)
                 return handed
-            if status not in (None, 500, 502, 503):
+            if status not in (None, *OUTAGES, *REFUSED):
                 self._record.faults.append(f"the picture of job {plan.number} was answered {status} {answer}")
-            await asyncio.sleep(self._draw.uniform(0.1, 0.4))
+            await self._pause(status)
         return None
 
     async def _delete(self, handed: Handed, plan: Plan, job_id: int) -> None:
         """Ask once that a picture be deleted; whether its job still needs it, the job itself will show."""
         with contextlib.suppress(*AWAY):
-            url = f"{self._urls[self._app]}{UPLOADS}/{handed.upload_id}?user_id={plan.user_id}"
-            async with self._session.delete(url, timeout=ANSWER) as response:
+            path = f"{UPLOADS}/{handed.upload_id}?user_id={plan.user_id}"
+            async with self._caller.request("DELETE", self._app, path) as response:
                 self._record.deletions.append(Deletion(job_id, time.time(), response.status))
-                if response.status not in (204, 404, 409, 500, 502, 503):
+                if response.status not in (204, 404, 409, *OUTAGES, *REFUSED):
                     told = f"the deletion of the picture of job {job_id} was answered {response.status}"
                     self._record.faults.append(told)
 
@@ -331,8 +376,7 @@ class Client:
             asked = Asked(what, job_id, time.time())
             self._record.asked.append(asked)
             try:
-                url = f"{self._urls[app]}{JOBS}/{job_id}/{what}"
-                async with self._session.post(url, json={}, timeout=ANSWER) as response:
+                async with self._caller.request("POST", app, f"{JOBS}/{job_id}/{what}", json={}) as response:
                     answer = await response.json()
                     asked.told = answer.get("code") or answer.get("status")
                     asked.status, asked.answered_at = response.status, time.time()
@@ -341,20 +385,21 @@ class Client:
             else:
                 if asked.status in (200, 202, 409):
                     return asked.status
-                if asked.status not in (500, 502, 503):
+                if asked.status not in (*OUTAGES, *REFUSED):
                     self._record.faults.append(f"{what} of job {job_id} was answered {asked.status} {answer}")
                     return asked.status
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(self._of_keys.uniform(*REFUSED_PAUSE_S) if asked.status in REFUSED else 0.3)
 
     async def _follow(self, job_ids: list[int]) -> dict[int, str]:
         """Watch until each job has ended, over as many sockets as it takes, and return how they ended."""
         ended: dict[int, str] = {}
         misses = 0
         while waiting := [job_id for job_id in job_ids if job_id not in ended]:
-            path = f"/ws/jobs/{waiting[0]}" if len(waiting) == 1 else f"/ws/jobs?job_ids={','.join(map(str, waiting))}"
+            refused: int | None = None
             connection = Connection(self._group[0].number, self._app, waiting, time.time())
             try:
-                async with self._session.ws_connect(f"{self._urls[self._app]}{path}", timeout=_CLOSE) as ws:
+                async with open_socket(self._caller, self._app, waiting, self._of_keys) as (ws, key):
+                    connection.key = key
                     self._record.connections.append(connection)
                     while True:
                         late = CLOSE_S if all(job_id in ended for job_id in waiting) else None
@@ -365,10 +410,13 @@ class Client:
                         connection.frames.append((time.time(), frame))
                         if frame.get("status") in TERMINAL:
                             ended[frame["job_id"]] = frame["status"]
+                            if frame.get("content_id"):
+                                self._record.kept.append((frame["content_id"], self._caller.holder.owner))
                     connection.close_code, connection.closed_at = ws.close_code, time.time()
             except WSServerHandshakeError as error:
+                refused = error.status
                 # 404 and the like: an accepted job is unknown. 500 and 503 are outages.
-                misses += error.status < 500
+                misses += error.status < 500 and error.status not in REFUSED
                 if misses == 3:
                     self._record.faults.append(f"the socket for jobs {waiting} was refused with {error.status}")
                     return ended
@@ -377,8 +425,13 @@ class Client:
                     self._record.faults.append(f"the socket of jobs {waiting} was not closed after their end")
             connection.closed_at = connection.closed_at or time.time()
             self._turn_elsewhere()
-            await asyncio.sleep(self._draw.uniform(0.05, 0.3))
+            await self._pause(refused, 0.05, 0.3)
         return ended
+
+    async def _pause(self, status: int | None, least_s: float = 0.1, most_s: float = 0.4) -> None:
+        """Wait before the next try: longer when the key was refused."""
+        drawn_s = self._draw.uniform(least_s, most_s)
+        await asyncio.sleep(self._of_keys.uniform(*REFUSED_PAUSE_S) if status in REFUSED else drawn_s)
 
     def _turn_elsewhere(self) -> None:
         self._app = (self._app + 1) % len(self._urls)

@@ -310,7 +310,9 @@ class Injector:
         """Whether the service says that something is wrong with this backend."""
         for url in self._fleet.api_urls:
             try:
-                async with self._session.get(f"{url}/health/ready", timeout=ClientTimeout(total=2)) as response:
+                async with self._session.get(
+                    f"{url}/health/ready", headers=self._fleet.headers, timeout=ClientTimeout(total=2)
+                ) as response:
                     told = {each["name"]: each.get("reason") for each in (await response.json())["backends"]}
                     if told.get(name):
                         return True

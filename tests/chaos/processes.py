@@ -154,6 +154,8 @@ class Fleet:
         self.redis = Database(
             RedisServer(folder / "redis", port=ports[1], config=None, durable=True, prefer_wheels=False)
         )
+        self.headers: dict[str, str] = {}
+        """What a request of ours shows that needs a key."""
         self._counts = {"worker": workers, "app": apps, "standin": standins}
         self.workers: list[Member] = []
         self.apps: list[Member] = []
@@ -173,14 +175,16 @@ class Fleet:
         del values["genonaut_env"]
         return load_settings("test", **values)
 
-    async def start(self) -> None:
-        """Start everything and wait until it serves."""
+    async def start(self, prepare: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Start everything and wait until it serves; `prepare` is called when the databases are there."""
         for folder in (self.folder / "logs", self.store):
             folder.mkdir()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.postgres.start())
             group.create_task(self.redis.start())
         await migrate(self.settings)
+        if prepare is not None:
+            await prepare()
         self._make_members()
         for member in self.members:
             await member.start()
@@ -207,6 +211,11 @@ class Fleet:
         """Whether an app answers a request that needs both PostgreSQL and Redis."""
         return await self._answers(f"{url}/api/v1/generation-jobs/queue/stats")
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment of our processes."""
+        known = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
+        return known | self._own_settings() | {"PYTHONUNBUFFERED": "1"}
+
     def _own_settings(self) -> dict[str, str]:
         return SHORT_TIMES | {
             "GENONAUT_ENV": "test",
@@ -223,9 +232,7 @@ class Fleet:
         }
 
     def _make_members(self) -> None:
-        known = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
-        environment = known | self._own_settings() | {"PYTHONUNBUFFERED": "1"}
-        logs = self.folder / "logs"
+        environment, logs = self.environment(), self.folder / "logs"
         for index, (name, url) in enumerate(self.standin_urls.items()):
             arguments = ["--port", url.rpartition(":")[2], "--directory", str(self.folder / f"comfyui-{index}")]
             arguments += ["--model-load-seconds", "0.2", "--step-seconds", "0.05"]
@@ -244,7 +251,7 @@ class Fleet:
 
     async def _answers(self, url: str) -> bool:
         try:
-            async with self._session.get(url, timeout=ClientTimeout(total=2)) as response:
+            async with self._session.get(url, headers=self.headers, timeout=ClientTimeout(total=2)) as response:
                 return response.status == 200
         except (ClientError, OSError, TimeoutError):
             return False
