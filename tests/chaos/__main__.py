@@ -21,7 +21,7 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from app.commands.stop_signals import Interrupted, until_signalled
 from app.embedded.accounts import outside_folder
 from app.runtime.end_tasks import end_tasks
-from tests.chaos import checks, harms, leftovers, received, report, sweeps
+from tests.chaos import checks, harms, leftovers, permits, received, report, sweeps
 from tests.chaos.clients import Client, Record, draw_plans, holder_of, with_owners
 from tests.chaos.evidence import Violation, gather
 from tests.chaos.executions import ExecutionLogs
@@ -29,15 +29,20 @@ from tests.chaos.faults import Injector
 from tests.chaos.keyring import Keyring
 from tests.chaos.planting import Planter
 from tests.chaos.processes import Fleet
-from tests.chaos.schedule import SMALL, Fault, draw_schedule
+from tests.chaos.schedule import OF_KEYS, SMALL, SMALL_OF_KEYS, Fault, draw_schedule
+from tests.chaos.steering import Steering
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.chaos.clients import Plan
     from tests.chaos.evidence import Evidence
     from tests.chaos.faults import Injection
 
 REST_S: Final = 75.0
 """So long after the last fault everything may take to come to rest: the longest lock, and what waits behind it."""
+SELDOMER: Final = 2.0
+"""Faults of keys have so much longer pauses than others: each takes seconds."""
 CHECKS: Final = (
     checks.accepted_jobs,
     checks.ended_jobs,
@@ -53,6 +58,11 @@ CHECKS: Final = (
     harms.colors,
     harms.painted_over,
     sweeps.needed_uploads,
+    permits.foreign_requests,
+    permits.refusals,
+    permits.sockets,
+    permits.limits,
+    permits.audited,
 )
 
 
@@ -100,7 +110,8 @@ async def _run_in(folder: Path, session: ClientSession, arguments: argparse.Name
     record = Record()
     keyring = Keyring(fleet, session) if arguments.keys else None
     planter = Planter(fleet, session, record, keyring)
-    injector = Injector(fleet, session, logs, planter)
+    injector = Injector(fleet, session, logs, planter, record, keyring)
+    steering: Steering | None = None
     began = time.monotonic()
     try:
         await fleet.start(keyring.found if keyring is not None else None)
@@ -108,20 +119,22 @@ async def _run_in(folder: Path, session: ClientSession, arguments: argparse.Name
             await keyring.hand_out()
             record.revocations = keyring.revocations
         sweeping = sweeps.Sweeps(fleet)
+        if keyring is not None:
+            steering = Steering(fleet, session, record, keyring, arguments.seed)
         polling = [
             asyncio.create_task(logs.poll(), name="logs"),
             asyncio.create_task(sweeping.run(), name="sweeps"),
         ]
         try:
             say(f"{len(fleet.members)} processes, PostgreSQL and Redis are up after {time.monotonic() - began:.1f} s")
-            left = await _disturb(fleet, session, injector, planter, record, logs, keyring, arguments)
+            left = await _disturb(fleet, session, injector, planter, record, logs, keyring, steering, arguments)
         finally:
-            for result in await end_tasks(polling):
-                if isinstance(result, Exception):
-                    raise result
+            _raise(await end_tasks(polling))
         for name in fleet.standin_urls:
             await logs.collect(name)
         evidence = await gather(fleet, record, logs)
+        if steering is not None:
+            evidence.overheard = steering.overheard
         swept, unswept = await leftovers.sweep(fleet)
     finally:
         await fleet.stop()
@@ -144,12 +157,20 @@ async def _disturb(
     record: Record,
     logs: ExecutionLogs,
     keyring: Keyring | None,
+    steering: Steering | None,
     arguments: argparse.Namespace,
 ) -> list[Violation]:
     """Let clients and faults loose, and return what is not done when it should be."""
-    faults = arguments.only or (SMALL if arguments.small else list(Fault))
+    faults = arguments.only or ((*SMALL, *SMALL_OF_KEYS) if arguments.small else list(Fault))
     pause_s = arguments.pause or (1.3 if arguments.small else 4.0)
-    schedule = draw_schedule(arguments.seed, arguments.seconds, faults, pause_s)
+    if keyring is None:
+        faults = [fault for fault in faults if fault not in OF_KEYS]
+    schedule = draw_schedule(
+        arguments.seed, arguments.seconds, [each for each in faults if each not in OF_KEYS], pause_s
+    )
+    if of_keys := [each for each in faults if each in OF_KEYS]:
+        schedule += draw_schedule(arguments.seed, arguments.seconds, of_keys, pause_s * SELDOMER)
+    schedule.sort(key=lambda planned: planned.at_s)
     began = time.monotonic()
     clients = [
         asyncio.create_task(
@@ -157,8 +178,13 @@ async def _disturb(
         )
         for group, at_s in _starts(arguments, record, keyring)
     ]
+    following = [asyncio.create_task(steering.follow(), name="events")] if steering is not None else []
+    orders = [asyncio.create_task(steering.act(), name="operator")] if steering is not None else []
     try:
         await injector.run(schedule, began)
+        if steering is not None:
+            _raise(await end_tasks(orders))
+            await steering.settle()
         await injector.clear()
         clients += planter.clients
         say(f"{len(schedule)} faults in {time.monotonic() - began:.0f} s, {record.submitted} jobs; waiting for rest")
@@ -170,7 +196,15 @@ async def _disturb(
         stuck = [Violation("nothing is stuck", f"{task.get_name()} still waits for its jobs") for task in late]
         return left + stuck
     finally:
-        await end_tasks([*clients, *planter.clients])
+        await end_tasks([*clients, *planter.clients, *orders])
+        _raise(await end_tasks(following))
+
+
+def _raise(results: Iterable[object]) -> None:
+    """Raise what one of the tasks has raised."""
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
 
 
 def _starts(arguments: argparse.Namespace, record: Record, keyring: Keyring | None) -> list[tuple[list[Plan], float]]:
@@ -232,6 +266,7 @@ def _summary(evidence: Evidence) -> list[str]:
         f"{len(record.handed)} uploads, {new} of them new; {len(deletions)} deletions asked for, {granted} granted",
         f"{len(runs)} executions of {len({run.prompt_id for run in runs})} prompts; {repairs}",
         f"{len(record.connections)} sockets, {frames} frames; {len(record.asked)} cancels and retries",
+        *permits.told(evidence),
     ]
 
 

@@ -15,12 +15,14 @@ from aiohttp import ClientError, ClientSession, WSMsgType, WSServerHandshakeErro
 from tests.chaos import pictures, workflows
 from tests.chaos.callers import Caller, open_socket
 from tests.chaos.keyring import Holder
+from tests.chaos.strangers import Belongings, Stranger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from tests.chaos.callers import Sent
     from tests.chaos.keyring import Revocation
+    from tests.chaos.strangers import Foreign
 
 JOBS: Final = "/api/v1/generation-jobs"
 UPLOADS: Final = "/api/v1/uploads"
@@ -209,6 +211,7 @@ class Record:
     deletions: list[Deletion] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     """Each request that showed a key."""
+    foreign: list[Foreign] = field(default_factory=list)
     revocations: list[Revocation] = field(default_factory=list)
     owners: dict[int, str] = field(default_factory=dict)
     """Job → whose key it was sent with."""
@@ -287,9 +290,12 @@ class Client:
         self._group = group
         self._draw = random.Random(f"client {group[0].number}")
         self._app = self._draw.randrange(len(urls))
+        self._kept: dict[int, int] = {}
+        """Content → the job that left it: what is still to be looked at."""
         # Drawn by themselves, so that a seed's clients do the same with and without keys.
         self._of_keys = random.Random(f"keys {group[0].number}")
         self._caller = Caller(session, urls, holder or Holder(""), self._of_keys, record.sent)
+        self._stranger = Stranger(self._caller, record.foreign, self._of_keys) if holder is not None else None
 
     async def run(self) -> None:
         """Do everything that the plans ask for, until each job has ended."""
@@ -300,8 +306,10 @@ class Client:
                 followed[job_id] = plan
                 if plan.cancel_after_s is not None:
                     tasks.create_task(self._cancel(job_id, plan))
+                await self._look_around(followed)
                 await asyncio.sleep(self._draw.uniform(0.0, 0.15))
             ended = await self._follow(list(followed))
+        await self._look_around(followed)
         again = [job_id for job_id, word in ended.items() if followed[job_id].retry and word in ("failed", "cancelled")]
         again = [job_id for job_id in again if await self._ask("retry", job_id, self._app) == 200]
         if again:
@@ -412,6 +420,7 @@ class Client:
                             ended[frame["job_id"]] = frame["status"]
                             if frame.get("content_id"):
                                 self._record.kept.append((frame["content_id"], self._caller.holder.owner))
+                                self._kept[frame["content_id"]] = frame["job_id"]
                     connection.close_code, connection.closed_at = ws.close_code, time.time()
             except WSServerHandshakeError as error:
                 refused = error.status
@@ -427,6 +436,20 @@ class Client:
             self._turn_elsewhere()
             await self._pause(refused, 0.05, 0.3)
         return ended
+
+    async def _look_around(self, own: Collection[int]) -> None:
+        """With a key: ask for something of another owner, and look at what one's own jobs left."""
+        if self._stranger is None:
+            return
+        uploads = [(each.upload_id, each.owner) for each in self._record.handed]
+        await self._stranger.ask(self._app, Belongings(self._record.owners, self._record.kept, uploads))
+        for content_id in [each for each, job_id in self._kept.items() if job_id in own]:
+            del self._kept[content_id]
+            with contextlib.suppress(*AWAY):
+                async with self._caller.request("GET", self._app, f"{CONTENTS}/{content_id}/outputs/0") as response:
+                    if response.status not in (200, *OUTAGES, *REFUSED):
+                        self._record.faults.append(f"content {content_id} was answered {response.status}")
+                    await response.read()
 
     async def _pause(self, status: int | None, least_s: float = 0.1, most_s: float = 0.4) -> None:
         """Wait before the next try: longer when the key was refused."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.chaos.clients import Record
     from tests.chaos.executions import ExecutionLogs
     from tests.chaos.processes import Fleet
+    from tests.chaos.steering import Overheard
 
 Row = dict[str, Any]
 
@@ -39,6 +40,9 @@ class Evidence:
     contents: dict[int, list[Row]]
     outputs: dict[int, list[Row]]
     """By content id."""
+    audit: list[Row]
+    overheard: list[Overheard] = field(default_factory=list)
+    """What followers of `/ws/events` were told."""
     attempt_of_prompt: dict[str, Row] = field(default_factory=dict)
 
     def attempt_at(self, job_id: int, seq: int) -> int | None:
@@ -51,7 +55,7 @@ async def gather(fleet: Fleet, record: Record, logs: ExecutionLogs) -> Evidence:
     """Read everything that the run left in PostgreSQL."""
     jobs = await fleet.query(
         """SELECT id, status, phase, seq, attempt, metadata->>'chaos' AS tag, content_id, backend_name, worker_id,
-                  lease_expires_at, error_code, error_message, cancel_reason, created_at, completed_at
+                  user_id, lease_expires_at, error_code, error_message, cancel_reason, created_at, completed_at
            FROM generation_jobs ORDER BY id"""
     )
     events = await fleet.query(
@@ -67,6 +71,7 @@ async def gather(fleet: Fleet, record: Record, logs: ExecutionLogs) -> Evidence:
         """SELECT content_id, index, kind, content_type, size_bytes, width, height, sha256, path, thumbnail_path
            FROM outputs ORDER BY content_id, index"""
     )
+    audit = await fleet.query("SELECT at, actor, action, target, outcome FROM audit_log ORDER BY id")
     return Evidence(
         record=record,
         logs=logs,
@@ -77,6 +82,7 @@ async def gather(fleet: Fleet, record: Record, logs: ExecutionLogs) -> Evidence:
         attempts=_by(attempts, "job_id"),
         contents=_by(contents, "job_id"),
         outputs=_by(outputs, "content_id"),
+        audit=audit,
         attempt_of_prompt={row["prompt_id"]: row for row in attempts},
     )
 

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import ClientError, ClientTimeout
 from redis.asyncio import Redis
 
+from tests.chaos.callers import Caller
 from tests.chaos.clients import Kind
 from tests.chaos.schedule import AWAY_S, BROKEN_S, Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from aiohttp import ClientSession
 
+    from tests.chaos.clients import Record
     from tests.chaos.executions import ExecutionLogs
+    from tests.chaos.keyring import Holder, Key, Keyring
     from tests.chaos.planting import Planter
     from tests.chaos.processes import Fleet, Member
     from tests.chaos.schedule import Planned
     from tests.chaos.servers import Database
 
 AWAY: Final = (ClientError, OSError, TimeoutError)
+REVOKED_S: Final = 1.5
+"""So long a key stays revoked after every server has refused it."""
+SHOWN_S: Final = 20.0
+"""So long a revoked key is shown to a server that does not refuse it."""
 POISON_S: Final = 120.0
 """How long a poisonous job may take to be found out, queue and all."""
 SAVERS_AT_ONCE: Final = 10
@@ -60,8 +70,18 @@ class Injection:
 class Injector:
     """Carries out the schedule, and notes whom each fault hit."""
 
-    def __init__(self, fleet: Fleet, session: ClientSession, logs: ExecutionLogs, planter: Planter) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        session: ClientSession,
+        logs: ExecutionLogs,
+        planter: Planter,
+        record: Record,
+        keyring: Keyring | None,
+    ) -> None:
         self._planter = planter
+        self._keyring = keyring
+        self._record = record
         self._fleet = fleet
         self._session = session
         self._logs = logs
@@ -91,6 +111,11 @@ class Injector:
             Fault.BROKEN_GPU: self._break_gpu,
             Fault.POISON: self._poison,
             Fault.FIXED_SAVERS: self._save_over,
+            Fault.KEY_REVOKED: self._revoke,
+            Fault.KEY_REPLACED: self._replace_key,
+            Fault.KEY_WITHOUT_REDIS: self._revoke_without_redis,
+            Fault.KEY_WITHOUT_POSTGRES: self._revoke_without_postgres,
+            Fault.KEY_WITHOUT_APP: self._revoke_without_app,
         }
 
     async def run(self, schedule: Sequence[Planned], began: float) -> None:
@@ -206,16 +231,28 @@ class Injector:
     ) -> None:
         async with server.lock:
             await self._hit(injection)
-            await server.stop(*signals)
-            await asyncio.sleep(down_s)
-            await server.start()
+            await self._stop_for(server, down_s, *signals)
             injection.since = time.time()
         await self._answering(injection)
+
+    async def _stop_for(self, server: Database, down_s: float, *signals: signal.Signals) -> None:
+        """Stop a database and start it again, and write that down; the caller holds its lock."""
+        began = time.time()
+        await server.stop(*signals)
+        await asyncio.sleep(down_s)
+        await server.start()
+        self._note_outage(server, began)
+
+    def _note_outage(self, server: Database, began: float) -> None:
+        name = "redis" if server is self._fleet.redis else "postgres"
+        self._record.outages.setdefault(name, []).append((began, time.time()))
 
     async def _flush(self, injection: Injection) -> None:
         await self._hit(injection)
         async with self._fleet.redis.lock, Redis.from_url(self._fleet.redis.url) as redis:
+            began = time.time()
             await redis.flushall()
+            self._note_outage(self._fleet.redis, began)
             injection.since = time.time()
         await self._answering(injection)
 
@@ -281,6 +318,124 @@ class Injector:
         """Send jobs whose savers all write the same file, at once."""
         injection.at = injection.since = time.time()
         self._planter.plant(Kind.FIXED, SAVERS_AT_ONCE, injection.planned.target)
+
+    async def _revoke(self, injection: Injection) -> None:
+        """Revoke a user's key, and take that back after a while."""
+        await self._revoked(injection, contextlib.nullcontext())
+
+    async def _replace_key(self, injection: Injection) -> None:
+        """Give a user another key: before its present one is revoked, or only some time after that."""
+        keyring, holder = self._keys(injection)
+        async with holder.lock:
+            injection.at = injection.since = time.time()
+            by_command = injection.planned.target % 4 < 2
+            await self._remembered(holder)
+            if injection.planned.target % 2:
+                last = await keyring.renew(holder)
+                assert last is not None
+                await keyring.revoke(last, holder.owner, by_command=by_command)
+            else:
+                assert holder.key is not None
+                await keyring.revoke(holder.key, holder.owner, by_command=by_command)
+                await asyncio.sleep(injection.planned.down_s)
+                last = await keyring.renew(holder)
+                assert last is not None
+            await self._until_refused(last, holder)
+
+    async def _revoke_without_redis(self, injection: Injection) -> None:
+        """Revoke a key while Redis is away, so that no server is told."""
+        redis = self._fleet.redis
+
+        @contextlib.asynccontextmanager
+        async def away() -> AsyncIterator[None]:
+            async with redis.lock:
+                began = time.time()
+                await redis.stop()
+                try:
+                    yield
+                    await asyncio.sleep(injection.planned.down_s)
+                finally:
+                    await redis.start()
+                    self._note_outage(redis, began)
+                    injection.since = time.time()
+
+        await self._revoked(injection, away())
+
+    async def _revoke_without_postgres(self, injection: Injection) -> None:
+        """Revoke a key, and have PostgreSQL away at once: the servers go on with what they remember."""
+        await self._revoked(injection, contextlib.nullcontext(), without_postgres=True)
+
+    async def _revoke_without_app(self, injection: Injection) -> None:
+        """Kill a server, and revoke a key before it is back."""
+        app = self._fleet.apps[injection.planned.target % len(self._fleet.apps)]
+
+        @contextlib.asynccontextmanager
+        async def away() -> AsyncIterator[None]:
+            async with app.lock:
+                await app.end(signal.SIGKILL)
+                try:
+                    yield
+                finally:
+                    await app.start()
+                    await app.until_ready()
+                    injection.since = time.time()
+
+        await self._revoked(injection, away())
+
+    async def _revoked(
+        self,
+        injection: Injection,
+        during: contextlib.AbstractAsyncContextManager[None],
+        *,
+        without_postgres: bool = False,
+    ) -> None:
+        keyring, holder = self._keys(injection)
+        by_command = injection.planned.target % 4 < 2
+        async with holder.lock:
+            injection.at = injection.since = time.time()
+            assert holder.key is not None
+            await self._remembered(holder)
+            async with during:
+                revocation = await keyring.revoke(holder.key, holder.owner, by_command=by_command)
+            if without_postgres:
+                async with self._fleet.postgres.lock:
+                    await self._stop_for(self._fleet.postgres, injection.planned.down_s)
+                injection.since = time.time()
+            await self._until_refused(holder.key, holder)
+            await asyncio.sleep(REVOKED_S)
+            await keyring.restore(revocation, by_command=not by_command)
+
+    async def _until_refused(self, key: Key, holder: Holder) -> None:
+        """Show a revoked key to each server again and again, until it is refused; the checks judge the answers."""
+
+        async def show(app: int) -> None:
+            deadline = time.monotonic() + SHOWN_S
+            while await self._shown(key, holder, app) not in (401, 429) and time.monotonic() < deadline:
+                await asyncio.sleep(0.2)
+
+        await asyncio.gather(*(show(app) for app in range(len(self._fleet.apps))))
+
+    async def _remembered(self, holder: Holder) -> None:
+        """Show the present key to each server, so that each remembers whose it is."""
+        assert holder.key is not None
+        await asyncio.gather(*(self._shown(holder.key, holder, app) for app in range(len(self._fleet.apps))))
+
+    async def _shown(self, key: Key, holder: Holder, app: int) -> int | None:
+        caller = Caller(self._session, self._fleet.api_urls, holder, random.Random(key.name), self._record.sent)
+        with contextlib.suppress(*AWAY, ValueError):
+            async with caller.request("GET", app, "/api/v1/me", key=key) as response:
+                return response.status
+        return None
+
+    def _keys(self, injection: Injection) -> tuple[Keyring, Holder]:
+        assert self._keyring is not None, "a fault of keys in a run without keys"
+        target, keyring = injection.planned.target, self._keyring
+        if target % 4 == 0:
+            return keyring, keyring.holder(target)
+        # Who has most sockets open just now loses most.
+        names = {holder.key.name: holder for holder in keyring.holders if holder.key and not holder.lock.locked()}
+        opened = Counter(each.key for each in self._record.connections if not each.closed_at and each.key in names)
+        return keyring, names[opened.most_common(1)[0][0]] if opened else keyring.holder(target)
 
     async def _poison(self, injection: Injection) -> None:
         """Send a poisonous job, and restart what it kills, until it has been found out."""

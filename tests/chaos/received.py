@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.message import SEQ_STRIDE
+from app.web.socket_client import SIGNED_OUT
 from tests.chaos.clients import TERMINAL
 from tests.chaos.evidence import Evidence, Violation
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
     from tests.chaos.clients import Connection
 
-CLOSE_CODES: Final = (1000, 1001, 1006, None)
-"""All finished; server going away; killed."""
+CLOSE_CODES: Final = (1000, 1001, 1006, SIGNED_OUT, None)
+"""All finished; server going away; killed; the key is revoked."""
 
 
 def frames(evidence: Evidence) -> Iterator[Violation]:

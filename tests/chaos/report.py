@@ -190,12 +190,14 @@ def _log_lines(folder: Path, job_id: int, prompts: Sequence[str]) -> Iterator[st
 def _signs(evidence: Evidence) -> dict[int, list[tuple[float, int]]]:
     """Return for each job the times at which a client saw it go on, with the frame's number."""
     signs: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    revoked = {each.owner for each in evidence.record.revocations}
     for connection in evidence.record.connections:
         for at, frame in connection.frames:
             signs[frame["job_id"]].append((at, frame["seq"]))
     for job_id, events in evidence.events.items():
-        if job_id not in signs:
-            signs[job_id] = [(event["at"].timestamp(), event["seq"] * SEQ_STRIDE) for event in events]
+        # Who follows a job with a key that is revoked just then sees nothing of it, though it goes on.
+        if job_id not in signs or evidence.record.owners.get(job_id) in revoked:
+            signs[job_id] += [(event["at"].timestamp(), event["seq"] * SEQ_STRIDE) for event in events]
     return {job_id: sorted(found) for job_id, found in signs.items()}
 
 
@@ -224,7 +226,11 @@ def _reconnections(evidence: Evidence, injection: Injection) -> dict[str, float]
     """Return how long the clients of an app that was killed were without frames; their jobs are those it hit."""
     found: dict[str, float] = {}
     connections = evidence.record.connections
+    revoked = {each.key.name for each in evidence.record.revocations}
     for each in connections:
+        if each.key in revoked:
+            # It may have been revoked at that time, and kept its clients away.
+            continue
         if each.app == injection.app and each.opened_at <= injection.at < each.closed_at and each.close_code != 1000:
             injection.jobs += [job_id for job_id in each.job_ids if job_id not in injection.jobs]
             later = [at for other in connections if other.number == each.number for at, _ in other.frames]

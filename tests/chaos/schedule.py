@@ -34,8 +34,22 @@ class Fault(StrEnum):
     BROKEN_GPU = "ComfyUI: broken GPU for 8 s"
     POISON = "job: ends its ComfyUI's thread"
     FIXED_SAVERS = "jobs: ten save over one file"
+    KEY_REVOKED = "key: revoked and restored"
+    KEY_REPLACED = "key: replaced by another"
+    KEY_WITHOUT_REDIS = "key: revoked with Redis away"
+    KEY_WITHOUT_POSTGRES = "key: revoked, then PostgreSQL away"
+    KEY_WITHOUT_APP = "key: revoked with an app away"
 
 
+OF_KEYS: Final = (
+    Fault.KEY_REVOKED,
+    Fault.KEY_REPLACED,
+    Fault.KEY_WITHOUT_REDIS,
+    Fault.KEY_WITHOUT_POSTGRES,
+    Fault.KEY_WITHOUT_APP,
+)
+"""Drawn by themselves, so that a seed's other faults are those that they are without keys."""
+SMALL_OF_KEYS: Final = (Fault.KEY_REVOKED, Fault.KEY_REPLACED, Fault.KEY_WITHOUT_REDIS, Fault.KEY_WITHOUT_APP)
 AWAY_S: Final = 6.0
 """Longer than a lease."""
 BROKEN_S: Final = 8.0
@@ -51,6 +65,9 @@ HEAVY: Final = KILLS | {
     Fault.DEAD_THREAD,
     Fault.BROKEN_GPU,
     Fault.POISON,
+    Fault.KEY_WITHOUT_REDIS,
+    Fault.KEY_WITHOUT_POSTGRES,
+    Fault.KEY_WITHOUT_APP,
 }
 """Faults whose consequences last; a restart that is to be measured by itself keeps away from them."""
 CALM_PAUSES: Final = 3
@@ -90,7 +107,7 @@ def draw_schedule(seed: int, seconds: float, faults: Sequence[Fault], pause_s: f
     In each round those with lasting consequences come last, so that restarts are mostly measured by themselves; some
     restarts are thrown among the others all the same.
     """
-    draw = random.Random(f"faults {seed}")
+    draw = random.Random(f"faults {seed}" if not set(faults) & set(OF_KEYS) else f"faults of keys {seed}")
     schedule: list[Planned] = []
     at_s = 2.0
     while at_s < seconds - 1:
