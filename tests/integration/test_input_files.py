@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -9,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from integration.tcp_proxy import TcpProxy
 from PIL import Image
+from pydantic import SecretStr
 
+from app.domain.errors import InputUnavailable
 from app.settings import ROOT
+from app.storage.database import Database, make_engine
+from app.storage.uploads import UploadStore
 from harness import BOTH_AGES, SMALL_BODY, Service, eventually
+from worker.attempts.input_files import InputFiles
 from worker.standin.faults import Fault, FaultKind, UploadFault
 
 if TYPE_CHECKING:
@@ -167,6 +174,61 @@ async def test_a_url_is_fetched_once_by_the_worker(
     assert files.asked == ["/a.png"]
     kept = done["inputs"]["1.image"]
     assert (kept["url"], len(kept["upload"])) == (url, 32)
+
+
+@pytest.mark.slow
+async def test_postgresql_away_while_a_file_is_fetched_costs_a_delay(
+    service: Service,
+    settings: Settings,
+    start_worker: Workers,
+    aiohttp_server: Callable[..., Awaitable[TestServer]],
+    allow_this_machine: Allow,
+) -> None:
+    proxy, database_url = await TcpProxy.before(settings.database_url.get_secret_value())
+    asked: list[str] = []
+
+    async def give(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if len(asked) == 1:
+            await proxy.cut()
+        return web.Response(body=picture("orange"), content_type="image/png")
+
+    app = web.Application()
+    app.router.add_get("/a.png", give)
+    files = await aiohttp_server(app)
+    await allow_this_machine(service, start_worker)
+    await service.exchange_worker(start_worker, input_networks="127.0.0.0/8", database_url=SecretStr(database_url))
+    job = await service.submit(
+        job_type="workflow",
+        prompt=None,
+        workflow=loading(""),
+        inputs={"1.image": {"url": str(files.make_url("/a.png"))}},
+    )
+
+    async def asked_again() -> bool:
+        return len(asked) > 1
+
+    await eventually(asked_again)
+    await proxy.restore()
+    done = await service.finished(job["job_id"])
+    assert (done["status"], done["attempt"], done["error_code"]) == ("completed", 1, None)
+    await proxy.cut()
+
+
+async def test_postgresql_away_while_files_are_looked_up_is_waited_for(settings: Settings) -> None:
+    proxy, database_url = await TcpProxy.before(settings.database_url.get_secret_value())
+    away = Database(make_engine(settings.model_copy(update={"database_url": SecretStr(database_url)})))
+    nothing: Any = None
+    inputs = InputFiles(nothing, UploadStore(away), nothing, nothing, nothing, nothing)
+    await proxy.cut()
+    looking = asyncio.create_task(inputs.given({}, [("1", "image", "gone")], nothing))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(looking), 0.3)
+    await proxy.restore()
+    with pytest.raises(InputUnavailable, match="The upload gone of node 1, input 'image', was deleted"):
+        await looking
+    await away.close()
+    await proxy.cut()
 
 
 async def test_a_url_that_is_away_is_asked_again_with_the_next_attempt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from app.domain.upload_checks import wrong_kinds
 from app.domain.uploads import uploads_in, with_files
 from app.runtime.guarded_http import Limits, input_chunks
 from app.services.references import resized
+from app.storage.outages import repeat_until_available
 from worker.comfyui.input_folder import Had
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ async def uploads_named_in(graph: Graph) -> Places:
 
 
 class InputFiles:
-    """Gives backends the files of attempts. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
+    """Gives backends the files of attempts. Methods wait while PostgreSQL is away: that is no fault of the job."""
 
     def __init__(
         self,
@@ -100,7 +102,10 @@ class InputFiles:
         urls = {each["url"]: None for each in _references(job) if "url" in each and "upload" not in each}
         if not urls:
             return job
-        found = await asyncio.gather(*(self._fetch(url, job.user_id) for url in urls))
+        waits = f"job {job.job_id} waits to have its files stored"
+        # A fetch is repeated whole: what has come of it is gone.
+        fetching = (repeat_until_available(partial(self._fetch, url, job.user_id), waits) for url in urls)
+        found = await asyncio.gather(*fetching)
         by_url = dict(zip(urls, found, strict=True))
         fetched = replace(
             job,
@@ -112,7 +117,8 @@ class InputFiles:
         if picture is not None:
             width, height = resized(fetched, picture.width, picture.height)
             fetched = replace(fetched, width=width, height=height)
-        await self._attempts.note_inputs(claim, fetched, [upload.upload_id for upload in found])
+        upload_ids = [upload.upload_id for upload in found]
+        await repeat_until_available(lambda: self._attempts.note_inputs(claim, fetched, upload_ids), waits)
         return fetched
 
     async def given(self, graph: Graph, places: Places, backend: Backend) -> Given:
@@ -126,7 +132,8 @@ class InputFiles:
             We have a file no more.
         BackendLacksModel, BackendLost
         """
-        uploads = await self._store.read({upload_id for _, _, upload_id in places})
+        wanted = {upload_id for _, _, upload_id in places}
+        uploads = await repeat_until_available(lambda: self._store.read(wanted), "a job waits to learn of its files")
         for node_id, name, upload_id in places:
             if upload_id not in uploads:
                 raise InputUnavailable(f"The upload {upload_id} of node {node_id}, input {name!r}, was deleted.")
