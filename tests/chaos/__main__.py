@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 REST_S: Final = 75.0
 """So long after the last fault everything may take to come to rest: the longest lock, and what waits behind it."""
-SELDOMER: Final = 2.0
-"""Faults of keys have so much longer pauses than others: each takes seconds."""
+KEY_PAUSE_S: Final = 3.0
+"""Mean seconds between faults of keys: each of them takes some."""
 CHECKS: Final = (
     checks.accepted_jobs,
     checks.ended_jobs,
@@ -169,7 +169,7 @@ async def _disturb(
         arguments.seed, arguments.seconds, [each for each in faults if each not in OF_KEYS], pause_s
     )
     if of_keys := [each for each in faults if each in OF_KEYS]:
-        schedule += draw_schedule(arguments.seed, arguments.seconds, of_keys, pause_s * SELDOMER)
+        schedule += draw_schedule(arguments.seed, arguments.seconds, of_keys, arguments.pause or KEY_PAUSE_S)
     schedule.sort(key=lambda planned: planned.at_s)
     began = time.monotonic()
     clients = [

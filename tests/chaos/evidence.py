@@ -40,7 +40,7 @@ class Evidence:
     contents: dict[int, list[Row]]
     outputs: dict[int, list[Row]]
     """By content id."""
-    audit: list[Row]
+    audit: list[Row] = field(default_factory=list)
     overheard: list[Overheard] = field(default_factory=list)
     """What followers of `/ws/events` were told."""
     attempt_of_prompt: dict[str, Row] = field(default_factory=dict)

@@ -77,7 +77,8 @@ def _limit(evidence: Evidence, sent: Sent, told: str) -> Iterator[Violation]:
     if sent.code == _WAITING:
         if sent.owner != LIMITED or not sent.what.startswith("POST "):
             yield Violation("a limit is one's own", f"{told} {sent.code}")
-    elif sent.code != _WRONG or not any(
+    # A WebSocket that is refused does not show the code.
+    elif sent.code not in (_WRONG, None) or not any(
         each.asked_at < sent.answered_at < (each.restored_at or sent.answered_at) + MUCH_LATER_S
         for each in evidence.record.revocations
     ):
