@@ -129,7 +129,7 @@ lint: .venv/.dev ## run ruff, its formatter, and the import contracts
 types: .venv/.dev ## run mypy, strict
 	@$(BIN)/python -m mypy
 
-chaos: .venv/.dev ## kill everything under load, and check that no job is lost: CHAOS_SEED, CHAOS_SECONDS (180), CHAOS_JOBS (600)
+chaos: .venv/.dev ## kill everything under load, and check that no job is lost: CHAOS_SEED, CHAOS_SECONDS (180), CHAOS_JOBS (600), CHAOS_KEYS=0
 	@exec $(BIN)/python -m tests.chaos
 
 bench: .venv/.dev ## measure the speed here, as a Markdown table, in 3 minutes; BENCH_ONLY=create,read

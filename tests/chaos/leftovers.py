@@ -36,6 +36,9 @@ ALLOWED_TRACEBACKS: Final[dict[str, str]] = {
     r"Future exception was never retrieved\n.*\nConnectionError: unexpected connection_lost\(\) call": (
         "asyncpg asks a server for TLS and forgets its own future when the server dies before it answers"
     ),
+    r"ERROR app\.web\.auditing: not in the audit: [\s\S]*DatabaseUnavailable: ": (
+        "what was done just before PostgreSQL went away stands in the log in place of the audit"
+    ),
 }
 """Pattern of a traceback in a log → why it may be there."""
 _JOB: Final = re.compile(r"(?:job |chaos:live:|^Redis key arq:[a-z-]+:)(\d+)")

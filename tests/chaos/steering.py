@@ -13,6 +13,7 @@ from aiohttp import ClientError, WSMsgType
 
 from tests.chaos.callers import Caller
 from tests.chaos.clients import JOBS, OUTAGES, REFUSED, Asked
+from tests.chaos.keyring import OWNERS
 from tests.chaos.planting import FIRST_NUMBER
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class Steering:
             elif chance < 0.85:
                 await self._cancel_some()
             else:
-                await self._post(f"{JOBS}/retry", {"filter": {"status": ["cancelled"]}})
+                # Of one owner, so that some cancelled jobs stay so.
+                chosen = {"user_id": self._draw.choice(OWNERS), "status": ["cancelled"]}
+                await self._post(f"{JOBS}/retry", {"filter": chosen})
 
     async def settle(self) -> None:
         """Resume what was drained, which would keep its jobs waiting for ever."""
