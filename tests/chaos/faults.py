@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from tests.chaos.servers import Database
 
 AWAY: Final = (ClientError, OSError, TimeoutError)
-REVOKED_S: Final = 1.5
-"""So long a key stays revoked after every server has refused it."""
+REVOKED_S: Final = 4.0
+"""So long a key stays revoked after every server has refused it: its sockets have to be closed by then."""
 SHOWN_S: Final = 20.0
 """So long a revoked key is shown to a server that does not refuse it."""
 POISON_S: Final = 120.0

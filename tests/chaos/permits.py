@@ -98,7 +98,7 @@ def sockets(evidence: Evidence) -> Iterator[Violation]:
         for revocation in revocations:
             began = max(revocation.done_at, each.opened_at)
             until = min(each.closed_at, revocation.restoring_at or each.closed_at)
-            allowed_s = KEYS_S + MARGIN_S
+            allowed_s = MARGIN_S + (0.0 if _was_told(evidence, revocation) else KEYS_S)
             # Only in an outage of PostgreSQL it cannot be known.
             if until - began > allowed_s and not _was_away(evidence, "postgres", until - allowed_s, until):
                 yield Violation("a revoked key opens nothing", f"{told}: open {until - began:.1f} s after revocation")
@@ -132,14 +132,14 @@ def told(evidence: Evidence) -> list[str]:
         return []
     statuses = Counter(each.status for each in record.sent)
     by_key = _by_key(evidence)
-    last: dict[int, float] = defaultdict(float)
+    last: dict[tuple[str, int, int], float] = defaultdict(float)
+    """Key, which of its revocations, and server → seconds after which it was let in for the last time."""
     for sent in record.sent:
         for index, each in enumerate(by_key.get(sent.key, [])):
             let_in = sent.status not in UNCLEAR and sent.at > each.done_at
             if let_in and sent.at < (each.restoring_at or sent.at + 1):
-                last[hash((sent.key, index, sent.app))] = max(
-                    last[hash((sent.key, index, sent.app))], sent.at - each.done_at
-                )
+                place = sent.key, index, sent.app
+                last[place] = max(last[place], sent.at - each.done_at)
     codes = Counter(each.code for each in record.sent if each.status == 429)
     closed = sum(each.close_code == SIGNED_OUT for each in record.connections)
     late = f"p50 {median(last.values()):.2f} s, max {max(last.values()):.2f} s" if last else "never"
@@ -173,6 +173,12 @@ def _is_late(evidence: Evidence, revocation: Revocation, sent: Sent) -> bool:
 
 def _was_away(evidence: Evidence, server: str, since: float, until: float) -> bool:
     return any(began <= until and since <= ended for began, ended in evidence.record.outages.get(server, ()))
+
+
+def _was_told(evidence: Evidence, revocation: Revocation) -> bool:
+    """Whether nothing kept the servers from hearing of a revocation at once, and from asking for more."""
+    began, ended = revocation.asked_at - MARGIN_S, revocation.done_at + MARGIN_S
+    return not any(_was_away(evidence, server, began, ended) for server in ("redis", "postgres"))
 
 
 def _waiting(evidence: Evidence) -> dict[int, int]:
