@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 NGINX: Final = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 WITH_NGINX: Final = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        NGINX is None and "CI" not in os.environ, reason="There is no nginx: install Debian's package nginx-light."
-    ),
+    pytest.mark.skipif(NGINX is None, reason="There is no nginx: install Debian's package nginx-light."),
 ]
 """Marks of modules whose tests run nginx."""
 MANUAL: Final = ROOT / "app" / "manual" / "production.md"
