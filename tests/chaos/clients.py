@@ -212,6 +212,8 @@ class Record:
     sent: list[Sent] = field(default_factory=list)
     """Each request that showed a key."""
     foreign: list[Foreign] = field(default_factory=list)
+    watched: list[Connection] = field(default_factory=list)
+    """Sockets of `/ws/events` that were open when their key was revoked."""
     revocations: list[Revocation] = field(default_factory=list)
     owners: dict[int, str] = field(default_factory=dict)
     """Job → whose key it was sent with."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import ClientError, ClientTimeout
 from redis.asyncio import Redis
 
+from app.runtime.end_tasks import end_tasks
 from tests.chaos.callers import Caller
-from tests.chaos.clients import Kind
+from tests.chaos.clients import Connection, Kind
 from tests.chaos.schedule import AWAY_S, BROKEN_S, Fault
 
 if TYPE_CHECKING:
@@ -395,6 +396,7 @@ class Injector:
             injection.at = injection.since = time.time()
             assert holder.key is not None
             await self._remembered(holder)
+            watching = self._watch_events(holder)
             async with during:
                 revocation = await keyring.revoke(holder.key, holder.owner, by_command=by_command)
             if without_postgres:
@@ -403,6 +405,7 @@ class Injector:
                 injection.since = time.time()
             await self._until_refused(holder.key, holder)
             await asyncio.sleep(REVOKED_S)
+            await end_tasks(watching)
             await keyring.restore(revocation, by_command=not by_command)
 
     async def _until_refused(self, key: Key, holder: Holder) -> None:
@@ -419,6 +422,24 @@ class Injector:
         """Show the present key to each server, so that each remembers whose it is."""
         assert holder.key is not None
         await asyncio.gather(*(self._shown(holder.key, holder, app) for app in range(len(self._fleet.apps))))
+
+    def _watch_events(self, holder: Holder) -> list[asyncio.Task[None]]:
+        """Have a socket at each server that stays open until its key is revoked, whatever becomes of jobs."""
+        assert holder.key is not None
+        return [asyncio.create_task(self._watch(holder.key, app), name="watch") for app in range(len(self._fleet.apps))]
+
+    async def _watch(self, key: Key, app: int) -> None:
+        connection = Connection(0, app, [], time.time(), key=key.name)
+        with contextlib.suppress(*AWAY):
+            try:
+                url = f"{self._fleet.api_urls[app]}/ws/events"
+                async with self._session.ws_connect(url, headers=key.headers()) as ws:
+                    self._record.watched.append(connection)
+                    async for _ in ws:
+                        pass
+                    connection.close_code = ws.close_code
+            finally:
+                connection.closed_at = time.time()
 
     async def _shown(self, key: Key, holder: Holder, app: int) -> int | None:
         caller = Caller(self._session, self._fleet.api_urls, holder, random.Random(key.name), self._record.sent)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MARGIN_S: Final = 3.0
 """What a busy machine may add to a promised time."""
+HEARD_S: Final = 1.0
+"""So near to a revocation an outage may have kept a server from hearing of it."""
 AT_ONCE: Final = 3
 """So many jobs more than may wait are accepted at most: statements that are under way at once do not see each other."""
 MUCH_LATER_S: Final = 90.0
@@ -88,7 +90,7 @@ def _limit(evidence: Evidence, sent: Sent, told: str) -> Iterator[Violation]:
 def sockets(evidence: Evidence) -> Iterator[Violation]:
     """The sockets of a revoked key are closed with 4401, soon, and those of no other."""
     by_key = _by_key(evidence)
-    for each in evidence.record.connections:
+    for each in (*evidence.record.connections, *evidence.record.watched):
         revocations = by_key.get(each.key, [])
         told = f"client {each.number} at app{each.app} with {each.key}, {each.opened_at:.3f} to {each.closed_at:.3f}"
         if each.close_code == SIGNED_OUT and not any(
@@ -141,7 +143,7 @@ def told(evidence: Evidence) -> list[str]:
                 place = sent.key, index, sent.app
                 last[place] = max(last[place], sent.at - each.done_at)
     codes = Counter(each.code for each in record.sent if each.status == 429)
-    closed = sum(each.close_code == SIGNED_OUT for each in record.connections)
+    closed = sum(each.close_code == SIGNED_OUT for each in (*record.connections, *record.watched))
     late = f"p50 {median(last.values()):.2f} s, max {max(last.values()):.2f} s" if last else "never"
     answered = sum(each.status not in UNCLEAR for each in record.foreign)
     most = max(_waiting(evidence).values(), default=0)
@@ -177,7 +179,7 @@ def _was_away(evidence: Evidence, server: str, since: float, until: float) -> bo
 
 def _was_told(evidence: Evidence, revocation: Revocation) -> bool:
     """Whether nothing kept the servers from hearing of a revocation at once, and from asking for more."""
-    began, ended = revocation.asked_at - MARGIN_S, revocation.done_at + MARGIN_S
+    began, ended = revocation.asked_at - HEARD_S, revocation.done_at + HEARD_S
     return not any(_was_away(evidence, server, began, ended) for server in ("redis", "postgres"))
 
 
