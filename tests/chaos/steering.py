@@ -122,7 +122,8 @@ class Steering:
                     self.done += 1
                     for each in answer.get("results", ()) if results is not None else ():
                         results[each["job_id"]] = each
-                elif response.status not in (*OUTAGES, *REFUSED):
+                # Nobody knows of a backend between the loss of all that Redis had and the next heartbeat.
+                elif response.status not in (*OUTAGES, *REFUSED) and answer.get("code") != "backend_not_found":
                     self._record.faults.append(f"the operator's POST {path} was answered {response.status} {answer}")
                 return response.status
         return None
