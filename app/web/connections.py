@@ -140,10 +140,12 @@ class Handler(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those of a head that goes on are counted, and its time does not begin anew with them."""
+        is_body = self._body is not None and not self._body.is_eof()
         super().data_received(data)
         if self._busy:
             return
-        if self._messages or not (self._body is None or self._body.is_eof()):
+        # The end of a body that was not waited for is no head either.
+        if self._messages or is_body:
             self._connections.heads.end(self)
         elif data and self._pipe is not None:
             self._connections.heads.begin(self)

@@ -110,6 +110,20 @@ async def test_while_a_body_comes_no_head_is_waited_for(start: Start) -> None:
         assert (await slow.receive(b"}")).startswith(b"HTTP/1.1 400 ")
 
 
+async def test_what_comes_of_a_body_after_the_answer_is_no_head(start: Start) -> None:
+    client = await start()
+    async with Bare(client) as bare:
+        size = MAX_HEAD_BYTES + 1
+        await bare.send(b"POST /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % size)
+        assert (await bare.receive(b"}")).startswith(b"HTTP/1.1 404 ")
+        # All of it at once, as the network may bring it or not.
+        (connection,) = client.server.runner.server.connections
+        connection.data_received(b"x" * size)
+        await bare.send(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b"HTTP/1.1 200 " in await bare.receive(b'"live"}')
+    assert counted(client, "genonaut_connections_refused_total", reason="large_head") == 0
+
+
 async def test_a_head_is_large_in_all_or_in_one_line_only_up_to_a_bound(start: Start) -> None:
     client = await start()
     line = b"X-Line-%03d: " + b"x" * 8000 + b"\r\n"
