@@ -89,8 +89,8 @@ class _UnderPrefix(web.AbstractResource):
         return iter(())
 
     def url_for(self, **kwargs: str) -> URL:
-        """Return nothing that is of use: it has no address of its own."""
-        raise NotImplementedError
+        """Raise `KeyError`, as for a parameter that is missing: it has no address of its own."""
+        raise KeyError("this resource has no address of its own")
 
     def add_prefix(self, prefix: str) -> None:
         """Do nothing: it is not mounted in a sub-application."""
