@@ -119,6 +119,10 @@ class World:
         for phase in ("completed", "failed", "queued"):
             self.things[phase] = await self.make(phase)
 
+    async def hears_events(self) -> bool:
+        """Whether the server's hub is connected."""
+        return bool(self.client.app[keys.HUB].connected)
+
     async def issue(self) -> None:
         """Make everybody's key, and sign all of them in."""
         store = self.client.app[keys.KEYS]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,6 +189,7 @@ class Replay:
         self._standin = standin
         self._session = session
         self._clients: dict[str, Client] = {}
+        self._asked_ms = 0
         self._ids: dict[str, str] = {}
         """Recorded prompt id → the one that was given now."""
         self.answers: list[tuple[Row, dict[str, Any]]] = []
@@ -237,6 +239,12 @@ class Replay:
         async with self._session.get(self._server.make_url("/features")) as response:
             await response.read()
 
+    async def _next_millisecond(self) -> None:
+        """Return in another millisecond than last time: lists are in the order of times, which are told in those."""
+        while (now_ms := int(time.time() * 1000)) == self._asked_ms:
+            await asyncio.sleep(0.0005)
+        self._asked_ms = now_ms
+
     async def _connect(self, name: str, path: str) -> None:
         ws = await self._session.ws_connect(self._server.make_url(path), max_msg_size=0)
         client = self._clients[name] = Client(ws)
@@ -277,6 +285,7 @@ class Replay:
             body.add_field("image", content, filename=name, content_type="image/png")
         if "params" in data:
             url = url.with_query(data["params"])
+        await self._next_millisecond()
         async with self._session.request(data["method"], url, data=body) as response:
             return await read_answer(response)
 

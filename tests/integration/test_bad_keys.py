@@ -394,7 +394,7 @@ async def test_a_revoked_key_is_refused_by_another_server_as_soon_as_it_hears_of
     monkeypatch.setattr("app.services.access.KNOWN_S", 1e9)
     monkeypatch.setattr("app.web.websockets.KEYS_S", 1e9)
     other = World(await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar()), database, world.secrets)
-    await eventually(lambda: _connected(other))
+    await eventually(other.hears_events)
     headers = other.credentials("eve", of_page=False)
     for each in (world, other):
         assert (await each.ask("eve", "GET", JOBS)).status == 200
@@ -417,10 +417,6 @@ async def test_a_revoked_key_is_refused_by_another_server_as_soon_as_it_hears_of
         while (await of_another.receive_json()).get("type") != "pong":
             pass
     assert (await other.ask("ada", "GET", JOBS)).status == 200
-
-
-async def _connected(world: World) -> bool:
-    return bool(world.client.app[keys.HUB].connected)
 
 
 async def test_with_redis_away_a_revoked_key_is_refused_when_it_is_looked_for_again(
