@@ -89,6 +89,7 @@ from app.web.prefixed import serve_behind_proxies
 from app.web.problems import errors_as_problems
 from app.web.protective_headers import add_protective_headers
 from app.web.rates import HELD, MOST_HELD
+from app.web.requests_at_once import REQUESTS_AT_ONCE, RequestsAtOnce
 from app.web.socket_client import text_frame
 from app.web.sockets_of_keys import OPEN_SOCKETS
 
@@ -260,6 +261,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.OWNERS_AT_LIMITS] = OwnersAtLimits(key_store, owner_use, settings.limits)
     app[OPEN_SOCKETS] = Counter()
     app[HELD] = asyncio.Semaphore(MOST_HELD)
+    app[REQUESTS_AT_ONCE] = RequestsAtOnce()
     app[websockets.SOCKETS] = {}
     app[keys.ACCESS] = access = Access(key_store, events, read_only=settings.monitor_read_only)
     app[keys.KEY_MANAGEMENT] = KeyManagement(key_store, access)

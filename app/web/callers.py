@@ -35,8 +35,8 @@ _KEY_LIKE: Final = re.compile(r"gno?_[\w-]{40,}")
 _NAMES_OF_KEYS: Final = frozenset({"key", "api_key", "apikey", "api-key", "access_token", "authorization", "bearer"})
 
 
-async def authorize(request: web.Request) -> None:
-    """Note who the request is from, unless anybody is served.
+async def authorize(request: web.Request) -> Caller | None:
+    """Note, and return, who the request is from; None where anybody is served.
 
     Raises
     ------
@@ -52,26 +52,27 @@ async def authorize(request: web.Request) -> None:
     route = route_of(request)
     ability = PERMISSIONS.get(route)
     if route in PUBLIC or (ability is Ability.SEE_HEALTH and main_app(request)[SETTINGS].metrics_open):
-        return
+        return None
     if shows_link(request):
         # Any page may show it: who has the link may see what it leads to.
         await check_link(request)
         request[CALLER] = LINKED
-        return
+        return LINKED
     try:
         caller = request[CALLER] = await caller_of(request)
     except DatabaseUnavailable:
         if ability is Ability.SEE_HEALTH and is_local(request):
             # Just now it is needed to be seen what is away.
-            return
+            return None
         raise
     await count_request(request, caller)
     if ability is None or not caller.may(ability):
         raise Forbidden(f"As {caller.role} you may not do this.")
-    by_session = caller.signed_in and not shows_key(request)
     changes = request.method not in SAFE_METHODS and ability not in READING and route != SIGN_OUT
-    if by_session and changes and main_app(request)[ACCESS].read_only:
+    by_session = changes and caller.signed_in and not shows_key(request)
+    if by_session and main_app(request)[ACCESS].read_only:
         raise Forbidden("The page is read-only (MONITOR_READ_ONLY), and so is a session of it. Nothing was done.")
+    return caller
 
 
 async def caller_of(request: web.Request) -> Caller:

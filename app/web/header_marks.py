@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from aiohttp import web
+from aiohttp import web
 
 _OF_KEYS: Final = frozenset({"authorization", "x-api-key", "sec-websocket-protocol"})
 _OF_PROXIES: Final = frozenset(
@@ -34,10 +33,20 @@ class HeaderMarks:
     """How many hosts it names."""
 
 
-def marks_of(request: web.Request) -> HeaderMarks:
-    """Return what the names of its headers tell of a request."""
+MARKS: Final = web.RequestKey("MARKS", HeaderMarks)
+"""Looked at by several for each request, so it is noted with it."""
+
+
+def note_marks(request: web.Request) -> HeaderMarks:
+    """Note what the names of its headers tell of a request, and return it."""
     names = tuple(request.headers)
-    return _marks(names) if len(names) <= _USUAL else _marks.__wrapped__(names)
+    marks = request[MARKS] = _marks(names) if len(names) <= _USUAL else _marks.__wrapped__(names)
+    return marks
+
+
+def marks_of(request: web.Request) -> HeaderMarks:
+    """Return what the names of its headers tell of a request; the first guard of all has noted it."""
+    return request[MARKS]
 
 
 # A client sends the same headers each time. Names may be long: few are kept.

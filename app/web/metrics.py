@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from app.domain.errors import Unavailable
 from app.keys import ACCESS, FIGURES, HUB, METRICS, REGISTRY, VIEWS
 from app.metrics import Found, fleet_families
+from app.web.callers import main_app
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,7 +46,7 @@ async def counted(
         resource = request.match_info.route.resource
         route = resource.canonical.rstrip("/") or "/" if resource is not None else "none"
         seconds = time.perf_counter() - began if status != HTTPStatus.SWITCHING_PROTOCOLS else None
-        request.config_dict[METRICS].answered(request.method, route, status, seconds)
+        main_app(request)[METRICS].answered(request.method, route, status, seconds)
     return response
 
 

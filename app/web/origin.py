@@ -12,7 +12,7 @@ from aiohttp import web
 from app.domain.errors import ForeignHost, ForeignOrigin
 from app.keys import SETTINGS
 from app.settings import is_loopback
-from app.web.header_marks import marks_of
+from app.web.header_marks import marks_of, note_marks
 from app.web.proxies import all_hosts, asked_host
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ async def refuse_foreign_hosts(
     A page of another site can have its own name resolved to this machine (DNS rebinding). The browser and the other
     guards here then take its requests for this server's own; only the host name in them differs.
     """
+    marks = note_marks(request)
     for host in all_hosts(request):
         # Of two it cannot be known which one was meant.
-        name = _name_in(host) if marks_of(request).hosts < 2 else ""
+        name = _name_in(host) if marks.hosts < 2 else ""
         if not is_loopback(name) and not request.app[SETTINGS].goes_by(name):
             raise ForeignHost(f"This server does not serve {name[:200]}; ALLOWED_HOSTS says which names it goes by.")
     return await handler(request)

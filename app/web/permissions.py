@@ -42,6 +42,8 @@ SIGNED: Final = frozenset({f"GET {_CONTENT}/outputs/{{index}}", f"GET {_CONTENT}
 """What a link that is signed for this very address opens too, without a key."""
 TICKETED: Final = frozenset({"GET /ws/jobs", "GET /ws/jobs/{job_id}", "GET /ws/events"})
 """What a ticket opens too, in place of a key: browsers send no headers there."""
+LASTING: Final = TICKETED | {f"POST {_JOBS}/{{job_id}}/cancel", f"POST {_UPLOADS}"}
+"""What may take long without keeping the server busy: others of the same key do not wait for it."""
 PERMISSIONS: Final[Mapping[str, Ability]] = {
     "GET /health/ready": Ability.SEE_HEALTH,
     "GET /metrics": Ability.SEE_HEALTH,

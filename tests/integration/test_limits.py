@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import io
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ from app.services.submit import FLIGHTS
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
 from app.web.rates import HELD
+from app.web.requests_at_once import AT_ONCE, REQUESTS_AT_ONCE, RequestsAtOnce
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -121,6 +123,33 @@ async def test_requests_beyond_the_burst_are_refused_and_say_when_to_come_again(
     assert 0 < int(headers["Retry-After"]) <= 100
     assert headers["RateLimit"] == f'"requests";r=0;t={headers["Retry-After"]}'
     assert headers["RateLimit-Policy"] == '"requests";q=3;w=300'
+
+
+async def test_a_key_with_much_under_way_waits_for_itself_and_no_other_key_for_it(client):
+    ann, ben = await holder(client, ""), await holder(client, "", name="ben", owner="ben")
+    key_id = (await client.app[keys.KEYS].named("ann")).id
+    at_once = client.app[REQUESTS_AT_ONCE]
+    at_once.patience_s = 3600.0
+    for _ in range(AT_ONCE):
+        await at_once.begin(key_id)
+    waits = asyncio.create_task(ann.get(ME))
+    # It comes before these, which are answered.
+    await eventually(partial(_waits, at_once, key_id))
+    assert (await ben.get(ME))[0] == 200
+    # What may take long waits for nothing.
+    assert (await upload(client, ann, noise(8)))[0] == 201
+    async with client.ws_connect("/ws/events", headers=ann.headers):
+        pass
+    assert not waits.done()
+    at_once.end(key_id)
+    assert (await waits)[0] == 200
+    for _ in range(AT_ONCE - 1):
+        at_once.end(key_id)
+    assert at_once.begun(key_id) == 0
+
+
+async def _waits(at_once: RequestsAtOnce, key_id: int) -> bool:
+    return at_once.waiting(key_id) > 0
 
 
 async def test_what_one_key_uses_is_not_anothers(client):
