@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.growing_inputs import MOST, Growth, Options, Slot
+from app.domain.model_files import ModelFiles, read_model_files
 from app.domain.node_classes import InputSpec, NodeClass
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Catalog:
     """Whether it is known to be as new as ComfyUI 0.33.0, which checks what 0.3.64 let pass."""
     replacements: Mapping[str, Replacement] = field(default_factory=dict)
     """Class that the backend has not → what it takes in its place."""
+    model_files: ModelFiles = field(init=False, repr=False, compare=False)
+    """Read once: a catalog lives long, and each job that is accepted needs it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_files", read_model_files(self.nodes))
 
     def choices(self, node_class: str, input_name: str) -> tuple[str, ...]:
         """Return what that input of that class can be set to; nothing when the class or the input is not there."""
