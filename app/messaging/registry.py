@@ -64,6 +64,8 @@ class Registry:
         self._names = names
         self.stale_s: Final = stale_s
         self._catalogs: dict[str, Catalog] = {}
+        self._changed: dict[str, tuple[Catalog, Catalog, Catalog]] = {}
+        """Digest of two parts → those, and what they describe together."""
         self._weights: dict[str, int] = {}
         """Length of what a catalog was read from, which tells how much memory it takes."""
         self._unreadable: set[str] = set()
@@ -150,7 +152,18 @@ class Registry:
         if found is None or later is None:
             # With what was read since lost, what was read whole is better than nothing.
             return found
-        return changed_by(found, later)
+        return await self._joined(digest, found, later)
+
+    async def _joined(self, digest: str, found: Catalog, later: Catalog) -> Catalog:
+        """Return what both describe together, the same object as long as they are the same."""
+        known = self._changed.get(digest)
+        if known is None or known[0] is not found or known[1] is not later:
+            known = found, later, await asyncio.to_thread(changed_by, found, later)
+            self._changed.pop(digest, None)
+            while len(self._changed) >= _MOST_CATALOGS:
+                del self._changed[next(iter(self._changed))]
+            self._changed[digest] = known
+        return known[2]
 
     async def _part(self, digest: str) -> Catalog | None:
         if digest not in self._catalogs:
