@@ -245,6 +245,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         References(taking, upload_store, views, settings.allowed_networks),
         OfferRefresh(OfferQuestions(redis, names)),
         sideline,
+        run_times,
         settings.default_checkpoint,
         settings.max_workflow_bytes,
     )
@@ -277,6 +278,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
         # Work that ended handlers have started may still run, and would reconnect to what is closed here.
         await end_tasks(background)
         await app[keys.SUBMITTING].settle()
+        await run_times.close()
         await app[keys.INVENTORY].close()
         await access.settle()
         await links.settle()

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import InvalidTransition
+from app.domain.job_cost import UNKNOWN_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,10 +165,17 @@ class NewJob(Asked):
     """JSON, as PostgreSQL stores it. Only ComfyUI's nodes read it; parsed, it would take much memory."""
     upload_ids: tuple[str, ...] = ()
     """The uploads that it needs."""
+    models: tuple[str, ...] = ()
+    """The model files that it needs in memory, as `LoadedModels` names them; none where no backend could be asked."""
+    model_key: str | None = None
+    """Equal for jobs that load the same in the same way; None where nothing is known to be loaded."""
+    cost_s: float = UNKNOWN_S
+    """Seconds of a GPU that it will probably take."""
 
 
-ASKED_AGAIN: Final = tuple(name for name in NewJob.__dataclass_fields__ if name != "upload_ids")
-"""The fields of `NewJob` that a job keeps."""
+_FOUND: Final = ("models", "model_key", "cost_s")
+ASKED_AGAIN: Final = tuple(name for name in NewJob.__dataclass_fields__ if name not in ("upload_ids", *_FOUND))
+"""The fields of `NewJob` that a job sent again has as well; what was found out about it is found out anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +264,10 @@ class Job(ListedJob):
 
     workflow: dict[str, Any] | None
     extra_pnginfo: str | None = None
-    """As in `NewJob`."""
+    """As in `NewJob`, like what follows."""
+    models: tuple[str, ...] = ()
+    model_key: str | None = None
+    cost_s: float = UNKNOWN_S
 
     def now(self, standing: Standing) -> Job:
         """Return the job where it stands by now."""

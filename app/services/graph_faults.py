@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from app.domain.errors import Fault, InvalidGraph
 from app.domain.graph_check import Checked
 from app.domain.hints import pointer_to, token
+from app.domain.job_facts import facts_of
 from app.domain.replacements import check_as_executed
 from app.domain.stale_lists import classes_in_doubt
 from app.domain.structure import check_structure
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from app.domain.catalog import Catalog
     from app.domain.job import NewJob
+    from app.domain.job_facts import JobFacts
     from app.domain.uploads import Upload
     from app.domain.workflow import Graph
 
@@ -39,6 +41,17 @@ _FIELD: Final = {
     r"^/workflow/upscale_model/inputs/model_name$": "/upscale_model",
 }
 """Where a fault of the graph that we built stands in the request that it was built from."""
+
+
+class HeldAgainst(NamedTuple):
+    """How a backend would take a job."""
+
+    checked: Checked
+    """What is wrong with it there."""
+    doubts: frozenset[str]
+    """Node classes to be read again before that is believed."""
+    facts: JobFacts | None = None
+    """None of a job that it would not run."""
 
 
 def checked_workflow(workflow: Any, overrides: Mapping[str, Any], inputs: Mapping[str, Any], max_bytes: int) -> Graph:
@@ -63,16 +76,17 @@ def has_uploads(workflow: Graph) -> bool:
     return next(uploads_in(workflow), None) is not None
 
 
-def held_against(job: NewJob, catalog: Catalog, uploads: Mapping[str, Upload]) -> tuple[Checked, frozenset[str]]:
-    """Return what is wrong with the job for such a backend, and what is to be read again before that is believed."""
+def held_against(job: NewJob, catalog: Catalog, uploads: Mapping[str, Upload]) -> HeldAgainst:
+    """Return how such a backend would take the job."""
     graph = graph_of(job, catalog)
     if graph is None:
         fault = Fault("/checkpoint_model", "no_checkpoint", "The backends offer no checkpoint at all.")
-        return Checked([fault]), frozenset({CHECKPOINTS})
+        return HeldAgainst(Checked([fault]), frozenset({CHECKPOINTS}))
     found = check_as_executed(graph, catalog)
     if uploads:
         found = replace(found, faults=[*found.faults, *wrong_kinds(graph, catalog, uploads)])
-    return found, classes_in_doubt(graph, catalog, found.faults)
+    facts = facts_of(graph, catalog) if not found.faults else None
+    return HeldAgainst(found, classes_in_doubt(graph, catalog, found.faults), facts)
 
 
 def as_asked(job: NewJob, faults: Sequence[Fault]) -> list[Fault]:

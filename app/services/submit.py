@@ -12,6 +12,7 @@ from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChang
 from app.domain.graph_check import Checked
 from app.domain.hints import nearest
 from app.domain.job import ASKED_AGAIN, Job, NewJob
+from app.domain.job_cost import cost_s
 from app.domain.message import snapshot_of
 from app.domain.workflow import graph_of
 from app.messaging.events import news
@@ -28,18 +29,21 @@ if TYPE_CHECKING:
     from app.domain.access import Caller
     from app.domain.catalog import Catalog
     from app.domain.heartbeats import BackendBeat
+    from app.domain.job_facts import JobFacts
     from app.domain.limits import Limits
     from app.domain.uploads import Upload
     from app.domain.workflow import Graph
     from app.messaging.queue import JobQueue
     from app.messaging.registry import Registry
     from app.runtime.side_thread import SideThread
+    from app.services.graph_faults import HeldAgainst
     from app.services.live_fleet import FleetMembers, LiveFleet
     from app.services.offer_refresh import OfferRefresh
     from app.services.references import References
     from app.services.seeds import Seeds
     from app.storage.idempotency import Once
     from app.storage.jobs import JobStore
+    from app.storage.run_times import RunTimes
 
 NO_WORKER: Final = "No worker is alive at the moment: the job waits until one is."
 NOT_OFFERED: Final = "Of the backends that offer what this job needs none can take work."
@@ -119,15 +123,15 @@ class Held:
         self._weight = weight
         self._sideline = sideline
         # The catalog is kept, so that no other gets its identity.
-        self._found: dict[tuple[int, str | None], tuple[Catalog, Checked, frozenset[str]]] = {}
+        self._found: dict[tuple[int, str | None], tuple[Catalog, HeldAgainst]] = {}
 
-    async def against(self, job: NewJob, catalog: Catalog) -> tuple[Checked, frozenset[str]]:
+    async def against(self, job: NewJob, catalog: Catalog) -> HeldAgainst:
         """Return what `held_against` does; `job` is always the same but for its checkpoint."""
         key = id(catalog), job.checkpoint_model
         if key not in self._found:
-            checked = await self._sideline.do(self._weight, held_against, job, catalog, self._uploads)
-            self._found[key] = catalog, *checked
-        return self._found[key][1:]
+            held = await self._sideline.do(self._weight, held_against, job, catalog, self._uploads)
+            self._found[key] = catalog, held
+        return self._found[key][1]
 
 
 class Submitting:
@@ -143,6 +147,7 @@ class Submitting:
         references: References,
         afresh: OfferRefresh,
         sideline: SideThread,
+        run_times: RunTimes,
         default_checkpoint: str,
         max_workflow_bytes: int,
     ) -> None:
@@ -153,6 +158,7 @@ class Submitting:
         self.references = references
         self._afresh = afresh
         self._sideline = sideline
+        self._run_times = run_times
         self._max_workflow_bytes = max_workflow_bytes
         self._fleet = fleet
         self._accepting = Batcher(self._accept, most=MOST_AT_ONCE, flights=FLIGHTS)
@@ -223,7 +229,7 @@ class Submitting:
         for offer in await self._offers(job, present):
             found, runs = Checked(), None
             if offer.catalog is not None:
-                found, _ = await held.against(job, offer.catalog)
+                found = (await held.against(job, offer.catalog)).checked
                 runs = graph_of(job, offer.catalog)
             faults = as_asked(job, found.faults)
             foreseen += [
@@ -359,30 +365,39 @@ class Submitting:
             offered = next((names[0] for names in known if names), None)
             job = replace(job, checkpoint_model=self._default_checkpoint or offered)
         verdicts: list[list[Fault]] = []
-        taken: list[tuple[bool, list[str]]] = []
+        taken: list[tuple[bool, list[str], JobFacts | None]] = []
         doubts: dict[str, frozenset[str]] = {}
         for offer in offers:
             if offer.catalog is None:
                 continue
-            found, classes = await held.against(job, offer.catalog)
+            found, classes, facts = await held.against(job, offer.catalog)
             if found.faults:
                 verdicts.append(found.faults)
                 doubts |= dict.fromkeys(offer.drivers, classes)
                 continue
-            taken.append((offer.able, found.warnings))
+            taken.append((offer.able, found.warnings, facts))
             if offer.able and not found.warnings:
                 break
         if taken:
-            able, warnings = min(taken, key=lambda each: (not each[0], bool(each[1])))
+            able, warnings, facts = min(taken, key=lambda each: (not each[0], bool(each[1])))
+            job = self._with_facts(job, facts)
             return _Verdict(replace(job, warnings=[*job.warnings, *warnings]), able)
         unknown = [offer for offer in offers if offer.catalog is None and offer.drivers]
         if not verdicts or unknown:
             # What one of them offers is not known at the moment: it may be able to run it.
-            return _Verdict(job, any(offer.able for offer in unknown))
+            return _Verdict(self._with_facts(job, None), any(offer.able for offer in unknown))
         faults = min(verdicts, key=len)
         faults = as_asked(job, faults)
         refusal = InvalidGraph("No backend that may take this job would run it.", faults)
         return _Verdict(job, able=False, refusal=refusal, doubts=doubts)
+
+    def _with_facts(self, job: NewJob, facts: JobFacts | None) -> NewJob:
+        """Return the job with what is known of it: of what it loads nothing, when no backend that takes it is known."""
+        if facts is None:
+            return replace(job, cost_s=cost_s(self._run_times.at_hand(None, None), None))
+        models, key = facts.loaded
+        likely_s = cost_s(self._run_times.at_hand(facts.workflow_key, key), facts.work)
+        return replace(job, models=models, model_key=key, cost_s=likely_s)
 
     async def _offers(self, job: NewJob, present: FleetMembers) -> list[_Offered]:
         """Return what the eligible backends offer; what is offered by one that can take work comes first.

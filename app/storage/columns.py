@@ -20,7 +20,7 @@ _HAS_EXTRA: Final = "extra_pnginfo IS NOT NULL AS has_extra_pnginfo"
 
 STANDING: Final = ", ".join(("id", "phase", *_STANDING))
 LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow", _HAS_EXTRA))
-WHOLE: Final = f"{LISTED}, workflow::text AS workflow, extra_pnginfo::text AS extra_pnginfo"
+WHOLE: Final = f"{LISTED}, models, model_key, cost_s, workflow::text AS workflow, extra_pnginfo::text AS extra_pnginfo"
 STANDING_COLUMNS: Final = (JobRow.id, JobRow.phase, *(getattr(JobRow, name) for name in _STANDING))
 """The columns of `STANDING` for a SQLAlchemy statement."""
 
@@ -39,7 +39,14 @@ def job_of(record: Any) -> Job:
     """Return the job of a row with its graph."""
     graph = record["workflow"]
     workflow = load_kept(graph) if graph is not None else None
-    return Job(workflow=workflow, extra_pnginfo=record["extra_pnginfo"], **_listed(record))
+    return Job(
+        workflow=workflow,
+        extra_pnginfo=record["extra_pnginfo"],
+        models=tuple(record["models"]),
+        model_key=record["model_key"],
+        cost_s=record["cost_s"],
+        **_listed(record),
+    )
 
 
 def _listed(record: Any) -> dict[str, Any]:

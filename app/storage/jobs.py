@@ -369,6 +369,9 @@ async def _fetched(connection: Any, statement: str, asked: str, keep_uploads: ti
 def _accepted(job: NewJob, row: Any) -> Job:
     return Job(
         **{name: getattr(job, name) for name in ASKED_AGAIN},
+        models=job.models,
+        model_key=job.model_key,
+        cost_s=job.cost_s,
         has_workflow=job.workflow is not None,
         has_extra_pnginfo=job.extra_pnginfo is not None,
         job_id=row["id"],

@@ -6,6 +6,7 @@ from datetime import date, datetime
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
+    REAL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -99,6 +100,10 @@ class JobRow(Base):
     job_metadata: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
     params: Mapped[dict[str, Any]]
     warnings: Mapped[list[str]]
+    # Found out when the job was accepted, app/domain/job_facts.py.
+    models: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    model_key: Mapped[str | None] = mapped_column(String(32))
+    cost_s: Mapped[float] = mapped_column(REAL, server_default=text("10"))
 
     status: Mapped[str] = mapped_column(String(16))
     phase: Mapped[str] = mapped_column(String(16))

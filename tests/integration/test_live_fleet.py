@@ -25,6 +25,7 @@ from app.services.seeds import Seeds
 from app.services.submit import NO_WORKER, NOT_OFFERED, Submitting
 from app.storage.job_views import JobViews
 from app.storage.jobs import JobStore
+from app.storage.run_times import RunTimes
 from app.storage.uploads import UploadStore
 from harness import eventually
 
@@ -88,9 +89,11 @@ async def submitting(
     afresh = OfferRefresh(OfferQuestions(redis, names))
     store, queue, seeds = JobStore(database), JobQueue(redis, names), Seeds(registry)
     references = References(uploads_of(database, settings), UploadStore(database), JobViews(database))
-    found = Submitting(store, queue, registry, fleet, seeds, references, afresh, sideline, "", 2**21)
+    run_times = RunTimes(database)
+    found = Submitting(store, queue, registry, fleet, seeds, references, afresh, sideline, run_times, "", 2**21)
     yield found
     await found.settle()
+    await run_times.close()
     sideline.close()
     await close(redis)
 
