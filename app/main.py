@@ -210,7 +210,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     redis, line, listener = make_redis(settings, patient=False), Line(settings), make_listener(settings)
     database = Database(make_engine(settings))
     keep_uploads = timedelta(days=settings.keep_uploads_days)
-    store, views = JobStore(database, keep_uploads), JobViews(database)
+    store, views = JobStore(database, keep_uploads, shares=settings.users_share), JobViews(database)
     queue, events, files = JobQueue(line, names), Events(line, names), FileStore(settings.storage_path)
     registry = Registry(redis, names, settings.stale_seconds)
     snapshots = Snapshots(views, events)

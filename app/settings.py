@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """The same of role `operator`."""
     limits_admin: str = "sockets=100"
     """The same of role `admin`."""
+    fairness: Literal["tenant", "off"] = "tenant"
+    """`tenant`: users who wait share the backends by their weights; `off`: jobs go in the order in which they came."""
     api_port: int = Field(8001, ge=1, le=65535)
     """Port of the server."""
     monitor_port: int = Field(5555, ge=1, le=65535)
@@ -279,6 +281,11 @@ class Settings(BaseSettings):
     def limits(self) -> dict[Role, Limits]:
         """What a key of each role may use, where it has no limits of its own."""
         return {role: limits_of(getattr(self, f"limits_{role}")) for role in Role}
+
+    @property
+    def users_share(self) -> bool:
+        """Whether users share the backends: `FAIRNESS`."""
+        return self.fairness == "tenant"
 
     @property
     def is_for_this_machine(self) -> bool:

@@ -92,7 +92,8 @@ class WorkerProcess:
         self._database = database = Database(make_engine(settings))
 
         keep_uploads = timedelta(days=settings.keep_uploads_days)
-        store, views = AttemptStore(database, keep_uploads, settings.limits), JobViews(database)
+        store = AttemptStore(database, keep_uploads, settings.limits, shares=settings.users_share)
+        views = JobViews(database)
         files = FileStore(settings.storage_path)
         upload_store = UploadStore(database)
         self._uploads = Uploads(upload_store, files, max_bytes=settings.max_upload_bytes, keep=keep_uploads)

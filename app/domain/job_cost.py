@@ -13,6 +13,7 @@ UNKNOWN_S: Final = 10.0
 """What a job is taken to cost before any has run."""
 LEAST_S: Final = 0.05
 MOST_S: Final = 3600.0
+"""Bounds of what one job is charged, so that no estimate can put a job out of reach, or give it away."""
 _MOST_NUMBER: Final = 1e9
 """A greater number is no size and no count."""
 

@@ -8,6 +8,7 @@ from sqlalchemy.dialects import postgresql
 
 from app.domain.job import TRANSITIONS, JobEvent, Output, Phase, Repair
 from app.storage.columns import STANDING
+from app.storage.fair_tags import DEFERRED, QUEUED
 from app.storage.schema import OutputRow
 from app.storage.statements import Statement
 from app.storage.transitions import (
@@ -48,6 +49,14 @@ TAKE_OVER: Final = Statement(f"""
     )
     SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
 
+# In the order of the indexes: without one PostgreSQL may read the whole table for the first row that is due.
+ANY_DUE: Final = Statement(f"""
+    SELECT COALESCE(
+        (SELECT true FROM generation_jobs WHERE {QUEUED} AND available_at <= now()
+            ORDER BY priority DESC, fair_tag, id LIMIT 1),
+        (SELECT true FROM generation_jobs WHERE {DEFERRED} AND available_at <= now()
+            ORDER BY available_at, id LIMIT 1),
+        false)""")  # noqa: S608
 NOTE_TURN_RENEWED: Final = Statement(f"""
     WITH moved AS (
         UPDATE generation_jobs AS job SET seq = job.seq + 1

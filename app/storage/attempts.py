@@ -16,6 +16,7 @@ from app.domain.job import Job, JobEvent, Output, Phase, Standing
 from app.domain.workflow_key import workflow_key
 from app.runtime.json_text import dump_kept, dumps
 from app.storage.attempt_statements import (
+    ANY_DUE,
     CANCELLED,
     COMPLETE,
     EXECUTING,
@@ -38,9 +39,10 @@ from app.storage.claims import (
     RUNNING_LIMITED,
 )
 from app.storage.columns import STANDING_COLUMNS, job_of, standing_of
+from app.storage.fair_tags import PROMOTE
 from app.storage.graphs import read_whole
 from app.storage.jobs import JobStore
-from app.storage.schema import IS_RUNNING, IS_WAITING, AttemptRow, JobRow
+from app.storage.schema import IS_RUNNING, AttemptRow, JobRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +78,8 @@ class Noted:
 
 
 NOTHING: Final = Noted()
+TICK_S: Final = 1.0
+"""So old the clock of the queue may become: who sends its first job comes by so much earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,59 +99,66 @@ class AttemptStore(JobStore):
         database: Database,
         keep_uploads: timedelta = timedelta(days=7),
         limits: Mapping[Role, Limits] | None = None,
+        *,
+        shares: bool = True,
     ) -> None:
         """`limits` are those of each role, where its keys do not have others."""
-        super().__init__(database, keep_uploads)
+        super().__init__(database, keep_uploads, shares=shares)
         running = {role.value: each.running for role, each in (limits or {}).items()}
         self._running_of_roles = dumps(running)
         self.running_limited = any(each is not None for each in running.values())
         """Whether running jobs of any owner are limited: by a role's limit, or as far as keys were last looked at."""
         self._looked_at = -math.inf if not self.running_limited else math.inf
         """When it was, monotonic."""
+        self._ticked_at = -math.inf
+        """When the clock of the queue was last set by a claim, monotonic."""
 
     async def claim(
         self, worker_id: str, backend: str, prompt_id: str, lease_s: float, *, unrefused: bool = False
     ) -> Job | None:
         """Take the next waiting job for this backend, and return it; None when there is none.
 
-        The largest priority goes first, then the job that has waited longest. Workers that claim at the same time get
-        different jobs (`SKIP LOCKED`). The prompt id is committed with the claim, so that a worker that takes over can
-        look it up. A suspect is taken only on the backend that stopped while executing it. With `unrefused`, jobs that
-        a backend has failed are left out for the time `HEAD_START`. Jobs are left out of owners who have as many
-        running as they may.
+        The largest priority goes first, then the smallest tag (`app.storage.fair_tags`). Workers that claim at the same
+        time get different jobs (`SKIP LOCKED`). The prompt id is committed with the claim, so that a worker that takes
+        over can look it up. A suspect is taken only on the backend that stopped while executing it. With `unrefused`,
+        jobs that a backend has failed are left out for the time `HEAD_START`. Jobs are left out of owners who have as
+        many running as they may.
         """
-        async with self._database.driver() as connection:
-            limits = await self._limits(connection)
-            row = await (CLAIM_WITHIN_LIMITS if limits else CLAIM).row(
-                connection,
-                **limits,
-                worker_id=worker_id,
-                backend=backend,
-                prompt_id=prompt_id,
-                lease_s=lease_s,
-                avoid_for=AVOID_FOR,
-                unrefused=unrefused,
-                head_start=HEAD_START,
-            )
-        return job_of(row) if row is not None else None
+        asked = {
+            "worker_id": worker_id,
+            "backend": backend,
+            "prompt_id": prompt_id,
+            "lease_s": lease_s,
+            "avoid_for": AVOID_FOR,
+            "unrefused": unrefused,
+            "head_start": HEAD_START,
+        }
+        job = await self._claimed(CLAIM, CLAIM_WITHIN_LIMITS, asked)
+        if job is None and await self.promote():
+            job = await self._claimed(CLAIM, CLAIM_WITHIN_LIMITS, asked)
+        return job
 
     async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
         """Take a waiting suspect (a backend stopped while executing it); None when there is none.
 
         Only for a backend that runs no other job and has no other job waiting for it.
         """
+        asked = {"worker_id": worker_id, "backend": backend, "prompt_id": prompt_id, "lease_s": lease_s}
+        return await self._claimed(CLAIM_SUSPECT, CLAIM_SUSPECT_WITHIN_LIMITS, asked | {"avoid_for": AVOID_FOR})
+
+    async def _claimed(self, plain: Statement, within_limits: Statement, asked: dict[str, Any]) -> Job | None:
         async with self._database.driver() as connection:
             limits = await self._limits(connection)
-            row = await (CLAIM_SUSPECT_WITHIN_LIMITS if limits else CLAIM_SUSPECT).row(
-                connection,
-                **limits,
-                worker_id=worker_id,
-                backend=backend,
-                prompt_id=prompt_id,
-                lease_s=lease_s,
-                avoid_for=AVOID_FOR,
-            )
+            row = await (within_limits if limits else plain).row(connection, **limits, **asked, tick=self._ticks())
         return job_of(row) if row is not None else None
+
+    def _ticks(self) -> bool:
+        """Whether the next claim is to set the clock of the queue."""
+        now = time.monotonic()
+        ticks = now - self._ticked_at >= TICK_S
+        if ticks:
+            self._ticked_at = now
+        return ticks
 
     async def _limits(self, connection: Any) -> dict[str, str]:
         """Return the parameter of claims within limits; none while no owner's running jobs are limited."""
@@ -323,9 +334,13 @@ class AttemptStore(JobStore):
 
     async def any_due(self) -> bool:
         """Whether any job waits that could run now."""
-        due = select(JobRow.id).where(IS_WAITING, JobRow.available_at <= func.now()).limit(1)
-        async with self._database.transaction() as session:
-            return await session.scalar(due) is not None
+        async with self._database.driver() as connection:
+            return bool(await ANY_DUE.value(connection))
+
+    async def promote(self) -> bool:
+        """Give jobs their places in the queue that have become due; return whether there were any."""
+        async with self._database.driver() as connection:
+            return bool(await PROMOTE.rows(connection, shares=self._shares))
 
     async def note_turn_renewed(self, job_id: int, actor: str) -> None:
         """Note in a waiting job's history that its turn had been lost."""

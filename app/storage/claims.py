@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.job import JobEvent
 from app.storage.columns import WHOLE
+from app.storage.fair_tags import CLOCK_MOVED, QUEUED
 from app.storage.statements import Statement
 from app.storage.transitions import transition
 
@@ -22,7 +23,7 @@ HEAD_START = timedelta(seconds=60)
 """Time for which a job that a backend has failed waits for a backend whose device is not in doubt."""
 
 
-_TURNS: Final = "priority DESC, available_at, id"
+_TURNS: Final = "priority DESC, fair_tag, id"
 _IN_TURN: Final = f"ORDER BY {_TURNS} LIMIT 1"
 _LOCKED: Final = "FOR UPDATE SKIP LOCKED"
 
@@ -70,18 +71,18 @@ def _first_within_limits(fits: str) -> str:
             WHERE running >= {_most_running("busy.user_id")}
         ), waiting AS (
             (SELECT user_id FROM generation_jobs
-                WHERE status = 'pending' AND (SELECT owners <> '{{}}' FROM at_limit) ORDER BY user_id LIMIT 1)
+                WHERE {QUEUED} AND (SELECT owners <> '{{}}' FROM at_limit) ORDER BY user_id LIMIT 1)
             UNION ALL
             SELECT (SELECT user_id FROM generation_jobs
-                WHERE status = 'pending' AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
+                WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
             FROM waiting WHERE waiting.user_id IS NOT NULL
         ), next_owner AS MATERIALIZED (
             SELECT waiting.user_id FROM waiting CROSS JOIN LATERAL (
-                SELECT priority, available_at, id FROM generation_jobs
+                SELECT priority, fair_tag, id FROM generation_jobs
                 WHERE {_first_of("waiting.user_id", fits)}
             ) AS head
             WHERE waiting.user_id <> ALL ((SELECT owners FROM at_limit)::text[])
-            ORDER BY head.priority DESC, head.available_at, head.id LIMIT 1
+            ORDER BY head.priority DESC, head.fair_tag, head.id LIMIT 1
         ), turn AS (
             SELECT id FROM (
                 SELECT id, user_id FROM (
@@ -110,14 +111,14 @@ def _claim(which: str, first: Callable[[str], str] = _first) -> Statement:
         actor=":worker_id",
         data="jsonb_build_object('backend', :backend, 'prompt_id', :prompt_id)",
     )
-    fits = f"""status = 'pending' AND available_at <= now() AND (backend IS NULL OR backend = :backend::text)
+    fits = f"""{QUEUED} AND available_at <= now() AND (backend IS NULL OR backend = :backend::text)
         AND NOT (:backend = ANY (refused_by) AND available_at > now() - :avoid_for::interval) AND {which}"""
     return Statement(f"""
-        WITH RECURSIVE {first(fits)}, {claimed}, tried AS (
+        WITH RECURSIVE {first(fits)}, {claimed}, {CLOCK_MOVED}, tried AS (
             INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
             SELECT id, attempt, :worker_id, :backend, :prompt_id, now() FROM moved
         )
-        SELECT {WHOLE} FROM moved""")  # noqa: S608  # of our own words only
+        SELECT {WHOLE}, fair_tag FROM moved""")  # noqa: S608  # of our own words only
 
 
 _UNSUSPECTED: Final = """(suspicions = 0 OR backend_name = :backend)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, func, or_, select
 
 from app.domain.errors import JobNotFound
+from app.domain.fair_tags import cost_us
 from app.domain.job import Attempt, Job, JobStatus, Output, Phase, Turn
 from app.runtime.batching import Batcher
+from app.storage.database import driver_of
+from app.storage.fair_tags import DEFERRED, QUEUED, base_of, weight_of
 from app.storage.files import THUMBNAIL
 from app.storage.graphs import AskedGraph, ShownGraphs, read_asked, read_sent, read_shown, read_whole
 from app.storage.job_lists import COUNTED, PAGE_BYTES, PLAN_FOR_THESE_VALUES, SEARCHED, JobLists
 from app.storage.schema import (
-    IS_WAITING,
     AttemptRow,
     ContentRow,
     EventRow,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from app.domain.job import NewJob
     from app.domain.message import Snapshot
     from app.storage.database import Database
 
@@ -43,12 +46,25 @@ MOST_AT_ONCE: Final = 64
 WATCHED_AT_ONCE: Final = 1000
 """Snapshots that one statement brings: a hundred watchers may ask for 500 each at the same time."""
 MOST_BEFORE: Final = 10_000
-_WAITING_BEFORE: Final = Statement("""
-    SELECT count(*) FROM (
-        SELECT FROM generation_jobs WHERE status = 'pending' AND (priority > :priority::int
-            OR priority = :priority AND available_at <= GREATEST(now(), :not_before::timestamptz))
-        LIMIT :most::int
-    ) AS before""")
+_WAITING_BEFORE: Final = Statement(f"""
+    WITH place AS MATERIALIZED (
+        SELECT {base_of(":user_id::text", ":priority::smallint", ":shares::bool")}
+            + (:cost_us::bigint / {weight_of(":user_id")})::bigint AS tag
+    )
+    SELECT (SELECT count(*) FROM (
+        SELECT FROM generation_jobs WHERE {QUEUED} AND (priority > :priority OR priority = :priority
+            AND (fair_tag <= (SELECT tag FROM place) OR :not_before::timestamptz > now())) LIMIT :most::int
+    ) AS due) + (SELECT count(*) FROM (
+        SELECT FROM generation_jobs WHERE {DEFERRED} AND available_at <= :not_before LIMIT :most
+    ) AS deferred)""")  # noqa: S608  # of our own words only
+_WAITING_TURNS: Final = Statement(f"""
+    (SELECT id, attempt, available_at FROM generation_jobs
+        WHERE {QUEUED} AND available_at <= now() + :soon::interval
+        ORDER BY priority DESC, fair_tag, id LIMIT :most::int)
+    UNION ALL
+    (SELECT id, attempt, available_at FROM generation_jobs
+        WHERE {DEFERRED} AND available_at <= now() + :soon ORDER BY available_at, id LIMIT :most)
+    LIMIT :most""")  # noqa: S608  # of our own words only
 _OWNERS: Final = "SELECT id, user_id FROM generation_jobs WHERE id = ANY($1::bigint[])"
 MOST_OWNERS: Final = 1000
 """Owners whose reads at the same time are remembered to be shared."""
@@ -268,10 +284,8 @@ class JobViews(JobLists):
 
     async def waiting_turns(self, session: AsyncSession, limit: int) -> list[Turn]:
         """Return the turns of jobs that are due or will be `SOON`, the next one first; in the caller's transaction."""
-        statement = select(JobRow.id, JobRow.attempt, JobRow.available_at)
-        statement = statement.where(IS_WAITING, JobRow.available_at <= func.now() + SOON)
-        statement = statement.order_by(JobRow.priority.desc(), JobRow.available_at, JobRow.id).limit(limit)
-        return [Turn(*row) for row in await session.execute(statement)]
+        rows = await _WAITING_TURNS.rows(await driver_of(session), soon=SOON, most=limit)
+        return [Turn(*row) for row in rows]
 
     async def known_paths(self, paths: Sequence[str]) -> set[str]:
         """Return those of the store's paths that belong to an output, or will in a moment."""
@@ -292,11 +306,20 @@ class JobViews(JobLists):
         found = await self.output_and_owner(content_id, index)
         return found[0] if found is not None else None
 
-    async def waiting_before(self, priority: int, not_before: datetime | None) -> int:
-        """Return how many waiting jobs come before a new one: at most `MOST_BEFORE`."""
+    async def waiting_before(self, job: NewJob, *, shares: bool) -> int:
+        """Return how many waiting jobs come before a new one: at most `MOST_BEFORE` of those that are due.
+
+        `shares` is as the store's that is to accept it.
+        """
         async with self._database.driver() as connection:
             found: int = await _WAITING_BEFORE.value(
-                connection, priority=priority, not_before=not_before, most=MOST_BEFORE
+                connection,
+                user_id=job.user_id,
+                priority=job.priority,
+                shares=shares,
+                cost_us=cost_us(job.cost_s),
+                not_before=job.not_before,
+                most=MOST_BEFORE,
             )
         return found
 

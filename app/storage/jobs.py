@@ -26,6 +26,7 @@ from app.runtime.json_text import Written, dump_kept, dumps, load_kept
 from app.storage import idempotency
 from app.storage.columns import STANDING, standing_of
 from app.storage.database import driver_of
+from app.storage.fair_tags import TAG_TYPED, Places, TagsUnderWay, base_of, tagged, weight_of
 from app.storage.files import thumbnail_path
 from app.storage.quotas import ADMITTED, LIMITS_TYPED, admit_again, prune_days, refusal
 from app.storage.schema import ContentRow, JobRow, OutputRow
@@ -47,9 +48,12 @@ if TYPE_CHECKING:
 class JobStore:
     """Jobs in PostgreSQL. Methods raise `DatabaseUnavailable` while it is away."""
 
-    def __init__(self, database: Database, keep_uploads: timedelta = timedelta(days=7)) -> None:
+    def __init__(self, database: Database, keep_uploads: timedelta = timedelta(days=7), *, shares: bool = True) -> None:
+        """`shares` is whether users share the backends, or all jobs wait in the order in which they came."""
         self._database = database
         self._keep_uploads = keep_uploads
+        self._shares = shares
+        self._tags = TagsUnderWay(shares=shares)
         # One at a time: a bulk retry of a thousand jobs would otherwise hold a thousand graphs in memory.
         self._reseeding = asyncio.Semaphore(1)
 
@@ -70,10 +74,15 @@ class JobStore:
             if isinstance(accepted, TooMany):
                 raise accepted
             return accepted
+        async with self._tags.places([job]) as places:
+            return await self._create_once(job, once, limits, places)
+
+    async def _create_once(self, job: NewJob, once: Once, limits: Limits, places: Places) -> Job | None:
         async with self._database.transaction() as session:
             if not await idempotency.reserve(session, once):
                 return None
-            (accepted,) = await _insert_limited(await driver_of(session), [(job, limits)], self._keep_uploads)
+            connection = await driver_of(session)
+            (accepted,) = await _insert_limited(connection, [(job, limits)], self._keep_uploads, places)
             if isinstance(accepted, TooMany):
                 raise accepted
             await idempotency.keep(session, once, accepted)
@@ -81,13 +90,13 @@ class JobStore:
 
     async def create_all(self, jobs: Sequence[NewJob]) -> list[Job]:
         """Accept several jobs in one statement: all of them, or none."""
-        async with self._database.driver() as connection:
-            return await _insert(connection, jobs, self._keep_uploads)
+        async with self._tags.places(jobs) as places, self._database.driver() as connection:
+            return await _insert(connection, jobs, self._keep_uploads, places)
 
     async def create_limited(self, asked: Sequence[tuple[NewJob, Limits]]) -> list[Job | TooMany]:
         """Accept in one statement as many of the jobs as the limits of their senders let; of others return why not."""
-        async with self._database.driver() as connection:
-            return await _insert_limited(connection, asked, self._keep_uploads)
+        async with self._tags.places([job for job, _ in asked]) as places, self._database.driver() as connection:
+            return await _insert_limited(connection, asked, self._keep_uploads, places)
 
     async def withdraw_unaccepted(self, job_ids: Sequence[int]) -> set[int]:
         """Take back rows that could not be enqueued; without those that a worker or a client has touched since."""
@@ -175,6 +184,7 @@ class JobStore:
                 actor=actor,
                 data=dumps({"seed": "new"} if drawing is not None else {}),
                 owner=owner,
+                shares=self._shares,
             )
             if row is None:
                 raise _not_retryable(await require(session, job_id))
@@ -237,7 +247,8 @@ def _drawn_anew(drawing: Drawing, graph: str | None, seed: int) -> tuple[str | N
 
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
 _NAMES: Final = ", ".join(column.name for column in _GIVEN)
-_TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
+_COLUMNS: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
+_TYPED: Final = f"{_COLUMNS}, {TAG_TYPED}"
 _SUBMITTED: Final = event_row(JobEvent.SUBMITTED, "user_id", seq="1", phase=f"'{Phase.QUEUED}'", source="accepted")
 
 
@@ -249,26 +260,28 @@ def _insert_statement(typed: str, more: str = "", *, limited: bool = False) -> s
     """
     admitted = f", {ADMITTED}" if limited else ""
     source = "asked JOIN admitted USING (ordinality, user_id)" if limited else "asked"
-    told = """
-        SELECT id, available_at, created_at, updated_at, waiting + nth AS waiting, today + nth AS today
+    columns = "id, available_at, created_at, updated_at, fair_tag, weight"
+    told = f"""
+        SELECT {columns}, waiting + nth AS waiting, today + nth AS today
         FROM numbered LEFT JOIN admitted USING (ordinality)
             LEFT JOIN (SELECT *, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed USING (place)
-        ORDER BY ordinality"""
+            LEFT JOIN lane ON lane.user_id = placed.user_id AND lane.priority = placed.priority
+        ORDER BY ordinality"""  # noqa: S608  # of our own words only
     return f"""
     WITH asked AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({typed})) WITH ORDINALITY
-    ){admitted}, accepted AS (
+    ){admitted}, {tagged(source)}, accepted AS (
         INSERT INTO generation_jobs
             ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,
-            queued_at)
+            queued_at, fair_tag)
         SELECT {_NAMES}, '{STATUS_OF[Phase.QUEUED]}', '{Phase.QUEUED}', 1, 1, max_attempts, 0, '{{}}',
-            GREATEST(now(), not_before), GREATEST(now(), not_before)
-        FROM {source} ORDER BY ordinality
-        RETURNING id, attempt, user_id, available_at, created_at, updated_at
+            GREATEST(now(), not_before), GREATEST(now(), not_before), fair_tag
+        FROM {source} JOIN tagged USING (ordinality) ORDER BY ordinality
+        RETURNING id, attempt, user_id, priority, available_at, created_at, updated_at, fair_tag
     ), logged AS (
         {event_rows(_SUBMITTED)}
     ){more}
-    {told if limited else "SELECT id, available_at, created_at, updated_at FROM accepted ORDER BY id"}"""  # noqa: S608  # names of our own
+    {told if limited else f"SELECT {columns} FROM accepted JOIN lane USING (user_id, priority) ORDER BY id"}"""  # noqa: S608  # names of our own
 
 
 _INSERT: Final = _insert_statement(_TYPED)
@@ -313,6 +326,8 @@ _RETRY: Final = _asked_of(
     JobEvent.RETRIED,
     where="AND job.attempt = :attempt",
     job=f"""attempt = job.attempt + 1, attempt_limit = job.attempt + job.max_attempts, available_at = now(),
+        fair_tag = {base_of("job.user_id", "job.priority", ":shares::bool")}
+            + (1000000 * job.cost_s / {weight_of("job.user_id")})::bigint,
         queued_at = now(), refused_by = '{{}}', suspicions = 0, progress = 0, started_at = NULL, completed_at = NULL,
         error_code = NULL, error_message = NULL, cancel_reason = NULL, {RELEASED},
         sampler_params = COALESCE(:sampler_params::jsonb, job.sampler_params),
@@ -330,22 +345,25 @@ def _written(job: NewJob) -> dict[str, Any]:
     return given
 
 
-async def _insert(connection: Any, jobs: Sequence[NewJob], keep_uploads: timedelta) -> list[Job]:
-    asked = dumps([_written(job) for job in jobs])
+async def _insert(connection: Any, jobs: Sequence[NewJob], keep_uploads: timedelta, places: Places) -> list[Job]:
+    asked = dumps([_written(job) | places.asked(job) for job in jobs])
     if any(job.upload_ids for job in jobs):
         rows = await _fetched(connection, _INSERT_WITH_UPLOADS, asked, keep_uploads)
     else:
         rows = await connection.fetch(_INSERT, asked)
-    return [_accepted(job, row) for job, row in zip(jobs, rows, strict=True)]
+    return [_accepted(job, row, places) for job, row in zip(jobs, rows, strict=True)]
 
 
 async def _insert_limited(
-    connection: Any, limited: Sequence[tuple[NewJob, Limits]], keep_uploads: timedelta
+    connection: Any, limited: Sequence[tuple[NewJob, Limits]], keep_uploads: timedelta, places: Places
 ) -> list[Job | TooMany]:
     if not any(limits.of_jobs for _, limits in limited):
-        return [*await _insert(connection, [job for job, _ in limited], keep_uploads)]
+        return [*await _insert(connection, [job for job, _ in limited], keep_uploads, places)]
     asked = dumps(
-        [_written(job) | {"most_waiting": limits.waiting, "most_today": limits.jobs_per_day} for job, limits in limited]
+        [
+            _written(job) | places.asked(job) | {"most_waiting": limits.waiting, "most_today": limits.jobs_per_day}
+            for job, limits in limited
+        ]
     )
     if any(job.upload_ids for job, _ in limited):
         rows = await _fetched(connection, _INSERT_LIMITED_WITH_UPLOADS, asked, keep_uploads)
@@ -354,7 +372,7 @@ async def _insert_limited(
     accepted: list[Job | TooMany] = []
     for (job, limits), row in zip(limited, rows, strict=True):
         refused = refusal(limits, row["waiting"], row["today"]) if row["id"] is None else None
-        accepted.append(refused or _accepted(job, row))
+        accepted.append(refused or _accepted(job, row, places))
     return accepted
 
 
@@ -366,7 +384,8 @@ async def _fetched(connection: Any, statement: str, asked: str, keep_uploads: ti
     return rows
 
 
-def _accepted(job: NewJob, row: Any) -> Job:
+def _accepted(job: NewJob, row: Any, places: Places) -> Job:
+    places.note(job, row)
     return Job(
         **{name: getattr(job, name) for name in ASKED_AGAIN},
         models=job.models,

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.errors import TooManyToday, TooManyWaiting
+from app.storage.fair_tags import DEFERRED, QUEUED
 from app.storage.statements import Statement
 
 if TYPE_CHECKING:
@@ -19,9 +20,10 @@ _SECONDS_TO_WAIT: Final = 10.0
 
 
 def waiting_of(owner: str, most: str) -> str:
-    """Return the SQL that counts the waiting jobs of an owner up to `most`; both are SQL too."""
-    return f"""(SELECT count(*) FROM (
-        SELECT FROM generation_jobs WHERE status = 'pending' AND user_id = {owner} LIMIT {most}) AS counted)"""  # noqa: S608
+    """Return the SQL that counts the waiting jobs of an owner, up to `most` of those that are due; both are SQL too."""
+    some = f"SELECT FROM generation_jobs WHERE user_id = {owner} AND"  # of our own words only
+    kinds = (f"(SELECT count(*) FROM ({some} {kind} LIMIT {most}) AS counted)" for kind in (QUEUED, DEFERRED))  # noqa: S608
+    return f"({' + '.join(kinds)})"
 
 
 def today_of(owner: str) -> str:

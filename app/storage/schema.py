@@ -122,6 +122,9 @@ class JobRow(Base):
     cancel_reason: Mapped[str | None] = mapped_column(Text)
     content_id: Mapped[int | None] = mapped_column(BigInteger)
     available_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # Its place among the waiting jobs of its priority, in µs of virtual time: app/storage/fair_tags.py. None until a
+    # job that is not to begin before some time is due.
+    fair_tag: Mapped[int | None] = mapped_column(BigInteger, server_default=text("0"))
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -134,18 +137,30 @@ class JobRow(Base):
         Index(
             "ix_generation_jobs_waiting",
             text("priority DESC"),
-            "available_at",
+            "fair_tag",
             "id",
-            postgresql_where=text("status = 'pending'"),
+            postgresql_where=text("status = 'pending' AND fair_tag IS NOT NULL"),
         ),
-        # The same of one owner: the first one that waits, and how many do.
+        # The same of one owner: the first one that waits, the last one, and how many there are.
         Index(
             "ix_generation_jobs_waiting_of_user",
             "user_id",
             text("priority DESC"),
+            "fair_tag",
+            "id",
+            postgresql_where=text("status = 'pending' AND fair_tag IS NOT NULL"),
+        ),
+        # What is not to begin yet stands apart: a million such jobs are not in the way of the others.
+        Index(
+            "ix_generation_jobs_deferred",
             "available_at",
             "id",
-            postgresql_where=text("status = 'pending'"),
+            postgresql_where=text("status = 'pending' AND fair_tag IS NULL"),
+        ),
+        Index(
+            "ix_generation_jobs_deferred_of_user",
+            "user_id",
+            postgresql_where=text("status = 'pending' AND fair_tag IS NULL"),
         ),
         # No lease in it: renewing one rewrites the row within its page and touches no index.
         Index("ix_generation_jobs_running", "id", postgresql_where=text("status = 'running'")),
@@ -175,6 +190,27 @@ class JobRow(Base):
             postgresql_where=text("error_code IS NOT NULL"),
         ),
     )
+
+
+class TenantRow(Base):
+    """A user of whom something is set; the others have the defaults."""
+
+    __tablename__ = "tenants"
+
+    tenant: Mapped[str] = mapped_column(String(255), primary_key=True)
+    weight: Mapped[float] = mapped_column(Double, server_default=text("1"))
+    """Its share of the GPUs while others wait too, beside theirs."""
+
+    __table_args__ = (CheckConstraint("weight BETWEEN 0.01 AND 100", name="weight"),)
+
+
+class QueueClockRow(Base):
+    """How far the queue of one priority is: the greatest tag of the jobs that were taken, about a second late."""
+
+    __tablename__ = "queue_clocks"
+
+    priority: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    tag: Mapped[int] = mapped_column(BigInteger)
 
 
 IS_WAITING: Final = text("generation_jobs.status = 'pending'")

@@ -52,10 +52,16 @@ _OUTPUTS: Final = f'SELECT {_columns(OutputRow)} FROM outputs WHERE content_id =
 _POSITIONS: Final = """
     SELECT job.id, 1 + (
         SELECT count(*) FROM generation_jobs AS other
-        WHERE other.status = 'pending' AND (other.priority > job.priority
-            OR other.priority = job.priority AND (other.available_at, other.id) < (job.available_at, job.id))
-    ) AS position
+        WHERE other.status = 'pending' AND other.fair_tag IS NOT NULL AND (other.priority > job.priority
+            OR other.priority = job.priority
+                AND (job.fair_tag IS NULL OR (other.fair_tag, other.id) < (job.fair_tag, job.id)))
+    ) + CASE WHEN job.fair_tag IS NOT NULL THEN 0 ELSE (
+        SELECT count(*) FROM generation_jobs AS other
+        WHERE other.status = 'pending' AND other.fair_tag IS NULL
+            AND (other.available_at, other.id) < (job.available_at, job.id)
+    ) END AS position
     FROM generation_jobs AS job WHERE job.id = ANY($1) AND job.status = 'pending'"""
+"""What is not to begin yet comes after all that is due by now, in the order of time."""
 
 
 def _sizes(*columns: str) -> str:

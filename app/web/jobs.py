@@ -14,7 +14,7 @@ from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished,
 from app.domain.job import JobStatus, Phase
 from app.domain.message import snapshot_of
 from app.domain.workflow_key import workflow_key
-from app.keys import CONTROL, ETA, EVENTS, LINKS, REGISTRY, SIDELINE, SUBMITTING
+from app.keys import CONTROL, ETA, EVENTS, LINKS, REGISTRY, SETTINGS, SIDELINE, SUBMITTING
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.links import unsigned
 from app.services.submit import Replayed
@@ -25,7 +25,7 @@ from app.web.answers import attempt_answer, check_answer, event_answer, job_answ
 from app.web.auditing import ACTED_ON, MAX_SCOPE, note, noted
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.body_intake import INCOMING
-from app.web.callers import CALLER, actor_of, owner_of, views_of
+from app.web.callers import CALLER, actor_of, main_app, owner_of, views_of
 from app.web.checking import check
 from app.web.payloads import (
     BulkAnswer,
@@ -111,7 +111,8 @@ async def check_job(request: web.Request) -> web.Response:
 
 async def expected(request: web.Request, job: NewJob, found: DryRun) -> tuple[int, Range | None, Range | None]:
     """Return the place in the queue that a job would have, how long it would wait there, and how long it would run."""
-    position = 1 + await views_of(request).waiting_before(job.priority, job.not_before)
+    shares = main_app(request)[SETTINGS].users_share
+    position = 1 + await views_of(request).waiting_before(job, shares=shares)
     graph = next((each.graph for each in found.backends if each.graph is not None and not each.faults), None)
     key = await asyncio.to_thread(workflow_key, graph) if graph is not None else None
     return position, *await request.config_dict[ETA].expected(key, position)

@@ -191,6 +191,10 @@ class Runner:
                     await backend.comfyui.stop(prompt_id)
                 backend.set_stale(stale)
 
+    async def promote(self) -> None:
+        """Give jobs that are due their places: while jobs are always found, no claim does so."""
+        await self._store.promote()
+
     async def learn_of_devices(self) -> None:
         """Look up which jobs that failed with a device error have succeeded on other backends."""
         for backend in self._pool.driven:

@@ -108,7 +108,7 @@ class Loops:
         runner = self._parts.runner
         while True:
             began = asyncio.get_running_loop().time()
-            for step in (runner.renew, runner.take_over, runner.stop_stale, runner.learn_of_devices):
+            for step in (runner.renew, runner.take_over, runner.promote, runner.stop_stale, runner.learn_of_devices):
                 await _survive(step)
             spent = asyncio.get_running_loop().time() - began
             await asyncio.sleep(max(0.05, self._heartbeat_s - spent))
