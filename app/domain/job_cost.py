@@ -64,9 +64,14 @@ def work_of(graph: Graph) -> float | None:
     batch = 1.0
     for node in graph.values():
         inputs = node["inputs"]
-        pixels = max(pixels, _count(inputs, "width") * _count(inputs, "height") * (_count(inputs, "length") or 1.0))
-        batch = max(batch, _count(inputs, "batch_size"), _count(inputs, "amount"))
-        steps += _count(inputs, "steps")
+        # Each job that is accepted comes by here: most nodes have none of these.
+        if "width" in inputs:
+            area = _count(inputs, "width") * _count(inputs, "height")
+            pixels = max(pixels, area * (_count(inputs, "length") or 1.0))
+        if "batch_size" in inputs or "amount" in inputs:
+            batch = max(batch, _count(inputs, "batch_size"), _count(inputs, "amount"))
+        if "steps" in inputs:
+            steps += _count(inputs, "steps")
     return pixels * batch * steps or None
 
 

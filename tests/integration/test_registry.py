@@ -211,3 +211,16 @@ async def test_while_redis_is_away_everything_says_so(settings: Settings, names:
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(each) for each in results} == {QueueUnavailable}
     await close(client)
+
+
+async def test_an_offer_of_two_readings_is_put_together_once(registry: Registry) -> None:
+    whole, more, other = [
+        await registry.put_catalog(json.dumps({name: {"input": {}, "output": []}}).encode()) for name in "abc"
+    ]
+    catalog = await registry.catalog(f"{whole}+{more}")
+    assert catalog is not None
+    assert set(catalog.nodes) == {"a", "b"}
+    assert await registry.catalog(f"{whole}+{more}") is catalog
+    changed = await registry.catalog(f"{whole}+{other}")
+    assert changed is not None
+    assert set(changed.nodes) == {"a", "c"}
