@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import pwd
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from app.commands.noting import note
 from app.commands.terminal import show, table
-from app.domain.access import Caller, Role
-from app.domain.errors import GenonautError, InvalidRequest, Unavailable
-from app.domain.key_format import COMMAND_LINE, name_fault, owner_fault, parse_expiry
+from app.domain.access import Role
+from app.domain.errors import GenonautError, InvalidRequest
+from app.domain.key_format import name_fault, owner_fault, parse_expiry
 from app.domain.limits import parse_limits
 from app.embedded.shared import State
 from app.environment import with_servers
@@ -65,12 +64,8 @@ class _Tools:
             await close(redis)
 
     async def note(self, action: str, name: str, **data: Any) -> None:
-        """Note what was done; it stays done when that cannot be noted."""
-        who = Caller(f"{COMMAND_LINE} ({_user()})", Role.ADMIN, owner=None)
-        try:
-            await self.audit.note(who, action, f"key {name}", "done", address=COMMAND_LINE, **data)
-        except Unavailable:
-            log.exception("not in the audit: %s of key %s", action, name)
+        """Note what was done to the key of this name."""
+        await note(self.audit, action, f"key {name}", **data)
 
 
 async def add(settings: Settings, name: str, role: str, owner: str = "", expires: str = "", limits: str = "") -> int:
@@ -92,10 +87,10 @@ async def add(settings: Settings, name: str, role: str, owner: str = "", expires
         await tools.note("key_add", name, **_plain(given))
     show(secret)
     until = f", until {_minute(key.expires_at)}" if key.expires_at is not None else ""
-    note = f"This is {name}'s key, shown only now. Its role is {role}, and its jobs are of {key.owner}{until}."
+    text = f"This is {name}'s key, shown only now. Its role is {role}, and its jobs are of {key.owner}{until}."
     if first:
-        note += " From now on the service needs a key, REST, sockets and page alike."
-    show(note)
+        text += " From now on the service needs a key, REST, sockets and page alike."
+    show(text)
     return 0
 
 
@@ -177,14 +172,6 @@ async def _tools(settings: Settings) -> AsyncIterator[_Tools]:
 def _embedded_redis_runs(settings: Settings) -> bool:
     process = State.read(settings.data_path.resolve() / "redis" / "state.json").process
     return process is not None and process.is_alive()
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        # A container may run as a user of whom its machine knows nothing.
-        return str(os.getuid())
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,10 +171,12 @@ class NewJob(Asked):
     """Equal for jobs that load the same in the same way; None where nothing is known to be loaded."""
     cost_s: float = UNKNOWN_S
     """Seconds of a GPU that it will probably take."""
+    sent: Mapping[str, str | None] | None = None
+    """Who sent it, from where and with which request, for the audit; None of one that has an entry of its own there."""
 
 
-_FOUND: Final = ("models", "model_key", "cost_s")
-ASKED_AGAIN: Final = tuple(name for name in NewJob.__dataclass_fields__ if name not in ("upload_ids", *_FOUND))
+_OF_ITS_OWN: Final = ("upload_ids", "models", "model_key", "cost_s", "sent")
+ASKED_AGAIN: Final = tuple(name for name in NewJob.__dataclass_fields__ if name not in _OF_ITS_OWN)
 """The fields of `NewJob` that a job sent again has as well; what was found out about it is found out anew."""
 
 

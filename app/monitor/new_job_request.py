@@ -16,6 +16,7 @@ from app.web.bodies import fingerprint
 from app.web.callers import CALLER, views_of
 from app.web.checking import check, check_texts
 from app.web.requests import JobRequest
+from app.web.uploads import note_upload
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -110,7 +111,9 @@ async def _pictures(request: web.Request, form: Form, filled: Filled) -> dict[st
         try:
             if file is not None and usable:
                 most_bytes = request[CALLER].limits_for(user_id).upload_bytes
-                upload, _ = await request.config_dict[UPLOADS].keep(file[1], user_id, file[0], most_bytes=most_bytes)
+                keeping = request.config_dict[UPLOADS].keep(file[1], user_id, file[0], most_bytes=most_bytes)
+                upload, created = await keeping
+                await note_upload(request, upload, created=created)
                 form.values[name] = f"upload:{upload.upload_id}"
             elif file is not None:
                 await request.config_dict[UPLOADS].discard(file[1])

@@ -22,6 +22,7 @@ from app.monitor.new_job_graph import classes_shown, fields_of, graph_in, read_g
 from app.runtime.json_text import loads, size_bytes
 from app.web.callers import CALLER
 from app.web.checking import check_texts
+from app.web.uploads import note_upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,8 @@ async def _take_files(request: web.Request, form: Form, graph: GraphFields, fill
                 form.blame(Fault(each.pointer, "too_large", f"The file has more than {uploads.max_bytes} bytes."))
             elif file is not None and usable:
                 most_bytes = request[CALLER].limits_for(user_id).upload_bytes
-                upload, _ = await uploads.keep(file[1], user_id, file[0], most_bytes=most_bytes)
+                upload, created = await uploads.keep(file[1], user_id, file[0], most_bytes=most_bytes)
+                await note_upload(request, upload, created=created)
                 form.values.pop(each.name, None)
                 graph.put(each, text_of(upload.upload_id))
             elif file is not None:

@@ -26,6 +26,7 @@ from app.storage.schema import (
     JobRow,
     OutputRow,
 )
+from app.storage.sent_jobs import SENT
 from app.storage.snapshots import read_snapshots
 from app.storage.statements import Statement
 from app.storage.whole_jobs import JobView, attempt_of, fitting, read_whole_jobs
@@ -362,8 +363,10 @@ class JobViews(JobLists):
 
 
 def _event(row: EventRow) -> Event:
-    names = [name for name in Event.__dataclass_fields__ if name != "phase"]
-    return Event(phase=Phase(row.phase), **{name: getattr(row, name) for name in names})
+    names = [name for name in Event.__dataclass_fields__ if name not in ("phase", "data")]
+    # Who sent a job from where is for those alone who may see the audit.
+    data = {name: value for name, value in row.data.items() if name != SENT}
+    return Event(phase=Phase(row.phase), data=data, **{name: getattr(row, name) for name in names})
 
 
 def _output(row: OutputRow) -> Output:

@@ -30,6 +30,7 @@ from app.storage.fair_tags import TAG_TYPED, Places, TagsUnderWay, base_of, tagg
 from app.storage.files import thumbnail_path
 from app.storage.quotas import ADMITTED, LIMITS_TYPED, admit_again, prune_days, refusal
 from app.storage.schema import ContentRow, JobRow, OutputRow
+from app.storage.sent_jobs import KEEP_SENT, SENT
 from app.storage.statements import Statement
 from app.storage.transitions import RELEASED, event_row, event_rows, require, transition
 
@@ -214,6 +215,8 @@ class JobStore:
             for path, thumbnail, is_due in outputs:
                 # One that is due may be there, of a worker that died before it could say so.
                 files += filter(None, (path, thumbnail_path(path) if is_due else thumbnail))
+            # The job's events go with it; that it was sent stays in the audit.
+            await KEEP_SENT.rows(await driver_of(session), job_id=job_id)
             statement = delete(JobRow).where(JobRow.id == job_id, JobRow.status.in_(FINISHED)).returning(JobRow.id)
             if (await session.scalars(statement)).one_or_none() is None:
                 job = await require(session, job_id)
@@ -248,8 +251,17 @@ def _drawn_anew(drawing: Drawing, graph: str | None, seed: int) -> tuple[str | N
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
 _NAMES: Final = ", ".join(column.name for column in _GIVEN)
 _COLUMNS: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
-_TYPED: Final = f"{_COLUMNS}, {TAG_TYPED}"
-_SUBMITTED: Final = event_row(JobEvent.SUBMITTED, "user_id", seq="1", phase=f"'{Phase.QUEUED}'", source="accepted")
+_TYPED: Final = f"{_COLUMNS}, {TAG_TYPED}, first_data jsonb"
+"""`first_data` is what a job's first event keeps."""
+
+
+def _submitted(*, limited: bool) -> str:
+    """Return the SELECT of the first events: of jobs that are `limited` not each one that was asked for has one."""
+    asked = "asked JOIN admitted USING (ordinality)" if limited else "asked"
+    in_order = f"(SELECT first_data, {'place' if limited else 'ordinality AS place'} FROM {asked}) AS in_order"  # noqa: S608
+    placed = "(SELECT *, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed"
+    source = f"{placed} JOIN {in_order} USING (place)"
+    return event_row(JobEvent.SUBMITTED, "user_id", "first_data", seq="1", phase=f"'{Phase.QUEUED}'", source=source)
 
 
 def _insert_statement(typed: str, more: str = "", *, limited: bool = False) -> str:
@@ -279,7 +291,7 @@ def _insert_statement(typed: str, more: str = "", *, limited: bool = False) -> s
         FROM {source} JOIN tagged USING (ordinality) ORDER BY ordinality
         RETURNING id, attempt, user_id, priority, available_at, created_at, updated_at, fair_tag
     ), logged AS (
-        {event_rows(_SUBMITTED)}
+        {event_rows(_submitted(limited=limited))}
     ){more}
     {told if limited else f"SELECT {columns} FROM accepted JOIN lane USING (user_id, priority) ORDER BY id"}"""  # noqa: S608  # names of our own
 
@@ -337,7 +349,8 @@ _RETRY: Final = _asked_of(
 
 
 def _written(job: NewJob) -> dict[str, Any]:
-    given = {name: getattr(job, name) for name in NewJob.__dataclass_fields__}
+    given = {name: getattr(job, name) for name in NewJob.__dataclass_fields__ if name != "sent"}
+    given["first_data"] = {SENT: job.sent} if job.sent is not None else {}
     if job.workflow is not None:
         given["workflow"] = Written(dump_kept(job.workflow))
     if job.extra_pnginfo is not None:

@@ -266,6 +266,12 @@ class AttemptRow(Base):
     )
 
 
+IS_SENT: Final = "event = 'submitted' AND data ? 'sent'"
+"""Whether an event tells who sent its job. These are literals for the reason above."""
+SENT_ACTOR: Final = "(data #>> '{sent,actor}')"
+SENT_ADDRESS: Final = "(data #>> '{sent,address}')"
+
+
 class EventRow(Base):
     """One event of a job; rows are only appended."""
 
@@ -281,7 +287,13 @@ class EventRow(Base):
     actor: Mapped[str] = mapped_column(String(255))
     data: Mapped[dict[str, Any]]
 
-    __table_args__ = (UniqueConstraint("job_id", "seq"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "seq"),
+        # Jobs that were sent, as the audit lists them: app/storage/sent_jobs.py.
+        Index("ix_job_events_sent_at_id", "at", "id", postgresql_where=text(IS_SENT)),
+        Index("ix_job_events_sent_actor_at_id", text(SENT_ACTOR), "at", "id", postgresql_where=text(IS_SENT)),
+        Index("ix_job_events_sent_address_at_id", text(SENT_ADDRESS), "at", "id", postgresql_where=text(IS_SENT)),
+    )
 
 
 class ContentRow(Base):
@@ -487,9 +499,12 @@ class AuditRow(Base):
     data: Mapped[dict[str, Any]]
 
     __table_args__ = (
-        Index("ix_audit_log_at", "at"),
-        Index("ix_audit_log_actor_id", "actor", "id"),
-        Index("ix_audit_log_action_id", "action", "id"),
+        # Newest first, by each filter.
+        Index("ix_audit_log_at_id", "at", "id"),
+        Index("ix_audit_log_actor_at_id", "actor", "at", "id"),
+        Index("ix_audit_log_action_at_id", "action", "at", "id"),
+        Index("ix_audit_log_target_at_id", "target", "at", "id"),
+        Index("ix_audit_log_address_at_id", "address", "at", "id"),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from app.domain.access import Role
+from app.storage.audit import Chosen
 from app.web.payloads import Time
 from app.web.requests import GivenTime, NoQuery
 
@@ -18,15 +19,30 @@ class AuditQuery(NoQuery):
     action: str | None = Field(None, min_length=1, max_length=32)
     target: str | None = Field(None, min_length=1, max_length=1000, description="For example `job 17` or `key ann`.")
     address: str | None = Field(None, min_length=1, max_length=64, description="From where it was asked for.")
+    after: GivenTime | None = Field(None, description="Only what was done then or later.")
     before: GivenTime | None = Field(None, description="Only what was done before.")
+    sent_jobs: bool = Field(True, description="false: without the jobs that were sent by REST.")
     limit: int = Field(100, ge=1, le=1000)
     cursor: str | None = Field(None, max_length=1000, description="next_cursor of the page before.")
+
+    @property
+    def chosen(self) -> Chosen:
+        """What the list is narrowed to."""
+        return Chosen(
+            actor=self.actor,
+            action=self.action,
+            target=self.target,
+            address=self.address,
+            since=self.after,
+            until=self.before,
+            sent_jobs=self.sent_jobs,
+        )
 
 
 class AuditEntryAnswer(BaseModel):
     """One thing that was done by hand."""
 
-    entry_id: int
+    entry_id: int | None = Field(description="Null of a job that was sent by REST: the job itself keeps that.")
     timestamp: Time
     actor: str = Field(
         description="The key's name; `api` or `monitor` while there was no key, `nobody` of a wrong key, and "

@@ -51,6 +51,16 @@ async def note(request: web.Request, action: str, target: str, outcome: str, **d
     return await _append(request, who, action, target, outcome, data)
 
 
+def sender_of(request: web.Request) -> dict[str, str | None]:
+    """Return who sends a job, as the job keeps it for the audit: an entry of its own would cost as much again."""
+    return {
+        "actor": actor_of(request),
+        "role": request[CALLER].role.value,
+        "address": client_address(request),
+        "request_id": request[REQUEST_ID],
+    }
+
+
 async def noted(
     request: web.Request,
     action: str,

@@ -22,7 +22,7 @@ from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
 from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, check_answer, event_answer, job_answer
-from app.web.auditing import ACTED_ON, MAX_SCOPE, note, noted
+from app.web.auditing import ACTED_ON, MAX_SCOPE, note, noted, sender_of
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.body_intake import INCOMING
 from app.web.callers import CALLER, actor_of, main_app, owner_of, views_of
@@ -48,7 +48,7 @@ from app.web.requests import (
 from app.web.responses import answered, json_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from app.domain.access import Caller
     from app.domain.job import Job, NewJob, Standing
@@ -87,7 +87,8 @@ async def create_job(request: web.Request) -> web.Response:
     async with request.app[INCOMING].body(request) as raw:
         check_kind(request)
         key, caller = idempotency_key_of(request), request[CALLER]
-        job, overrides, once = await request.app[SIDELINE].do(len(raw), _asked, raw, key, caller)
+        sent = sender_of(request)
+        job, overrides, once = await request.app[SIDELINE].do(len(raw), _asked, raw, key, caller, sent)
         result = await request.app[SUBMITTING].submit(job, overrides, once, sender=caller)
     if isinstance(result, Replayed):
         text, job_id, headers = result.answer, loads(result.answer)["job_id"], {"Idempotency-Replayed": "true"}
@@ -275,7 +276,9 @@ def _scope(asked: BulkRequest) -> str:
     return f"jobs of {dumps(chosen)}"[:MAX_SCOPE] if chosen else "all jobs"
 
 
-def _asked(raw: bytes, key: str | None, caller: Caller) -> tuple[NewJob, dict[str, Any], Once | None]:
+def _asked(
+    raw: bytes, key: str | None, caller: Caller, sent: Mapping[str, str | None] | None = None
+) -> tuple[NewJob, dict[str, Any], Once | None]:
     body = parse(raw)
     if (fault := body_fault(body)) is not None:
         raise InvalidRequest(fault.detail, [fault])
@@ -284,7 +287,7 @@ def _asked(raw: bytes, key: str | None, caller: Caller) -> tuple[NewJob, dict[st
     asked = check(JobRequest, body)
     owner_of(caller, asked.user_id, "/user_id")
     once = Once(asked.user_id, key, fingerprint(body), _created) if key is not None else None
-    return asked.to_new_job(), asked.overrides, once
+    return asked.to_new_job(sent), asked.overrides, once
 
 
 def _created(job: Job) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,9 @@ from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import MOST_STEPS
 from app.web.input_references import InputReference
 from app.web.request_model import RequestModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_SEED: Final = 2**64 - 1
 MAX_PARAMS_BYTES: Final = 64 * 1024
@@ -246,8 +249,11 @@ class JobRequest(RequestModel):
             raise ValueError("has the extra_pnginfo that is given as a field of its own")
         return value
 
-    def to_new_job(self) -> NewJob:
-        """Return the job that is asked for: sizes rounded, the seed drawn, what was changed said in `warnings`."""
+    def to_new_job(self, sent: Mapping[str, str | None] | None = None) -> NewJob:
+        """Return the job that is asked for: sizes rounded, the seed drawn, what was changed said in `warnings`.
+
+        `sent` is the job's own.
+        """
         warnings = []
         width, height = self.width - self.width % 8, self.height - self.height % 8
         if self.image is not None:
@@ -292,6 +298,7 @@ class JobRequest(RequestModel):
             timeout_seconds=self.timeout_seconds,
             metadata=self.metadata,
             params=self.params,
+            sent=sent,
             warnings=warnings,
             image=self.image.to_reference() if self.image is not None else None,
             mask=self.mask.to_reference() if self.mask is not None else None,

@@ -27,7 +27,7 @@ from app.keys import UPLOAD_STORE, UPLOADS
 from app.runtime.json_text import Written
 from app.storage.cursors import read_cursor, write_cursor
 from app.web.answers import upload_answer
-from app.web.auditing import noted
+from app.web.auditing import note, noted
 from app.web.bodies import read_query
 from app.web.body_intake import Patience, patience_for
 from app.web.callers import CALLER, owner_of
@@ -82,6 +82,7 @@ async def create_upload(request: web.Request) -> web.Response:
             async with aclosing(_body(request)) as chunks:
                 owner = _owner(request, asked.user_id)
                 upload, created = await uploads.take(chunks, owner, most_bytes=most_bytes)
+    await note_upload(request, upload, created=created)
     status = HTTPStatus.CREATED if created else HTTPStatus.OK
     return answered(upload_answer(upload, root_path(request)), status, Location=f"{BASE}/{upload.upload_id}")
 
@@ -133,6 +134,12 @@ async def delete_upload(request: web.Request) -> web.Response:
     deleting = request.app[UPLOADS].delete(upload_id, caller.scope or asked.user_id)
     await noted(request, "delete", f"upload {upload_id}", deleting, lambda _: "deleted")
     return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+async def note_upload(request: web.Request, upload: Upload, *, created: bool) -> None:
+    """Note that a file was handed over, by REST or on the page."""
+    became = "created" if created else "known"
+    await note(request, "upload", f"upload {upload.upload_id}", became, user_id=upload.user_id)
 
 
 @asynccontextmanager

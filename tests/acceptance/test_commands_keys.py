@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from app.domain.access import Role
 from app.domain.errors import WrongKey
+from app.storage.audit import Audit
 from app.storage.keys import KeyStore
 from app.storage.link_secret import LinkSecretStore
 from harness import eventually
@@ -157,6 +158,14 @@ async def test_links_are_renewed(place: Place, database: Database, database_url:
     done = place.run("links-renew", "--env", "test", DATABASE_URL=database_url)
     assert (done.returncode, "stop working" in done.stdout) == (0, True)
     assert await LinkSecretStore(database).read() != before
+    (entry,) = (await Audit(database).page()).entries
+    assert (entry.action, entry.target, entry.outcome, entry.address) == (
+        "links_renew",
+        "links",
+        "done",
+        "command line",
+    )
+    assert entry.actor.startswith("command line (")
 
 
 @pytest.mark.parametrize(

@@ -90,23 +90,28 @@ async def test_without_keys_it_is_the_api_that_acts_and_the_page_has_its_own_nam
     ]
 
 
-async def test_reading_sending_and_asking_for_what_is_not_there_are_not_noted(client, boss, database):
+async def test_reading_and_asking_for_what_is_not_there_are_not_noted(client, boss, database):
     job_id = await submit(client, boss, user_id="ann")
     ann = by(await client.app[keys.KEYS].add("bob", Role.USER))
     await client.get(f"{JOBS}/{job_id}", headers=boss)
     upload = await client.post("/api/v1/uploads?user_id=ann", data=b"P5 1 1 255\nx", headers=boss)
     assert upload.status == 201, await upload.text()
+    upload_id = (await upload.json())["upload_id"]
+    assert (await client.post(f"{JOBS}/check", json=SMALL_BODY, headers=boss)).status == 200
+    assert (await client.post("/api/v1/ws-tickets", json={"job_ids": [job_id]}, headers=boss)).status == 201
     for path in (f"{JOBS}/{job_id}/cancel", f"{JOBS}/{job_id}/retry", f"{JOBS}/999/cancel"):
         assert (await client.post(path, headers=ann)).status == 404
-    for path in (f"{JOBS}/{job_id}", f"/api/v1/uploads/{(await upload.json())['upload_id']}"):
+    for path in (f"{JOBS}/{job_id}", f"/api/v1/uploads/{upload_id}"):
         assert (await client.delete(path, headers=ann)).status == 404
     assert (await client.delete("/api/v1/keys/999", headers=boss)).status == 404
-    assert await noted(database) == []
+    assert await noted(database) == [("boss", "upload", f"upload {upload_id}", "created")]
 
 
 async def test_an_upload_and_a_key_leave_entries_too(client, boss, database):
     upload = await client.post("/api/v1/uploads?user_id=ann", data=b"P5 1 1 255\nx", headers=boss)
     upload_id = (await upload.json())["upload_id"]
+    again = await client.post("/api/v1/uploads", data={"file": b"P5 1 1 255\nx", "user_id": "ann"}, headers=boss)
+    assert again.status == 200, await again.text()
     assert (await client.delete(f"/api/v1/uploads/{upload_id}", headers=boss)).status == 204
     body = {"name": "ann", "role": "operator", "expires_at": "2090-01-01T00:00:00Z", "limits": {"running": 2}}
     made = await (await client.post("/api/v1/keys", json=body, headers=boss)).json()
@@ -118,6 +123,8 @@ async def test_an_upload_and_a_key_leave_entries_too(client, boss, database):
     (own,) = (await (await client.get("/api/v1/keys?name=boss", headers=boss)).json())["items"]
     await client.delete(f"/api/v1/keys/{own['key_id']}", headers=boss)
     assert await noted(database) == [
+        ("boss", "upload", f"upload {upload_id}", "created"),
+        ("boss", "upload", f"upload {upload_id}", "known"),
         ("boss", "delete", f"upload {upload_id}", "deleted"),
         ("boss", "key_add", "key ann", "done"),
         ("boss", "key_add", "key ann", "key_taken"),
@@ -126,7 +133,8 @@ async def test_an_upload_and_a_key_leave_entries_too(client, boss, database):
         ("boss", "key_restore", "key ann", "done"),
         ("boss", "key_revoke", "key boss", "no_admin_left"),
     ]
-    (data,) = (await noted(database, "data"))[1]
+    assert await noted(database, "address, data->>'user_id'") == [("127.0.0.1", "ann")] * 2 + [("127.0.0.1", None)] * 7
+    (data,) = (await noted(database, "data"))[3]
     assert data == {"role": "operator", "expires_at": "2090-01-01T00:00:00+00:00", "limits": {"running": 2}}
     assert made["key"] not in str(await noted(database, "data::text"))
 
@@ -230,7 +238,9 @@ async def test_admins_read_the_audit_by_rest_page_by_page_and_narrowed(client, b
     async with database.transaction() as session:
         await session.execute(text("UPDATE audit_log SET at = '2026-01-01' WHERE target IN ('job 0', 'job 1')"))
     assert await found(before="2026-01-01T00:00:01Z") == ["1", "0"]
-    for query in ("nonsense=1", "before=yesterday", "cursor=x", "limit=1001"):
+    assert await found(after="2026-01-01T00:00:00Z", before="2026-01-01T00:00:01Z") == ["1", "0"]
+    assert await found(after="2026-01-01T00:00:01Z", actor="bob") == ["6", "4", "2"]
+    for query in ("nonsense=1", "before=yesterday", "after=x", "sent_jobs=perhaps", "cursor=x", "limit=1001"):
         assert (await client.get(f"{AUDIT}?{query}", headers=boss)).status == 422
     for role in (Role.USER, Role.VIEWER, Role.OPERATOR):
         other = by(await client.app[keys.KEYS].add(f"a {role}", role))
