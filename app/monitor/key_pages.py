@@ -1,4 +1,4 @@
-"""Keys, for admins: who has one, when and from where it was last used; made, revoked and restored."""
+"""Keys, for admins: who has one, when and from where it was last used; made, limited, revoked and restored."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from app.domain.access import Role
 from app.domain.errors import InvalidRequest, KeyTaken, NoAdminLeft
 from app.domain.key_format import MOST_NAME_CHARS, name_fault, owner_fault, parse_expiry
 from app.domain.limits import parse_limits
-from app.keys import KEY_MANAGEMENT, KEYS
+from app.keys import AUDIT, KEY_MANAGEMENT, KEYS
 from app.monitor.actions import lead_back
 from app.monitor.rendering import render
 from app.web.api_keys import as_noted, key_id_of, state_of
-from app.web.auditing import noted
+from app.web.auditing import note, noted
 from app.web.bodies import MAX_ID, read_form, read_query
 from app.web.checking import check
 
@@ -41,19 +41,6 @@ class KeysAddress(BaseModel):
     """The page that begins after this key, newest first."""
     newer: int | None = Field(None, ge=0, le=MAX_ID)
     """The page that ends before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShownKey:
-    """A key in the list."""
-
-    key: Key
-    state: str
-
-    @property
-    def limits(self) -> str:
-        """The limits that are not the defaults, as they are written."""
-        return " ".join(f"{name}={'none' if value is None else value}" for name, value in self.key.limits.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +67,26 @@ class KeyForm:
             self.faults[name] = f"It {fault}."
 
 
+@dataclass(frozen=True, slots=True)
+class ShownKey:
+    """A key in the list."""
+
+    key: Key
+    state: str
+    form: KeyForm
+    """What is filled in to change it: its present limits, or what was sent and is wrong."""
+
+    @property
+    def limits(self) -> str:
+        """The limits that are not the defaults, as they are written."""
+        return _written(self.key)
+
+
 @routes.get("/keys")
 @routes.get("/keys/")
 async def show_keys(request: web.Request) -> web.Response:
     """Show the keys, the newest first, and the form that makes one."""
-    return await _show(request, KeyForm(dict.fromkeys(FIELDS, "")))
+    return await _show(request, _empty())
 
 
 @routes.post("/keys")
@@ -129,18 +131,72 @@ async def change_key(request: web.Request) -> web.Response:
     return await lead_back(request, code, key.id, otherwise="/monitor/keys")
 
 
+@routes.post("/keys/{key_id}/limits")
+async def limit_key(request: web.Request) -> web.Response:
+    """Set the limits of a key that are not the defaults, or undo what an entry of the audit tells of."""
+    sent, key = await read_form(request), await request.config_dict[KEYS].get(key_id_of(request))
+    form = KeyForm({"limits": str(sent.get("limits", "")).strip()[:MOST_CHARS]})
+    undone = str(sent.get("entry", ""))
+    limits = await _limits_before(request, key, undone) if undone else form.read("limits", parse_limits) or {}
+    if limits is None:
+        return await lead_back(request, "key_not_limited", key.id, otherwise="/monitor/keys")
+    if form.faults:
+        return await _render(request, _empty(), [_shown(key, form)], HTTPStatus.UNPROCESSABLE_ENTITY)
+    await request.config_dict[KEY_MANAGEMENT].change(key.id, limits=limits)
+    before = {"limits": dict(key.limits)}
+    entry = await note(request, "key_change", f"key {key.name}", "done", limits=limits, before=before)
+    return await lead_back(request, "key_limited", key.id, entry or 0, otherwise="/monitor/keys")
+
+
+async def _limits_before(request: web.Request, key: Key, entry: str) -> dict[str, Any] | None:
+    """Return the limits that a key had before the change of which this entry tells; None if it tells of none."""
+    number = int(entry) if entry.isascii() and entry.isdigit() and len(entry) < 19 else 0
+    found = await request.config_dict[AUDIT].entry(number)
+    if found is None or (found.action, found.target) != ("key_change", f"key {key.name}"):
+        return None
+    before = found.data.get("before", {})
+    return parse_limits(before["limits"]) if "limits" in before else None
+
+
 async def _show(request: web.Request, form: KeyForm, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
     address = check(KeysAddress, read_query(request.query), pointer="")
-    page, now = await request.config_dict[KEYS].page(before=address.older, after=address.newer), datetime.now(UTC)
+    page = await request.config_dict[KEYS].page(before=address.older, after=address.newer)
+    older = f"/monitor/keys?older={page.keys[-1].id}" if page.older and page.keys else None
+    newer = f"/monitor/keys?newer={page.keys[0].id}" if page.newer and page.keys else None
+    return await _render(request, form, [_shown(key) for key in page.keys], status, older=older, newer=newer)
+
+
+async def _render(
+    request: web.Request,
+    form: KeyForm,
+    shown: list[ShownKey],
+    status: HTTPStatus,
+    *,
+    older: str | None = None,
+    newer: str | None = None,
+) -> web.Response:
     context: dict[str, Any] = {
         "form": form,
-        "shown": [ShownKey(key, state_of(key, now)) for key in page.keys],
+        "shown": shown,
+        "not_changed": any(each.form.faults for each in shown),
         "roles": list(Role),
         "most_chars": MOST_NAME_CHARS,
-        "older": f"/monitor/keys?older={page.keys[-1].id}" if page.older and page.keys else None,
-        "newer": f"/monitor/keys?newer={page.keys[0].id}" if page.newer and page.keys else None,
+        "older": older,
+        "newer": newer,
     }
     return await render(request, "keys.html", context, status=status)
+
+
+def _shown(key: Key, form: KeyForm | None = None) -> ShownKey:
+    return ShownKey(key, state_of(key, datetime.now(UTC)), form or KeyForm({"limits": _written(key)}))
+
+
+def _empty() -> KeyForm:
+    return KeyForm(dict.fromkeys(FIELDS, ""))
+
+
+def _written(key: Key) -> str:
+    return " ".join(f"{name}={'none' if value is None else value}" for name, value in key.limits.items())
 
 
 def _role(text: str) -> Role:

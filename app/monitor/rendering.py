@@ -115,6 +115,12 @@ FLASHES: Final[Mapping[str, Flash]] = {
     "key_restored": Flash(
         "good", "Key {} opens again.", Undo("Undo: revoke it", "/monitor/keys/{}/revoke", Ability.MANAGE_KEYS, {})
     ),
+    "key_limited": Flash(
+        "good",
+        "The limits of key {} are changed.",
+        Undo("Undo: the limits of before", "/monitor/keys/{}/limits", Ability.MANAGE_KEYS, {"entry": "{1}"}, carries=1),
+    ),
+    "key_not_limited": Flash("bad", "The limits of key {} stay: what they were before is not in the audit."),
     "key_needed": Flash(
         "bad",
         "Key {} was not revoked: it is the last one of an admin, and nobody could make keys any more. Make another one "

@@ -89,7 +89,8 @@ async def change_key(request: web.Request) -> web.Response:
     if values:
         action = "key_restore" if values.keys() == {"revoked_at"} else "key_change"
         changing = request.app[KEY_MANAGEMENT].change(key_id, **values)
-        key = await noted(request, action, f"key {key.name}", changing, **as_noted(values))
+        before = as_noted({name: getattr(key, name) for name in values})
+        key = await noted(request, action, f"key {key.name}", changing, **as_noted(values), before=before)
     return answered(key_answer(key))
 
 

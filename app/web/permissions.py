@@ -122,6 +122,7 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "POST /monitor/workers/{worker_id}/stop": Ability.STEER_WORKER,
     "POST /monitor/schedule/{task}/run": Ability.RUN_TASK,
     "POST /monitor/keys": Ability.MANAGE_KEYS,
+    "POST /monitor/keys/{key_id}/limits": Ability.MANAGE_KEYS,
     "POST /monitor/keys/{key_id}/revoke": Ability.MANAGE_KEYS,
     "POST /monitor/keys/{key_id}/restore": Ability.MANAGE_KEYS,
 }

@@ -126,6 +126,7 @@ ROUTES: Final[Mapping[str, Route]] = {
     "GET /monitor/audit": Route("for admins"),
     "GET /monitor/keys": Route("for admins"),
     "POST /monitor/keys": Route("for admins", well=("422",)),
+    "POST /monitor/keys/{key_id}/limits": Route("for admins", well=("404",)),
     "POST /monitor/keys/{key_id}/revoke": Route("for admins", well=("404",)),
     "POST /monitor/keys/{key_id}/restore": Route("for admins", well=("404",)),
     "GET /monitor/new": Route("send"),

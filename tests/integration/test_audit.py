@@ -136,6 +136,8 @@ async def test_an_upload_and_a_key_leave_entries_too(client, boss, database):
     assert await noted(database, "address, data->>'user_id'") == [("127.0.0.1", "ann")] * 2 + [("127.0.0.1", None)] * 7
     (data,) = (await noted(database, "data"))[3]
     assert data == {"role": "operator", "expires_at": "2090-01-01T00:00:00+00:00", "limits": {"running": 2}}
+    (data,) = (await noted(database, "data"))[5]
+    assert data == {"limits": {"running": 3}, "before": {"limits": {"running": 2}}}
     assert made["key"] not in str(await noted(database, "data::text"))
 
 

@@ -78,6 +78,59 @@ async def test_a_key_is_revoked_and_that_is_taken_back(client, store, database):
     ]
 
 
+async def test_limits_are_changed_and_that_is_taken_back(client, store, database):
+    await store.add("ann", Role.USER, limits={"running": 2, "waiting": None})
+    key = await store.named("ann")
+    (field,) = (await read(client, PAGE)).all("input", id=f"limits-{key.id}")
+    assert field["value"] == "running=2 waiting=none"
+    answer = await act(client, f"{PAGE}/{key.id}/limits", limits="running=5 upload_bytes=1KiB", back=PAGE)
+    assert answer.status == 303
+    page = await read(client, answer.headers["Location"])
+    assert f"The limits of key {key.id} are changed" in page.text
+    assert (await store.named("ann")).limits == {"running": 5, "upload_bytes": 1024}
+    (undo,) = page.all("form", class_="undo")
+    (entry,) = page.all("input", name="entry")
+    assert undo["action"] == f"{PAGE}/{key.id}/limits"
+    page = await read(client, (await act(client, undo["action"], entry=entry["value"])).headers["Location"])
+    assert (await store.named("ann")).limits == {"running": 2, "waiting": None}
+    # That too is taken back.
+    (again,) = page.all("input", name="entry")
+    await act(client, undo["action"], entry=again["value"])
+    assert (await store.named("ann")).limits == {"running": 5, "upload_bytes": 1024}
+    await act(client, f"{PAGE}/{key.id}/limits", limits=" ")
+    assert (await store.named("ann")).limits == {}
+    assert await entries(database) == [("monitor", "key_change", "key ann", "done")] * 4
+
+
+async def test_limits_are_taken_back_only_as_the_audit_tells_of_this_key(client, store, database):
+    for name in ("ann", "bob"):
+        await store.add(name, Role.USER, limits={"running": 2})
+    ann, bob = await store.named("ann"), await store.named("bob")
+    await act(client, f"{PAGE}/{bob.id}/revoke")
+    await act(client, f"{PAGE}/{bob.id}/limits", limits="running=9")
+    for entry in ("1", "2", "3", "0", "x", "²", "9" * 30):
+        said = await flash(client, await act(client, f"{PAGE}/{ann.id}/limits", entry=entry))
+        assert f"The limits of key {ann.id} stay" in said
+    assert (await store.named("ann")).limits == {"running": 2}
+    assert len(await entries(database)) == 2
+    assert (await act(client, f"{PAGE}/999/limits", limits="")).status == 404
+
+
+async def test_limits_that_make_no_sense_are_said_at_their_field_and_change_nothing(client, store):
+    await store.add("ann", Role.USER, limits={"running": 2})
+    key = await store.named("ann")
+    answer = await act(client, f"{PAGE}/{key.id}/limits", limits="speed=<9>")
+    html = await answer.text()
+    assert answer.status == 422
+    assert "speed" in re.search(rf'<small class="bad" id="limits-{key.id}-fault">(.*?)</small>', html, re.DOTALL)[1]
+    (field,) = Document(html).all("input", id=f"limits-{key.id}")
+    assert (field["value"], field["aria-invalid"]) == ("speed=<9>", "true")
+    # A page that is read anew would lose what is filled in; of other keys there is nothing to say.
+    assert "data-poll" not in html
+    assert "limits-1" not in html
+    assert (await store.named("ann")).limits == {"running": 2}
+
+
 async def test_the_last_key_of_an_admin_stays(client, store, database):
     key = await store.named("boss")
     said = await flash(client, await act(client, f"{PAGE}/{key.id}/revoke"))
