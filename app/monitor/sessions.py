@@ -45,13 +45,13 @@ async def sign_in(request: web.Request) -> web.Response:
     """Begin a session, and lead to where its owner wanted to go."""
     form = await read_form(request)
     secret, wanted = str(form.get("key", "")).strip(), str(form.get("next", ""))
-    wrong, address = request.config_dict[ACCESS].wrong, client_address(request)
-    wrong.check(address)
+    access, address, secret = request.config_dict[ACCESS], client_address(request), secret[: MOST_CHARS + 1]
+    await access.admit(secret, address)
     try:
-        token, request[CALLER] = await request.config_dict[KEYS].sign_in(secret[: MOST_CHARS + 1], address)
+        token, request[CALLER] = await request.config_dict[KEYS].sign_in(secret, address)
     except WrongKey as error:
         request[CALLER] = NOBODY
-        if wrong.count(address):
+        if access.wrong.count(address):
             await note(request, "sign_in", address or "", "refused")
         await asyncio.sleep(WRONG_S)
         return _form(request, wanted, str(error), HTTPStatus.FORBIDDEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ WRONG_AT_ONCE: Final = 20
 WRONG_EVERY_S: Final = 3.0
 """An address may send `WRONG_AT_ONCE` wrong keys, and then one in so many seconds."""
 _MOST_ADDRESSES: Final = 10_000
+GOOD_CHARS: Final = 16
+"""Characters of a key's hash by which it is known to open something: nobody finds another one with the same 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Access:
         """How often keys have changed: what was read before the last change is not remembered."""
         self._finding = Batcher(keys.find, most=64, flights=2)
         self.wrong: Final = WrongKeys()
+        self._good = GoodKeys(keys)
         self.on_change: list[Callable[[int], None]] = []
         """Called with the id of each key that was changed, by any server."""
 
@@ -150,9 +154,22 @@ class Access:
         for key_hash in [each for each, (_, caller) in self._known.items() if caller.key_id == key_id]:
             del self._known[key_hash]
         self._open_at = None
+        self._good.forget()
         self._changes += 1
         for callback in self.on_change:
             callback(key_id)
+
+    async def admit(self, key: str, address: str | None) -> None:
+        """Raise `TooManyWrongKeys` for what opens nothing from an address that has sent too many such keys.
+
+        A key that opens something is let by: its holder is not shut out by a guesser behind the same proxy. Raises
+        `DatabaseUnavailable` too.
+        """
+        try:
+            self.wrong.check(address)
+        except TooManyWrongKeys:
+            if not is_key(key) or not await self._good.includes(hashed(key)):
+                raise
 
     async def settle(self) -> None:
         """Return when no key is being looked for."""
@@ -166,8 +183,7 @@ class Access:
         if known is not None and time.monotonic() - known[0] < KNOWN_S:
             return known[1]
         if known is None:
-            # Only of what is not known yet: who shares an address with a guesser is not shut out.
-            self.wrong.check(address)
+            await self.admit(key, address)
         began, changes = time.monotonic(), self._changes
         try:
             caller = await self._finding.do((key_hash, address))
@@ -178,6 +194,7 @@ class Access:
             return known[1]
         if caller is None:
             self._known.pop(key_hash, None)
+            self._good.drop(key_hash)
             raise _wrong(is_first=self.wrong.count(address))
         if changes == self._changes:
             self._known[key_hash] = began, caller
@@ -187,8 +204,41 @@ class Access:
         return caller
 
 
+class GoodKeys:
+    """Which keys open something, by the beginnings of their hashes: of others it is known without looking for them.
+
+    They are read only when a key comes from an address that has guessed too often, and then at most once in `KNOWN_S`,
+    however many guess from however many addresses: that is less than looking for one key in `WRONG_EVERY_S` from each.
+    The alternative, to look for all well-formed keys within a budget that all addresses share, would let guessers
+    spend it, and shut out good keys again: the checksum in a key is no secret.
+    """
+
+    def __init__(self, keys: KeyStore) -> None:
+        self._keys = keys
+        self._reading = asyncio.Lock()
+        self._found: set[str] = set()
+        self._read_at: float | None = None
+        """Monotonic time of the last reading, even if it failed; None when a key has changed since."""
+
+    async def includes(self, key_hash: str) -> bool:
+        """Whether the key of this hash opens something, or did a moment ago; raises `DatabaseUnavailable`."""
+        async with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at > KNOWN_S:
+                self._read_at = time.monotonic()
+                self._found = await self._keys.good(GOOD_CHARS)
+        return key_hash[:GOOD_CHARS] in self._found
+
+    def drop(self, key_hash: str) -> None:
+        """Note that a key opens nothing any more: shown again and again it would be looked for each time."""
+        self._found.discard(key_hash[:GOOD_CHARS])
+
+    def forget(self) -> None:
+        """Read them anew when they are next needed."""
+        self._read_at = None
+
+
 class WrongKeys:
-    """How many wrong keys came from each address lately: more than a few are not looked at."""
+    """How many wrong keys came from each address lately: more than a few are not looked for."""
 
     def __init__(self) -> None:
         self._until: OrderedDict[str, float] = OrderedDict()
@@ -209,7 +259,7 @@ class WrongKeys:
         return is_first
 
     def check(self, address: str | None) -> None:
-        """Raise `TooManyWrongKeys` if so many came from this address that no more are looked at."""
+        """Raise `TooManyWrongKeys` if so many came from this address that no unknown one is looked for."""
         over_s = self._until.get(address or "", 0.0) - time.monotonic() - (WRONG_AT_ONCE - 1) * WRONG_EVERY_S
         if over_s > 0:
             raise TooManyWrongKeys("Too many wrong keys came from this address; try again later.", over_s)

@@ -45,6 +45,7 @@ _USE: Final = Statement(f"""
     UPDATE api_keys SET last_used_at = now(), last_used_from = :address
     WHERE key_hash = :key_hash AND {_NOT_ENDED} RETURNING id, name, role, owner, limits""")  # noqa: S608
 
+_GOOD: Final = Statement(f"SELECT left(key_hash, :chars::int) AS beginning FROM api_keys WHERE {_NOT_ENDED}")  # noqa: S608
 _ANY: Final = Statement("SELECT EXISTS (SELECT FROM api_keys)")
 _HOLDER: Final = Statement(f"SELECT id, name, role, owner, limits FROM api_keys WHERE id = :key_id AND {_NOT_ENDED}")  # noqa: S608
 
@@ -254,6 +255,11 @@ class KeyStore:
             rows = await _FIND.rows(connection, hashes=hashes, addresses=addresses, noted_after=_NOTED_AFTER)
         found = {row["key_hash"]: self._caller(row) for row in rows}
         return [found.get(key_hash) for key_hash in hashes]
+
+    async def good(self, chars: int) -> set[str]:
+        """Return so many characters of the hash of each key that opens something; that does not count as their use."""
+        async with self._database.driver() as connection:
+            return {row["beginning"] for row in await _GOOD.rows(connection, chars=chars)}
 
     async def holder(self, key_id: int) -> Caller | None:
         """Return whose key this is; None when it has ended. That does not count as its use."""

@@ -17,10 +17,10 @@ from integration.hostile import raw, request_of
 
 from app import keys
 from app.domain.access import Role
-from app.domain.errors import WrongKey
+from app.domain.errors import DatabaseUnavailable, TooManyWrongKeys, WrongKey
 from app.domain.key_format import new_key
 from app.main import NoAdminKey, create_app, run
-from app.services.access import Access, Shown, WrongKeys
+from app.services.access import WRONG_AT_ONCE, Access, Shown, WrongKeys
 from app.storage.keys import KeyStore
 from harness import eventually
 
@@ -333,6 +333,85 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr("app.services.access.time", SimpleNamespace(monotonic=found.monotonic))
     return found
+
+
+async def guess(world: World, times: int) -> set[int]:
+    """Send so many keys that might be ones, and return the statuses of the answers."""
+    return {(await sent(world, [("X-API-Key", new_key().encode())]))[0] for _ in range(times)}
+
+
+async def test_a_good_key_that_was_never_shown_is_let_in_from_where_a_guesser_is(world, clock, monkeypatch):
+    monkeypatch.setattr("app.services.access.WRONG_AT_ONCE", 3)
+    access, store = world.client.app[keys.ACCESS], world.client.app[keys.KEYS]
+    assert await guess(world, 6) == {401, 429}
+    assert (await world.ask("otto", "GET", JOBS)).status == 200
+    # Made by another server just now; and one whose revocation was taken back.
+    world.secrets["new"] = await KeyStore(world.database).add("new", Role.ADMIN)
+    assert (await world.ask("new", "GET", JOBS)).status == 429
+    await access.tell_of_change((await store.named("new")).id)
+    assert (await world.ask("new", "GET", JOBS)).status == 200
+    await access.tell_of_change(await store.revoke("new"))
+    assert (await world.ask("new", "GET", JOBS)).status == 429
+    await access.tell_of_change(await store.restore("new"))
+    assert (await world.ask("new", "GET", JOBS)).status == 200
+    # If no news of it comes it is known a little later.
+    world.secrets["newer"] = await KeyStore(world.database).add("newer", Role.ADMIN)
+    assert await guess(world, 1) == {429}
+    clock.now += 5.1
+    assert await guess(world, 4) == {401, 429}
+    assert (await world.ask("newer", "GET", JOBS)).status == 200
+    # The page lets its holder sign in too.
+    for key, status in ((new_key(), 429), ("x", 429), (world.secrets["newer"], 303)):
+        assert (await world.ask("nobody", "POST", "/monitor/sign-in", form={"key": key})).status == status
+
+
+async def test_who_guesses_too_often_costs_one_statement_in_some_seconds(world, clock, monkeypatch):
+    monkeypatch.setattr("app.services.access.WRONG_AT_ONCE", 3)
+    assert await guess(world, 6) == {401, 429}
+    expired = await end(world, "expired")
+    for wait_s, count in ((0, 0), (4.9, 0), (0.2, 1), (0, 0)):
+        clock.now += wait_s
+        # Nothing is forgiven meanwhile.
+        world.client.app[keys.ACCESS].wrong._until["127.0.0.1"] = clock.now + 1e6  # noqa: SLF001
+        async with statements(world.client.app[keys.DATABASE]) as seen:
+            assert await guess(world, 10) == {429}
+            assert (await sent(world, [("X-API-Key", expired.encode())]))[0] == 429
+        assert len(seen) == count, seen
+
+
+async def test_a_key_that_has_just_ended_is_looked_for_once(world, clock, monkeypatch):
+    monkeypatch.setattr("app.services.access.WRONG_AT_ONCE", 3)
+    world.secrets["over"] = await KeyStore(world.database).add("over", Role.ADMIN)
+    assert await guess(world, 6) == {401, 429}
+    await KeyStore(world.database).revoke("over")
+    async with statements(world.client.app[keys.DATABASE]) as seen:
+        assert [(await world.ask("over", "GET", JOBS)).status for _ in range(5)] == [429] * 5
+    assert len(seen) == 1, seen
+
+
+class AbsentKeys(KeyStore):
+    """Keys that cannot be read."""
+
+    asked = 0
+
+    async def good(self, chars: int) -> set[str]:
+        """Fail, and count how often."""
+        self.asked += 1
+        raise DatabaseUnavailable("It is away.")
+
+
+async def test_while_the_database_is_away_guesses_do_not_ask_for_it_each(world, clock):
+    store = AbsentKeys(world.database)
+    access = Access(store, world.client.app[keys.EVENTS], read_only=False)
+    for _ in range(WRONG_AT_ONCE):
+        access.wrong.count("10.0.0.1")
+    with pytest.raises(DatabaseUnavailable):
+        await access.admit(new_key(), "10.0.0.1")
+    for _ in range(5):
+        with pytest.raises(TooManyWrongKeys):
+            await access.admit(new_key(), "10.0.0.1")
+    assert store.asked == 1
+    await access.admit(new_key(), "10.0.0.2")
 
 
 async def test_a_guesser_does_not_shut_out_who_shares_the_address(world, clock, monkeypatch):
