@@ -12,6 +12,18 @@ from app.domain.access import ROLES, Role
 from app.services.access import SESSION_COOKIE
 from app.settings import package_version
 from app.web import audit_messages, examples, inventory_payloads, key_messages, payloads, requests
+from app.web.documented_problems import (
+    HEADERS,
+    OF_ACCESS,
+    OF_BODY,
+    OF_FILE,
+    OF_HOST,
+    OF_LINK,
+    OF_QUERY,
+    OF_SERVERS,
+    OF_WAITING,
+    problem_answers,
+)
 from app.web.permissions import PERMISSIONS, PUBLIC
 from app.web.problems import RETRY_HELPS
 
@@ -46,34 +58,24 @@ class Operation:
     body: type[BaseModel] | str | None = None
     """A model, or `bytes` for a file, as it is or in a form."""
     query: type[BaseModel] | None = None
-    problems: tuple[int, ...] = (500, 503)
+    problems: tuple[str, ...] = ()
+    """Codes of what it can answer beside what `documented_problems` adds."""
     signed: bool = False
     """Whether a link in place of a key opens it."""
     example: dict[str, Any] | None = None
     """An answer, as it is when all goes well."""
 
 
-_ONE_JOB: Final = (404, 500, 503)
-_LIST: Final = (422, 500, 503)
-_OF_ONE: Final = (404, 422, 500, 503)
 _THUMBNAIL: Final = "An output's thumbnail; the picture itself (no-cache) or 404 `thumbnail_due` until it is made"
 _FIRST_THUMBNAIL: Final = (
     "The first output's thumbnail; the picture itself (no-cache) or 404 `thumbnail_due` until it is made"
 )
-_ONE_FILE: Final = (404, 416, 500, 503)
-_ONE_SIGNED: Final = (403, *_ONE_FILE)
+_SENT: Final = (*OF_BODY, "invalid_workflow", "idempotency_key_reused", *OF_WAITING, "upload_limit", "storage_failed")
+_OUTPUT: Final = ("content_not_found", "range_not_satisfiable")
 _FILE: Final[dict[int, type[BaseModel] | str | None]] = {200: _BYTES, 206: _BYTES, 304: None}
 
 OPERATIONS: Final = (
-    Operation(
-        "post",
-        f"{_JOB}/",
-        "Submit a job",
-        {201: payloads.JobAnswer},
-        requests.JobRequest,
-        None,
-        (400, 408, 413, 415, 422, 500, 503),
-    ),
+    Operation("post", f"{_JOB}/", "Submit a job", {201: payloads.JobAnswer}, requests.JobRequest, None, problems=_SENT),
     Operation(
         "post",
         f"{_JOB}/check",
@@ -81,20 +83,28 @@ OPERATIONS: Final = (
         {200: payloads.CheckAnswer},
         requests.JobRequest,
         None,
-        (400, 408, 413, 415, 422, 500, 503),
         example=examples.CHECK,
+        problems=(*OF_BODY, "invalid_workflow", "storage_failed"),
     ),
-    Operation("get", f"{_JOB}/", "List jobs", {200: payloads.JobListAnswer}, None, requests.ListQuery, (422, 500, 503)),
+    Operation(
+        "get", f"{_JOB}/", "List jobs", {200: payloads.JobListAnswer}, None, requests.ListQuery, problems=OF_QUERY
+    ),
     Operation("get", f"{_JOB}/queue/stats", "Figures of the queue", {200: payloads.QueueStatsAnswer}),
-    Operation("get", _JOB + "/{job_id}", "Show a job", {200: payloads.JobAnswer}, problems=_ONE_JOB),
-    Operation("delete", _JOB + "/{job_id}", "Delete a finished job", {204: None}, problems=(404, 409, 500, 503)),
+    Operation("get", _JOB + "/{job_id}", "Show a job", {200: payloads.JobAnswer}, problems=("job_not_found",)),
+    Operation(
+        "delete",
+        _JOB + "/{job_id}",
+        "Delete a finished job",
+        {204: None},
+        problems=("job_not_found", "job_not_finished"),
+    ),
     Operation(
         "get",
         _JOB + "/{job_id}/attempts",
         "A job's attempts",
         {200: payloads.AttemptListAnswer},
         query=requests.HistoryQuery,
-        problems=_OF_ONE,
+        problems=("job_not_found", *OF_QUERY),
     ),
     Operation(
         "get",
@@ -102,9 +112,11 @@ OPERATIONS: Final = (
         "A job's life",
         {200: payloads.EventListAnswer},
         query=requests.HistoryQuery,
-        problems=_OF_ONE,
+        problems=("job_not_found", *OF_QUERY),
     ),
-    Operation("get", _JOB + "/{job_id}/workflow", "The graph as run", {200: _OBJECT}, problems=_ONE_JOB),
+    Operation(
+        "get", _JOB + "/{job_id}/workflow", "The graph as run", {200: _OBJECT}, problems=("job_not_found", "not_found")
+    ),
     Operation(
         "post",
         _JOB + "/{job_id}/cancel",
@@ -112,7 +124,7 @@ OPERATIONS: Final = (
         {200: payloads.JobAnswer, 202: payloads.JobAnswer},
         requests.CancelRequest,
         None,
-        (400, 404, 408, 409, 413, 415, 422, 500, 503),
+        problems=("job_not_found", "job_already_finished", "invalid_transition", *OF_BODY),
     ),
     Operation(
         "post",
@@ -121,7 +133,7 @@ OPERATIONS: Final = (
         {200: payloads.JobAnswer},
         requests.RetryRequest,
         None,
-        (400, 404, 408, 409, 413, 415, 422, 500, 503),
+        problems=("job_not_found", "job_not_retryable", "no_seed", *OF_WAITING, *OF_BODY),
     ),
     Operation(
         "post",
@@ -130,7 +142,7 @@ OPERATIONS: Final = (
         {200: payloads.BulkAnswer},
         requests.BulkCancelRequest,
         None,
-        (400, 408, 413, 415, 422, 500, 503),
+        problems=OF_BODY,
     ),
     Operation(
         "post",
@@ -139,28 +151,45 @@ OPERATIONS: Final = (
         {200: payloads.BulkAnswer},
         requests.BulkRetryRequest,
         None,
-        (400, 408, 413, 415, 422, 500, 503),
+        problems=OF_BODY,
     ),
     Operation(
         "get",
         "/api/v1/me",
         "Who the caller is, its limits, and what of them is used",
         {200: payloads.MeAnswer},
-        problems=_LIST,
         example=examples.ME,
+        problems=OF_QUERY,
     ),
-    Operation("get", _CONTENT, "What a job left", {200: payloads.ContentAnswer}, problems=_ONE_JOB),
-    Operation("get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, problems=_ONE_SIGNED, signed=True),
-    Operation("get", _CONTENT + "/outputs/{index}/thumbnail", _THUMBNAIL, _FILE, problems=_ONE_SIGNED, signed=True),
-    Operation("get", _CONTENT + "/thumbnail", _FIRST_THUMBNAIL, _FILE, problems=_ONE_FILE),
+    Operation("get", _CONTENT, "What a job left", {200: payloads.ContentAnswer}, problems=("content_not_found",)),
+    Operation(
+        "get", _CONTENT + "/outputs/{index}", "An output's bytes", _FILE, signed=True, problems=(*OF_LINK, *_OUTPUT)
+    ),
+    Operation(
+        "get",
+        _CONTENT + "/outputs/{index}/thumbnail",
+        _THUMBNAIL,
+        _FILE,
+        signed=True,
+        problems=(*OF_LINK, *_OUTPUT, "thumbnail_due"),
+    ),
+    Operation("get", _CONTENT + "/thumbnail", _FIRST_THUMBNAIL, _FILE, problems=(*_OUTPUT, "thumbnail_due")),
     Operation(
         "get",
         "/api/v1/uploads/{upload_id}/workflow",
         "The graph that ComfyUI has written into an upload",
         {200: payloads.UploadWorkflowAnswer},
         query=requests.OwnerQuery,
-        problems=_OF_ONE,
         example=examples.UPLOAD_WORKFLOW,
+        problems=(
+            "upload_not_found",
+            "content_not_found",
+            "no_workflow",
+            "invalid_workflow",
+            "unreadable_workflow",
+            "busy",
+            *OF_QUERY,
+        ),
     ),
     Operation(
         "get",
@@ -168,8 +197,8 @@ OPERATIONS: Final = (
         "Models, samplers and schedulers over all backends",
         {200: inventory_payloads.ModelsAnswer},
         query=requests.ModelsQuery,
-        problems=_LIST,
         example=examples.MODELS,
+        problems=OF_QUERY,
     ),
     Operation(
         "get",
@@ -177,32 +206,32 @@ OPERATIONS: Final = (
         "Node classes over all backends",
         {200: inventory_payloads.NodeListAnswer},
         query=requests.NodesQuery,
-        problems=_LIST,
         example=examples.NODES,
+        problems=OF_QUERY,
     ),
     Operation(
         "get",
         "/api/v1/nodes/{node_class}",
         "A node class: its inputs and outputs",
         {200: inventory_payloads.NodeAnswer},
-        problems=_OF_ONE,
         example=examples.NODE,
+        problems=("node_class_not_found", *OF_QUERY),
     ),
     Operation(
         "get",
         "/api/v1/backends",
         "How the backends are",
         {200: payloads.BackendListAnswer},
-        problems=_LIST,
         example=examples.BACKENDS,
+        problems=OF_QUERY,
     ),
     Operation(
         "get",
         "/api/v1/workers",
         "How the workers are",
         {200: payloads.WorkerListAnswer},
-        problems=_LIST,
         example=examples.WORKERS,
+        problems=OF_QUERY,
     ),
     Operation(
         "post",
@@ -211,8 +240,8 @@ OPERATIONS: Final = (
         {201: payloads.UploadAnswer, 200: payloads.UploadAnswer},
         _BYTES,
         requests.OwnerQuery,
-        (400, 408, 413, 415, 422, 500, 503, 507),
         example=examples.UPLOAD,
+        problems=(*OF_FILE, *OF_QUERY, "upload_limit", "storage_failed"),
     ),
     Operation(
         "get",
@@ -220,8 +249,8 @@ OPERATIONS: Final = (
         "List uploads",
         {200: payloads.UploadListAnswer},
         query=requests.UploadListQuery,
-        problems=_LIST,
         example=examples.UPLOADS,
+        problems=OF_QUERY,
     ),
     Operation(
         "get",
@@ -229,26 +258,40 @@ OPERATIONS: Final = (
         "Show an upload",
         {200: payloads.UploadAnswer},
         query=requests.OwnerQuery,
-        problems=_OF_ONE,
         example=examples.UPLOAD,
+        problems=("upload_not_found", *OF_QUERY),
     ),
-    Operation("delete", _UPLOAD, "Delete an upload", {204: None}, None, requests.OwnerQuery, (404, 409, 422, 500, 503)),
     Operation(
-        "get", _UPLOAD + "/data", "An upload's bytes", _FILE, None, requests.OwnerQuery, (404, 416, 422, 500, 503)
+        "delete",
+        _UPLOAD,
+        "Delete an upload",
+        {204: None},
+        None,
+        requests.OwnerQuery,
+        problems=("upload_not_found", "upload_in_use", *OF_QUERY),
+    ),
+    Operation(
+        "get",
+        _UPLOAD + "/data",
+        "An upload's bytes",
+        _FILE,
+        None,
+        requests.OwnerQuery,
+        problems=("upload_not_found", *_OUTPUT, *OF_QUERY),
     ),
     Operation(
         "post",
         _BACKEND + "/drain",
         "Give a backend no more prompts",
         {200: payloads.BackendStateAnswer},
-        problems=_ONE_JOB,
+        problems=("backend_not_found",),
     ),
     Operation(
         "post",
         _BACKEND + "/resume",
         "Give a drained backend prompts again",
         {200: payloads.BackendStateAnswer},
-        problems=_ONE_JOB,
+        problems=("backend_not_found",),
     ),
     Operation(
         "get",
@@ -256,8 +299,8 @@ OPERATIONS: Final = (
         "List keys",
         {200: key_messages.KeyListAnswer},
         query=key_messages.KeyListQuery,
-        problems=_LIST,
         example=examples.KEYS,
+        problems=OF_QUERY,
     ),
     Operation(
         "post",
@@ -265,16 +308,16 @@ OPERATIONS: Final = (
         "Make a key",
         {201: key_messages.MadeKeyAnswer},
         key_messages.KeyRequest,
-        problems=(400, 408, 409, 413, 415, 422, 500, 503),
         example=examples.MADE_KEY,
+        problems=("key_taken", "no_admin_left", *OF_BODY),
     ),
     Operation(
         "get",
         _KEY,
         "Show a key",
         {200: key_messages.KeyAnswer},
-        problems=_OF_ONE,
         example=examples.KEY,
+        problems=("key_not_found", *OF_QUERY),
     ),
     Operation(
         "patch",
@@ -282,8 +325,8 @@ OPERATIONS: Final = (
         "Change limits and expiry of a key, or take its revocation back",
         {200: key_messages.KeyAnswer},
         key_messages.KeyChangeRequest,
-        problems=(400, 404, 408, 413, 415, 422, 500, 503),
         example=examples.KEY,
+        problems=("key_not_found", *OF_BODY),
     ),
     Operation(
         "delete",
@@ -291,7 +334,7 @@ OPERATIONS: Final = (
         "Revoke a key, everywhere and within a second",
         {204: None},
         query=key_messages.KeyRevokeQuery,
-        problems=(404, 409, 422, 500, 503),
+        problems=("key_not_found", "no_admin_left", *OF_QUERY),
     ),
     Operation(
         "get",
@@ -299,8 +342,8 @@ OPERATIONS: Final = (
         "What was done by hand",
         {200: audit_messages.AuditListAnswer},
         query=audit_messages.AuditQuery,
-        problems=_LIST,
         example=examples.AUDIT,
+        problems=OF_QUERY,
     ),
     Operation(
         "post",
@@ -309,19 +352,18 @@ OPERATIONS: Final = (
         {201: payloads.TicketAnswer},
         requests.TicketRequest,
         None,
-        (400, 404, 408, 413, 415, 422, 500, 503),
         example=examples.TICKET,
+        problems=("job_not_found", *OF_BODY),
     ),
-    Operation("get", "/openapi.json", "This document", {200: _OBJECT}, problems=()),
-    Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}, problems=()),
+    Operation("get", "/openapi.json", "This document", {200: _OBJECT}),
+    Operation("get", "/health/live", "Whether the process serves requests", {200: _OBJECT}),
     Operation(
         "get",
         "/health/ready",
         "Whether the service can do its work",
         {200: payloads.ReadyAnswer, 503: payloads.ReadyAnswer},
-        problems=(),
     ),
-    Operation("get", "/metrics", "Figures for Prometheus, in its text format", {200: _TEXT}, problems=()),
+    Operation("get", "/metrics", "Figures for Prometheus, in its text format", {200: _TEXT}),
 )
 
 
@@ -336,8 +378,6 @@ SECURITY: Final = {
     },
 }
 """The ways to say who one is, any of which will do; while no key has been made this machine itself needs none."""
-_OF_ACCESS: Final = (400, 401, 403, 429)
-"""What may be answered wherever it matters who asks; 400 to who shows two keys, or one in the address."""
 _BINARY: Final = {"type": "string", "format": "binary"}
 _FILE_CONTENT: Final = {
     "multipart/form-data": {
@@ -371,7 +411,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Genonaut", "version": package_version(), "description": _description()},
         "paths": paths,
-        "components": {"schemas": schemas["$defs"], "securitySchemes": SECURITY},
+        "components": {"schemas": schemas["$defs"], "securitySchemes": SECURITY, "headers": HEADERS},
     }
 
 
@@ -423,9 +463,11 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
     if operation.example is not None:
         best = str(min(operation.answers))
         told["responses"][best]["content"]["application/json"]["example"] = operation.example
-    problem = {"application/problem+json": {"schema": {"$ref": named[payloads.Problem]}}}
-    for status in sorted({*operation.problems, *(_OF_ACCESS if roles is not None else ())}):
-        told["responses"][str(status)] = {"description": "Problem", "content": problem}
+    codes = {*OF_HOST, *operation.problems, *((*OF_ACCESS, *OF_SERVERS) if roles is not None else ())}
+    for status, problem in problem_answers(codes, named[payloads.Problem]).items():
+        # What is not ready is answered with the same status as what cannot be known.
+        content = told["responses"].get(status, {}).get("content", {}) | problem["content"]
+        told["responses"][status] = problem | {"content": content}
     return told
 
 

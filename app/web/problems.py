@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import re
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -112,6 +113,14 @@ RETRY_HELPS: Final[dict[str, bool]] = {
 }
 """Error code → whether the same request may succeed later; the documentation's table comes from it."""
 
+_OF_HTTP: Final = {
+    "bad_request": HTTPStatus.BAD_REQUEST,
+    "range_not_satisfiable": HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+    "internal_error": HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""Code → status of what is none of our errors."""
+
 _CODE_OF: Final[dict[HTTPStatus, str]] = {
     HTTPStatus.FORBIDDEN: "forbidden",
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "range_not_satisfiable",
@@ -148,6 +157,22 @@ async def errors_as_problems(
         response.headers.update(rate_headers(request))
         response.headers["X-Request-Id"] = request[REQUEST_ID]
     return response
+
+
+def status_of_code(code: str) -> HTTPStatus:
+    """Return the status with which a problem of this code is answered; a `LookupError` for one that there is not."""
+    return (_statuses() | _OF_HTTP)[code]
+
+
+@cache
+def _statuses() -> dict[str, HTTPStatus]:
+    found, kinds = dict[str, HTTPStatus](), [errors.GenonautError]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if (status := next((STATUS_OF[each] for each in kind.__mro__ if each in STATUS_OF), None)) is not None:
+            found[kind.code] = status
+    return found
 
 
 def of_error(request: web.Request, error: errors.GenonautError) -> web.Response:

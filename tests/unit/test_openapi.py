@@ -16,11 +16,11 @@ from app.main import create_app
 from app.settings import ROOT, load_settings
 from app.web.openapi import OPERATIONS, document
 from app.web.permissions import PERMISSIONS, PUBLIC
-from app.web.problems import RETRY_HELPS, STATUS_OF
+from app.web.problems import RETRY_HELPS, STATUS_OF, status_of_code
 from app.web.requests import JobRequest, ListQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 BASE = "/api/v1/generation-jobs"
 
@@ -96,10 +96,11 @@ def test_the_document_says_who_may_what_as_the_table_does() -> None:
                 public.add(route)
                 assert "x-roles" not in operation
                 assert not answers & {"401", "403", "429"}
+                assert "421" in answers
             else:
                 # Any of them will do, and none is passed by.
                 assert operation["security"] == [{name: []} for name in schemes]
-                assert answers >= {"400", "401", "403", "429"}
+                assert answers >= {"400", "401", "403", "421", "429", "500", "503"}
                 may = [role for role in Role if Caller("x", role, "x").may(PERMISSIONS[route])]
                 assert operation["x-roles"] == may
                 assert may
@@ -108,6 +109,55 @@ def test_the_document_says_who_may_what_as_the_table_does() -> None:
     roles = {route: document()["paths"][f"{BASE}/{route}"] for route in ("", "queue/stats")}
     assert roles[""]["post"]["x-roles"] == ["user", "operator", "admin"]
     assert roles["queue/stats"]["get"]["x-roles"] == ["user", "viewer", "operator", "admin"]
+
+
+def problems_of(operation: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the codes of an operation's problems by status."""
+    kind = "application/problem+json"
+    told = {
+        status: answer["content"][kind]
+        for status, answer in operation["responses"].items()
+        if "content" in answer and kind in answer["content"]
+    }
+    return {status: content["schema"]["allOf"][1]["properties"]["code"]["enum"] for status, content in told.items()}
+
+
+def test_every_problem_of_an_operation_is_told_by_its_codes_and_headers() -> None:
+    listed = set()
+    for methods in document()["paths"].values():
+        for operation in methods.values():
+            found = problems_of(operation)
+            # Whatever is told beside what goes well is a problem.
+            assert {status for status in operation["responses"] if status >= "400"} == set(found)
+            for status, codes in found.items():
+                assert codes == sorted(set(codes))
+                assert {str(int(status_of_code(code))) for code in codes} == {status}
+                headers = set(operation["responses"][status].get("headers", {}))
+                if status in ("429", "503"):
+                    assert "Retry-After" in headers
+                assert (status == "429") == ("RateLimit" in headers) == ("RateLimit-Policy" in headers)
+                assert ("WWW-Authenticate" in headers) == (status == "401")
+                assert headers <= set(document()["components"]["headers"])
+                listed |= set(codes)
+    # Of sockets, of addresses that there are not, and of the page.
+    others = {"too_many_sockets", "wrong_ticket", "method_not_allowed", "worker_not_found", "task_not_found"}
+    assert listed == set(RETRY_HELPS) - others
+
+
+def test_a_limit_is_told_where_it_can_be_reached() -> None:
+    told = {
+        f"{method} {path}": problems_of(operation).get("429", [])
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+    }
+    common = {"too_many_requests", "too_many_wrong_keys"}
+    more = {route: set(codes) - common for route, codes in told.items() if set(codes) - common}
+    assert more == {
+        f"post {BASE}/": {"too_many_waiting", "too_many_today", "upload_limit"},
+        f"post {BASE}/{{job_id}}/retry": {"too_many_waiting", "too_many_today"},
+        "post /api/v1/uploads": {"upload_limit"},
+    }
+    assert [route for route, codes in told.items() if not codes] == ["get /openapi.json", "get /health/live"]
 
 
 def test_whose_a_job_is_may_be_left_to_the_key() -> None:
