@@ -20,7 +20,7 @@ from app.monitor.actions import lead_back, way_back
 from app.monitor.listing import BULK_STATUSES, NARROWING, Cursor, ListAddress, bulk_filter
 from app.monitor.rendering import render
 from app.storage.job_lists import Matching
-from app.web.auditing import ACTED_ON, MAX_SCOPE, note
+from app.web.auditing import ACTED_ON, MAX_SCOPE, became_of_many, note
 from app.web.bodies import MAX_ID, read_form, read_query
 from app.web.callers import CALLER, views_of
 from app.web.checking import check
@@ -94,7 +94,7 @@ async def act_on_many(request: web.Request) -> web.Response:
     became = Counter(outcome for _, outcome in outcomes)
     parts = [became["done"], became["cancelling"]] if action == "cancel" else [became["done"]]
     acted = [job_id for job_id, outcome in outcomes if outcome == "done"]
-    outcome = "partly" if became["refused"] else "done"
+    outcome = became_of_many(len(outcomes) - became["refused"], became["refused"])
     noted = await note(request, action, scope, outcome, jobs=job_ids, **{ACTED_ON: acted}, **became)
     undo = [(noted or 0) if acted else 0] if action in ("cancel", "retry") else []
     return await lead_back(request, f"bulk_{action}", len(job_ids), *parts, became["refused"], *undo)

@@ -51,6 +51,13 @@ async def note(request: web.Request, action: str, target: str, outcome: str, **d
     return await _append(request, who, action, target, outcome, data)
 
 
+def became_of_many(done: int, refused: int) -> str:
+    """Return the outcome of an action that so many jobs took, and so many did not."""
+    if not refused:
+        return "done"
+    return "partly" if done else "none"
+
+
 def sender_of(request: web.Request) -> dict[str, str | None]:
     """Return who sends a job, as the job keeps it for the audit: an entry of its own would cost as much again."""
     return {

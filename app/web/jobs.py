@@ -22,7 +22,7 @@ from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
 from app.storage.whole_jobs import JobView
 from app.web.answers import attempt_answer, check_answer, event_answer, job_answer
-from app.web.auditing import ACTED_ON, MAX_SCOPE, note, noted, sender_of
+from app.web.auditing import ACTED_ON, MAX_SCOPE, became_of_many, note, noted, sender_of
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.body_intake import INCOMING
 from app.web.callers import CALLER, actor_of, main_app, owner_of, views_of
@@ -260,8 +260,8 @@ async def _in_bulk(
     if results:
         acted = [each.job_id for each in results if each.ok]
         refused = len(results) - len(acted)
-        outcome, more = "partly" if refused else "done", {ACTED_ON: acted, "refused": refused}
-        await note(request, action, _scope(asked), outcome, **more)
+        outcome = became_of_many(len(acted), refused)
+        await note(request, action, _scope(asked), outcome, **{ACTED_ON: acted, "refused": refused})
     answer = BulkAnswer(
         results=results, matched=meant.matched, matched_exact=meant.exact, next_cursor=meant.next_cursor
     )

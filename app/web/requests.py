@@ -41,9 +41,9 @@ MAX_INPUTS: Final = 100
 IMAGE_DENOISE: Final = 0.75
 """`denoise` of a job that starts from a picture, if it does not say another: 1 would leave nothing of the picture."""
 MAX_BULK: Final = 1000
+"""Jobs of one bulk action."""
 MAX_FOLLOWED: Final = 500
 """Jobs that one WebSocket follows at most."""
-"""Jobs of one bulk action."""
 TEMPLATED_TYPES: Final = ("image", "image_generation")
 """Job types that have a workflow template; the others bring their workflow."""
 

@@ -12,6 +12,7 @@ from aiohttp import BodyPartReader, hdrs, web
 from aiohttp.http import HttpProcessingError
 from multidict import MultiDict
 
+from app.domain.access import Ability
 from app.domain.errors import (
     BodyTooLarge,
     Busy,
@@ -70,13 +71,15 @@ async def create_upload(request: web.Request) -> web.Response:
     uploads = request.app[UPLOADS]
     if (request.content_length or 0) > uploads.max_bytes + _CHUNK_BYTES:
         raise BodyTooLarge(f"The body is larger than the {uploads.max_bytes} bytes that are taken (MAX_UPLOAD_BYTES).")
-    caller = request[CALLER]
+    caller, is_form = request[CALLER], request.content_type.startswith("multipart/")
     most_bytes = caller.limits_for(asked.user_id or caller.owner).upload_bytes
-    if most_bytes is not None and caller.owner is not None:
+    # Who may send for others may still name one in the form.
+    is_certain = not is_form or asked.user_id is not None or not caller.may(Ability.SEND_FOR_OTHERS)
+    if most_bytes is not None and caller.owner is not None and is_certain:
         # Of a form a little more comes than the file.
         await uploads.check_room(caller.owner, max(0, (request.content_length or 0) - _CHUNK_BYTES), most_bytes)
     async with turn(request):
-        if request.content_type.startswith("multipart/"):
+        if is_form:
             upload, created = await _from_form(request, asked.user_id)
         else:
             async with aclosing(_body(request)) as chunks:

@@ -160,7 +160,8 @@ async def test_a_bulk_action_is_one_entry_that_says_for_which_jobs_it_was(client
     await client.post(f"{JOBS}/retry", json={"filter": {"user_id": "ann", "q": "x" * 600}}, headers=boss)
     await client.post(f"{JOBS}/cancel", json={"all": True}, headers=boss)
     await client.post(f"{JOBS}/cancel", json={"filter": {"user_id": "nobody"}}, headers=boss)
-    first, second, third = await noted(database, "action, target, outcome, data")
+    await client.post(f"{JOBS}/cancel", json={"job_ids": [998, 999]}, headers=boss)
+    first, second, third, fourth = await noted(database, "action, target, outcome, data")
     assert first == ("cancel", "3 named", "partly", {"acted_on": jobs[:2], "refused": 1})
     assert second[:3] == ("retry", second[1], "partly")
     assert second[1].startswith('jobs of {"user_id":"ann"')
@@ -168,6 +169,7 @@ async def test_a_bulk_action_is_one_entry_that_says_for_which_jobs_it_was(client
     assert sorted(second[3]["acted_on"]) == jobs[:2]
     assert third[:3] == ("cancel", "all jobs", "done")
     assert sorted(third[3]["acted_on"]) == jobs
+    assert fourth == ("cancel", "2 named", "none", {"acted_on": [], "refused": 2})
 
 
 async def test_what_takes_long_to_note_is_answered_before(

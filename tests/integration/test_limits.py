@@ -384,6 +384,15 @@ async def test_a_job_for_another_user_is_not_counted_as_the_senders(client):
     assert (await boss.send(body=JOB | {"user_id": "ann"}))[0] == 201
 
 
+async def test_what_an_operator_hands_over_for_another_is_not_counted_however_that_one_is_named(client):
+    otto = await holder(client, "upload_bytes=10", name="otto", role=Role.OPERATOR, owner="otto")
+    for number, user_id in enumerate(("ann", "otto", None)):
+        form = FormData({"user_id": user_id} if user_id is not None else {})
+        form.add_field("file", noise(300 + number), filename="x.png")
+        async with client.post(UPLOADS, data=form, headers=otto.headers) as answer:
+            assert answer.status == (201 if user_id == "ann" else 429), await answer.text()
+
+
 async def test_uploads_of_an_owner_have_no_more_bytes_than_they_may(client):
     first, second = noise(24), noise(24)
     ann = await holder(client, f"upload_bytes={len(first) + len(second) - 1}")
