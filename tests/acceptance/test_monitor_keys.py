@@ -38,7 +38,8 @@ async def make(page: Page, name: str, **fields: str) -> str:
     await page.get_by_text("Make a key").click()
     await page.get_by_label("Name").fill(name)
     for label, text in fields.items():
-        await page.get_by_label(label.capitalize()).fill(text)
+        # Each key has a field of this name too.
+        await page.get_by_label(label.capitalize(), exact=True).fill(text)
     await page.get_by_role("button", name="Make key").click()
     secret = await page.locator("#secret").inner_text()
     assert re.fullmatch(r"gno_\w{49}", secret)
@@ -69,6 +70,15 @@ async def test_a_key_is_made_revoked_and_restored(browser: Guarded, boss: str, c
         await store.sign_in(secret, "10.1.2.3")
         await page.reload()
         await expect(card).to_contain_text("from 10.1.2.3")
+        await live(page)
+        await card.get_by_text("Change limits").click()
+        await card.get_by_label("Limits of ann").fill("running=7")
+        await card.get_by_role("button", name="Set limits").click()
+        await expect(card).to_contain_text("running=7")
+        await live(page)
+        await page.get_by_role("button", name="Undo: the limits of before").click()
+        await expect(card).to_contain_text("running=2")
+        assert (await store.named("ann")).limits == {"running": 2}
         await page.go_back()
         assert secret not in await page.content()
 
@@ -84,6 +94,15 @@ async def test_it_all_works_without_javascript(browser: Guarded, boss: str) -> N
         await expect(card.locator(".state-word")).to_have_text("revoked")
         await page.get_by_role("button", name="Undo: restore it").click()
         await expect(card.locator(".state-word")).to_have_text("active")
+        await card.get_by_text("Change limits").click()
+        await card.get_by_label("Limits of ann").fill("speed=7")
+        await card.get_by_role("button", name="Set limits").click()
+        await expect(card.locator(".bad")).to_contain_text("speed")
+        await card.get_by_label("Limits of ann").fill("running=7")
+        await card.get_by_role("button", name="Set limits").click()
+        await expect(card).to_contain_text("running=7")
+        await page.get_by_role("button", name="Undo: the limits of before").click()
+        await expect(card).to_contain_text("the defaults")
         await page.locator(".card", has_text="boss").get_by_role("button", name="Revoke").click()
         await expect(page.locator(".flash")).to_contain_text("it is the last one of an admin")
         # What is wrong stays filled in.
@@ -127,6 +146,7 @@ async def test_axe_finds_nothing_serious_and_nothing_is_too_wide(
     async with browser.page(PAGE, color_scheme=theme, viewport=size, bypass_csp=True) as page:
         await sign_in(page, boss)
         await expect(page.locator(".card")).to_have_count(2)
+        await page.get_by_text("Change limits").first.click()
         await page.get_by_text("Make a key").click()
         await page.get_by_label("Name").fill("ann")
         await page.get_by_label("Expires").fill("soon")
