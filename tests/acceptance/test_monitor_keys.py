@@ -70,17 +70,30 @@ async def test_a_key_is_made_revoked_and_restored(browser: Guarded, boss: str, c
         await store.sign_in(secret, "10.1.2.3")
         await page.reload()
         await expect(card).to_contain_text("from 10.1.2.3")
+        await page.go_back()
+        assert secret not in await page.content()
+
+
+async def test_limits_are_changed_and_what_is_typed_stays_while_the_page_is_read_anew(
+    browser: Guarded, boss: str, client: Any
+) -> None:
+    store = client.app[keys.KEYS]
+    await store.add("ann", Role.USER, limits={"running": 2})
+    async with browser.page(PAGE) as page:
+        await sign_in(page, boss)
+        card = page.locator(".card", has_text="ann")
         await live(page)
         await card.get_by_text("Change limits").click()
         await card.get_by_label("Limits of ann").fill("running=7")
+        # Something else changes on the page meanwhile, and is shown.
+        await page.locator(".card", has_text="boss").get_by_role("button", name="Revoke").click()
+        await expect(page.locator(".flash")).to_contain_text("it is the last one of an admin")
         await card.get_by_role("button", name="Set limits").click()
         await expect(card).to_contain_text("running=7")
         await live(page)
         await page.get_by_role("button", name="Undo: the limits of before").click()
         await expect(card).to_contain_text("running=2")
-        assert (await store.named("ann")).limits == {"running": 2}
-        await page.go_back()
-        assert secret not in await page.content()
+    assert (await store.named("ann")).limits == {"running": 2}
 
 
 async def test_it_all_works_without_javascript(browser: Guarded, boss: str) -> None:
