@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     keep_uploads_days: float = Field(7, gt=0, le=36500)
     """Days after which an upload that no job needs is deleted, counted from its last use."""
     keep_audit_days: float = Field(400, gt=0, le=36500)
-    """Days after which an entry of the audit is deleted."""
+    """Days after which an entry of the audit is deleted, and forgotten who sent a job."""
     max_workflow_bytes: int = Field(2 * 2**20, ge=65536, le=2**28)
     """Maximum size of a workflow as JSON, overrides included."""
     ws_linger_seconds: float = Field(30, ge=0, le=3600)
