@@ -13,7 +13,7 @@ from uuid import uuid4
 from app.domain.breaker import Breaker
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
-from app.domain.scheduling import BackendLoad
+from app.domain.scheduling.backend_load import BackendLoad
 from app.domain.text import word
 from app.runtime.end_tasks import end_tasks
 from worker.comfyui.answers import Picture, Stats, prompt_id_of, read_frame

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import BackendLost, Unavailable
 from app.domain.message import timestamp
-from app.domain.scheduling import by_preference
+from app.domain.scheduling.backend_load import by_preference
 from app.runtime.end_tasks import end_tasks
 
 if TYPE_CHECKING:

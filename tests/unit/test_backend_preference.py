@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.scheduling import BackendLoad, by_preference
+from app.domain.scheduling.backend_load import BackendLoad, by_preference
 
 
 def test_the_backend_that_would_begin_soonest_comes_first() -> None:

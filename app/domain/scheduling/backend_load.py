@@ -1,4 +1,4 @@
-"""Who is next, and where: pure functions over plain data. The order of waiting jobs itself is the claim's ORDER BY."""
+"""Which of a worker's backends is asked first when a turn is given away: pure functions over plain data."""
 
 from __future__ import annotations
 

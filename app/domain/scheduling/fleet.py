@@ -1,0 +1,125 @@
+"""The backends as one that chooses sees them, with an index that outlives the choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from app.domain.scheduling.jobs import Candidate
+
+LOOKED_AT: Final = 32
+"""Maximum number of other backends that are compared for one job: those whose state is the oldest, which are
+probably free the soonest."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """What counts of a backend. Moments are seconds of any one clock."""
+
+    name: str
+    warm: frozenset[str] = frozenset()
+    """Models that are in memory, or will be when what runs there has ended."""
+    free_at: float = 0.0
+    """When all that it has taken will probably have ended; the past if it is idle."""
+    idle_since: float | None = None
+    """Since when it has been idle and left waiting jobs to others; None if it has not."""
+    room: int | None = None
+    """How many more model sets fit before one is thrown out; None if that is unknown."""
+    speed: float = 1.0
+    """How fast it runs, 1.0 being the average."""
+    refuses: frozenset[int] = frozenset()
+    """Of the candidates, the jobs that it cannot run: it lacks a model, a node or a file."""
+    avoids: frozenset[frozenset[str]] = frozenset()
+    """Model sets that ran out of memory here lately."""
+    live: bool = True
+    """Whether it takes jobs at all."""
+
+    def can_take(self, job: Candidate) -> bool:
+        """Return whether the job would run here."""
+        return self.live and job.job_id not in self.refuses and job.models not in self.avoids
+
+
+class Fleet:
+    """The states of all backends, by name and by loaded model.
+
+    It is kept up to date as states become known, so that a choice between hundreds of backends looks at a few.
+    """
+
+    def __init__(self, states: Iterable[BackendState] = ()) -> None:
+        self._states: dict[str, BackendState] = {}
+        self._live: dict[str, BackendState] = {}
+        self._holders: dict[str, dict[str, BackendState]] = {}
+        """Model → the live backends that have it in memory. Here and above, the oldest state comes first."""
+        self._picky: dict[str, BackendState] = {}
+        """The live ones that refuse or avoid something."""
+        self._fastest: float | None = None
+        for state in states:
+            self.update(state)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def fastest(self) -> float:
+        """The speed of the fastest live backend."""
+        if self._fastest is None:
+            self._fastest = max((state.speed for state in self._live.values()), default=1.0)
+        return self._fastest
+
+    def update(self, state: BackendState) -> None:
+        """Take the newest state of a backend."""
+        before = self._states.get(state.name)
+        self._forget(state.name)
+        if before is None or (before.live, before.speed) != (state.live, state.speed):
+            self._fastest = None
+        self._states[state.name] = state
+        if not state.live:
+            return
+        self._live[state.name] = state
+        for model in state.warm:
+            self._holders.setdefault(model, {})[state.name] = state
+        if state.refuses or state.avoids:
+            self._picky[state.name] = state
+
+    def remove(self, name: str) -> None:
+        """Forget a backend."""
+        self._fastest = None
+        self._forget(name)
+
+    def places(self, job: Candidate) -> int:
+        """Return how many live backends would run the job; at least 1."""
+        refusing = sum(not state.can_take(job) for state in self._picky.values()) if self._picky else 0
+        return max(1, len(self._live) - refusing)
+
+    def has_another_for(self, job: Candidate, name: str) -> bool:
+        """Return whether a live backend other than this one would run the job."""
+        return any(state.can_take(job) for state in self._live.values() if state.name != name)
+
+    def likely(self, job: Candidate) -> Iterator[BackendState]:
+        """Yield live backends that may be the best for the job; some come twice."""
+        if job.models:
+            holders = min((self._holders.get(model, {}) for model in job.models), key=len)
+            yield from islice(holders.values(), LOOKED_AT)
+        if job.prefer is not None and job.prefer in self._live:
+            yield self._live[job.prefer]
+        yield from islice(self._live.values(), LOOKED_AT)
+
+    def could_start(self, job: Candidate, now: float) -> bool:
+        """Return whether an idle backend, of those looked at, would run the job."""
+        return any(state.free_at <= now and state.can_take(job) for state in islice(self._live.values(), LOOKED_AT))
+
+    def _forget(self, name: str) -> None:
+        before = self._states.pop(name, None)
+        if before is None or not before.live:
+            return
+        del self._live[name]
+        self._picky.pop(name, None)
+        for model in before.warm:
+            holders = self._holders[model]
+            del holders[name]
+            if not holders:
+                del self._holders[model]
