@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 CANDIDATES: Final = 32
 """How many waiting jobs are looked at."""
+MOST_LEFT: Final = 8
+"""How many jobs are left to other backends in one choice; if more wait, a backend does not stay idle."""
 LOOK_AGAIN_S: Final = 5.0
 SOONEST_LOOK_S: Final = 0.05
 """Bounds of how soon a backend that took nothing looks again."""
 PREFERRED_S: Final = 5.0
 """By how much later a job may end on the backend that its owner prefers."""
-THROWN_OUT: Final = 0.5
-"""Part of a load that throwing out another model costs: one time in two it will be wanted again."""
+THROWN_OUT: Final = 1.0
+"""What throwing out another model costs, in loads: it will be wanted again."""
 _SAME_S: Final = 1e-6
 
 
@@ -63,28 +65,41 @@ class _Choosing:
         self, candidates: Sequence[Candidate], here: BackendState, fleet: Fleet, loads: Loads, now: float
     ) -> None:
         self._candidates, self._here, self._fleet, self._loads, self._now = candidates, here, fleet, loads, now
-        self._wait_s = max(0.0, here.free_at - now)
+        self._wait_s = max(0.0, here.free_at - now) if here.busy else 0.0
         self._idle_s = 0.0 if here.idle_since is None else max(0.0, now - here.idle_since)
         self._promised: dict[str, float] = {}
         """Other backend → seconds of work that is left to it."""
+        self._left_jobs = 0
         self._look_again_s = LOOK_AGAIN_S
 
     def result(self) -> Choice | Leave:
+        first: Reached | None = None
         cold: list[Reached] = []
-        nothing = True
         for each in in_reach(self._candidates, self._here, self._fleet, self._loads):
-            nothing = False
+            first = first or each
             if not each.job.models <= self._here.warm:
                 cold.append(each)
-            elif self._is_best_here(each, 0.0):
+            elif self._may_leave and self._is_best_here(each, 0.0):
                 return self._taken(each, 0.0)
-        if self._wait_s:
-            return Leave(self._wait_s, Reason.BUSY)
+        if self._here.busy:
+            return Leave(max(SOONEST_LOOK_S, self._wait_s), Reason.BUSY, tuple(self._promised))
+        return self._loaded(first, cold) or self._left(Reason.ELSEWHERE if first else Reason.EMPTY)
+
+    @property
+    def _may_leave(self) -> bool:
+        return self._left_jobs < MOST_LEFT
+
+    def _loaded(self, first: Reached | None, cold: list[Reached]) -> Choice | None:
+        """Return the job whose models are loaded here, if there is one."""
         for each in cold:
             load_s = self._load_s(each.job, self._here)
-            if self._is_best_here(each, load_s):
+            if self._may_leave and self._is_best_here(each, load_s):
                 return self._taken(each, load_s)
-        return Leave(LOOK_AGAIN_S, Reason.EMPTY) if nothing else self._left()
+        # If more wait than can be left to others, an idle backend would hold up all of them.
+        many = MOST_LEFT if not self._may_leave else CANDIDATES - 1
+        if first is not None and len(self._candidates) > many:
+            return self._taken(first, self._load_s(first.job, self._here))
+        return None
 
     def _is_best_here(self, each: Reached, load_s: float) -> bool:
         """Return whether the job should be taken here; if it should not, it is left to the backend that is better."""
@@ -92,40 +107,62 @@ class _Choosing:
         run_s = job.cost_s / here.speed
         if each.rank and load_s + run_s - job.cost_s > each.spare_s:
             return False
-        if self._wait_s and self._fleet.could_start(job, self._now):
-            return False
         if not (load_s or self._wait_s or job.prefer) and here.speed >= self._fleet.fastest:
             return True
         cost_s = self._wait_s + load_s + run_s + self._thrown_out_s(here, load_s)
         if job.prefer == here.name:
             cost_s -= PREFERRED_S
-        return not self._left_to_a_better_one(job, cost_s - self._idle_s - _SAME_S)
+        limit_s = cost_s - self._idle_s - _SAME_S
+        better, better_s = self._better(job, limit_s)
+        if better is None:
+            return True
+        self._look_again_s = min(self._look_again_s, limit_s - better_s)
+        taken_s = job.cost_s / better.speed + self._load_s(job, better)
+        self._promised[better.name] = self._promised.get(better.name, 0.0) + taken_s
+        self._left_jobs += 1
+        return False
 
-    def _left_to_a_better_one(self, job: Candidate, limit_s: float) -> bool:
-        """Leave the job to the backend that would finish it soonest, if that takes less than `limit_s`."""
+    def _better(self, job: Candidate, limit_s: float) -> tuple[BackendState | None, float]:
+        """Return the other backend that would finish the job soonest, if that costs less than `limit_s`, and its cost.
+
+        This is nearly all that a choice costs, hence the plain loops.
+        """
+        fastest_s = job.cost_s / self._fleet.fastest
+        if fastest_s >= limit_s and job.prefer is None:
+            return None, limit_s
+        best, best_s = self._better_holder(job, limit_s)
+        now, promised, here = self._now, self._promised, self._here.name
+        load_s = self._loads.of(job.models)
+        for free_at, name, other in self._fleet.soonest():
+            wait_s = free_at - now if free_at > now else 0.0
+            if wait_s + load_s + fastest_s >= best_s:
+                break
+            cost_s = wait_s + load_s + job.cost_s / other.speed + promised.get(name, 0.0)
+            if cost_s < best_s and name != here and other.can_take(job):
+                cost_s += self._thrown_out_s(other, load_s)
+                if cost_s < best_s:
+                    best, best_s = other, cost_s
+        return best, best_s
+
+    def _better_holder(self, job: Candidate, limit_s: float) -> tuple[BackendState | None, float]:
+        """Return the same of those backends that have a model of the job in memory, and of the preferred one."""
         best, best_s = None, limit_s
-        for other in self._fleet.likely(job):
-            if other.name == self._here.name or not other.can_take(job):
-                continue
-            cost_s = max(0.0, other.free_at - self._now) + job.cost_s / other.speed
-            cost_s += self._promised.get(other.name, 0.0) - (PREFERRED_S if other.name == job.prefer else 0.0)
-            if cost_s < best_s and not job.models <= other.warm:
+        now, promised, here = self._now, self._promised, self._here.name
+        for other in self._fleet.holders(job):
+            cost_s = (other.free_at - now if other.free_at > now else 0.0) + job.cost_s / other.speed
+            cost_s += promised.get(other.name, 0.0) - (PREFERRED_S if job.prefer == other.name else 0.0)
+            if cost_s < best_s and other.name != here and other.can_take(job):
                 load_s = self._load_s(job, other)
                 cost_s += load_s + self._thrown_out_s(other, load_s)
-            if cost_s < best_s:
-                best, best_s = other, cost_s
-        if best is None:
-            return False
-        self._look_again_s = min(self._look_again_s, limit_s - best_s)
-        taken_s = job.cost_s / best.speed + self._load_s(job, best)
-        self._promised[best.name] = self._promised.get(best.name, 0.0) + taken_s
-        return True
+                if cost_s < best_s:
+                    best, best_s = other, cost_s
+        return best, best_s
 
     def _taken(self, each: Reached, load_s: float) -> Choice:
         here, job = self._here, each.job
         if load_s:
             reason = Reason.LOAD
-        elif self._wait_s:
+        elif here.busy:
             reason = Reason.AHEAD
         else:
             reason = Reason.WARM if each.rank else Reason.DUE
@@ -139,10 +176,12 @@ class _Choosing:
             put_off_s=took_s / self._fleet.places(job),
             load_s=load_s,
             alternatives=len(able) - 1,
+            left_to=tuple(self._promised),
         )
 
-    def _left(self) -> Leave:
-        return Leave(min(LOOK_AGAIN_S, max(SOONEST_LOOK_S, self._look_again_s)), Reason.ELSEWHERE)
+    def _left(self, reason: Reason) -> Leave:
+        until_s = min(LOOK_AGAIN_S, max(SOONEST_LOOK_S, self._look_again_s))
+        return Leave(until_s, reason, tuple(self._promised))
 
     def _load_s(self, job: Candidate, backend: BackendState) -> float:
         return 0.0 if job.models <= backend.warm else self._loads.of(job.models - backend.warm)

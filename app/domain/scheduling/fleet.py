@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from app.domain.scheduling.jobs import Candidate
 
 LOOKED_AT: Final = 32
-"""Maximum number of other backends that are compared for one job: those whose state is the oldest, which are
-probably free the soonest."""
+HOLDERS_LOOKED_AT: Final = 16
+"""Maximum number of other backends that are compared for a job: of all, those that are free the soonest; of those that
+have a certain model, those whose state is the oldest."""
+_NONE: Final[Mapping[str, BackendState]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,9 @@ class BackendState:
     warm: frozenset[str] = frozenset()
     """Models that are in memory, or will be when what runs there has ended."""
     free_at: float = 0.0
-    """When all that it has taken will probably have ended; the past if it is idle."""
+    """When all that it has taken will probably have ended."""
+    busy: bool = False
+    """Whether a job runs there; one that takes longer than expected does so beyond `free_at`."""
     idle_since: float | None = None
     """Since when it has been idle and left waiting jobs to others; None if it has not."""
     room: int | None = None
@@ -53,7 +59,9 @@ class Fleet:
         self._states: dict[str, BackendState] = {}
         self._live: dict[str, BackendState] = {}
         self._holders: dict[str, dict[str, BackendState]] = {}
-        """Model → the live backends that have it in memory. Here and above, the oldest state comes first."""
+        """Model → the live backends that have it in memory, the oldest state first."""
+        self._by_moment: list[tuple[float, str, BackendState]] = []
+        """The live ones with the moment when each is free, sorted."""
         self._picky: dict[str, BackendState] = {}
         """The live ones that refuse or avoid something."""
         self._fastest: float | None = None
@@ -80,6 +88,7 @@ class Fleet:
         if not state.live:
             return
         self._live[state.name] = state
+        insort(self._by_moment, (state.free_at, state.name, state))
         for model in state.warm:
             self._holders.setdefault(model, {})[state.name] = state
         if state.refuses or state.avoids:
@@ -92,31 +101,32 @@ class Fleet:
 
     def places(self, job: Candidate) -> int:
         """Return how many live backends would run the job; at least 1."""
-        refusing = sum(not state.can_take(job) for state in self._picky.values()) if self._picky else 0
-        return max(1, len(self._live) - refusing)
+        if not self._picky:
+            return len(self._live) or 1
+        return max(1, len(self._live) - sum(not state.can_take(job) for state in self._picky.values()))
 
     def has_another_for(self, job: Candidate, name: str) -> bool:
         """Return whether a live backend other than this one would run the job."""
         return any(state.can_take(job) for state in self._live.values() if state.name != name)
 
-    def likely(self, job: Candidate) -> Iterator[BackendState]:
-        """Yield live backends that may be the best for the job; some come twice."""
-        if job.models:
-            holders = min((self._holders.get(model, {}) for model in job.models), key=len)
-            yield from islice(holders.values(), LOOKED_AT)
+    def holders(self, job: Candidate) -> Iterator[BackendState]:
+        """Yield live backends that have a model of the job in memory, and the preferred one; some come twice."""
+        for model in job.models:
+            yield from islice(self._holders.get(model, _NONE).values(), HOLDERS_LOOKED_AT)
         if job.prefer is not None and job.prefer in self._live:
             yield self._live[job.prefer]
-        yield from islice(self._live.values(), LOOKED_AT)
 
-    def could_start(self, job: Candidate, now: float) -> bool:
-        """Return whether an idle backend, of those looked at, would run the job."""
-        return any(state.free_at <= now and state.can_take(job) for state in islice(self._live.values(), LOOKED_AT))
+    def soonest(self) -> Iterator[tuple[float, str, BackendState]]:
+        """Yield live backends with the moment when each is free, and its name: those that are free the soonest."""
+        return islice(self._by_moment, LOOKED_AT)
 
     def _forget(self, name: str) -> None:
         before = self._states.pop(name, None)
         if before is None or not before.live:
             return
         del self._live[name]
+        # What sorts right before its entry is the same without the state.
+        del self._by_moment[bisect_left(self._by_moment, (before.free_at, name))]
         self._picky.pop(name, None)
         for model in before.warm:
             holders = self._holders[model]

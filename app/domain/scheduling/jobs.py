@@ -61,6 +61,8 @@ class Choice:
     """Seconds that it will probably load."""
     alternatives: int
     """How many other jobs could have been taken."""
+    left_to: tuple[str, ...] = ()
+    """Other backends that should look, unless they just have, as jobs were left to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +72,5 @@ class Leave:
     until_s: float
     """Look again after so many seconds at the latest, and whenever a job comes or another backend takes one."""
     reason: Reason
+    left_to: tuple[str, ...] = ()
+    """Other backends that should look, unless they just have, as jobs were left to them."""

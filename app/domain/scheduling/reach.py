@@ -9,8 +9,7 @@ patience of all before it, after which all would be run in the order in which th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,13 +19,12 @@ if TYPE_CHECKING:
     from app.domain.scheduling.learned_times import Loads
 
 MOST_OVERTAKEN: Final = 24
-MOST_PUT_OFF: Final = 2.0
-MOST_PUT_OFF_BY_OTHERS: Final = 1.0
+MOST_PUT_OFF: Final = 1.7
+MOST_PUT_OFF_BY_OTHERS: Final = 0.85
 """In load times of the job that is put off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(NamedTuple):
     """A job that may be taken."""
 
     job: Candidate
@@ -48,50 +46,33 @@ def can_run_here(job: Candidate, here: BackendState, fleet: Fleet) -> bool:
 
 def in_reach(candidates: Sequence[Candidate], here: BackendState, fleet: Fleet, loads: Loads) -> Iterator[Reached]:
     """Yield the candidates that may be taken, in the order in which they are due. What cannot run here is passed by."""
-    last, work_s, rank = MOST_OVERTAKEN, 0.0, -1
-    latest = _Latest()
     picky = bool(here.refuses or here.avoids or not here.live)
-    priority = 0
+    last, work_s, rank, priority = MOST_OVERTAKEN, 0.0, -1, 0
+    # Up to where in the work that is due, in GPU seconds, the jobs so far may be passed over: by any other; and by
+    # those of other tenants, where the tenant whose job bears the least is told from all others.
+    by_any_s = by_others_s = by_its_others_s = math.inf
+    strictest: str | None = None
     for job in candidates:
         if picky and not can_run_here(job, here, fleet):
             continue
         rank += 1
+        work_s += job.cost_s
         # A lower priority never goes first.
-        if rank > last or (rank and job.priority != priority):
+        if work_s > by_any_s or rank > last or (rank and job.priority != priority):
             return
         priority = job.priority
-        work_s += job.cost_s
-        if work_s > latest.for_all:
-            return
-        limit_s = min(latest.for_all, latest.for_tenant(job.tenant))
+        limit_s = by_its_others_s if job.tenant == strictest else by_others_s
+        limit_s = min(limit_s, by_any_s)
         if work_s <= limit_s:
             yield Reached(job, rank, limit_s - work_s)
+        # Several backends do the work at once.
+        places, load_s = fleet.places(job), loads.of(job.models)
         last = min(last, rank + MOST_OVERTAKEN - job.overtaken)
-        latest.bear(job, work_s, fleet.places(job), loads.of(job.models))
-
-
-class _Latest:
-    """Up to where in the work that is due, in GPU seconds, the jobs seen so far may be passed over."""
-
-    def __init__(self) -> None:
-        self.for_all = math.inf
-        self._tenant: str | None = None
-        """Whose job bears the least of others' work."""
-        self._by_others = math.inf
-        self._by_its_others = math.inf
-        """The same of all other tenants' jobs."""
-
-    def for_tenant(self, tenant: str) -> float:
-        """Return up to where a tenant's job may pass over those of other tenants."""
-        return self._by_its_others if tenant == self._tenant else self._by_others
-
-    def bear(self, job: Candidate, work_s: float, places: int, load_s: float) -> None:
-        """Add a job that is due when so much work is done; several backends do it at once."""
-        self.for_all = min(self.for_all, work_s + places * (MOST_PUT_OFF * load_s - job.overtaken_s))
-        limit_s = work_s + places * (MOST_PUT_OFF_BY_OTHERS * load_s - job.overtaken_s)
-        if job.tenant == self._tenant:
-            self._by_others = min(self._by_others, limit_s)
-        elif limit_s < self._by_others:
-            self._tenant, self._by_others, self._by_its_others = job.tenant, limit_s, self._by_others
+        by_any_s = min(by_any_s, work_s + places * (MOST_PUT_OFF * load_s - job.overtaken_s))
+        borne_s = work_s + places * (MOST_PUT_OFF_BY_OTHERS * load_s - job.overtaken_s)
+        if job.tenant == strictest:
+            by_others_s = min(by_others_s, borne_s)
+        elif borne_s < by_others_s:
+            strictest, by_others_s, by_its_others_s = job.tenant, borne_s, by_others_s
         else:
-            self._by_its_others = min(self._by_its_others, limit_s)
+            by_its_others_s = min(by_its_others_s, borne_s)

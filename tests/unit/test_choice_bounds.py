@@ -1,0 +1,121 @@
+"""Whatever waits, and whatever the fleet is like: nobody is passed over more often or for longer than is allowed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.scheduling.choice import choose
+from app.domain.scheduling.fleet import BackendState, Fleet
+from app.domain.scheduling.jobs import Candidate, Choice
+from app.domain.scheduling.learned_times import Loads
+from app.domain.scheduling.reach import MOST_OVERTAKEN, MOST_PUT_OFF, MOST_PUT_OFF_BY_OTHERS
+
+NOW = 50.0
+MODELS = [frozenset[str](), *(frozenset({name}) for name in "abc"), frozenset("ab")]
+LOADS = Loads({"a": 2.0, "b": 5.0, "c": 9.0})
+
+jobs = st.builds(
+    Candidate,
+    job_id=st.just(0),
+    tenant=st.sampled_from(["ann", "bob", "carl"]),
+    models=st.sampled_from(MODELS),
+    cost_s=st.floats(0.05, 20.0),
+    priority=st.sampled_from([0, 0, 0, 5]),
+    overtaken=st.integers(0, MOST_OVERTAKEN),
+    overtaken_s=st.floats(0.0, 20.0),
+    prefer=st.sampled_from([None, None, "gpu-0", "gpu-1", "gone"]),
+)
+backends = st.builds(
+    BackendState,
+    name=st.just(""),
+    warm=st.sampled_from(MODELS),
+    free_at=st.floats(NOW - 20, NOW + 20),
+    busy=st.booleans(),
+    idle_since=st.sampled_from([None, NOW - 3.0]),
+    room=st.sampled_from([None, 0, 1]),
+    speed=st.sampled_from([0.5, 1.0, 2.0]),
+    refuses=st.frozensets(st.integers(0, 8), max_size=3),
+    avoids=st.frozensets(st.sampled_from(MODELS[1:]), max_size=1),
+    live=st.sampled_from([True, True, True, False]),
+)
+
+
+def queue_of(drawn: list[Candidate]) -> list[Candidate]:
+    """Return the jobs as a claim lists them: by priority, each with an id of its own."""
+    ordered = sorted(drawn, key=lambda job: -job.priority)
+    return [
+        Candidate(
+            number, each.tenant, each.models, each.cost_s, each.priority, each.overtaken, each.overtaken_s, each.prefer
+        )
+        for number, each in enumerate(ordered)
+    ]
+
+
+def named(drawn: list[BackendState]) -> list[BackendState]:
+    fields = ("warm", "free_at", "busy", "idle_since", "room", "speed", "refuses", "avoids", "live")
+    return [
+        BackendState(f"gpu-{number}", **{field: getattr(each, field) for field in fields})
+        for number, each in enumerate(drawn)
+    ]
+
+
+@given(st.lists(jobs, max_size=40), st.lists(backends, min_size=1, max_size=5))
+def test_no_choice_passes_over_a_job_beyond_its_bounds(drawn: list[Candidate], fleet: list[BackendState]) -> None:
+    queue, states = queue_of(drawn), named(fleet)
+    here = states[0]
+    found = choose(queue, here, Fleet(states), LOADS, NOW)
+    if not isinstance(found, Choice):
+        return
+    by_id = {job.job_id: job for job in queue}
+    taken = by_id[found.job_id]
+    assert here.live
+    assert taken.job_id not in here.refuses
+    assert len(found.overtook) == found.rank
+    passed = [job for job in queue[: queue.index(taken)] if job.job_id not in here.refuses]
+    for job in passed:
+        # Those that were passed by because they ran out of memory here are the only ones that do not count.
+        assert job.job_id in found.overtook or job.models in here.avoids
+    for job in (by_id[job_id] for job_id in found.overtook):
+        most = MOST_PUT_OFF if job.tenant == taken.tenant else MOST_PUT_OFF_BY_OTHERS
+        assert job.priority == taken.priority
+        assert job.overtaken + 1 <= MOST_OVERTAKEN
+        places = Fleet(states).places(job)
+        put_off_s = (found.load_s + taken.cost_s / here.speed) / places
+        assert job.overtaken_s + put_off_s <= most * LOADS.of(job.models) + 1e-9
+        if places == Fleet(states).places(taken):
+            assert found.put_off_s == pytest.approx(put_off_s)
+
+
+@given(st.lists(jobs, max_size=40), st.lists(backends, min_size=1, max_size=5))
+def test_what_is_queued_ahead_needs_no_load(drawn: list[Candidate], fleet: list[BackendState]) -> None:
+    queue, states = queue_of(drawn), named(fleet)
+    found = choose(queue, states[0], Fleet(states), LOADS, NOW)
+    if isinstance(found, Choice) and states[0].busy:
+        assert found.load_s == 0
+        assert queue[found.job_id].models <= states[0].warm
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), backends), max_size=30), jobs)
+def test_the_index_of_a_fleet_is_that_of_its_newest_states(
+    updates: list[tuple[int, BackendState]], job: Candidate
+) -> None:
+    fleet, newest = Fleet(), dict[str, BackendState]()
+    for number, drawn in updates:
+        state = named([drawn] * (number + 1))[number]
+        if not state.live and state.room:
+            fleet.remove(state.name)
+            newest.pop(state.name, None)
+        else:
+            fleet.update(state)
+            newest[state.name] = state
+    live = [state for state in newest.values() if state.live]
+    assert len(fleet) == len(live)
+    assert [state for _, _, state in fleet.soonest()] == sorted(live, key=lambda state: (state.free_at, state.name))
+    assert fleet.fastest == max((state.speed for state in live), default=1.0)
+    assert fleet.places(job) == max(1, sum(state.can_take(job) for state in live))
+    preferred = {job.prefer} & {state.name for state in live}
+    assert {state.name for state in fleet.holders(job)} == preferred | {
+        state.name for state in live if job.models & state.warm
+    }
