@@ -4,6 +4,7 @@
 #   PYTHON=/path/to/python3.12    the Python that .venv is made with; otherwise the first on PATH that is new enough
 #   PYTEST_ARGS='-k cancel -x'    passed on by `make test`
 #   BENCH_ARGS='--strict --plans' passed on by `make bench-scale`
+#   SIM_ARGS='zipf --seed 7'      passed on by `make simulate`
 #   CONSTRAINTS_ARGS=--upgrade    passed on to uv by `make constraints`
 
 .DEFAULT_GOAL := help
@@ -11,6 +12,7 @@
 PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SIM_ARGS ?=
 CONSTRAINTS_ARGS ?=
 NAME ?=
 ROLE ?=
@@ -138,6 +140,9 @@ bench: .venv/.dev ## measure the speed here, as a Markdown table, in 3 minutes; 
 bench-scale: .venv/.dev ## measure everyday statements with 1,000 and 1,000,000 jobs, in 3 minutes
 	@exec $(BIN)/python -m tests.bench.scale $(BENCH_ARGS)
 
+simulate: .venv/.run ## play the queue in virtual time, in a minute: model loads, waits and shares by mode; SIM_ARGS='million --modes both'
+	@exec $(APP) simulate $(SIM_ARGS)
+
 screenshots: .venv/.dev ## take pictures of every page, into env/data/screenshots
 	@exec $(BIN)/python -m tests.screenshots
 
@@ -163,6 +168,6 @@ clean: ## remove .venv and caches; jobs and images in env/data are kept
 .venv/.dev: $(INSTALLED_FROM) $(UNUSABLE)
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
-.PHONY: UNUSABLE help demo demo-once check test test-slow test-all fuzz standin redis-start lint types chaos bench bench-scale screenshots settings-table constraints audit clean
+.PHONY: UNUSABLE help demo demo-once check test test-slow test-all fuzz standin redis-start lint types chaos bench bench-scale simulate screenshots settings-table constraints audit clean
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke keys-restore links-renew))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))
