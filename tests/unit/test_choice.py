@@ -169,6 +169,12 @@ def test_a_full_queue_is_no_time_to_wait() -> None:
     assert taken(jobs[: MOST_LEFT + 1], backend(), backend("else", A, 1)) == 0
 
 
+def test_a_job_that_may_not_be_passed_over_does_not_hold_up_a_full_queue() -> None:
+    jobs = [job(0, A, overtaken=MOST_OVERTAKEN), *(job(number, B) for number in range(1, CANDIDATES))]
+    assert taken(jobs, backend(), backend("else", A, 1)) == 0
+    assert taken(jobs[:-1], backend(), backend("else", A, 1)) is None
+
+
 def test_a_slow_card_works_too_when_the_queue_is_full() -> None:
     jobs = [job(number, A, cost_s=0.1) for number in range(CANDIDATES)]
     assert taken(jobs, backend(warm=A, speed=0.1), backend("fast", A, 0.1, speed=10.0)) == 0
@@ -178,6 +184,12 @@ def test_of_two_idle_backends_one_with_room_loads() -> None:
     empty, full = backend(room=1), backend("full", B, room=0)
     assert taken([job(1, A)], full, empty) is None
     assert taken([job(1, A)], empty, full) == 1
+    # It loads one, not all of them.
+    assert taken([job(1, A), job(2, C)], full, empty) == 2
+
+
+def test_of_two_full_ones_each_loads_what_it_is_asked_for() -> None:
+    assert taken([job(1, A)], backend(warm=B, room=0), backend("else", B, room=0)) == 1
 
 
 def test_of_two_equal_backends_each_takes_what_it_is_asked_for() -> None:
@@ -243,7 +255,7 @@ def test_a_preferred_backend_gets_the_job_if_that_costs_little() -> None:
     wish = job(1, A, prefer="wanted")
     assert taken([wish], backend(warm=A), backend("wanted", A, 4)) is None
     assert taken([wish], backend(warm=A), backend("wanted", A, 6)) == 1
-    assert taken([wish], backend("wanted", A, 0), backend("else", A, 0)) == 1
+    assert taken([wish], backend("wanted"), backend("else", A, 4)) == 1
 
 
 def test_a_preferred_backend_that_cannot_run_it_is_no_hindrance() -> None:

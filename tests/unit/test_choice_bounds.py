@@ -97,6 +97,13 @@ def test_what_is_queued_ahead_needs_no_load(drawn: list[Candidate], fleet: list[
         assert queue[found.job_id].models <= states[0].warm
 
 
+def test_the_fastest_backend_is_forgotten_with_its_state() -> None:
+    fleet = Fleet([BackendState("slow"), BackendState("fast", speed=2.0)])
+    assert fleet.fastest == 2.0
+    fleet.remove("fast")
+    assert (fleet.fastest, len(fleet)) == (1.0, 1)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), backends), max_size=30), jobs)
 def test_the_index_of_a_fleet_is_that_of_its_newest_states(
     updates: list[tuple[int, BackendState]], job: Candidate
@@ -110,10 +117,10 @@ def test_the_index_of_a_fleet_is_that_of_its_newest_states(
         else:
             fleet.update(state)
             newest[state.name] = state
+        assert fleet.fastest == max((state.speed for state in newest.values() if state.live), default=1.0)
     live = [state for state in newest.values() if state.live]
     assert len(fleet) == len(live)
     assert [state for _, _, state in fleet.soonest()] == sorted(live, key=lambda state: (state.free_at, state.name))
-    assert fleet.fastest == max((state.speed for state in live), default=1.0)
     assert fleet.places(job) == max(1, sum(state.can_take(job) for state in live))
     preferred = {job.prefer} & {state.name for state in live}
     assert {state.name for state in fleet.holders(job)} == preferred | {

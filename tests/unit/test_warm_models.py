@@ -65,6 +65,7 @@ def test_models_that_ran_out_of_memory_are_avoided_for_a_while() -> None:
     assert seen.avoided(100.0 + AVOIDED_S - 1) == {A}
     assert seen.avoided(100.0 + AVOIDED_S) == frozenset()
     assert seen.after(A, now=200.0).avoided(199.0 + AVOIDED_S) == {A}
+    assert len(seen.after(B, now=101.0 + AVOIDED_S).until) == 1
 
 
 def test_a_graph_without_models_teaches_nothing_about_memory() -> None:
