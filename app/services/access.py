@@ -208,7 +208,7 @@ class GoodKeys:
     """Which keys open something, by the beginnings of their hashes: of others it is known without looking for them.
 
     They are read only when a key comes from an address that has guessed too often, and then at most once in `KNOWN_S`,
-    however many guess from however many addresses: that is less than looking for one key in `WRONG_EVERY_S` from each.
+    however many guess from however many addresses: looked for is one key in `WRONG_EVERY_S` from each, as ever.
     The alternative, to look for all well-formed keys within a budget that all addresses share, would let guessers
     spend it, and shut out good keys again: the checksum in a key is no secret.
     """

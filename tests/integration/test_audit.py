@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,7 +111,9 @@ async def test_reading_and_asking_for_what_is_not_there_are_not_noted(client, bo
 async def test_an_upload_and_a_key_leave_entries_too(client, boss, database):
     upload = await client.post("/api/v1/uploads?user_id=ann", data=b"P5 1 1 255\nx", headers=boss)
     upload_id = (await upload.json())["upload_id"]
-    again = await client.post("/api/v1/uploads", data={"file": b"P5 1 1 255\nx", "user_id": "ann"}, headers=boss)
+    again = await client.post(
+        "/api/v1/uploads", data={"file": io.BytesIO(b"P5 1 1 255\nx"), "user_id": "ann"}, headers=boss
+    )
     assert again.status == 200, await again.text()
     assert (await client.delete(f"/api/v1/uploads/{upload_id}", headers=boss)).status == 204
     body = {"name": "ann", "role": "operator", "expires_at": "2090-01-01T00:00:00Z", "limits": {"running": 2}}

@@ -121,7 +121,7 @@ async def test_pages_of_both_kinds_leave_out_none_and_show_none_twice(database, 
         await store.create(new_job(sent=sent_by("ann")))
     # Three moments, in each of which several things happened.
     for table in ("audit_log", "job_events"):
-        await plain.execute(f"UPDATE {table} SET at = $1 + (id % 3) * interval '1 s'", moment)  # noqa: S608
+        await plain.execute(f"UPDATE {table} SET at = $1::timestamptz + (id % 3) * interval '1 s'", moment)  # noqa: S608
     everything = (await audit.page(limit=100)).entries
     assert len(everything) == 18
     assert [entry.place for entry in everything] == sorted((entry.place for entry in everything), reverse=True)

@@ -20,7 +20,7 @@ from app.domain.access import Role
 from app.domain.errors import DatabaseUnavailable, TooManyWrongKeys, WrongKey
 from app.domain.key_format import new_key
 from app.main import NoAdminKey, create_app, run
-from app.services.access import WRONG_AT_ONCE, Access, Shown, WrongKeys
+from app.services.access import Access, Shown, WrongKeys
 from app.storage.keys import KeyStore
 from harness import eventually
 
@@ -400,10 +400,11 @@ class AbsentKeys(KeyStore):
         raise DatabaseUnavailable("It is away.")
 
 
-async def test_while_the_database_is_away_guesses_do_not_ask_for_it_each(world, clock):
+async def test_while_the_database_is_away_guesses_do_not_ask_for_it_each(world, clock, monkeypatch):
+    monkeypatch.setattr("app.services.access.WRONG_AT_ONCE", 3)
     store = AbsentKeys(world.database)
     access = Access(store, world.client.app[keys.EVENTS], read_only=False)
-    for _ in range(WRONG_AT_ONCE):
+    for _ in range(3):
         access.wrong.count("10.0.0.1")
     with pytest.raises(DatabaseUnavailable):
         await access.admit(new_key(), "10.0.0.1")
