@@ -19,6 +19,7 @@ ROLE ?=
 OWNER ?=
 EXPIRES ?=
 LIMITS ?=
+WEIGHT ?=
 
 BIN := .venv/bin
 APP := $(BIN)/python -m app
@@ -109,6 +110,9 @@ keys-restore-dev keys-restore-demo keys-restore-test: keys-restore-%: .venv/.run
 links-renew-dev links-renew-demo links-renew-test: links-renew-%: .venv/.run ## make all links to outputs that were given out so far wrong
 	@exec $(APP) links-renew --env $*
 
+weights-dev weights-demo weights-test: weights-%: .venv/.run ## list users' weights, and set one: NAME=ann WEIGHT=2
+	@exec $(APP) weights --env $* --name "$(NAME)" --weight "$(WEIGHT)"
+
 ## Work on it
 
 check: .venv/.dev lint types ## lint, types and unit tests: an answer within a minute
@@ -169,5 +173,5 @@ clean: ## remove .venv and caches; jobs and images in env/data are kept
 	@PYTHON='$(PYTHON)' sh env/venv.sh dev
 
 .PHONY: UNUSABLE help demo demo-once check test test-slow test-all fuzz standin redis-start lint types chaos bench bench-scale simulate screenshots settings-table constraints audit clean
-.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke keys-restore links-renew))
+.PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),up api worker monitor celery flower migrate workers cron-status keys-add keys-list keys-revoke keys-restore links-renew weights))
 .PHONY: $(foreach env,dev demo test,$(addsuffix -$(env),redis-keys redis-info redis-flush))

@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "keys-revoke": "keys:revoke",
     "keys-restore": "keys:restore",
     "links-renew": "links:renew",
+    "weights": "weights:weights",
     "simulate": "simulating:simulate",
 }
 """Module and function below `app.commands`, imported when chosen: a server needs no memory for what others do."""
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--owner", default="", help="the user_id of its jobs; its name unless given")
             command.add_argument("--expires", default="", help="in how many days, or when: 30, 2027-01-31")
             command.add_argument("--limits", default="", help="such as 'running=2 upload_bytes=10GiB'")
+        if name == "weights":
+            command.add_argument("--name", default="", help="the user_id whose weight is to be set")
+            command.add_argument("--weight", default="", help="from 0.01 to 100; 1 is what all others have")
         if name == "simulate":
             command.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="the usual ones unless given")
             command.add_argument("--modes", default="", help="such as fifo,both; all unless given")

@@ -7,6 +7,7 @@ pure form here the store's SQL is a translation.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from app.domain.job_cost import LEAST_S, MOST_S
@@ -32,6 +33,18 @@ def charge(last: int, clock: int, cost_s: float, weight: float) -> int:
     """
     weight = min(max(weight, LEAST_WEIGHT), MOST_WEIGHT)
     return max(last, clock) + round(cost_us(cost_s) / weight)
+
+
+def parse_weight(text: str) -> float:
+    """Return a weight that somebody has written; raises `ValueError` with what is wrong with it."""
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    # A comparison with NaN is false.
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise ValueError(f"is to be a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}, and not {text[:50]!r}")
+    return weight
 
 
 def cost_us(cost_s: float) -> int:

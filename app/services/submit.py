@@ -22,6 +22,7 @@ from app.runtime.side_thread import SMALL_BYTES
 from app.services.graph_faults import as_asked, checked_workflow, has_uploads, held_against
 from app.services.offer_refresh import WAIT_S
 from app.services.readiness import no_backend, why_idle
+from app.services.simple_forms import SimpleForms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,8 +119,11 @@ class _Verdict:
 class Held:
     """How a job was found for catalogs that it was held against: for a large graph that takes most of the time."""
 
-    def __init__(self, uploads: Mapping[str, Upload], weight: int, sideline: SideThread) -> None:
+    def __init__(
+        self, uploads: Mapping[str, Upload], weight: int, sideline: SideThread, simple_forms: SimpleForms
+    ) -> None:
         self._uploads = uploads
+        self._simple_forms = simple_forms
         self._weight = weight
         self._sideline = sideline
         # The catalog is kept, so that no other gets its identity.
@@ -129,7 +133,10 @@ class Held:
         """Return what `held_against` does; `job` is always the same but for its checkpoint."""
         key = id(catalog), job.checkpoint_model
         if key not in self._found:
-            held = await self._sideline.do(self._weight, held_against, job, catalog, self._uploads)
+            held = self._simple_forms.find(job, catalog)
+            if held is None:
+                held = await self._sideline.do(self._weight, held_against, job, catalog, self._uploads)
+                self._simple_forms.keep(job, catalog, held)
             self._found[key] = catalog, held
         return self._found[key][1]
 
@@ -161,6 +168,7 @@ class Submitting:
         self._run_times = run_times
         self._max_workflow_bytes = max_workflow_bytes
         self._fleet = fleet
+        self._simple_forms = SimpleForms()
         self._accepting = Batcher(self._accept, most=MOST_AT_ONCE, flights=FLIGHTS)
         self._default_checkpoint = default_checkpoint or None
 
@@ -191,7 +199,7 @@ class Submitting:
         limits = sender.limits_for(job.user_id)
         job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight, most_bytes=limits.upload_bytes)
-        job = await self._check(job, Held(uploads, weight, self._sideline))
+        job = await self._check(job, Held(uploads, weight, self._sideline, self._simple_forms))
         weight += len(job.extra_pnginfo or "")
         if once is None and weight > SMALL_BYTES:
             # Not with others: what is written for many large ones at once would hold up everybody.
@@ -218,7 +226,7 @@ class Submitting:
         """
         job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight, keep=False)
-        held, refusal = Held(uploads, weight, self._sideline), None
+        held, refusal = Held(uploads, weight, self._sideline, self._simple_forms), None
         try:
             job = await self._check(job, held)
         except InvalidRequest as error:

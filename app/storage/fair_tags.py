@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.domain.job import NewJob
 
 TAG_TYPED: Final = "cost_us bigint, after bigint, shares boolean"
-"""The columns with which a job that is asked for brings what its tag is made of."""
+"""The columns of `about` in which a job that is asked for brings what its tag is made of."""
 PROMOTED_AT_ONCE: Final = 1000
 QUEUED: Final = "status = 'pending' AND fair_tag IS NOT NULL"
 """Jobs that wait and are not held back until some time: what the indexes of the queue have."""
@@ -75,9 +75,9 @@ def tagged(source: str) -> str:
     due.
     """
     return f"""lane AS MATERIALIZED (
-        SELECT user_id, priority, {weight_of("asked.user_id")} AS weight,
-            {base_of("asked.user_id", "asked.priority", "bool_and(shares)", "max(after)")} AS base
-        FROM asked GROUP BY user_id, priority
+        SELECT user_id, priority, {weight_of("about.user_id")} AS weight,
+            {base_of("about.user_id", "about.priority", "bool_and(shares)", "max(after)")} AS base
+        FROM about GROUP BY user_id, priority
     ), tagged AS MATERIALIZED (
         SELECT ordinality, weight, CASE WHEN is_due THEN base + (sum(CASE WHEN is_due THEN cost_us / weight ELSE 0 END)
             OVER (PARTITION BY user_id, priority ORDER BY ordinality))::bigint END AS fair_tag

@@ -250,15 +250,17 @@ def _drawn_anew(drawing: Drawing, graph: str | None, seed: int) -> tuple[str | N
 
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
 _NAMES: Final = ", ".join(column.name for column in _GIVEN)
-_COLUMNS: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
-_TYPED: Final = f"{_COLUMNS}, {TAG_TYPED}, first_data jsonb"
-"""`first_data` is what a job's first event keeps."""
+_TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
+_ABOUT: Final = f"user_id varchar(255), priority smallint, not_before timestamptz, {TAG_TYPED}, first_data jsonb"
+"""What is read of each job more than once, apart from its row, which may have megabytes.
+
+`first_data` is what the job's first event keeps."""
 
 
 def _submitted(*, limited: bool) -> str:
     """Return the SELECT of the first events: of jobs that are `limited` not each one that was asked for has one."""
-    asked = "asked JOIN admitted USING (ordinality)" if limited else "asked"
-    in_order = f"(SELECT first_data, {'place' if limited else 'ordinality AS place'} FROM {asked}) AS in_order"  # noqa: S608
+    about = "about JOIN admitted USING (ordinality)" if limited else "about"
+    in_order = f"(SELECT first_data, {'place' if limited else 'ordinality AS place'} FROM {about}) AS in_order"  # noqa: S608
     placed = "(SELECT *, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed"
     source = f"{placed} JOIN {in_order} USING (place)"
     return event_row(JobEvent.SUBMITTED, "user_id", "first_data", seq="1", phase=f"'{Phase.QUEUED}'", source=source)
@@ -272,6 +274,7 @@ def _insert_statement(typed: str, more: str = "", *, limited: bool = False) -> s
     """
     admitted = f", {ADMITTED}" if limited else ""
     source = "asked JOIN admitted USING (ordinality, user_id)" if limited else "asked"
+    about = "about JOIN admitted USING (ordinality, user_id)" if limited else "about"
     columns = "id, available_at, created_at, updated_at, fair_tag, weight"
     told = f"""
         SELECT {columns}, waiting + nth AS waiting, today + nth AS today
@@ -282,7 +285,9 @@ def _insert_statement(typed: str, more: str = "", *, limited: bool = False) -> s
     return f"""
     WITH asked AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({typed})) WITH ORDINALITY
-    ){admitted}, {tagged(source)}, accepted AS (
+    ), about AS MATERIALIZED (
+        SELECT * FROM ROWS FROM (json_to_recordset($2::json) AS ({_ABOUT})) WITH ORDINALITY
+    ){admitted}, {tagged(about)}, accepted AS (
         INSERT INTO generation_jobs
             ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,
             queued_at, fair_tag)
@@ -303,7 +308,7 @@ _NEEDED: Final = """, needed AS (
         SELECT placed.id, needed FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed
             JOIN {places} USING (place), unnest({places}.upload_ids) AS needed
     ), renewed AS (
-        UPDATE uploads SET expires_at = GREATEST(expires_at, now() + $2::interval)
+        UPDATE uploads SET expires_at = GREATEST(expires_at, now() + $3::interval)
         FROM (
             SELECT id FROM uploads WHERE id IN (SELECT unnest(upload_ids) FROM asked) ORDER BY id FOR NO KEY UPDATE
         ) AS locked WHERE uploads.id = locked.id
@@ -350,7 +355,6 @@ _RETRY: Final = _asked_of(
 
 def _written(job: NewJob) -> dict[str, Any]:
     given = {name: getattr(job, name) for name in NewJob.__dataclass_fields__ if name != "sent"}
-    given["first_data"] = {SENT: job.sent} if job.sent is not None else {}
     if job.workflow is not None:
         given["workflow"] = Written(dump_kept(job.workflow))
     if job.extra_pnginfo is not None:
@@ -359,11 +363,11 @@ def _written(job: NewJob) -> dict[str, Any]:
 
 
 async def _insert(connection: Any, jobs: Sequence[NewJob], keep_uploads: timedelta, places: Places) -> list[Job]:
-    asked = dumps([_written(job) | places.asked(job) for job in jobs])
+    asked, about = dumps([_written(job) for job in jobs]), _about(jobs, places)
     if any(job.upload_ids for job in jobs):
-        rows = await _fetched(connection, _INSERT_WITH_UPLOADS, asked, keep_uploads)
+        rows = await _fetched(connection, _INSERT_WITH_UPLOADS, asked, about, keep_uploads)
     else:
-        rows = await connection.fetch(_INSERT, asked)
+        rows = await connection.fetch(_INSERT, asked, about)
     return [_accepted(job, row, places) for job, row in zip(jobs, rows, strict=True)]
 
 
@@ -373,15 +377,13 @@ async def _insert_limited(
     if not any(limits.of_jobs for _, limits in limited):
         return [*await _insert(connection, [job for job, _ in limited], keep_uploads, places)]
     asked = dumps(
-        [
-            _written(job) | places.asked(job) | {"most_waiting": limits.waiting, "most_today": limits.jobs_per_day}
-            for job, limits in limited
-        ]
+        [_written(job) | {"most_waiting": limits.waiting, "most_today": limits.jobs_per_day} for job, limits in limited]
     )
+    about = _about([job for job, _ in limited], places)
     if any(job.upload_ids for job, _ in limited):
-        rows = await _fetched(connection, _INSERT_LIMITED_WITH_UPLOADS, asked, keep_uploads)
+        rows = await _fetched(connection, _INSERT_LIMITED_WITH_UPLOADS, asked, about, keep_uploads)
     else:
-        rows = await connection.fetch(_INSERT_LIMITED, asked)
+        rows = await connection.fetch(_INSERT_LIMITED, asked, about)
     accepted: list[Job | TooMany] = []
     for (job, limits), row in zip(limited, rows, strict=True):
         refused = refusal(limits, row["waiting"], row["today"]) if row["id"] is None else None
@@ -389,9 +391,21 @@ async def _insert_limited(
     return accepted
 
 
-async def _fetched(connection: Any, statement: str, asked: str, keep_uploads: timedelta) -> list[Any]:
+def _about(jobs: Sequence[NewJob], places: Places) -> str:
+    """Return what `_ABOUT` names of each job, as JSON."""
+    return dumps(
+        [
+            places.asked(job)
+            | {"user_id": job.user_id, "priority": job.priority, "not_before": job.not_before}
+            | {"first_data": {SENT: job.sent} if job.sent is not None else {}}
+            for job in jobs
+        ]
+    )
+
+
+async def _fetched(connection: Any, statement: str, *values: Any) -> list[Any]:
     try:
-        rows: list[Any] = await connection.fetch(statement, asked, keep_uploads)
+        rows: list[Any] = await connection.fetch(statement, *values)
     except asyncpg.ForeignKeyViolationError as error:
         raise InvalidRequest("An upload that the job needs was deleted in this moment.") from error
     return rows

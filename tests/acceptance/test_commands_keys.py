@@ -17,6 +17,7 @@ from app.domain.errors import WrongKey
 from app.storage.audit import Audit
 from app.storage.keys import KeyStore
 from app.storage.link_secret import LinkSecretStore
+from app.storage.tenants import Tenants
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -153,6 +154,20 @@ async def test_a_command_does_its_work_without_redis_and_says_so(shell: Shell, d
     assert (code, error) == (0, "")
 
 
+async def test_a_users_weight_is_set_and_told(place: Place, database: Database, database_url: str) -> None:
+    def run(*options: str) -> str:
+        done = place.run("weights", "--env", "test", *options, DATABASE_URL=database_url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "All users have the weight 1." in run()
+    assert "ann" in run("--name", "ann", "--weight", "2.5")
+    assert await Tenants(database).weights() == {"ann": 2.5}
+    (entry,) = (await Audit(database).page()).entries
+    assert (entry.action, entry.target, entry.data["weight"]) == ("weight_set", "user ann", 2.5)
+    assert "All users have the weight 1." in run("--name", "ann", "--weight", "1")
+
+
 async def test_links_are_renewed(place: Place, database: Database, database_url: str) -> None:
     before = await LinkSecretStore(database).read()
     done = place.run("links-renew", "--env", "test", DATABASE_URL=database_url)
@@ -182,6 +197,9 @@ async def test_links_are_renewed(place: Place, database: Database, database_url:
         (("keys-add",), 2, "required: --name"),
         (("keys-revoke", "--name", "nobody"), 1, "no key called 'nobody'"),
         (("keys-restore", "--name", "nobody"), 1, "no key called 'nobody'"),
+        *((("weights", "--name", "x", "--weight", each), 1, "from 0.01 to 100") for each in ("0", "nan", "1e9")),
+        (("weights", "--name", "x"), 1, "NAME=ann WEIGHT=2"),
+        (("weights", "--weight", "2"), 1, "NAME=ann WEIGHT=2"),
         (("keys-list", "--name", "x"), 2, "unrecognized arguments: --name x"),
     ],
 )

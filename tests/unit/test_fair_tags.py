@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.fair_tags import LEAST_COST_S, LEAST_WEIGHT, MOST_COST_S, MOST_WEIGHT, charge
+from app.domain.fair_tags import LEAST_WEIGHT, MOST_WEIGHT, charge
+from app.domain.job_cost import LEAST_S, MOST_S
 
 
 def test_a_tenants_jobs_lie_as_far_apart_as_they_cost() -> None:
@@ -22,8 +23,8 @@ def test_one_who_had_none_waiting_comes_behind_the_job_claimed_last() -> None:
 
 
 def test_cost_and_weight_are_bounded() -> None:
-    assert charge(0, 0, 0.0, 1.0) == round(LEAST_COST_S * 1_000_000)
-    assert charge(0, 0, 1e9, 1.0) == round(MOST_COST_S * 1_000_000)
+    assert charge(0, 0, 0.0, 1.0) == round(LEAST_S * 1_000_000)
+    assert charge(0, 0, 1e9, 1.0) == round(MOST_S * 1_000_000)
     assert charge(0, 0, 1.0, 0.0) == round(1_000_000 / LEAST_WEIGHT)
     assert charge(0, 0, 1.0, 1e9) == round(1_000_000 / MOST_WEIGHT)
 
