@@ -23,6 +23,8 @@ OF_ACCESS: Final = (
 """Wherever it matters who asks: among them two keys at once, or one in the address."""
 OF_SERVERS: Final = ("internal_error", "database_unavailable", "redis_unavailable")
 OF_LINK: Final = ("wrong_signature", "link_expired")
+OF_PATH: Final = ("not_found",)
+"""Of a path with a part that can be no number, or no name, there is nothing at all."""
 OF_QUERY: Final = ("invalid_request",)
 OF_BODY: Final = (
     "malformed_json",

@@ -19,6 +19,7 @@ from app.web.documented_problems import (
     OF_FILE,
     OF_HOST,
     OF_LINK,
+    OF_PATH,
     OF_QUERY,
     OF_SERVERS,
     OF_WAITING,
@@ -463,7 +464,8 @@ def _operation(operation: Operation, named: dict[Any, str], schemas: dict[str, A
     if operation.example is not None:
         best = str(min(operation.answers))
         told["responses"][best]["content"]["application/json"]["example"] = operation.example
-    codes = {*OF_HOST, *operation.problems, *((*OF_ACCESS, *OF_SERVERS) if roles is not None else ())}
+    codes = {*OF_HOST, *operation.problems}
+    codes.update(OF_PATH if "{" in operation.path else (), (*OF_ACCESS, *OF_SERVERS) if roles is not None else ())
     for status, problem in problem_answers(codes, named[payloads.Problem]).items():
         # What is not ready is answered with the same status as what cannot be known.
         content = told["responses"].get(status, {}).get("content", {}) | problem["content"]

@@ -245,6 +245,7 @@ async def test_admins_read_the_audit_by_rest_page_by_page_and_narrowed(client, b
     async with database.transaction() as session:
         await session.execute(text("UPDATE audit_log SET at = '2026-01-01' WHERE target IN ('job 0', 'job 1')"))
     assert await found(before="2026-01-01T00:00:01Z") == ["1", "0"]
+    assert await found(before="2026-01-01T00:00:00Z") == []
     assert await found(after="2026-01-01T00:00:00Z", before="2026-01-01T00:00:01Z") == ["1", "0"]
     assert await found(after="2026-01-01T00:00:01Z", actor="bob") == ["6", "4", "2"]
     for query in ("nonsense=1", "before=yesterday", "after=x", "sent_jobs=perhaps", "cursor=x", "limit=1001"):
