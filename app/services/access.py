@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from app.domain.access import ANYBODY
 from app.domain.errors import DatabaseUnavailable, SignInNeeded, TooManyWrongKeys, WrongKey
@@ -39,8 +39,7 @@ GOOD_CHARS: Final = 16
 """Characters of a key's hash by which it is known to open something: nobody finds another one with the same 64 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """What a request shows of who it is from."""
 
     key: str | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from app.domain.errors import LinkExpired, WrongSignature
@@ -34,7 +35,7 @@ class Signing:
 
     def signed(self, path: str) -> str:
         """Return the path as a link."""
-        return f"{path}?expires={self.expires}&signature={_signature(self.secret, path, str(self.expires))}"
+        return f"{path}?expires={self.expires}&signature={_signature_of_ours(self.secret, path, self.expires)}"
 
 
 class Links:
@@ -107,6 +108,12 @@ def thumbnail_path(content_id: int, index: int) -> str:
 def unsigned(path: str) -> str:
     """Return the path itself: in place of `Signing.signed` where nobody needs a link, as on the page."""
     return path
+
+
+# A job that is watched is read again and again, and its links are the same for a minute.
+@lru_cache(maxsize=4096)
+def _signature_of_ours(secret: bytes, path: str, expires: int) -> str:
+    return _signature(secret, path, str(expires))
 
 
 def _signature(secret: bytes, path: str, expires: str) -> str:

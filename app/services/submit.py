@@ -388,24 +388,23 @@ class Submitting:
                 break
         if taken:
             able, warnings, facts = min(taken, key=lambda each: (not each[0], bool(each[1])))
-            job = self._with_facts(job, facts)
-            return _Verdict(replace(job, warnings=[*job.warnings, *warnings]), able)
+            return _Verdict(replace(job, warnings=[*job.warnings, *warnings], **self._found_out(facts)), able)
         unknown = [offer for offer in offers if offer.catalog is None and offer.drivers]
         if not verdicts or unknown:
             # What one of them offers is not known at the moment: it may be able to run it.
-            return _Verdict(self._with_facts(job, None), any(offer.able for offer in unknown))
+            return _Verdict(replace(job, **self._found_out(None)), any(offer.able for offer in unknown))
         faults = min(verdicts, key=len)
         faults = as_asked(job, faults)
         refusal = InvalidGraph("No backend that may take this job would run it.", faults)
         return _Verdict(job, able=False, refusal=refusal, doubts=doubts)
 
-    def _with_facts(self, job: NewJob, facts: JobFacts | None) -> NewJob:
-        """Return the job with what is known of it: of what it loads nothing, when no backend that takes it is known."""
+    def _found_out(self, facts: JobFacts | None) -> dict[str, Any]:
+        """Return what is known of a job: of what it loads nothing, when no backend that takes it is known."""
         if facts is None:
-            return replace(job, cost_s=cost_s(self._run_times.at_hand(None, None), None))
+            return {"cost_s": cost_s(self._run_times.at_hand(None, None), None)}
         models, key = facts.loaded
         likely_s = cost_s(self._run_times.at_hand(facts.workflow_key, key), facts.work)
-        return replace(job, models=models, model_key=key, cost_s=likely_s)
+        return {"models": models, "model_key": key, "cost_s": likely_s}
 
     async def _offers(self, job: NewJob, present: FleetMembers) -> list[_Offered]:
         """Return what the eligible backends offer; what is offered by one that can take work comes first.

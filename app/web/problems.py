@@ -18,8 +18,8 @@ from app.keys import METRICS
 from app.runtime.json_text import dumps
 from app.web.answers import fault_answers
 from app.web.payloads import Problem, ProblemError
-from app.web.proxies import root_path
-from app.web.rates import rate_headers
+from app.web.proxies import note_directly_asked, root_path
+from app.web.rates import RATE, rate_headers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -136,6 +136,8 @@ async def errors_as_problems(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Answer every error as problem JSON, 404 and 500 included, and put `X-Request-Id` on every answer."""
+    note_directly_asked(request)
+    request[RATE] = None
     given = request.headers.get("X-Request-Id", "")
     request[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"  # a name
     try:
@@ -154,7 +156,8 @@ async def errors_as_problems(
         detail = "Something went wrong here. The request id finds it in the server's log."
         response = problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
     if not response.prepared:
-        response.headers.update(rate_headers(request))
+        if request[RATE] is not None:
+            response.headers.update(rate_headers(request))
         response.headers["X-Request-Id"] = request[REQUEST_ID]
     return response
 

@@ -38,19 +38,25 @@ class Asked:
     """What its path had before ours; "" for nothing."""
 
 
-ASKED: Final = web.RequestKey("ASKED", Asked)
-"""Only there when `TRUSTED_PROXIES` or `ROOT_PATH` is set: without them a request is what the connection says."""
+ASKED: Final = web.RequestKey[Asked | None]("ASKED", object)  # type: ignore[arg-type]
+"""None unless `TRUSTED_PROXIES` or `ROOT_PATH` is set: without them a request is what the connection says."""
+
+
+def note_directly_asked(request: web.Request) -> None:
+    """Note that nothing is believed of proxies, unless something has been noted: each request is asked for it often."""
+    if ASKED not in request:
+        request[ASKED] = None
 
 
 def client_address(request: web.Request) -> str | None:
     """Return the address of the client; None when it is not known, as on a connection that has ended."""
-    asked = request.get(ASKED)
+    asked = request[ASKED]
     return asked.client if asked is not None else request.remote
 
 
 def scheme(request: web.Request) -> str:
     """Return `http` or `https`: how the client reached the service, or the first trusted proxy before it."""
-    asked = request.get(ASKED)
+    asked = request[ASKED]
     return asked.scheme if asked is not None else request.scheme
 
 
@@ -61,7 +67,7 @@ def is_secure(request: web.Request) -> bool:
 
 def asked_host(request: web.Request) -> str | None:
     """Return the name or address that the client asked for, maybe with a port; None from who says none."""
-    asked = request.get(ASKED)
+    asked = request[ASKED]
     return asked.host if asked is not None else request.headers.get(hdrs.HOST)
 
 
@@ -71,13 +77,15 @@ def all_hosts(request: web.Request) -> tuple[str, ...]:
     A script of another site whose name was made to lead here (DNS rebinding) can add `X-Forwarded-Host`, but it cannot
     change `Host`. So what guards against that must look at both.
     """
-    sent, asked = request.headers.get(hdrs.HOST), asked_host(request)
-    return tuple(dict.fromkeys(host for host in (asked, sent) if host is not None))
+    sent, asked = request.headers.get(hdrs.HOST), request[ASKED]
+    if asked is None or asked.host == sent:
+        return (sent,) if sent is not None else ()
+    return tuple(host for host in (asked.host, sent) if host is not None)
 
 
 def root_path(request: web.Request) -> str:
     """Return what stands before each of our paths where the client sees them, such as `/images`; mostly ""."""
-    asked = request.get(ASKED)
+    asked = request[ASKED]
     return asked.root if asked is not None else ""
 
 
@@ -86,7 +94,7 @@ def outside_address(request: web.Request) -> str | None:
 
     None where it can only be guessed: without `TRUSTED_PROXIES` and `ROOT_PATH`, or from who names no host.
     """
-    asked = request.get(ASKED)
+    asked = request[ASKED]
     return f"{asked.scheme}://{asked.host}{asked.root}" if asked is not None and asked.host else None
 
 

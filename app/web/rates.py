@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from app.domain.access import Caller
 
-RATE: Final = web.RequestKey("RATE", Rate)
-"""What is left of the key's requests; absent where they are not limited."""
+RATE: Final = web.RequestKey[Rate | None]("RATE", object)  # type: ignore[arg-type]
+"""What is left of the key's requests; None where they are not limited."""
 _POLICY: Final = "requests"
 HELD_S: Final = 0.5
 """A refusal is answered about so late: who sends the next request when the last one is answered would take the
@@ -50,7 +50,7 @@ async def _hold(held: asyncio.Semaphore) -> None:
 
 def rate_headers(request: web.Request) -> Mapping[str, str]:
     """Return the headers that tell what is left, as draft-ietf-httpapi-ratelimit-headers-10 has them."""
-    rate = request.get(RATE)
+    rate = request[RATE]
     if rate is None:
         return {}
     return {

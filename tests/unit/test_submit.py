@@ -8,6 +8,7 @@ from samples import new_job, standin_catalog
 from app.domain.catalog import Catalog
 from app.runtime.side_thread import SideThread
 from app.services.graph_faults import held_against
+from app.services.simple_forms import SimpleForms
 from app.services.submit import Held
 
 
@@ -17,7 +18,7 @@ def catalog() -> Catalog:
 
 
 async def test_a_job_is_held_against_a_catalog_once_for_each_checkpoint(catalog: Catalog) -> None:
-    held = Held({}, 0, SideThread())
+    held = Held({}, 0, SideThread(), SimpleForms())
     job = new_job(checkpoint_model=catalog.checkpoints[0])
     first = await held.against(job, catalog)
     assert first == held_against(job, catalog, {})
@@ -28,7 +29,7 @@ async def test_a_job_is_held_against_a_catalog_once_for_each_checkpoint(catalog:
 
 
 async def test_another_catalog_is_another_question() -> None:
-    held, job = Held({}, 0, SideThread()), new_job(checkpoint_model="a.safetensors")
+    held, job = Held({}, 0, SideThread(), SimpleForms()), new_job(checkpoint_model="a.safetensors")
     # Each is forgotten at once, and the next may come to lie in its place.
     found = [(await held.against(job, Catalog({})))[0] for _ in range(20)]
     assert len({id(each) for each in found}) == 20
