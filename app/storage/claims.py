@@ -118,7 +118,7 @@ def _claim(which: str, first: Callable[[str], str] = _first) -> Statement:
             INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
             SELECT id, attempt, :worker_id, :backend, :prompt_id, now() FROM moved
         )
-        SELECT {WHOLE}, fair_tag FROM moved""")  # noqa: S608  # of our own words only
+        SELECT {WHOLE} FROM moved""")  # noqa: S608  # of our own words only
 
 
 _UNSUSPECTED: Final = """(suspicions = 0 OR backend_name = :backend)

@@ -28,6 +28,7 @@ PROMOTED_AT_ONCE: Final = 1000
 QUEUED: Final = "status = 'pending' AND fair_tag IS NOT NULL"
 """Jobs that wait and are not held back until some time: what the indexes of the queue have."""
 DEFERRED: Final = "status = 'pending' AND fair_tag IS NULL"
+"""Those that are held back. In a subquery both are of its own table, whatever tables are around it."""
 
 
 def clock_of(priority: str) -> str:
@@ -68,6 +69,17 @@ def base_of(user_id: str, priority: str, shares: str, after: str = "NULL::bigint
             CASE WHEN {shares} THEN {last_of(user_id, priority)} ELSE {last_of_all(priority)} END))"""
 
 
+def charged(row: str, weight: str) -> str:
+    """Return the SQL that tells how far apart a waiting job and the next one of its tenant are; `row` is the job's."""
+    return f"(1000000 * {row}.cost_s / {weight})"
+
+
+def tag_of(row: str, shares: str) -> str:
+    """Return the SQL that tells the tag of a job, of the row of this name, that begins to wait now."""
+    user_id, priority = f"{row}.user_id", f"{row}.priority"
+    return f"{base_of(user_id, priority, shares)} + {charged(row, weight_of(user_id))}::bigint"
+
+
 def tagged(source: str) -> str:
     """Return the CTEs `lane` and `tagged`: each row of the source by its `ordinality`, its tag, and its lane's weight.
 
@@ -103,7 +115,7 @@ PROMOTE: Final = Statement(f"""
             {base_of("due.user_id", "due.priority", ":shares::bool")} AS base
         FROM due GROUP BY user_id, priority
     ), tagged AS (
-        SELECT id, base + (sum(1000000 * cost_s / weight)
+        SELECT id, base + (sum({charged("due", "weight")})
             OVER (PARTITION BY user_id, priority ORDER BY id))::bigint AS fair_tag
         FROM due JOIN lane USING (user_id, priority)
     )
@@ -194,14 +206,14 @@ class _Place:
     cost: int
     """What they cost, at a weight of 1."""
     end: int
-    """What they and those before them cost since the first of the statements that overlap, by the tenant's weight."""
+    """What they and those before them cost since the first statement, by the tenant's weight."""
     last: int | None = None
     """The last tag that was given."""
     weight: float = 1.0
 
 
 class _Lane:
-    """The statements under way for one tenant and priority."""
+    """The statements for one tenant and priority, as long as always one is under way or waits to begin."""
 
     __slots__ = ("_base", "_ended", "_flights", "_planned", "_weight", "users")
 
@@ -210,9 +222,9 @@ class _Lane:
         """Statements that are under way, or wait to begin."""
         self._flights = 0
         self._planned = 0
-        """What the jobs cost of all statements since the first of those that overlap."""
+        """What the jobs cost of all statements since the first one."""
         self._base: int | None = None
-        """After which tag the first of them came; None until that is known."""
+        """After which tag the first one came; None until that is known."""
         self._weight = 1.0
         self._ended = asyncio.Event()
 
@@ -221,8 +233,8 @@ class _Lane:
             # Where the first one comes to stand only the database knows.
             self._ended.clear()
             await self._ended.wait()
-        if not self._flights:
-            self._base, self._planned = None, 0
+        if self._base is None:
+            self._planned = 0
         after = self._base + self._planned if self._base is not None else None
         self._planned += round(cost / self._weight)
         self._flights += 1

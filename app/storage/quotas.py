@@ -33,19 +33,19 @@ def today_of(owner: str) -> str:
 
 ONE_MORE: Final = """ON CONFLICT (user_id, day) DO UPDATE SET jobs = owner_days.jobs + EXCLUDED.jobs"""
 LIMITS_TYPED: Final = "most_waiting bigint, most_today bigint"
-"""The columns in which a job that is asked for brings its limits."""
+"""The columns of `about` in which a job that is asked for brings its limits."""
 ADMITTED: Final = f"""
     used AS MATERIALIZED (
         SELECT user_id, {waiting_of("owner.user_id", "owner.most_waiting")} AS waiting,
             {today_of("owner.user_id")} AS today
         FROM (
-            SELECT user_id, COALESCE(max(most_waiting), 0) AS most_waiting FROM asked
+            SELECT user_id, COALESCE(max(most_waiting), 0) AS most_waiting FROM about
             WHERE most_waiting IS NOT NULL OR most_today IS NOT NULL GROUP BY user_id
         ) AS owner
     ), numbered AS (
         SELECT ordinality, user_id, most_waiting, most_today, waiting, today,
             row_number() OVER (PARTITION BY user_id ORDER BY ordinality) AS nth
-        FROM asked LEFT JOIN used USING (user_id)
+        FROM about LEFT JOIN used USING (user_id)
     ), admitted AS (
         SELECT ordinality, user_id, most_today, row_number() OVER (ORDER BY ordinality) AS place FROM numbered
         WHERE (most_waiting IS NULL OR waiting + nth <= most_waiting)
@@ -55,8 +55,10 @@ ADMITTED: Final = f"""
         SELECT user_id, {TODAY}, count(*) FROM admitted WHERE most_today IS NOT NULL GROUP BY user_id ORDER BY user_id
         {ONE_MORE}
     )"""  # noqa: S608  # of our own words only
-"""The CTEs that admit as many of the `asked` jobs of each owner as it may have. What others accept in this very moment
-is not seen: so each of the statements that are under way at once may accept as many."""
+"""The CTEs that admit as many of the jobs in `about` of each owner as it may have.
+
+What others accept in this very moment is not seen: so each of the statements that are under way at once may accept as
+many."""
 
 _OF_JOB: Final = Statement(f"""
     SELECT {waiting_of("job.user_id", ":most_waiting::bigint")} AS waiting, {today_of("job.user_id")} AS today

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.job import Attempt, JobStatus, ListedJob, Output
 from app.storage.columns import LISTED, listed_of
+from app.storage.fair_tags import DEFERRED, QUEUED
 from app.storage.schema import AttemptRow, OutputRow
 
 if TYPE_CHECKING:
@@ -49,18 +50,16 @@ def _attempts(without: Sequence[str], most: int) -> str:
 _ATTEMPTS: Final = _attempts(_DETAILS, MOST_ATTEMPTS)
 _DETAILED_ATTEMPTS: Final = _attempts((), MOST_DETAILED)
 _OUTPUTS: Final = f'SELECT {_columns(OutputRow)} FROM outputs WHERE content_id = ANY($1) ORDER BY "index"'  # noqa: S608
-_POSITIONS: Final = """
+_POSITIONS: Final = f"""
     SELECT job.id, 1 + (
-        SELECT count(*) FROM generation_jobs AS other
-        WHERE other.status = 'pending' AND other.fair_tag IS NOT NULL AND (other.priority > job.priority
+        SELECT count(*) FROM generation_jobs AS other WHERE {QUEUED} AND (other.priority > job.priority
             OR other.priority = job.priority
                 AND (job.fair_tag IS NULL OR (other.fair_tag, other.id) < (job.fair_tag, job.id)))
     ) + CASE WHEN job.fair_tag IS NOT NULL THEN 0 ELSE (
         SELECT count(*) FROM generation_jobs AS other
-        WHERE other.status = 'pending' AND other.fair_tag IS NULL
-            AND (other.available_at, other.id) < (job.available_at, job.id)
+        WHERE {DEFERRED} AND (other.available_at, other.id) < (job.available_at, job.id)
     ) END AS position
-    FROM generation_jobs AS job WHERE job.id = ANY($1) AND job.status = 'pending'"""
+    FROM generation_jobs AS job WHERE job.id = ANY($1) AND job.status = 'pending'"""  # noqa: S608  # our own words only
 """What is not to begin yet comes after all that is due by now, in the order of time."""
 
 

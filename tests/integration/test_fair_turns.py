@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from app.storage.fair_tags import TagsUnderWay
 from app.storage.idempotency import Once
 from app.storage.job_views import JobViews
 from app.storage.schema import JobRow
+from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -158,6 +160,42 @@ async def test_what_is_accepted_at_the_same_time_does_not_share_places(store, da
     await asyncio.gather(*(send(number) for number in range(12)))
     given = list((await tags(database)).values())
     assert len(set(given)) == len(given)
+
+
+_HELD = """
+    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.prompt LIKE 'held %' THEN
+            PERFORM pg_advisory_xact_lock_shared(split_part(NEW.prompt, ' ', 2)::int);
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER hold BEFORE INSERT ON generation_jobs FOR EACH ROW EXECUTE FUNCTION hold()"""
+_WAIT = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def test_statements_under_way_at_once_do_not_share_places(store, database, settings):
+    """Each of them has its snapshot, and its places, before the others are committed."""
+    other = await asyncpg.connect(settings.database_url.get_secret_value())
+
+    async def waits(number: int) -> bool:
+        return await other.fetchval(_WAIT) == number
+
+    try:
+        await other.execute(_HELD)
+        await other.execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)")
+        # Where the first one comes to stand only the database knows: the others wait for it.
+        first = asyncio.create_task(store.create_all(some("ann", 2, prompt="held 1")))
+        await eventually(partial(waits, 1))
+        others = [asyncio.create_task(store.create_all(some("ann", 3, prompt="held 2"))) for _ in range(3)]
+        await other.execute("SELECT pg_advisory_unlock(1)")
+        await eventually(partial(waits, 3))
+        await other.execute("SELECT pg_advisory_unlock(2)")
+        await asyncio.gather(first, *others)
+    finally:
+        await other.execute("SELECT pg_advisory_unlock_all(); DROP TRIGGER hold ON generation_jobs; DROP FUNCTION hold")
+        await other.close()
+    assert sorted((await tags(database)).values()) == [cost_us(10.0) * place for place in range(1, 12)]
 
 
 async def test_a_priority_goes_first_and_has_a_clock_of_its_own(store):
