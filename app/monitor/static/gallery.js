@@ -3,8 +3,10 @@
 import { REFRESH_MS, refreshWithin } from "./schedule.js";
 
 const MAX_TILES = 1000;
+const TRY_AGAIN_MS = 2000;
 
-const end = new IntersectionObserver(([{ isIntersecting, target }]) => { if (isIntersecting) append(target).catch(() => {}); }, { rootMargin: "500px" });
+// Whoever stands still at the end makes no further crossing: what was lost is asked for again.
+const end = new IntersectionObserver(([{ isIntersecting, target }]) => { if (isIntersecting) append(target).catch(() => setTimeout(watchEnd, TRY_AGAIN_MS)); }, { rootMargin: "500px" });
 const tiles = () => [...document.querySelectorAll(".shot")];
 
 export function wireGallery() {
