@@ -16,6 +16,7 @@ from aiohttp import WSMsgType
 from PIL import Image
 
 from app import keys
+from app.storage.run_times import RunTimes
 from harness import GUARD_S, Service, eventually
 from worker.comfyui.answers import Picture, read_frame
 from worker.outputs.preview_feed import PreviewFeeds
@@ -100,7 +101,8 @@ async def test_a_completed_run_leaves_the_spans_of_its_nodes(service):
     later = await attempt_of(service.client, again["job_id"])
     assert "CheckpointLoaderSimple" in {span["type"] for span in later.spans if span.get("cached")}
     assert later.workflow_key == attempt.workflow_key is not None
-    usual = await service.client.app[keys.RUN_TIMES].usual([attempt.workflow_key])
+    # The server's own may have read it before the second run had ended.
+    usual = await RunTimes(service.client.app[keys.DATABASE]).usual([attempt.workflow_key])
     assert usual[attempt.workflow_key].count == 2
 
 
