@@ -80,3 +80,19 @@ async def plan(connection: asyncpg.Connection, statement: Statement, options: st
     finally:
         await transaction.rollback()
     return "\n".join(row[0] for row in rows)
+
+
+def join_by_nested_loops(database: Database) -> None:
+    """Have PostgreSQL join by nested loops in connections that are opened from now on.
+
+    How it joins depends on statistics, and these on when they were gathered: a statement must be right in either way.
+    """
+
+    @event.listens_for(database.engine.sync_engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        connection.run_async(
+            lambda driven: driven.execute(
+                "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off;"
+                "SET enable_hashagg = off; SET enable_sort = off"
+            )
+        )

@@ -157,9 +157,10 @@ class Audit:
     async def prune(self, keep: timedelta) -> int:
         """Delete entries that are older, in bounded steps, and return how many; what is left is for the next time."""
         old = select(AuditRow.id).where(AuditRow.at < func.now() - keep).order_by(AuditRow.at).limit(_DELETED_AT_ONCE)
-        # Of two sweeps at once neither waits for the other.
-        locked = old.with_for_update(skip_locked=True)
-        gone = delete(AuditRow).where(AuditRow.id.in_(locked)).returning(AuditRow.id)
+        # Of two sweeps at once neither waits for the other. As a CTE: a subquery with a lock and a limit may be read
+        # again for each row of the table, and finds others each time.
+        locked = old.with_for_update(skip_locked=True).cte()
+        gone = delete(AuditRow).where(AuditRow.id.in_(select(locked.c.id))).returning(AuditRow.id)
 
         async def delete_some(session: AsyncSession) -> int:
             return len((await session.scalars(gone)).all())

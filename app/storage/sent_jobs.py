@@ -30,10 +30,11 @@ KEEP_SENT: Final = Statement(f"""
     FROM job_events WHERE job_id = :job_id AND seq = 1 AND {IS_SENT} RETURNING id""")  # noqa: S608  # of our own words only
 """Puts into the audit that a job was sent, before its events are deleted."""
 FORGET_SENT: Final = Statement(f"""
-    UPDATE job_events SET data = data - '{SENT}' FROM (
+    WITH old AS (
         SELECT id FROM job_events WHERE {IS_SENT} AND at < now() - :keep::interval
         ORDER BY at, id LIMIT :most::bigint FOR UPDATE SKIP LOCKED
-    ) AS old WHERE job_events.id = old.id RETURNING old.id""")  # noqa: S608
+    )
+    UPDATE job_events SET data = data - '{SENT}' FROM old WHERE job_events.id = old.id RETURNING old.id""")  # noqa: S608
 """Forgets who sent jobs so long ago, and returns of which events."""
 
 

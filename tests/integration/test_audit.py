@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from integration.monitor_fixtures import act, beat, read
+from plans import join_by_nested_loops
 from sqlalchemy import text
 from sweeping import sweeper_of
 
@@ -271,9 +272,12 @@ async def test_the_page_shows_from_where_and_which_request_and_is_narrowed_by_it
     assert field["value"] == "10.9.9.9"
 
 
+@pytest.mark.parametrize("plan", ["as chosen", "by nested loops"])
 async def test_old_entries_are_deleted_in_bounded_steps(
-    client: Any, settings: Settings, database: Database, plain: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    client: Any, settings: Settings, database: Database, plain: asyncpg.Connection, monkeypatch: Any, plan: str
 ) -> None:
+    if plan == "by nested loops":
+        join_by_nested_loops(database)
     monkeypatch.setattr(audit_store, "MOST_DELETED", 4)
     monkeypatch.setattr(audit_store, "_DELETED_AT_ONCE", 2)
     for number in range(9):
