@@ -129,7 +129,7 @@ def test_a_lower_priority_never_goes_first() -> None:
 
 
 def test_one_of_a_lower_priority_is_taken_if_the_other_cannot_run_here() -> None:
-    found = chosen([job(1, A, priority=1), job(2, B)], backend(warm=B, refuses=frozenset({1})), backend("else"))
+    found = chosen([job(1, A, priority=1, only="else"), job(2, B)], backend(warm=B), backend("else"))
     assert isinstance(found, Choice)
     assert (found.job_id, found.rank, found.overtook) == (2, 0, ())
 
@@ -220,7 +220,9 @@ def test_no_load_is_queued_ahead() -> None:
 def test_nothing_is_queued_ahead_that_an_idle_backend_would_finish_sooner() -> None:
     assert taken([job(1, B)], backend(warm=B, remaining_s=6), backend("idle")) is None
     assert taken([job(1, B)], backend(warm=B, remaining_s=3), backend("idle", B)) is None
-    assert taken([job(1, B)], backend(warm=B, remaining_s=6), backend("idle", refuses=frozenset({1}))) == 1
+    assert taken([job(1, B, only="here")], backend(warm=B, remaining_s=6), backend("idle")) == 1
+    assert taken([job(1, B, refused_by=frozenset({"idle"}))], backend(warm=B, remaining_s=6), backend("idle")) == 1
+    assert taken([job(1, B)], backend(warm=B, remaining_s=6), backend("idle", offers={"a.safetensors"})) == 1
     assert taken([job(1, B)], backend(warm=B, remaining_s=6), backend("idle", live=False)) == 1
     # A load there would take longer than the wait.
     assert taken([job(1, B)], backend(warm=B, remaining_s=3), backend("idle")) == 1
@@ -248,7 +250,7 @@ def test_unless_no_other_backend_is_left_for_it() -> None:
     small = backend(avoids=frozenset({A}))
     assert taken([job(1, A)], small) == 1
     assert taken([job(1, A)], small, backend("also", avoids=frozenset({A}))) == 1
-    assert taken([job(1, A)], small, backend("lacks", refuses=frozenset({1}))) == 1
+    assert taken([job(1, A)], small, backend("lacks", offers={"b.safetensors"})) == 1
 
 
 def test_a_preferred_backend_gets_the_job_if_that_costs_little() -> None:
@@ -269,7 +271,16 @@ def test_a_backend_that_takes_no_jobs_takes_none() -> None:
 
 
 def test_no_more_are_looked_at() -> None:
-    refused = frozenset(range(CANDIDATES))
-    jobs = [job(number) for number in range(CANDIDATES + 1)]
-    assert taken(jobs, backend(warm=A, refuses=refused)) is None
-    assert taken(jobs, backend(warm=A, refuses=refused - {31})) == 31
+    elsewhere = [job(number, only="else") for number in range(CANDIDATES - 1)]
+    assert taken([*elsewhere, job(31, only="else"), job(32)], backend(warm=A)) is None
+    assert taken([*elsewhere, job(31), job(32)], backend(warm=A)) == 31
+
+
+def test_a_job_is_not_taken_where_its_models_are_not() -> None:
+    here = backend(offers={"b.safetensors", "sdxl/c.safetensors"})
+    assert taken([job(1, A)], here) is None
+    assert taken([job(1, A), job(2, B)], here) == 2
+    for there in ("checkpoints/b.safetensors", "Odd/Loader.file/b.safetensors", "loras/sdxl/c.safetensors"):
+        assert taken([job(1, frozenset({there}))], here) == 1
+    # Of a name that was cut it cannot be told.
+    assert taken([job(1, frozenset({"checkpoints/aaa#0123"}))], here) == 1

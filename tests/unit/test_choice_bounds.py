@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,8 @@ jobs = st.builds(
     overtaken=st.integers(0, MOST_OVERTAKEN),
     overtaken_s=st.floats(0.0, 20.0),
     prefer=st.sampled_from([None, None, "gpu-0", "gpu-1", "gone"]),
+    only=st.sampled_from([None, None, None, None, "gpu-0", "gpu-1", "gone"]),
+    refused_by=st.frozensets(st.sampled_from(["gpu-0", "gpu-1"]), max_size=1),
 )
 backends = st.builds(
     BackendState,
@@ -36,7 +40,7 @@ backends = st.builds(
     idle_since=st.sampled_from([None, NOW - 3.0]),
     room=st.sampled_from([None, 0, 1]),
     speed=st.sampled_from([0.5, 1.0, 2.0]),
-    refuses=st.frozensets(st.integers(0, 8), max_size=3),
+    offers=st.sampled_from([None, None, {"a", "b"}]),
     avoids=st.frozensets(st.sampled_from(MODELS[1:]), max_size=1),
     live=st.sampled_from([True, True, True, False]),
 )
@@ -45,16 +49,11 @@ backends = st.builds(
 def queue_of(drawn: list[Candidate]) -> list[Candidate]:
     """Return the jobs as a claim lists them: by priority, each with an id of its own."""
     ordered = sorted(drawn, key=lambda job: -job.priority)
-    return [
-        Candidate(
-            number, each.tenant, each.models, each.cost_s, each.priority, each.overtaken, each.overtaken_s, each.prefer
-        )
-        for number, each in enumerate(ordered)
-    ]
+    return [replace(each, job_id=number) for number, each in enumerate(ordered)]
 
 
 def named(drawn: list[BackendState]) -> list[BackendState]:
-    fields = ("warm", "free_at", "busy", "idle_since", "room", "speed", "refuses", "avoids", "live")
+    fields = ("warm", "free_at", "busy", "idle_since", "room", "speed", "offers", "avoids", "live")
     return [
         BackendState(f"gpu-{number}", **{field: getattr(each, field) for field in fields})
         for number, each in enumerate(drawn)
@@ -70,10 +69,9 @@ def test_no_choice_passes_over_a_job_beyond_its_bounds(drawn: list[Candidate], f
         return
     by_id = {job.job_id: job for job in queue}
     taken = by_id[found.job_id]
-    assert here.live
-    assert taken.job_id not in here.refuses
+    assert here.may_take(taken)
     assert len(found.overtook) == found.rank
-    passed = [job for job in queue[: queue.index(taken)] if job.job_id not in here.refuses]
+    passed = [job for job in queue[: queue.index(taken)] if here.may_take(job)]
     for job in passed:
         # Those that were passed by because they ran out of memory here are the only ones that do not count.
         assert job.job_id in found.overtook or job.models in here.avoids
@@ -95,6 +93,21 @@ def test_what_is_queued_ahead_needs_no_load(drawn: list[Candidate], fleet: list[
     if isinstance(found, Choice) and states[0].busy:
         assert found.load_s == 0
         assert queue[found.job_id].models <= states[0].warm
+
+
+@given(st.lists(jobs, max_size=40), st.lists(backends, min_size=1, max_size=5))
+def test_a_first_job_that_is_taken_without_a_choice_would_be_chosen(
+    drawn: list[Candidate], fleet: list[BackendState]
+) -> None:
+    queue, states = queue_of(drawn), named(fleet)
+    here = states[0]
+    able = [job for job in queue if here.may_take(job)]
+    if not able or able[0].prefer or not able[0].models <= here.warm or able[0].models in here.avoids:
+        return
+    if Fleet(states).is_as_good_as_any(here, NOW):
+        found = choose([job for job in queue if job in able][:32], here, Fleet(states), LOADS, NOW)
+        assert isinstance(found, Choice)
+        assert (found.job_id, found.rank, found.load_s) == (able[0].job_id, 0, 0)
 
 
 def test_the_fastest_backend_is_forgotten_with_its_state() -> None:

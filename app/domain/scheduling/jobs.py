@@ -23,6 +23,10 @@ class Candidate:
     """Seconds by which those have put it off: what they took, shared by the backends that could take it."""
     prefer: str | None = None
     """Backend that its owner would like: a hint."""
+    only: str | None = None
+    """Backend that alone may run it."""
+    refused_by: frozenset[str] = frozenset()
+    """Backends that failed it lately, and do not get it again yet."""
 
 
 class Reason(StrEnum):

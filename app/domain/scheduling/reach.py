@@ -39,21 +39,20 @@ def can_run_here(job: Candidate, here: BackendState, fleet: Fleet) -> bool:
 
     Where it ran out of memory it is tried again only if no other backend is left for it.
     """
-    if not here.live or job.job_id in here.refuses:
+    if not here.may_take(job):
         return False
     return job.models not in here.avoids or not fleet.has_another_for(job, here.name)
 
 
 def in_reach(candidates: Sequence[Candidate], here: BackendState, fleet: Fleet, loads: Loads) -> Iterator[Reached]:
     """Yield the candidates that may be taken, in the order in which they are due. What cannot run here is passed by."""
-    picky = bool(here.refuses or here.avoids or not here.live)
     last, work_s, rank, priority = MOST_OVERTAKEN, 0.0, -1, 0
     # Up to where in the work that is due, in GPU seconds, the jobs so far may be passed over: by any other; and by
     # those of other tenants, where the tenant whose job bears the least is told from all others.
     by_any_s = by_others_s = by_its_others_s = math.inf
     strictest: str | None = None
     for job in candidates:
-        if picky and not can_run_here(job, here, fleet):
+        if not can_run_here(job, here, fleet):
             continue
         rank += 1
         work_s += job.cost_s
