@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, func, select, update
 
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
 from app.domain.job import Job, JobEvent, Output, Phase, Standing
+from app.domain.scheduling.jobs import Candidate
 from app.domain.workflow_key import workflow_key
 from app.runtime.json_text import dump_kept, dumps
 from app.storage.attempt_statements import (
@@ -31,7 +32,11 @@ from app.storage.attempt_statements import (
 )
 from app.storage.claims import (
     AVOID_FOR,
+    CANDIDATES,
+    CANDIDATES_WITHIN_LIMITS,
     CLAIM,
+    CLAIM_CHOSEN,
+    CLAIM_CHOSEN_WITHIN_LIMITS,
     CLAIM_SUSPECT,
     CLAIM_SUSPECT_WITHIN_LIMITS,
     CLAIM_WITHIN_LIMITS,
@@ -45,10 +50,11 @@ from app.storage.jobs import JobStore
 from app.storage.schema import IS_RUNNING, AttemptRow, JobRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from app.domain.access import Role
     from app.domain.limits import Limits
+    from app.domain.scheduling.jobs import Choice, Reason
     from app.domain.workflow import Graph
     from app.storage.database import Database
     from app.storage.statements import Statement
@@ -91,6 +97,23 @@ class Claim:
     worker_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class By:
+    """Which worker claims a job for which of its backends, and under which prompt id."""
+
+    worker_id: str
+    backend: str
+    prompt_id: str
+    lease_s: float
+    unrefused: bool = False
+    """Leave out jobs that a backend has failed, for the time `HEAD_START`."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The parameters of a claim."""
+        return asdict(self) | {"avoid_for": AVOID_FOR, "head_start": HEAD_START}
+
+
 class AttemptStore(JobStore):
     """Jobs as workers see them. Methods raise `DatabaseUnavailable` while it is away."""
 
@@ -124,27 +147,53 @@ class AttemptStore(JobStore):
         jobs that a backend has failed are left out for the time `HEAD_START`. Jobs are left out of owners who have as
         many running as they may.
         """
-        asked = {
-            "worker_id": worker_id,
-            "backend": backend,
-            "prompt_id": prompt_id,
-            "lease_s": lease_s,
-            "avoid_for": AVOID_FOR,
-            "unrefused": unrefused,
-            "head_start": HEAD_START,
-        }
-        job = await self._claimed(CLAIM, CLAIM_WITHIN_LIMITS, asked)
+        by = By(worker_id, backend, prompt_id, lease_s, unrefused=unrefused)
+        job = await self.claim_at_hand(by, warm=None)
         if job is None and await self.promote():
-            job = await self._claimed(CLAIM, CLAIM_WITHIN_LIMITS, asked)
+            job = await self.claim_at_hand(by, warm=None)
         return job
+
+    async def claim_at_hand(self, by: By, warm: Collection[str] | None, reason: Reason | None = None) -> Job | None:
+        """Take the first waiting job, as `claim` does, if its models are among `warm`; else None, and nothing is taken.
+
+        None instead of `warm`: whatever its models are. `reason` is kept with the attempt.
+        """
+        choice = {"reason": reason.value, "rank": 0, "overtook": 0, "load_s": 0.0} if reason is not None else None
+        asked = by.asked | {"warm": list(warm) if warm is not None else None, "choice": choice and dumps(choice)}
+        return await self._claimed(CLAIM, CLAIM_WITHIN_LIMITS, asked)
+
+    async def candidates(self, by: By, lacking: Collection[str], most: int) -> list[Candidate]:
+        """Return the first `most` of the jobs that wait and may be taken, but those that need a model of `lacking`."""
+        asked = {name: by.asked[name] for name in ("backend", "avoid_for", "unrefused", "head_start")}
+        asked |= {"lacking": list(lacking), "most": most}
+        async with self._database.driver() as connection:
+            limits = await self._limits(connection)
+            found = await (CANDIDATES_WITHIN_LIMITS if limits else CANDIDATES).rows(connection, **limits, **asked)
+        return [_candidate(row) for row in found]
+
+    async def claim_chosen(self, by: By, chosen: Choice) -> Job | None:
+        """Take the job that was chosen, and count that those it overtook were passed over; None if it is gone.
+
+        Whoever claims at the same time may have taken it, or another job of an owner who may have no more running.
+        """
+        asked = by.asked | {
+            "chosen_id": chosen.job_id,
+            "overtook": list(chosen.overtook),
+            "put_off_s": chosen.put_off_s,
+            "due_tag": chosen.due_tag,
+            "choice": dumps(chosen.told()),
+        }
+        return await self._claimed(CLAIM_CHOSEN, CLAIM_CHOSEN_WITHIN_LIMITS, asked)
 
     async def claim_suspect(self, worker_id: str, backend: str, prompt_id: str, lease_s: float) -> Job | None:
         """Take a waiting suspect (a backend stopped while executing it); None when there is none.
 
         Only for a backend that runs no other job and has no other job waiting for it.
         """
-        asked = {"worker_id": worker_id, "backend": backend, "prompt_id": prompt_id, "lease_s": lease_s}
-        return await self._claimed(CLAIM_SUSPECT, CLAIM_SUSPECT_WITHIN_LIMITS, asked | {"avoid_for": AVOID_FOR})
+        asked = By(worker_id, backend, prompt_id, lease_s).asked | {"warm": None, "choice": None}
+        for name in ("unrefused", "head_start"):
+            del asked[name]
+        return await self._claimed(CLAIM_SUSPECT, CLAIM_SUSPECT_WITHIN_LIMITS, asked)
 
     async def _claimed(self, plain: Statement, within_limits: Statement, asked: dict[str, Any]) -> Job | None:
         async with self._database.driver() as connection:
@@ -407,3 +456,18 @@ def _error_of(error: AttemptFailed) -> dict[str, Any]:
         "node_type": error.node_type,
         "traceback": error.traceback,
     }
+
+
+def _candidate(row: Any) -> Candidate:
+    return Candidate(
+        row["id"],
+        row["user_id"],
+        frozenset(row["models"]),
+        row["cost_s"],
+        row["priority"],
+        row["overtaken"],
+        row["overtaken_s"],
+        only=row["backend"],
+        refused_by=frozenset(row["refused_by"]),
+        fair_tag=row["fair_tag"],
+    )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from app.domain.job import JobEvent
 from app.storage.columns import WHOLE
-from app.storage.fair_tags import CLOCK_MOVED, QUEUED
+from app.storage.fair_tags import QUEUED, clock_moved
 from app.storage.statements import Statement
 from app.storage.transitions import transition
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 AVOID_FOR = timedelta(minutes=5)
 """Time for which a job waits for another backend than those that failed it; after that any of them may try again."""
@@ -26,11 +23,22 @@ HEAD_START = timedelta(seconds=60)
 _TURNS: Final = "priority DESC, fair_tag, id"
 _IN_TURN: Final = f"ORDER BY {_TURNS} LIMIT 1"
 _LOCKED: Final = "FOR UPDATE SKIP LOCKED"
+_IS_AT_HAND: Final = "(:warm::text[] IS NULL OR models <@ :warm)"
+"""Whether the first job is to be taken as it comes: its models are loaded, or nobody asks for that."""
 
 
 def _first(fits: str) -> str:
-    """Return the CTE `turn`: the first job that fits."""
-    return f"turn AS (SELECT id FROM generation_jobs WHERE {fits} {_IN_TURN} {_LOCKED})"  # noqa: S608
+    """Return the CTE `turn`: the first job that fits, if it is at hand."""
+    return f"""turn AS (
+            SELECT id FROM (
+                SELECT id, models FROM generation_jobs WHERE {fits} {_IN_TURN} {_LOCKED}
+            ) AS head WHERE {_IS_AT_HAND}
+        )"""  # noqa: S608
+
+
+def _chosen(fits: str) -> str:
+    """Return the CTE `turn`: the job that was chosen, if it still fits."""
+    return f"turn AS (SELECT id FROM generation_jobs WHERE id = :chosen_id AND {fits} {_LOCKED})"  # noqa: S608
 
 
 def _most_running(owner: str) -> str:
@@ -48,21 +56,20 @@ def _most_running(owner: str) -> str:
         ) AS of_keys)"""  # noqa: S608
 
 
-def _first_of(owner: str, fits: str) -> str:
-    """Return the condition and the order of the first job of an owner that fits.
+def _of_owner(owner: str, fits: str) -> str:
+    """Return the condition and the order of the jobs of an owner that fit.
 
     As a range, and in an order that only one index has: of an equal `user_id` PostgreSQL, which does not know how much
     of the queue is the owner's, may walk through the whole queue instead.
     """
-    return f"user_id >= {owner} AND user_id <= {owner} AND {fits} ORDER BY user_id, {_TURNS} LIMIT 1"
+    return f"user_id >= {owner} AND user_id <= {owner} AND {fits} ORDER BY user_id, {_TURNS}"
 
 
-def _first_within_limits(fits: str) -> str:
-    """Return the CTEs up to `turn`: the first job that fits, of an owner who may have another one run.
+def _owners_within_limits(fits: str, most: str) -> str:
+    """Return the CTEs up to `next_owners`: the owners who may have another job run, those whose first one is due first.
 
-    As long as no owner has as many running as may run, that is the first job. Else it is the first one of the others,
-    whose first ones are looked at owner by owner: in front of them may wait a million jobs of one who may have none.
-    The number of owners who wait is what that costs, about 20 µs each.
+    None are looked for as long as nobody has as many running as may run. The number of owners who wait is what that
+    costs, about 20 µs each.
     """
     return f"""busy AS MATERIALIZED (
             SELECT user_id, count(*) AS running FROM generation_jobs WHERE status = 'running' GROUP BY user_id
@@ -76,31 +83,60 @@ def _first_within_limits(fits: str) -> str:
             SELECT (SELECT user_id FROM generation_jobs
                 WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
             FROM waiting WHERE waiting.user_id IS NOT NULL
-        ), next_owner AS MATERIALIZED (
+        ), next_owners AS MATERIALIZED (
             SELECT waiting.user_id FROM waiting CROSS JOIN LATERAL (
                 SELECT priority, fair_tag, id FROM generation_jobs
-                WHERE {_first_of("waiting.user_id", fits)}
+                WHERE {_of_owner("waiting.user_id", fits)} LIMIT 1
             ) AS head
             WHERE waiting.user_id <> ALL ((SELECT owners FROM at_limit)::text[])
-            ORDER BY head.priority DESC, head.fair_tag, head.id LIMIT 1
-        ), turn AS (
-            SELECT id FROM (
-                SELECT id, user_id FROM (
-                    SELECT id, user_id FROM generation_jobs
-                    WHERE (SELECT owners = '{{}}' FROM at_limit) AND {fits} {_IN_TURN} {_LOCKED}
-                ) AS of_all
-                UNION ALL
-                SELECT id, user_id FROM (
-                    SELECT id, user_id FROM generation_jobs
-                    WHERE {_first_of("(SELECT user_id FROM next_owner)", fits)} {_LOCKED}
-                ) AS of_owner
-            ) AS candidate
-            WHERE owner_may_run(user_id, {_most_running("candidate.user_id")})
+            ORDER BY head.priority DESC, head.fair_tag, head.id LIMIT {most}
         )"""  # noqa: S608  # of our own words only
 
 
-def _claim(which: str, first: Callable[[str], str] = _first) -> Statement:
-    """Return the statement that takes the first of the waiting jobs of which `which` is true."""
+_NOBODY_AT_LIMIT: Final = "(SELECT owners = '{}' FROM at_limit)"
+
+
+def _first_within_limits(fits: str) -> str:
+    """Return the CTEs up to `turn`: the first job that fits, of an owner who may have another one run, if at hand.
+
+    As long as no owner has as many running as may run, that is the first job. Else it is the first one of the others,
+    whose first ones are looked at owner by owner: in front of them may wait a million jobs of one who may have none.
+    """
+    return f"""{_owners_within_limits(fits, "1")}, turn AS (
+            SELECT id FROM (
+                SELECT id, user_id, models FROM (
+                    SELECT id, user_id, models FROM generation_jobs
+                    WHERE {_NOBODY_AT_LIMIT} AND {fits} {_IN_TURN} {_LOCKED}
+                ) AS of_all
+                UNION ALL
+                SELECT id, user_id, models FROM (
+                    SELECT id, user_id, models FROM generation_jobs
+                    WHERE {_of_owner("(SELECT user_id FROM next_owners)", fits)} LIMIT 1 {_LOCKED}
+                ) AS of_owner
+            ) AS candidate
+            WHERE {_IS_AT_HAND} AND owner_may_run(user_id, {_most_running("candidate.user_id")})
+        )"""  # noqa: S608  # of our own words only
+
+
+def _chosen_within_limits(fits: str) -> str:
+    """Return the CTE `turn`: the job that was chosen, if it still fits, and its owner may have another one run."""
+    return f"""turn AS (
+            SELECT id FROM (
+                SELECT id, user_id FROM generation_jobs WHERE id = :chosen_id AND {fits} {_LOCKED}
+            ) AS candidate
+            WHERE owner_may_run(user_id, {_most_running("candidate.user_id")})
+        )"""  # noqa: S608
+
+
+_FITS: Final = f"""{QUEUED} AND available_at <= now() AND (backend IS NULL OR backend = :backend::text)
+        AND NOT (:backend = ANY (refused_by) AND available_at > now() - :avoid_for::interval)"""
+_UNSUSPECTED: Final = f"""{_FITS} AND (suspicions = 0 OR backend_name = :backend)
+        AND (NOT :unrefused::bool OR refused_by = '{{}}' OR available_at < now() - :head_start::interval)"""
+_SUSPECTED: Final = f"{_FITS} AND suspicions > 0"
+
+
+def _claim(turn: str, clock: str, *more: str) -> Statement:
+    """Return the statement that takes the job of the CTE `turn`. `clock` sets the clock; `more` are further CTEs."""
     claimed = transition(
         JobEvent.CLAIMED,
         source="turn",
@@ -109,29 +145,61 @@ def _claim(which: str, first: Callable[[str], str] = _first) -> Statement:
             lease_expires_at = now() + make_interval(secs => :lease_s),
             started_at = COALESCE(job.started_at, now()), progress = 0, error_code = NULL, error_message = NULL""",
         actor=":worker_id",
-        data="jsonb_build_object('backend', :backend, 'prompt_id', :prompt_id)",
+        data="jsonb_build_object('backend', :backend, 'prompt_id', :prompt_id) || COALESCE(:choice::jsonb, '{}')",
     )
-    fits = f"""{QUEUED} AND available_at <= now() AND (backend IS NULL OR backend = :backend::text)
-        AND NOT (:backend = ANY (refused_by) AND available_at > now() - :avoid_for::interval) AND {which}"""
     return Statement(f"""
-        WITH RECURSIVE {first(fits)}, {claimed}, {CLOCK_MOVED}, tried AS (
-            INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at)
-            SELECT id, attempt, :worker_id, :backend, :prompt_id, now() FROM moved
+        WITH RECURSIVE {", ".join((turn, claimed, clock, *more))}, tried AS (
+            INSERT INTO job_attempts (job_id, number, worker_id, backend_name, prompt_id, claimed_at, choice)
+            SELECT id, attempt, :worker_id, :backend, :prompt_id, now(), :choice FROM moved
         )
         SELECT {WHOLE} FROM moved""")  # noqa: S608  # of our own words only
 
 
-_UNSUSPECTED: Final = """(suspicions = 0 OR backend_name = :backend)
-    AND (NOT :unrefused::bool OR refused_by = '{}' OR available_at < now() - :head_start::interval)"""
-_SUSPECTED: Final = "suspicions > 0"
-CLAIM: Final = _claim(_UNSUSPECTED)
+CLAIM: Final = _claim(_first(_UNSUSPECTED), clock_moved())
 """A suspect is taken only by the backend that stopped while executing it. With `unrefused`, a job that a backend has
 failed is left out for the time `HEAD_START`."""
-CLAIM_SUSPECT: Final = _claim(_SUSPECTED)
-CLAIM_WITHIN_LIMITS: Final = _claim(_UNSUSPECTED, _first_within_limits)
-CLAIM_SUSPECT_WITHIN_LIMITS: Final = _claim(_SUSPECTED, _first_within_limits)
+CLAIM_SUSPECT: Final = _claim(_first(_SUSPECTED), clock_moved())
+CLAIM_WITHIN_LIMITS: Final = _claim(_first_within_limits(_UNSUSPECTED), clock_moved())
+CLAIM_SUSPECT_WITHIN_LIMITS: Final = _claim(_first_within_limits(_SUSPECTED), clock_moved())
 """The same where running jobs of any owner are limited. Of two claims at once one waits for the other (`owner_may_run`,
 migration 0011), so that not both begin the last job that may run."""
 RUNNING_LIMITED: Final = Statement(
     "SELECT EXISTS (SELECT FROM api_keys WHERE (limits ->> 'running') IS NOT NULL) AS by_key"
 )
+
+_PASSED: Final = """before AS (
+            SELECT id AS passed_id FROM generation_jobs
+            WHERE id = ANY (:overtook::bigint[]) AND status = 'pending' AND EXISTS (SELECT FROM turn)
+            FOR NO KEY UPDATE SKIP LOCKED
+        ), passed AS (
+            UPDATE generation_jobs AS job
+            SET overtaken = job.overtaken + 1, overtaken_s = job.overtaken_s + :put_off_s::real
+            FROM before WHERE job.id = passed_id
+        )"""
+"""Counts of those that were due earlier that they were passed over. One that another statement changes in this very
+moment is not counted: those that wait for each other, in whatever order, come to block each other for good."""
+_CHOSEN: Final = clock_moved("LEAST(fair_tag, :due_tag::bigint)"), _PASSED
+"""The clock goes by what was due first: who comes now must not stand before those that were passed over."""
+CLAIM_CHOSEN: Final = _claim(_chosen(_UNSUSPECTED), *_CHOSEN)
+"""Takes the one job that was chosen from `CANDIDATES`, unless it was taken or changed meanwhile."""
+CLAIM_CHOSEN_WITHIN_LIMITS: Final = _claim(_chosen_within_limits(_UNSUSPECTED), *_CHOSEN)
+
+_CONSIDERED: Final = """id, user_id, models, cost_s, priority, fair_tag, overtaken, overtaken_s, backend,
+        CASE WHEN available_at > now() - :avoid_for THEN refused_by ELSE '{}' END AS refused_by"""
+_CONSIDERABLE: Final = f"{_UNSUSPECTED} AND NOT (models && :lacking::text[])"
+_FIRST_SOME: Final = f"ORDER BY {_TURNS} LIMIT :most::int"
+CANDIDATES: Final = Statement(
+    f"SELECT {_CONSIDERED} FROM generation_jobs WHERE {_CONSIDERABLE} {_FIRST_SOME}"  # noqa: S608
+)
+"""The first waiting jobs that this backend may take, but those that need a model of `lacking`; nothing is locked."""
+CANDIDATES_WITHIN_LIMITS: Final = Statement(f"""
+    WITH RECURSIVE {_owners_within_limits(_CONSIDERABLE, ":most::int")}
+    SELECT * FROM (
+        (SELECT {_CONSIDERED} FROM generation_jobs WHERE {_NOBODY_AT_LIMIT} AND {_CONSIDERABLE} {_FIRST_SOME})
+        UNION ALL
+        SELECT of_owner.* FROM next_owners CROSS JOIN LATERAL (
+            SELECT {_CONSIDERED} FROM generation_jobs
+            WHERE {_of_owner("next_owners.user_id", _CONSIDERABLE)} LIMIT :most
+        ) AS of_owner
+    ) AS of_all {_FIRST_SOME}""")  # noqa: S608  # of our own words only
+"""The same of the owners who may have another job run."""

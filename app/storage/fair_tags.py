@@ -99,11 +99,17 @@ def tagged(source: str) -> str:
     )"""  # noqa: S608  # of our own words only
 
 
-CLOCK_MOVED: Final = """clock AS (
-            INSERT INTO queue_clocks (priority, tag) SELECT priority, fair_tag FROM moved WHERE :tick::bool
+
+def clock_moved(tag: str = "fair_tag") -> str:
+    """Return the CTE that sets the clock to a tag, SQL over the job that is taken.
+
+    Not with every job: claims would wait for each other.
+    """
+    return f"""clock AS (
+            INSERT INTO queue_clocks (priority, tag) SELECT priority, {tag} FROM moved WHERE :tick::bool
             ON CONFLICT (priority) DO UPDATE SET tag = EXCLUDED.tag WHERE queue_clocks.tag < EXCLUDED.tag
-        )"""
-"""The CTE that sets the clock by the jobs that are taken. Not with every one: they would wait for each other."""
+        )"""  # noqa: S608
+
 
 PROMOTE: Final = Statement(f"""
     WITH due AS (

@@ -125,6 +125,9 @@ class JobRow(Base):
     # Its place among the waiting jobs of its priority, in µs of virtual time: app/storage/fair_tags.py. None until a
     # job that is not to begin before some time is due.
     fair_tag: Mapped[int | None] = mapped_column(BigInteger, server_default=text("0"))
+    # How often a job that was due later went first, and by how many seconds: app/domain/scheduling/reach.py.
+    overtaken: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    overtaken_s: Mapped[float] = mapped_column(REAL, server_default=text("0"))
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -251,6 +254,10 @@ class AttemptRow(Base):
     )
     # Equal for runs that cost about the same: the graph without its seeds, texts and file names.
     workflow_key: Mapped[str | None] = mapped_column(String(32))
+    # Why this backend took the job; app/domain/scheduling/jobs.py has the reasons. None where nothing was chosen.
+    choice: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # Seconds for which its nodes loaded models; None where that was not seen.
+    load_s: Mapped[float | None] = mapped_column(REAL)
 
     __table_args__ = (
         Index("ix_job_attempts_prompt_id", "prompt_id"),

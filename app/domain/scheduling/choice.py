@@ -166,17 +166,18 @@ class _Choosing:
             reason = Reason.AHEAD
         else:
             reason = Reason.WARM if each.rank else Reason.DUE
-        able = [other.job_id for other in self._candidates if can_run_here(other, here, self._fleet)]
+        able = [other for other in self._candidates if can_run_here(other, here, self._fleet)]
         took_s = load_s + job.cost_s / here.speed
         return Choice(
             job_id=job.job_id,
             reason=reason,
             rank=each.rank,
-            overtook=tuple(able[: each.rank]),
+            overtook=tuple(other.job_id for other in able[: each.rank]),
             put_off_s=took_s / self._fleet.places(job),
             load_s=load_s,
             alternatives=len(able) - 1,
             left_to=tuple(self._promised),
+            due_tag=able[0].fair_tag,
         )
 
     def _left(self, reason: Reason) -> Leave:

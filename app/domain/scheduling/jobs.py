@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Candidate:
     """Backend that alone may run it."""
     refused_by: frozenset[str] = frozenset()
     """Backends that failed it lately, and do not get it again yet."""
+    fair_tag: int = 0
+    """Its place among those of its priority."""
 
 
 class Reason(StrEnum):
@@ -67,6 +70,18 @@ class Choice:
     """How many other jobs could have been taken."""
     left_to: tuple[str, ...] = ()
     """Other backends that should look, unless they just have, as jobs were left to them."""
+    due_tag: int = 0
+    """The tag of the job that was due first: of this one, or of one that it overtook."""
+
+    def told(self) -> dict[str, Any]:
+        """Return it as it is kept with the attempt: why, and what it cost the others."""
+        return {
+            "reason": self.reason.value,
+            "rank": self.rank,
+            "overtook": len(self.overtook),
+            "load_s": round(self.load_s, 1),
+            "alternatives": self.alternatives,
+        }
 
 
 @dataclass(frozen=True, slots=True)
