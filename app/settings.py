@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """The same of role `admin`."""
     fairness: Literal["tenant", "off"] = "tenant"
     """`tenant`: users who wait share the backends by their weights; `off`: jobs go in the order in which they came."""
+    prefer_loaded_models: bool = True
+    """Whether jobs whose models a backend has loaded go before others there, within bounds."""
     api_port: int = Field(8001, ge=1, le=65535)
     """Port of the server."""
     monitor_port: int = Field(5555, ge=1, le=65535)

@@ -40,11 +40,13 @@ from app.storage.job_views import JobViews
 from app.storage.keys import KeyStore
 from app.storage.outages import repeat_until_available
 from app.storage.periodic_tasks import PeriodicTasks
+from app.storage.run_times import RunTimes
 from app.storage.statistics_recorder import StatisticsRecorder
 from app.storage.thumbnails import ThumbnailStore
 from app.storage.uploads import UploadStore
 from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.attempts.input_files import InputFiles
+from worker.attempts.job_choice import JobChoice
 from worker.attempts.other_backends import OtherBackends
 from worker.attempts.retry_or_fail import RetryOrFail
 from worker.attempts.runner import Runner
@@ -114,12 +116,24 @@ class WorkerProcess:
         self.thumbnails = Thumbnails(files, ThumbnailStore(database))
         self._metrics = AttemptMetrics()
         backoff = Backoff(settings.retry_base_seconds, settings.retry_max_seconds)
+        self._run_times = RunTimes(database)
+        self.choice = JobChoice(
+            store,
+            self.pool,
+            registry,
+            queue,
+            self._run_times,
+            self.worker_id,
+            settings.lease_seconds,
+            chooses=settings.prefer_loaded_models,
+        )
         self.runner = Runner(
             self.worker_id,
             settings,
             store,
             self._events,
             self.pool,
+            self.choice,
             RetryOrFail(
                 backoff,
                 store,
@@ -203,6 +217,7 @@ class WorkerProcess:
             metrics=self._metrics,
             pool=self.pool,
             runner=self.runner,
+            choice=self.choice,
             turns=self.turns,
             maintenance=self._maintenance,
             heartbeat=self.heartbeat,
@@ -274,6 +289,7 @@ class WorkerProcess:
         for client in (self._redis, self._quick_redis, self._line, self._turns_line, self._listener):
             with contextlib.suppress(*REDIS_ERRORS):
                 await close(client)
+        await self._run_times.close()
         await self._database.close()
         self._uploads.close()
         self._guarded_http.close()

@@ -80,7 +80,20 @@ class BackendBeat:
     queue_remaining: int | None
     foreign: int | None
     """Prompts in ComfyUI's queue that are not ours."""
-    models: tuple[str, ...]
+    warm: tuple[str, ...]
+    """The models that are probably in memory, or will be when what it was given has run, the most recent first; as
+    `LoadedModels` names them."""
+    room: int | None
+    """How many more sets of models fit before one is thrown out."""
+    speed: float | None
+    """How fast it runs, 1.0 being the average."""
+    free_in_s: float | None
+    """In how many seconds all that it was given will probably have run."""
+    avoids: tuple[tuple[str, ...], ...]
+    """Sets of models that ran out of memory lately."""
+    loads: int | None
+    """How often it loaded models in the last hour, and below for how many seconds."""
+    load_s: float | None
     freed: Freed
     version: str | None
     vram_total: float | None
@@ -112,6 +125,11 @@ class BackendBeat:
         if not self.vram_total or self.vram_free is None:
             return None
         return max(0.0, self.vram_total - self.vram_free)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The files of the models that are probably in memory, without their folders."""
+        return tuple(name.partition("/")[2] or name for name in self.warm)
 
     @property
     def undriven(self) -> bool:
@@ -174,7 +192,13 @@ def backend_beat(name: str, age_s: float, live: bool, fields: Mapping[str, Any])
         drained=read.flag("drained"),
         queue_remaining=read.whole("queue_remaining"),
         foreign=read.whole("foreign"),
-        models=read.texts("models"),
+        warm=read.texts("warm"),
+        room=read.whole("room"),
+        speed=read.number("speed"),
+        free_in_s=read.number("free_in_s"),
+        avoids=read.sets("avoids"),
+        loads=read.whole("loads"),
+        load_s=read.number("load_s"),
         freed=Freed(freed.time("at"), freed.text("fault")),
         version=read.text("version"),
         vram_total=read.number("vram_total"),
@@ -230,6 +254,10 @@ class _Fields:
 
     def texts(self, name: str) -> tuple[str, ...]:
         return tuple(_text(each) for each in self._list(name) if isinstance(each, str))
+
+    def sets(self, name: str) -> tuple[tuple[str, ...], ...]:
+        found = [each for each in self._list(name) if isinstance(each, list)]
+        return tuple(tuple(_text(text) for text in each if isinstance(text, str)) for each in found)
 
     def ids(self, name: str) -> tuple[int, ...]:
         return tuple(each for each in self._list(name) if type(each) is int and 0 <= each <= _MAX_NUMBER)

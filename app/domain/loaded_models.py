@@ -39,6 +39,8 @@ class LoadedModels(NamedTuple):
     """In order: folder and name of each file, `loras/x.safetensors`, as `ModelInput` has it; at most `MOST_MODELS`."""
     key: str | None = None
     """32 hexadecimal digits; None when no model is named. The settings of loaders are in it, all models are too."""
+    loaders: tuple[str, ...] = ()
+    """The ids of the nodes that load them."""
 
 
 class _Loader(NamedTuple):
@@ -55,18 +57,19 @@ class _Loader(NamedTuple):
 def models_of(graph: Graph, catalog: Catalog) -> LoadedModels:
     """Return what the graph loads; for any graph. `catalog` is of a backend that would run it."""
     search = _Search(graph, catalog)
-    models, settings = set[str](), set[str]()
+    models, settings, loaders = set[str](), set[str](), list[str]()
     for loader in list(search.loaders()):
         # A constant that a loader's choice comes from is counted there, where its folder is known.
         named = loader.chosen if loader.node_id in search.constants else loader.chosen + loader.entered
         if named:
+            loaders.append(loader.node_id)
             models.update([text for _, text in named])
             # As Python writes it, which tells apart what is not the same, and is quicker than JSON.
             settings.add(repr((loader.node["class_type"], sorted(named), _settings(loader.node["inputs"]))))
     if not models:
         return LoadedModels()
     digest = blake2b("\n".join(sorted(settings)).encode(), digest_size=_DIGEST_BYTES).hexdigest()
-    return LoadedModels(tuple(sorted(models)[:MOST_MODELS]), digest)
+    return LoadedModels(tuple(sorted(models)[:MOST_MODELS]), digest, tuple(loaders))
 
 
 class _Search:

@@ -90,6 +90,11 @@ class Spans:
         """The run ended well, and so did whatever was at work."""
         self._end_all(at)
 
+    def seconds_of(self, node_ids: Iterable[str]) -> float:
+        """Return for how long these nodes ran, those that have ended; 0 for what was taken from the cache."""
+        spans = (self._spans.get(node_id) for node_id in node_ids)
+        return sum(span.end - span.start for span in spans if span is not None and span.end is not None)
+
     def at_work(self) -> dict[str, Any] | None:
         """Return the node at work with its own step, as watchers are told of it."""
         if not self.running:

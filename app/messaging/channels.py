@@ -25,6 +25,11 @@ class Names:
         return f"{self.namespace}:arq:wake"
 
     @property
+    def looks(self) -> str:
+        """Channel: names of backends whose drivers are to look for jobs, which another worker has left to them."""
+        return f"{self.namespace}:arq:looks"
+
+    @property
     def events(self) -> str:
         """Channel: every change of every job, worker and backend."""
         return f"{self.namespace}:events"

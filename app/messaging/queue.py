@@ -13,7 +13,7 @@ from app.domain.job import task_id
 from app.messaging.redis_connection import EXPIRES_MS, redis_errors_as, serialize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from arq.connections import ArqRedis
@@ -92,6 +92,14 @@ class JobQueue:
         job, running, retries = (prefix + turn for prefix in prefixes)
         with redis_errors_as("The queue cannot be reached at the moment."):
             await self._take_back(keys=[job, self._names.queue, running, retries], args=[turn])
+
+    async def have_looked(self, backends: Iterable[str]) -> None:
+        """Have the workers that drive these backends look for jobs: some were left to them."""
+        with redis_errors_as("The queue cannot be reached at the moment."):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for name in backends:
+                    pipe.publish(self._names.looks, name)
+                await pipe.execute()
 
     async def missing(self, turns: list[str]) -> list[str]:
         """Return those of the turns that are not in the queue."""

@@ -114,7 +114,7 @@ class Inventory:
         merged = await self._of(beats)
         asked = set(kinds) or set(MODEL_KINDS)
         warm = _warm(beats)
-        lists = {kind: _list(merged, kind, warm) for kind in MODEL_KINDS if kind in asked}
+        lists = {kind: _list(merged, kind, warm.get(kind, ())) for kind in MODEL_KINDS if kind in asked}
         return _joined({"live": live, "backends": merged.backends}, lists)
 
     async def nodes(self, search: str, limit: int, cursor: str | None) -> bytes:
@@ -214,10 +214,14 @@ def _sources(beats: Iterable[BackendBeat]) -> tuple[Source, ...]:
     return tuple(sorted((beat.name, beat.catalog) for beat in beats if beat.catalog))
 
 
-def _warm(beats: Iterable[BackendBeat]) -> tuple[tuple[str, str], ...]:
-    """Return checkpoint and backend, of all that are probably in memory: heartbeats tell of no other models."""
-    well = (beat for beat in beats if beat.live and beat.healthy)
-    return tuple((model, beat.name) for beat in well for model in beat.models)
+def _warm(beats: Iterable[BackendBeat]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return folder → model and backend, of all that are probably in memory."""
+    found: dict[str, tuple[tuple[str, str], ...]] = {}
+    for beat in (beat for beat in beats if beat.live and beat.healthy):
+        for name in beat.warm:
+            folder, _, model = name.partition("/")
+            found[folder] = (*found.get(folder, ()), (model, beat.name))
+    return found
 
 
 def _note(task: asyncio.Task[_Merged]) -> None:
@@ -255,13 +259,12 @@ def _class(told: dict[str, Any]) -> _Class:
 
 
 def _entry(kind: ModelKind, name: str, backends: list[str], warm_on: Sequence[str] = ()) -> bytes:
-    known = kind == "checkpoints"
+    known = kind not in ("samplers", "schedulers")
     return dump_bytes({"name": name, "backends": backends, "warm_on": list(warm_on) if known else None})
 
 
-def _list(merged: _Merged, kind: ModelKind, warm: tuple[tuple[str, str], ...]) -> bytes:
-    """Return the list of a kind; it is written anew only when another model is warm."""
-    of = warm if kind == "checkpoints" else ()
+def _list(merged: _Merged, kind: ModelKind, of: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the list of a kind; it is written anew only when another model is warm. `of` are models and backends."""
     written_for, text = merged.lists.get(kind, (None, b""))
     if written_for != of:
         names = merged.models[kind]

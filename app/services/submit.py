@@ -402,7 +402,7 @@ class Submitting:
         """Return what is known of a job: of what it loads nothing, when no backend that takes it is known."""
         if facts is None:
             return {"cost_s": cost_s(self._run_times.at_hand(None, None), None)}
-        models, key = facts.loaded
+        models, key, _ = facts.loaded
         likely_s = cost_s(self._run_times.at_hand(facts.workflow_key, key), facts.work)
         return {"models": models, "model_key": key, "cost_s": likely_s}
 

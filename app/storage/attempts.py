@@ -81,6 +81,8 @@ class Noted:
     ended_s: float | None = None
     spans: str | None = None
     """What `app.domain.node_times` keeps, JSON."""
+    load_s: float | None = None
+    """For how many seconds it loaded models."""
 
 
 NOTHING: Final = Noted()
@@ -470,4 +472,5 @@ def _candidate(row: Any) -> Candidate:
         only=row["backend"],
         refused_by=frozenset(row["refused_by"]),
         fair_tag=row["fair_tag"],
+        model_key=row["model_key"],
     )

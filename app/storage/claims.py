@@ -184,8 +184,8 @@ CLAIM_CHOSEN: Final = _claim(_chosen(_UNSUSPECTED), *_CHOSEN)
 """Takes the one job that was chosen from `CANDIDATES`, unless it was taken or changed meanwhile."""
 CLAIM_CHOSEN_WITHIN_LIMITS: Final = _claim(_chosen_within_limits(_UNSUSPECTED), *_CHOSEN)
 
-_CONSIDERED: Final = """id, user_id, models, cost_s, priority, fair_tag, overtaken, overtaken_s, backend,
-        CASE WHEN available_at > now() - :avoid_for THEN refused_by ELSE '{}' END AS refused_by"""
+_CONSIDERED: Final = """id, user_id, models, model_key, cost_s, priority, fair_tag, overtaken, overtaken_s, backend,
+        CASE WHEN available_at > now() - :avoid_for::interval THEN refused_by ELSE '{}' END AS refused_by"""
 _CONSIDERABLE: Final = f"{_UNSUSPECTED} AND NOT (models && :lacking::text[])"
 _FIRST_SOME: Final = f"ORDER BY {_TURNS} LIMIT :most::int"
 CANDIDATES: Final = Statement(

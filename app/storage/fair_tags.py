@@ -99,7 +99,6 @@ def tagged(source: str) -> str:
     )"""  # noqa: S608  # of our own words only
 
 
-
 def clock_moved(tag: str = "fair_tag") -> str:
     """Return the CTE that sets the clock to a tag, SQL over the job that is taken.
 

@@ -29,7 +29,8 @@ NOTED: Final = """graph = COALESCE(tried.graph, :graph::jsonb),
     submitted_at = COALESCE(tried.submitted_at, now() - make_interval(secs => :sent_s::float8)),
     executing_at = COALESCE(tried.executing_at, now() - make_interval(secs => :began_s::float8)),
     executed_at = COALESCE(tried.executed_at, now() - make_interval(secs => :ended_s::float8)),
-    spans = COALESCE(:spans::jsonb, tried.spans)"""
+    spans = COALESCE(:spans::jsonb, tried.spans),
+    load_s = COALESCE(:load_s::real, tried.load_s)"""
 """Stores of an attempt what is not stored yet, without a statement of its own. Parameters: fields of `Noted`."""
 
 

@@ -13,8 +13,8 @@ class ModelAnswer(BaseModel):
     name: str = Field(description="As a workflow names it.")
     backends: list[str] = Field(description="The backends where it is.")
     warm_on: list[str] | None = Field(
-        description="The backends that probably have it in memory, because their latest run used it. Null of all but "
-        "checkpoints: backends tell of no others."
+        description="The backends that probably have it in memory, because a recent run used it. Null of samplers and "
+        "schedulers."
     )
 
 

@@ -62,7 +62,8 @@ async def lived(client: Any, database: Database) -> Lived:
     waiting = await life.submit(prompt="paper boat")
     backends = {
         "gpu-a": {
-            "healthy": True, "slots": 2, "used": 1, "current": [running.job_id], "models": ["m" * 80 + ".safetensors"],
+            "healthy": True, "slots": 2, "used": 1, "current": [running.job_id],
+            "warm": ["checkpoints/" + "m" * 80 + ".safetensors"],
             "queue_remaining": 3, "vram_total": 24 * 2**30, "vram_free": 6 * 2**30,
         },
         "gpu-b": {"healthy": False, "reason": "It refuses: " + "t" * 300},

@@ -102,7 +102,14 @@ async def measure(settings: Settings) -> None:
             raw = object_info(name)
             digest = await registry.put_catalog(read_offer(raw).described)
             model = "folder/checkpoint-00777.safetensors"
-            more = {"driver": "w", "slots": 1, "used": 0, "drained": False, "models": [model], "current": []}
+            more = {
+                "driver": "w",
+                "slots": 1,
+                "used": 0,
+                "drained": False,
+                "warm": [f"checkpoints/{model}"],
+                "current": [],
+            }
             beats[name] = {"catalog": digest, "healthy": True} | more
             print(f"{name}: {len(raw) / 1e6:.1f} MB of object_info", file=sys.stderr)
         worker = {"state": "working", "backends": list(BACKENDS), "slots": 3, "used": 0, "running": []}

@@ -42,7 +42,7 @@ WORKER_BEAT = {
 BACKEND_BEAT = {
     "url": "http://gpu-a:8188", "driver": "box:42:x", "healthy": True, "reason": None, "drained": False,
     "since": "2026-11-23T12:00:00Z", "slots": 2, "used": 1, "queue_remaining": 3, "foreign": 1, "version": "0.3.64",
-    "vram_total": 24 * 2**30, "vram_free": 6 * 2**30, "models": ["sdxl.safetensors"], "freed": None,
+    "vram_total": 24 * 2**30, "vram_free": 6 * 2**30, "warm": ["checkpoints/sdxl.safetensors"], "freed": None,
 }  # fmt: skip
 
 

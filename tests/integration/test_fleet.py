@@ -226,7 +226,7 @@ async def test_a_wish_that_nobody_was_told_of_is_found_and_outlives_redis(servic
 
 async def test_a_backend_is_told_to_free_its_memory(service: Service) -> None:
     await service.run(checkpoint_model="dreamshaper_8.safetensors")
-    await until_told(service, "backend", "standin", models=["dreamshaper_8.safetensors"])
+    await until_told(service, "backend", "standin", warm=["checkpoints/dreamshaper_8.safetensors"])
     memory = service.standin.state.executor.models
     assert memory.checkpoint is not None
     await fleet(service).free("standin", "ann")
@@ -238,7 +238,7 @@ async def test_a_backend_is_told_to_free_its_memory(service: Service) -> None:
     await eventually(freed)
     state = await told(service, "backend", "standin")
     assert state is not None
-    assert (state["models"], state["freed"]["fault"], memory.checkpoint) == ([], None, None)
+    assert (state["warm"], state["freed"]["fault"], memory.checkpoint) == ([], None, None)
     assert await fleet(service).asked_to_free(["standin"]) == set()
 
 

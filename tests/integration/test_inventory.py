@@ -77,10 +77,10 @@ async def test_models_of_all_backends_tell_where_they_are_and_where_they_are_war
     assert found["only-b.safetensors"] == (["b"], [])
     assert found["juggernautXL_v9.safetensors"] == (["a"], [])
     assert list(found) == sorted(found, key=str.casefold)
-    assert (await entries(two.client, "loras"))["b.safetensors"] == (["b"], None)
+    assert (await entries(two.client, "loras"))["b.safetensors"] == (["b"], [])
     assert (await entries(two.client, "samplers"))["euler"] == (["a", "b"], None)
     assert (await entries(two.client, "schedulers"))["karras"] == (["a", "b"], None)
-    assert (await entries(two.client, "vaes"))["sdxl_vae.safetensors"] == (["a", "b"], None)
+    assert (await entries(two.client, "vaes"))["sdxl_vae.safetensors"] == (["a", "b"], [])
     assert "embeddings" not in told
     await two.run(backend="b", checkpoint_model=XL)
 
@@ -88,11 +88,13 @@ async def test_models_of_all_backends_tell_where_they_are_and_where_they_are_war
         return (await entries(two.client))[XL] == (["a", "b"], ["b"])
 
     await eventually(warm)
-    await two.run(backend="b", checkpoint_model="only-b.safetensors")
+    lora = [{"name": "b.safetensors", "strength_model": 1.0}]
+    await two.run(backend="b", checkpoint_model="only-b.safetensors", lora_models=lora)
 
     async def another() -> bool:
         found = await entries(two.client)
-        return found[XL][1] == [] and found["only-b.safetensors"][1] == ["b"]
+        loras = await entries(two.client, "loras")
+        return loras["b.safetensors"][1] == ["b"] and found[XL][1] == [] and found["only-b.safetensors"][1] == ["b"]
 
     await eventually(another)
 
@@ -126,8 +128,8 @@ async def test_kinds_narrow(client: Client, query: str) -> None:
 async def test_lost_backends_count_only_when_all_are_lost(client: Client, redis: ArqRedis, names: Names) -> None:
     told = await read(client, MODELS)
     assert (told["live"], told["backends"], told["checkpoints"]) == (False, [], [])
-    await tell(client, "a", loader("a.safetensors", "both.safetensors"), models=["a.safetensors"])
-    await tell(client, "b", loader("b.safetensors", "both.safetensors"), models=["b.safetensors"])
+    await tell(client, "a", loader("a.safetensors", "both.safetensors"), warm=["checkpoints/a.safetensors"])
+    await tell(client, "b", loader("b.safetensors", "both.safetensors"), warm=["checkpoints/b.safetensors"])
     await lose(redis, names, "a")
 
     async def without_a() -> bool:
@@ -153,16 +155,24 @@ async def test_lost_backends_count_only_when_all_are_lost(client: Client, redis:
 
 @LIVES
 async def test_what_an_ailing_backend_had_in_memory_is_not_warm(client: Client) -> None:
-    await tell(client, "a", loader("a.safetensors"), models=["a.safetensors", "deleted.safetensors"], healthy=False)
+    await tell(
+        client,
+        "a",
+        loader("a.safetensors"),
+        warm=["checkpoints/a.safetensors", "checkpoints/deleted.safetensors"],
+        healthy=False,
+    )
     assert await entries(client) == {"a.safetensors": (["a"], [])}
-    await tell(client, "a", loader("a.safetensors"), models=["a.safetensors", "deleted.safetensors"])
+    await tell(
+        client, "a", loader("a.safetensors"), warm=["checkpoints/a.safetensors", "checkpoints/deleted.safetensors"]
+    )
 
     async def warm() -> bool:
         return await entries(client) == {"a.safetensors": (["a"], ["a"])}
 
     await eventually(warm)
     # Where its file is no more, a workflow cannot have it, though it may still be in memory.
-    await tell(client, "b", loader("b.safetensors"), models=["a.safetensors"])
+    await tell(client, "b", loader("b.safetensors"), warm=["checkpoints/a.safetensors"])
 
     async def merged() -> bool:
         return await entries(client) == {"a.safetensors": (["a"], ["a"]), "b.safetensors": (["b"], [])}

@@ -199,7 +199,8 @@ async def test_heartbeats_that_tell_little_or_nonsense_are_borne(client):
     registry = client.app[keys.REGISTRY]
     nonsense = {
         "slots": "many", "running": "all", "started_at": 5, "pid": None, "memory_bytes": True, "backends": 3,
-        "state": "asleep", "models": "x", "freed": [1], "queue_remaining": {}, "foreign": "1", "driver": 4,
+        "state": "asleep", "warm": "x", "avoids": "x", "speed": "fast", "freed": [1],
+        "queue_remaining": {}, "foreign": "1", "driver": 4,
     }  # fmt: skip
     await registry.beat("bare", {}, {"bare": {}})
     await registry.beat("odd", nonsense, {"odd": nonsense | {"since": "yesterday", "healthy": None}})

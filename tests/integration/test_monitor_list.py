@@ -202,14 +202,15 @@ async def test_a_backend_is_a_line_with_its_work_and_its_memory(client, life):
     claim = await life.execute()
     await life.progress(claim, 61)
     backend = {
-        "healthy": True, "slots": 2, "used": 1, "current": [claim.job_id, "x", 10**30], "models": ["xl.safetensors"],
+        "healthy": True, "slots": 2, "used": 1, "current": [claim.job_id, "x", 10**30],
+        "warm": ["checkpoints/xl.safetensors"],
         "queue_remaining": 3, "vram_total": 24 * 2**30, "vram_free": 6 * 2**30,
     }  # fmt: skip
     beats = {
         "gpu-a": backend,
         "gpu-b": {"healthy": False, "reason": "It <refuses>."},
         "gpu-c": {"healthy": True, "drained": True},
-        "gpu-d": {"healthy": True, "current": "nonsense", "models": 5, "vram_total": "much"},
+        "gpu-d": {"healthy": True, "current": "nonsense", "warm": 5, "vram_total": "much"},
     }
     await client.app[keys.REGISTRY].beat("w", {"slots": 2}, beats)
     told = await words(client, "/monitor/")

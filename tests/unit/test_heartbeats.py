@@ -18,8 +18,10 @@ from app.storage.backend_states import BackendState
 BACKEND: dict[str, Any] = {
     "url": "http://gpu:8188", "driver": "w1", "healthy": True, "reason": None, "drained": False,
     "since": "2026-11-23T12:00:00Z", "slots": 2, "used": 1, "queue_remaining": 3, "foreign": 1, "version": "0.3.64",
-    "vram_total": 24.5, "vram_free": 6, "models": ["sdxl"], "freed": {"at": "2026-11-23T12:00:00Z", "fault": "x"},
-    "catalog": "abc", "current": [7, 8],
+    "vram_total": 24.5, "vram_free": 6, "warm": ["checkpoints/sdxl"],
+    "freed": {"at": "2026-11-23T12:00:00Z", "fault": "x"},
+    "catalog": "abc", "current": [7, 8], "room": 1, "speed": 1.5, "free_in_s": 2.5, "avoids": [["loras/a", "b"]],
+    "loads": 3, "load_s": 6.5,
 }  # fmt: skip
 WORKER: dict[str, Any] = {
     "state": "running", "host": "box", "pid": 42, "version": "1", "started_at": "2026-11-23T12:00:00Z",
@@ -36,6 +38,7 @@ ODD = st.recursive(
 def test_a_whole_heartbeat_is_read_whole() -> None:
     backend = backend_beat("gpu", 1, live=True, fields=BACKEND)
     assert backend.told == BACKEND.keys() - {"freed"}
+    assert (backend.models, backend.avoids) == (("sdxl",), (("loras/a", "b"),))
     assert (backend.since, backend.freed, backend.current) == (AT, Freed(AT, "x"), (7, 8))
     worker = worker_beat("w1", 1, live=True, fields=WORKER)
     assert worker.told == WORKER.keys()

@@ -27,7 +27,7 @@ from worker.comfyui.file_ownership import Run, is_in_own_folder
 from worker.outputs.websocket_pictures import WebSocketPictures
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
     from app.domain.job import Job
     from app.domain.workflow import Graph
@@ -100,6 +100,26 @@ class Attempt:
     def claim(self) -> Claim:
         """The claim under which this worker runs the attempt."""
         return self.ledger.claim
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that runs; empty until it is prepared."""
+        return self._graph
+
+    @property
+    def began(self) -> bool:
+        """Whether the backend has begun to execute the prompt, as far as its frames told."""
+        return self._watch.began_at is not None
+
+    @property
+    def run_s(self) -> float | None:
+        """Seconds for which the prompt was executed; None if not both its begin and its end were seen."""
+        began_at, ended_at = self._watch.began_at, self._watch.ended_at
+        return ended_at - began_at if began_at is not None and ended_at is not None else None
+
+    def seconds_of(self, node_ids: Iterable[str]) -> float | None:
+        """Return for how many seconds these nodes ran, 0 for cached ones; None if frames were lost."""
+        return None if self._watch.ever_missed else self._watch.spans.seconds_of(node_ids)
 
     @property
     def cancelling(self) -> bool:
@@ -255,7 +275,6 @@ class Attempt:
             await after_the_last(self.claim, self.backend, self._store)
         sent_at = time.monotonic()
         self._watch.ever_missed = not self.backend.healthy
-        self.backend.will_load(self.ledger.prompt_id, self._graph)
         try:
             accepted = await submission.send(self._graph, self.ledger.prompt_id)
         except BackendLacksModel:

@@ -52,6 +52,8 @@ class Ledger:
         """The id under which the backend knows the prompt; an old server assigns its own."""
         self.sent: tuple[Graph, float | None] | None = None
         """The submitted graph and its time, until they are stored; the time is None for an attempt taken over."""
+        self.load_s: float | None = None
+        """For how many seconds the run loaded models; None until that is known, or if it was not seen."""
         self.percent = 0
         """The progress last published. The row stores this value, so that a read never shows more than the events."""
         self._backend = backend
@@ -147,6 +149,7 @@ class Ledger:
             began_s=_ago(watch.began_at),
             ended_s=_ago(watch.ended_at),
             spans=dumps(spans) if spans else None,
+            load_s=self.load_s,
         )
 
     def _publish(self, **more: Any) -> None:

@@ -15,6 +15,7 @@ from app.domain.errors import (
     InvalidTransition,
     JobNotFound,
     LostClaim,
+    OutOfMemory,
     OutputNotOwn,
     Poisonous,
     QueueUnavailable,
@@ -97,6 +98,8 @@ class RetryOrFail:
         if RULES[failure.error_class].against is Against.DEVICE:
             backend.device_failed(job.job_id, job.user_id)
             self._metrics.device_failed(backend.name)
+        if isinstance(failure, OutOfMemory):
+            backend.memory.ran_out(frozenset(job.models))
         if isinstance(failure, OutputNotOwn) and failure.node_type is not None:
             backend.stray_savers.add(failure.node_type)
         if failure.under_it:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
 
 from app.domain.errors import (
     AttemptFailed,
@@ -22,6 +21,7 @@ from app.domain.errors import (
 )
 from app.domain.job import Job, JobStatus, Phase
 from app.domain.message import snapshot_of
+from app.domain.scheduling.jobs import Leave, Reason
 from app.runtime.end_tasks import end_tasks
 from app.storage.attempts import Claim
 from worker.attempts.attempt import Attempt
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from app.storage.attempts import AttemptStore
     from worker.attempts.attempt_metrics import AttemptMetrics
     from worker.attempts.input_files import InputFiles
+    from worker.attempts.job_choice import JobChoice
     from worker.attempts.retry_or_fail import RetryOrFail
     from worker.comfyui.backend import Backend
     from worker.comfyui.pool import BackendPool
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 TAKEN_OVER: Final = 20
 """Maximum number of attempts taken over with one heartbeat."""
 _SOON_S: Final = 0.3
+REST_S: Final = 0.5
+"""Seconds for which no turns are taken after one for which there are only jobs that may not run yet: as many turns as
+jobs wait would find nothing either. A job that ends here, or is sent, ends the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ class Again:
     """When a turn that could not be used is to be tried again."""
 
     after_s: float
-    held_back: bool = False
-    """Whether jobs are due that may not run yet, because of their owners' limits."""
+    rest_s: float = 0.0
+    """For how long no other turn of this worker would find anything either, unless something happens."""
 
 
 class Runner:
@@ -68,6 +72,7 @@ class Runner:
         store: AttemptStore,
         events: Events,
         pool: BackendPool,
+        choice: JobChoice,
         retry_or_fail: RetryOrFail,
         collector: Collector,
         thumbnails: Thumbnails,
@@ -81,6 +86,7 @@ class Runner:
         self._store = store
         self._events = events
         self._pool = pool
+        self._choice = choice
         self._retry_or_fail = retry_or_fail
         self._collector = collector
         self._thumbnails = thumbnails
@@ -114,38 +120,34 @@ class Runner:
 
         Returns None when the turn is used up, or when it is to be tried again.
         """
-        tried_to_claim = False
+        left: list[Leave] = []
         for backend in self._pool.by_preference():
-            tried_to_claim = True
             backend.take_slot()
             try:
                 asked_at = time.monotonic()
-                job = await self._claim(backend)
-                if job is not None:
-                    self._metrics.claimed(job)
-                    await self._run(job, backend, claimed_at=asked_at)
+                found = await self._choice.claim(backend)
+                if not isinstance(found, Leave):
+                    self._metrics.claimed(found)
+                    await self._run(found, backend, claimed_at=asked_at)
                     return None
+                left.append(found)
             except DatabaseUnavailable as error:
                 log.warning("no turns while the database is unavailable: %s", error)
                 return Again(1.0)
             finally:
                 backend.free_slot()
-        if not tried_to_claim:
+        if not left:
             # Without a free slot nothing was claimed, so the turn is still unused.
             return Again(_SOON_S)
+        if any(each.reason is not Reason.EMPTY for each in left):
+            # Jobs wait, and each is left to a backend that will finish it sooner.
+            rest_s = min(each.until_s for each in left if each.reason is not Reason.EMPTY)
+            return Again(rest_s, rest_s)
         wait_s = await self._wait_s(job_id)
         if wait_s is None:
             return None
         # Jobs wait, and this worker may begin none of them. That may be so of a million, each of which has its turn.
-        return Again(wait_s, held_back=self._store.running_limited and wait_s <= _SOON_S)
-
-    async def _claim(self, backend: Backend) -> Job | None:
-        """Claim the next job for this backend; a job during which a backend stopped only if no other job waits."""
-        asked = self.worker_id, backend.name, str(uuid4()), self._settings.lease_seconds
-        job = await self._store.claim(*asked, unrefused=backend.breaker.in_doubt)
-        if job is None and backend.used == 1 and not backend.breaker.in_doubt:
-            job = await self._store.claim_suspect(*asked)
-        return job
+        return Again(wait_s, REST_S if self._store.running_limited and wait_s <= _SOON_S else 0.0)
 
     async def take_over(self) -> None:
         """Take over attempts whose lease has expired, on backends that this worker drives."""
@@ -278,6 +280,7 @@ class Runner:
         backend.take_slot()
         try:
             (live,) = await self._events.with_live([snapshot_of(job)])
+            self._choice.took(backend, job)
             await self._run(replace(job, progress=live.progress), backend, claimed_at=None)
         finally:
             backend.free_slot()
@@ -309,12 +312,17 @@ class Runner:
                 await asyncio.sleep(0)
             goes_on = await self._unless_it_fails(attempt, self._run_prompts(attempt, claimed_at))
         finally:
+            backend.memory.dropped(job.job_id)
             if not goes_on:
                 await self._leave(attempt)
 
     async def _run_prompts(self, attempt: Attempt, claimed_at: float | None) -> bool:
         """Run the prompts, which need the slot; True when a task is now saving the outputs."""
-        if not await attempt.run(claimed_at=claimed_at):
+        try:
+            ran = await attempt.run(claimed_at=claimed_at)
+        finally:
+            self._choice.ended(attempt)
+        if not ran:
             await self._retry_or_fail.end(attempt, None)
             return False
         # In a task of its own, so that the slot is free for the next prompt.
@@ -337,6 +345,7 @@ class Runner:
             await self._retry_or_fail.end(attempt, ending.failure)
             return False
         attempt.backend.device_succeeded()
+        self._choice.succeeded(attempt)
         with self._thumbnails.giving_way():
             outputs = await save_outputs(attempt, ending)
         if attempt.job.content_id is not None:

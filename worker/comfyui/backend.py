@@ -12,21 +12,21 @@ from uuid import uuid4
 
 from app.domain.breaker import Breaker
 from app.domain.errors import BackendLost, Unavailable
+from app.domain.loaded_models import MOST_MODELS
 from app.domain.message import timestamp
 from app.domain.scheduling.backend_load import BackendLoad
-from app.domain.text import word
 from app.runtime.end_tasks import end_tasks
 from worker.comfyui.answers import Picture, Stats, prompt_id_of, read_frame
 from worker.comfyui.backend_offer import BackendOffer
 from worker.comfyui.bounded_http import in_turns
 from worker.comfyui.exclusive_run import ExclusiveRun
+from worker.comfyui.model_memory import ModelMemory
 from worker.comfyui.vital_signs import LOOK_S, Followed, Standstill, VitalSigns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from app.domain.catalog import Catalog
-    from app.domain.workflow import Graph
     from app.messaging.registry import Registry
     from worker.comfyui.client import ComfyUI
 
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 STATS_AGE_S: Final = 30.0
 REFRESH_S: Final = 5.0
 """Seconds between two checks whether the statistics or the offer must be read again."""
-_MOST_MODELS: Final = 8
 _MOST_QUEUED: Final = 10**6
 MOST_SAVING: Final = 16
 """Maximum number of runs of a backend that are being saved; at the limit the backend gets no new prompts.
@@ -98,10 +97,8 @@ class Backend:
         """Monotonic time of the last frame about a prompt without a follower here."""
         self.stale: frozenset[str] = frozenset()
         """Our prompts in its queue whose attempts are over; until they have stopped, it gets no new prompts."""
-        self.models: list[str] = []
-        """The checkpoints of the latest run, which are probably still in memory."""
-        self._loads: dict[str, list[str]] = {}
-        """Followed prompt → the checkpoints that it loads."""
+        self.memory = ModelMemory()
+        """What is in its memory, and how fast it is."""
         self.freed: dict[str, Any] | None = None
         """When it was last asked to free its memory, and the fault if that failed."""
         self.stats = Stats()
@@ -160,7 +157,6 @@ class Backend:
         finally:
             if self.followers.get(prompt_id) is follower:
                 del self.followers[prompt_id]
-                self._loads.pop(prompt_id, None)
 
     def take_slot(self) -> None:
         """Take a slot for a prompt."""
@@ -191,13 +187,6 @@ class Backend:
             self.on_change()
             self.on_slot()
 
-    def will_load(self, prompt_id: str, graph: Graph) -> None:
-        """Note which checkpoints a followed prompt will load when it begins."""
-        inputs = [node["inputs"] for node in graph.values()]
-        named = dict.fromkeys(word(each["ckpt_name"]) for each in inputs if isinstance(each.get("ckpt_name"), str))
-        if named:
-            self._loads[prompt_id] = list(named)[:_MOST_MODELS]
-
     async def free_memory(self) -> None:
         """Have the backend unload its models; the result is in `freed`, and its statistics are read again."""
         fault = None
@@ -206,7 +195,7 @@ class Backend:
         except BackendLost as error:
             fault = str(error)
         else:
-            self.models = []
+            self.memory.forget()
             self._stats_at = float("-inf")
         self.freed = {"at": timestamp(datetime.now(UTC)), "fault": fault}
         self.on_change()
@@ -273,7 +262,7 @@ class Backend:
             "drained": self.drained,
             "queue_remaining": self.queue_remaining,
             "foreign": self.foreign,
-            "models": self.models,
+            **self._told_of_memory(),
             "freed": self.freed,
             "version": self.comfyui.version,
             "checkpoints": len(self.catalog.checkpoints),
@@ -281,6 +270,20 @@ class Backend:
             "vram_total": self.stats.vram_total,
             "vram_free": self.stats.vram_free,
             "catalog": self.offering.digest,
+        }
+
+    def _told_of_memory(self) -> dict[str, Any]:
+        memory = self.memory
+        state = memory.state(self.name, foreign=self.foreign, live=True, offers=None)
+        loads, load_s = memory.loads_of_last_hour()
+        return {
+            "warm": memory.models[:MOST_MODELS],
+            "room": state.room,
+            "speed": round(state.speed, 3),
+            "free_in_s": round(max(0.0, state.free_at - time.monotonic()), 1),
+            "avoids": [sorted(models) for models in state.avoids],
+            "loads": loads,
+            "load_s": round(load_s, 1),
         }
 
     async def refresh(self, registry: Registry) -> None:
@@ -296,6 +299,7 @@ class Backend:
         """Connect and read the event socket until it closes; raises `BackendLost` or `Unavailable`."""
         self.offering.forget_age()
         self.comfyui.input_folder.forget()
+        self.memory.forget()
         self._stats_at = float("-inf")
         await self._vital_signs.check_standstill()
         await self.refresh(registry)
@@ -367,13 +371,15 @@ class Backend:
             remaining = info.get("queue_remaining") if isinstance(info, dict) else None
             if isinstance(remaining, int) and not isinstance(remaining, bool):
                 self.queue_remaining = max(0, min(remaining, _MOST_QUEUED))
+                if self.foreign:
+                    # What it loads is not known.
+                    self.memory.forget()
             return
         prompt_id = prompt_id_of(data.get("prompt_id"))
         if prompt_id is None:
             return
         self._vital_signs.heard()
-        if kind == "execution_start" and prompt_id in self._loads:
-            self.models = self._loads[prompt_id]
+        if kind == "execution_start":
             self.on_change()
         follower = self.followers.get(prompt_id)
         if follower is not None:

@@ -42,9 +42,9 @@ async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
     again = await runner.take_turn(job_id)
     if again is None:
         return
-    if again.held_back:
-        # It keeps its place in the queue: what ends the worker's rest may be the end of a job of the same owner.
-        raise HeldBack
+    if again.rest_s:
+        # It keeps its place in the queue: what ends the worker's rest may make way for a job at any moment.
+        raise HeldBack(again.rest_s)
     # The delay grows: a thousand jobs for a backend that is unavailable must not keep Redis busy.
     raise Retry(defer=min(again.after_s * ctx["job_try"], MOST_WAIT_S))
 

@@ -31,9 +31,6 @@ IDLE_POLL_S: Final = 2.0
 """Seconds between two polls, in case a wake-up is lost."""
 MOST_TURNS: Final = 1000
 """Maximum number of due turns read: more than the slots of all workers, because running turns stay in the queue."""
-REST_S: Final = 0.5
-"""Seconds for which no turns are taken after one for which there are only jobs that may not run yet: as many turns as
-jobs wait would find nothing either. A job that ends here, or is sent, ends the rest."""
 RETRY_KEY_S: Final = 88400
 """Seconds until a turn's count of tries expires; arq's own value."""
 
@@ -71,7 +68,11 @@ keeps its place in the queue."""
 
 
 class HeldBack(Retry):
-    """The turn is to be tried again, and so would be all others."""
+    """The turn is to be tried again, and so would be all others: none is taken for `rest_s` seconds, or until woken."""
+
+    def __init__(self, rest_s: float) -> None:
+        super().__init__()
+        self.rest_s = rest_s
 
 
 class TurnWorker(Worker):
@@ -199,7 +200,7 @@ class TurnWorker(Worker):
         except Retry as again:
             due = int(time.time() * 1000) + again.defer_score if again.defer_score else 0
             if isinstance(again, HeldBack):
-                self._rests_until = time.monotonic() + REST_S
+                self._rests_until = time.monotonic() + again.rest_s
             self.jobs_retried += 1
         except asyncio.CancelledError:
             # A cancellation ends this run; the turn stays in the queue.

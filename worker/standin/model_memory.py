@@ -6,6 +6,8 @@ class ModelMemory:
 
     def __init__(self) -> None:
         self.checkpoint: str | None = None
+        self.loads = 0
+        """How often a checkpoint was loaded."""
         self._loras: set[str] = set()
 
     def load_checkpoint(self, name: str) -> bool:
@@ -14,6 +16,7 @@ class ModelMemory:
             return False
         self.unload()
         self.checkpoint = name
+        self.loads += 1
         return True
 
     def load_lora(self, name: str) -> bool:

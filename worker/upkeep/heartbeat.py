@@ -29,7 +29,7 @@ NEWS_S: Final = 0.5
 """News of the same worker and backends are so far apart: a reader sees no more, however fast jobs come and go."""
 _OF_WORKER: Final = ("state", "backends", "slots", "used", "running")
 _OF_BACKEND: Final = (
-    "driver", "healthy", "reason", "drained", "slots", "used", "queue_remaining", "current", "models", "freed",
+    "driver", "healthy", "reason", "drained", "slots", "used", "queue_remaining", "current", "warm", "freed",
 )  # fmt: skip
 """What of a heartbeat is news when it is another than before."""
 

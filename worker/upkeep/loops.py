@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.domain.errors import Unavailable
+from app.domain.scheduling.choice import SOONEST_LOOK_S
 from app.domain.worker_states import WorkerState
 from app.messaging.redis_connection import REDIS_ERRORS
 from app.runtime.end_tasks import end_tasks
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from app.messaging.figures import Figures
     from app.messaging.operator_messages import OperatorMessages
     from worker.attempts.attempt_metrics import AttemptMetrics
+    from worker.attempts.job_choice import JobChoice
     from worker.attempts.runner import Runner
     from worker.comfyui.pool import BackendPool
     from worker.queue.turn_worker import TurnWorker
@@ -62,6 +64,7 @@ class Parts:
     metrics: AttemptMetrics
     pool: BackendPool
     runner: Runner
+    choice: JobChoice
     turns: TurnWorker
     maintenance: Worker
     heartbeat: Heartbeat
@@ -119,7 +122,14 @@ class Loops:
         This loop is separate from the leases: if Redis hangs, the leases in PostgreSQL must still be renewed.
         """
         parts, requests = self._parts, self._parts.operator_requests
-        steps = (requests.apply_state, self._drive, parts.turns.renew_locks, parts.heartbeat.beat, self._add_figures)
+        steps = (
+            requests.apply_state,
+            self._drive,
+            parts.choice.refresh,
+            parts.turns.renew_locks,
+            parts.heartbeat.beat,
+            self._add_figures,
+        )
         while True:
             self._wake_ups.heartbeat.clear()
             for step in steps:
@@ -192,7 +202,9 @@ class Loops:
             try:
                 async with self._parts.listener.pubsub() as pubsub:
                     names = self._parts.names
-                    await pubsub.subscribe(names.wake, names.cancels, names.commands, names.questions_asked)
+                    await pubsub.subscribe(
+                        names.wake, names.cancels, names.commands, names.questions_asked, names.looks
+                    )
                     delay_s = 0.1
                     # Messages may have been sent before this subscription.
                     self._parts.turns.wake()
@@ -216,12 +228,23 @@ class Loops:
         names = self._parts.names
         if channel == names.wake:
             self._parts.turns.wake(int(data))
+        elif channel == names.looks:
+            self._look(data.decode())
         elif channel == names.commands:
             self._wake_ups.operators()
         elif channel == names.questions_asked:
             self._wake_ups.offer_questions.set()
         else:
             self._parts.runner.request_cancel(int(data))
+
+    def _look(self, backend: str) -> None:
+        """Have a backend look for a job; not right after it has, as two could go on telling each other for ever."""
+        found = self._parts.pool.backends.get(backend)
+        if found is None or not found.load.free:
+            return
+        loop = asyncio.get_running_loop()
+        soonest = max(0.0, found.memory.looked_at + SOONEST_LOOK_S - loop.time())
+        loop.call_later(soonest, self._parts.turns.wake)
 
     def _slot_is_free(self) -> None:
         self._parts.turns.wake()

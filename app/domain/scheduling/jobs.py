@@ -30,6 +30,8 @@ class Candidate:
     """Backends that failed it lately, and do not get it again yet."""
     fair_tag: int = 0
     """Its place among those of its priority."""
+    model_key: str | None = None
+    """Equal for jobs that load the same in the same way."""
 
 
 class Reason(StrEnum):

@@ -63,6 +63,28 @@ class Loads:
         return min(MOST_LOAD_S, max(sum(known), self.of_a_set) if unknown else sum(known))
 
 
+@dataclass(slots=True)
+class Runs:
+    """Seconds that runs take lately, by what they load: for jobs of which nothing was known when they were accepted."""
+
+    by_key: dict[str, float] = field(default_factory=dict)
+    of_all: float | None = None
+
+    def of(self, model_key: str | None) -> float | None:
+        """Return how long a run of this kind will probably take; None if none of any kind has been seen."""
+        return self.by_key.get(model_key or "", self.of_all)
+
+    def learn(self, model_key: str | None, seconds: float) -> None:
+        """Take a run without its loads, at the average speed of a backend."""
+        if not 0 <= seconds < math.inf:
+            return
+        self.of_all = seconds if self.of_all is None else self.of_all + _NEWEST * (seconds - self.of_all)
+        before = self.by_key.pop(model_key or "", seconds)
+        self.by_key[model_key or ""] = before + _NEWEST * (seconds - before)
+        while len(self.by_key) > MOST_FILES:
+            del self.by_key[next(iter(self.by_key))]
+
+
 @dataclass(frozen=True, slots=True)
 class Speed:
     """How fast a backend runs, compared with what its runs were expected to take."""

@@ -1,0 +1,198 @@
+"""Which waiting job a backend gets: those whose models it has loaded first, within bounds, whoever drives it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from samples import new_job
+
+from app.domain.scheduling.jobs import Choice, Reason
+from app.storage.attempts import AttemptStore, By
+from harness import Service, StandinServer, Workers
+
+if TYPE_CHECKING:
+    from app.storage.database import Database
+
+A, B = ("checkpoints/a.safetensors",), ("checkpoints/b.safetensors",)
+
+
+def by(backend: str = "here", prompt_id: str = "p") -> By:
+    return By("w", backend, prompt_id, 60)
+
+
+@pytest.fixture
+def store(database: Database) -> AttemptStore:
+    return AttemptStore(database)
+
+
+async def wait_with(store: AttemptStore, *models: tuple[str, ...], **more: Any) -> list[int]:
+    """Accept a job for each of these sets of models, and return their ids."""
+    ids = []
+    for each in models:
+        job = await store.create(new_job(models=each, cost_s=1.0, **more))
+        assert job is not None
+        ids.append(job.job_id)
+    return ids
+
+
+async def test_the_first_job_is_taken_at_hand_if_its_models_are_loaded(store, plain):
+    first, second = await wait_with(store, A, B)
+    assert await store.claim_at_hand(by(), B, Reason.DUE) is None
+    taken = await store.claim_at_hand(by(), {*A, *B}, Reason.DUE)
+    assert taken is not None
+    assert taken.job_id == first
+    told = await plain.fetchrow(
+        "SELECT choice::text, (SELECT data::text FROM job_events WHERE event = 'claimed') AS data FROM job_attempts"
+    )
+    assert '"reason": "due"' in told["choice"]
+    assert '"reason": "due"' in told["data"]
+    assert '"backend": "here"' in told["data"]
+    taken = await store.claim_at_hand(by(), None)
+    assert taken is not None
+    assert taken.job_id == second
+    assert await plain.fetchval("SELECT choice FROM job_attempts WHERE job_id = $1", second) is None
+
+
+async def test_a_job_without_models_is_always_at_hand(store):
+    (only,) = await wait_with(store, ())
+    taken = await store.claim_at_hand(by(), frozenset(), Reason.DUE)
+    assert taken is not None
+    assert taken.job_id == only
+
+
+async def test_candidates_are_in_turn_and_tell_what_a_choice_needs(store, plain):
+    ids = await wait_with(store, A, B, A)
+    await plain.execute(
+        "UPDATE generation_jobs SET overtaken = 3, overtaken_s = 1.5, backend = 'here' WHERE id = $1", ids[1]
+    )
+    await plain.execute(
+        "UPDATE generation_jobs SET refused_by = '{other}', available_at = now() - interval '1 minute' WHERE id = $1",
+        ids[2],
+    )
+    found = await store.candidates(by(), (), 32)
+    assert [each.job_id for each in found] == ids
+    assert [each.models for each in found] == [frozenset(A), frozenset(B), frozenset(A)]
+    assert (found[1].overtaken, found[1].overtaken_s, found[1].only) == (3, 1.5, "here")
+    assert [each.refused_by for each in found] == [frozenset(), frozenset(), {"other"}]
+    assert [each.fair_tag for each in found] == sorted(each.fair_tag for each in found)
+    assert {each.tenant for each in found} == {"someone"}
+    # What may not run here is not looked at, nor what needs a model that is not here, nor more than asked for.
+    assert [each.job_id for each in await store.candidates(by("elsewhere"), (), 32)] == [ids[0], ids[2]]
+    assert [each.job_id for each in await store.candidates(by("other"), (), 32)] == ids[:1]
+    assert [each.job_id for each in await store.candidates(by(), A, 32)] == [ids[1]]
+    assert [each.job_id for each in await store.candidates(by(), (), 2)] == ids[:2]
+    await plain.execute("UPDATE generation_jobs SET available_at = now() - interval '1 hour'")
+    assert [each.refused_by for each in await store.candidates(by(), (), 32)] == [frozenset()] * 3
+
+
+def passing(job_id: int, overtook: list[int], due_tag: int = 0, put_off_s: float = 2.5) -> Choice:
+    return Choice(job_id, Reason.WARM, len(overtook), tuple(overtook), put_off_s, 0.0, len(overtook), due_tag=due_tag)
+
+
+async def test_a_chosen_job_is_taken_and_those_it_overtook_are_told_so(store, plain):
+    ids = await wait_with(store, A, A, B, A)
+    taken = await store.claim_chosen(by(), passing(ids[2], ids[:2]))
+    assert taken is not None
+    assert taken.job_id == ids[2]
+    rows = await plain.fetch("SELECT overtaken, overtaken_s FROM generation_jobs ORDER BY id")
+    assert [tuple(row) for row in rows] == [(1, 2.5), (1, 2.5), (0, 0), (0, 0)]
+    told = await plain.fetchval("SELECT choice FROM job_attempts WHERE job_id = $1", ids[2])
+    for part in ('"reason": "warm"', '"rank": 2', '"overtook": 2', '"load_s": 0.0', '"alternatives": 2'):
+        assert part in told
+
+
+async def test_who_comes_too_late_takes_nothing_and_nobody_was_overtaken(store, plain):
+    ids = await wait_with(store, A, B)
+    assert await store.claim_chosen(by(), passing(ids[1], ids[:1])) is not None
+    assert await store.claim_chosen(by(), passing(ids[1], ids[:1])) is None
+    assert await plain.fetchval("SELECT overtaken FROM generation_jobs WHERE id = $1", ids[0]) == 1
+
+
+async def test_of_two_who_choose_the_same_job_at_once_one_gets_it(store, database, plain):
+    ids = await wait_with(store, A, B)
+    got = await asyncio.gather(*(store.claim_chosen(by(prompt_id=str(n)), passing(ids[1], ids[:1])) for n in range(6)))
+    assert [job.job_id for job in got if job is not None] == [ids[1]]
+    assert await plain.fetchval("SELECT overtaken FROM generation_jobs WHERE id = $1", ids[0]) == 1
+
+
+async def test_a_job_that_another_holds_is_not_waited_for_when_it_is_overtaken(store, plain):
+    ids = await wait_with(store, A, B)
+    async with plain.transaction():
+        await plain.execute("SELECT FROM generation_jobs WHERE id = $1 FOR UPDATE", ids[0])
+        async with asyncio.timeout(30):
+            assert await store.claim_chosen(by(), passing(ids[1], ids[:1])) is not None
+
+
+async def test_the_clock_goes_by_what_was_due_first(store, plain):
+    ids = await wait_with(store, A, A, B)
+    tags = [row["fair_tag"] for row in await plain.fetch("SELECT fair_tag FROM generation_jobs ORDER BY id")]
+    assert await store.claim_chosen(by(), passing(ids[2], ids[:2], due_tag=tags[0])) is not None
+    assert await plain.fetchval("SELECT tag FROM queue_clocks WHERE priority = 0") == tags[0]
+
+
+# Together with workers and stand-ins.
+
+
+CHECKPOINTS = ("sd_xl_base_1.0.safetensors", "dreamshaper_8.safetensors")
+Start = Callable[..., Awaitable[StandinServer]]
+
+
+class Pair:
+    """Two backends that take time to load a checkpoint."""
+
+    def __init__(self, service: Service, standins: list[StandinServer]) -> None:
+        self.service = service
+        self.standins = standins
+
+    @property
+    def loads(self) -> int:
+        """How often they have loaded a checkpoint."""
+        return sum(each.state.executor.models.loads for each in self.standins)
+
+    async def send_all(self, *checkpoints: str) -> list[int]:
+        """Send jobs that are all there before one is begun, and return their ids when all have ended."""
+        for name in ("a", "b"):
+            await self.service.drain(name)
+        ids = [(await self.service.submit(checkpoint_model=each))["job_id"] for each in checkpoints]
+        for name in ("a", "b"):
+            answer = await self.service.client.post(f"/api/v1/backends/{name}/resume")
+            assert answer.status == 200
+        for job_id in ids:
+            assert (await self.service.finished(job_id))["status"] == "completed"
+        return ids
+
+
+@pytest.fixture
+async def make_pair(service: Service, start_standin: Start, start_worker: Workers) -> Callable[..., Awaitable[Pair]]:
+    """Start them, with a worker for both, or with one for each."""
+
+    async def make(*, workers: int = 1, **changes: Any) -> Pair:
+        standins = [await start_standin(model_load_seconds=0.5) for _ in "ab"]
+        urls = [f"{name}={each.url}" for name, each in zip("ab", standins, strict=True)]
+        if workers == 1:
+            await service.exchange_worker(start_worker, ",".join(urls), **changes)
+        else:
+            # Each knows both, and drives the one that the other leaves to it.
+            await start_worker.stop(service.worker)
+            first = await start_worker(",".join(urls), **changes)
+            await service.heard_of(first)
+            await start_worker(",".join(urls), **changes)
+            await service.backend_online(2)
+        return Pair(service, standins)
+
+    return make
+
+
+async def test_jobs_of_two_checkpoints_are_sorted_among_two_backends(make_pair):
+    pair = await make_pair()
+    await pair.send_all(*CHECKPOINTS * 8)
+    assert 2 <= pair.loads <= 5
+
+
+async def test_without_it_each_backend_takes_what_comes_first(make_pair):
+    pair = await make_pair(prefer_loaded_models=False)
+    await pair.send_all(*CHECKPOINTS * 8)
+    assert pair.loads >= 8

@@ -1,0 +1,253 @@
+"""Gives a backend its next job: the first that waits, or the one by which the least is lost to loading.
+
+The choice itself is pure (`app.domain.scheduling`). Here it is fed with what is known of all backends, and carried out:
+the statement of the claim settles races with other workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from app.domain.errors import QueueUnavailable
+from app.domain.job_cost import UNKNOWN_S
+from app.domain.loaded_models import models_of
+from app.domain.scheduling.choice import CANDIDATES, LOOK_AGAIN_S, SOONEST_LOOK_S, choose
+from app.domain.scheduling.fleet import BackendState, Fleet, lacking
+from app.domain.scheduling.jobs import Leave, Reason
+from app.domain.scheduling.learned_times import FASTEST, SLOWEST, Loads, Runs
+from app.domain.workflow_key import workflow_key
+from app.storage.attempts import SMALL, By
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from app.domain.heartbeats import BackendBeat
+    from app.domain.job import Job
+    from app.domain.scheduling.jobs import Candidate
+    from app.messaging.queue import JobQueue
+    from app.messaging.registry import Registry
+    from app.storage.attempts import AttemptStore
+    from app.storage.run_times import RunTimes
+    from worker.attempts.attempt import Attempt
+    from worker.comfyui.backend import Backend
+    from worker.comfyui.pool import BackendPool
+
+log = logging.getLogger(__name__)
+
+MOST_TRIES: Final = 4
+"""How often a job is chosen again when another worker takes the chosen one in the same moment."""
+LACKING_S: Final = 5.0
+"""Seconds for which jobs that need a model which a backend lacks are left out of what it looks at."""
+MOST_LACKING: Final = 1_000
+"""Models that are remembered for that."""
+_MOST_FREE_IN_S: Final = 86_400.0
+_FEW_RUNS: Final = 3
+"""So many runs of a kind say how long they usually take; of fewer no speed is learned."""
+
+
+@dataclass(slots=True)
+class _Lacking:
+    """Models that waiting jobs need and a backend lacks."""
+
+    models: set[str]
+    until: float
+
+
+class JobChoice:
+    """Claims jobs for this worker's backends."""
+
+    def __init__(
+        self,
+        store: AttemptStore,
+        pool: BackendPool,
+        registry: Registry,
+        queue: JobQueue,
+        run_times: RunTimes,
+        worker_id: str,
+        lease_s: float,
+        *,
+        chooses: bool,
+    ) -> None:
+        """If it does not choose, each backend gets the first job that it may take."""
+        self._store = store
+        self._pool = pool
+        self._registry = registry
+        self._queue = queue
+        self._run_times = run_times
+        self._worker_id = worker_id
+        self._lease_s = lease_s
+        self._chooses = chooses
+        self._fleet = Fleet()
+        self._loads = Loads()
+        self._runs = Runs()
+        self._lacking: dict[str, _Lacking] = {}
+        self._choosing = asyncio.Lock()
+        """Held from a look at what waits until the claim: of two choices at once one would lose."""
+
+    async def claim(self, backend: Backend) -> Job | Leave:
+        """Take a job for a backend that has a free slot, or tell why none is taken.
+
+        A job during which a backend stopped is taken only if no other job waits. Raises `DatabaseUnavailable`.
+        """
+        by = By(self._worker_id, backend.name, str(uuid4()), self._lease_s, unrefused=backend.breaker.in_doubt)
+        found = await self._chosen(backend, by) if self._chooses else await self._first(by)
+        nothing_waits = isinstance(found, Leave) and found.reason is Reason.EMPTY
+        if nothing_waits and backend.used == 1 and not backend.breaker.in_doubt:
+            found = await self._store.claim_suspect(by.worker_id, by.backend, by.prompt_id, by.lease_s) or found
+        if not isinstance(found, Leave):
+            self.took(backend, found)
+        return found
+
+    def took(self, backend: Backend, job: Job) -> None:
+        """Note that a backend has a job, claimed or taken over."""
+        models = frozenset(job.models)
+        load_s = self._loads.of(models - self._state(backend).warm)
+        backend.memory.took(job.job_id, models, self._cost_s(job.cost_s, job.model_key), load_s)
+
+    def ended(self, attempt: Attempt) -> None:
+        """Note that a job's run is over, however it ended, and learn how long its models took to load."""
+        memory, job_id = attempt.backend.memory, attempt.job.job_id
+        if not attempt.began:
+            memory.dropped(job_id)
+            return
+        loaded = models_of(attempt.graph, attempt.backend.catalog)
+        models, seconds = frozenset(loaded.models), attempt.seconds_of(loaded.loaders)
+        new = memory.ended(job_id, models, seconds)
+        attempt.ledger.load_s = seconds
+        if seconds:
+            self._loads = self._loads.learned(new or models, seconds)
+
+    def succeeded(self, attempt: Attempt) -> None:
+        """Learn from a run that succeeded how long such runs take, and how fast its backend is."""
+        run_s, load_s, memory = attempt.run_s, attempt.ledger.load_s, attempt.backend.memory
+        if run_s is None or load_s is None:
+            return
+        self._runs.learn(attempt.job.model_key, (run_s - load_s) * memory.speed)
+        if len(attempt.graph) > SMALL:
+            return
+        usual = self._run_times.at_hand(workflow_key(attempt.graph), None).same
+        if usual is not None and usual.count >= _FEW_RUNS:
+            memory.ran(usual.p50, run_s - load_s)
+
+    async def refresh(self) -> None:
+        """Read how the backends of other workers are; raises `QueueUnavailable`."""
+        others = [name for name, backend in self._pool.backends.items() if not backend.driven]
+        beats = {beat.name: beat for beat in await self._registry.backends()} if others else {}
+        for name in set(self._fleet.names()) - self._pool.backends.keys():
+            self._fleet.remove(name)
+        for name in others:
+            beat = beats.get(name)
+            self._fleet.update(await self._state_of(beat) if beat is not None else BackendState(name, live=False))
+
+    async def _first(self, by: By) -> Job | Leave:
+        job = await self._store.claim(by.worker_id, by.backend, by.prompt_id, by.lease_s, unrefused=by.unrefused)
+        return job if job is not None else Leave(LOOK_AGAIN_S, Reason.EMPTY)
+
+    async def _chosen(self, backend: Backend, by: By) -> Job | Leave:
+        here, now = self._state(backend), time.monotonic()
+        backend.memory.looked_at = now
+        if self._fleet.is_as_good_as_any(here, now):
+            reason = Reason.AHEAD if here.busy else Reason.DUE
+            job = await self._store.claim_at_hand(by, here.warm, reason)
+            if job is not None:
+                return job
+        async with self._choosing:
+            for _ in range(MOST_TRIES):
+                candidates = await self._candidates(backend, by)
+                now = time.monotonic()
+                found = choose(candidates, self._state(backend), self._fleet, self._loads, now)
+                if isinstance(found, Leave):
+                    return await self._left(backend, found)
+                job = await self._store.claim_chosen(by, found)
+                if job is not None:
+                    await self._tell(found.left_to)
+                    return job
+        return Leave(SOONEST_LOOK_S, Reason.ELSEWHERE)
+
+    async def _candidates(self, backend: Backend, by: By) -> list[Candidate]:
+        """Return the first waiting jobs, without those whose models the backend lacks if these are all."""
+        known = self._lacking.get(backend.name)
+        without = known.models if known is not None and known.until > time.monotonic() else set[str]()
+        candidates = await self._waiting(by, without)
+        if not candidates and await self._store.promote():
+            candidates = await self._waiting(by, without)
+        lacks = self._lacks(backend, candidates)
+        if not lacks or len(candidates) < CANDIDATES:
+            return candidates
+        # They would stand in front of all others, however many they are.
+        without = set(list(without | lacks)[-MOST_LACKING:])
+        self._lacking[backend.name] = _Lacking(without, time.monotonic() + LACKING_S)
+        return await self._waiting(by, without)
+
+    async def _waiting(self, by: By, without: Collection[str]) -> list[Candidate]:
+        found = await self._store.candidates(by, without, CANDIDATES)
+        return [replace(each, cost_s=self._cost_s(each.cost_s, each.model_key)) for each in found]
+
+    def _cost_s(self, told_s: float, model_key: str | None) -> float:
+        """Return what a job will cost: where nothing was known when it was accepted, by what was seen since."""
+        return told_s if told_s != UNKNOWN_S else self._runs.of(model_key) or told_s
+
+    def _lacks(self, backend: Backend, candidates: Sequence[Candidate]) -> set[str]:
+        offers = _offers(backend)
+        if offers is None:
+            return set()
+        return {model for job in candidates for model in lacking(job.models, offers)}
+
+    async def _left(self, backend: Backend, left: Leave) -> Leave:
+        memory = backend.memory
+        if left.reason is Reason.ELSEWHERE and memory.idle_since is None:
+            memory.idle_since = time.monotonic()
+        await self._tell(left.left_to)
+        return left
+
+    async def _tell(self, names: Collection[str]) -> None:
+        """Have other workers' backends look for a job, as some were left to them."""
+        others = [name for name in names if not self._pool.backends[name].driven]
+        if others:
+            try:
+                await self._queue.have_looked(others)
+            except QueueUnavailable as error:
+                log.debug("backends look for jobs by themselves: %s", error)
+
+    def _state(self, backend: Backend) -> BackendState:
+        """Return how a backend is now, and bring all that this worker drives up to date."""
+        for each in self._pool.driven:
+            self._fleet.update(own_state(each))
+        state = self._fleet.get(backend.name)
+        if state is None or not state.live:
+            # It has a free slot, whatever else is thought of it.
+            state = own_state(backend, live=True)
+            self._fleet.update(state)
+        return state
+
+    async def _state_of(self, beat: BackendBeat) -> BackendState:
+        """Return the state of another worker's backend."""
+        catalog = await self._registry.catalog(beat.catalog) if beat.catalog else None
+        return BackendState(
+            beat.name,
+            frozenset(beat.warm),
+            time.monotonic() + min(max((beat.free_in_s or 0.0) - beat.age_s, 0.0), _MOST_FREE_IN_S),
+            busy=bool(beat.used or beat.foreign),
+            room=beat.room,
+            speed=min(max(beat.speed or 1.0, SLOWEST), FASTEST),
+            offers=catalog.model_files.known if catalog is not None and catalog.nodes else None,
+            avoids=frozenset(frozenset(models) for models in beat.avoids),
+            live=beat.live and bool(beat.healthy) and not beat.drained,
+        )
+
+
+def own_state(backend: Backend, *, live: bool | None = None) -> BackendState:
+    """Return how a backend that this worker drives is."""
+    if live is None:
+        live = backend.load.slots > 0
+    return backend.memory.state(backend.name, foreign=backend.foreign, live=live, offers=_offers(backend))
+
+
+def _offers(backend: Backend) -> Collection[str] | None:
+    """Return the model files that a backend has; None until they are known."""
+    return backend.catalog.model_files.known if backend.catalog.nodes else None
