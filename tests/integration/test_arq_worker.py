@@ -89,15 +89,12 @@ async def test_a_lost_wake_up_is_healed_by_the_slow_poll(redis: ArqRedis, names:
         await until(lambda: slots.began)
 
 
-async def test_when_all_is_held_back_it_rests_until_it_is_woken(
-    redis: ArqRedis, names: Names, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.queue.turn_worker.REST_S", NEVER_S)
+async def test_when_all_is_held_back_it_rests_until_it_is_woken(redis: ArqRedis, names: Names, queue: JobQueue) -> None:
     tried: list[int] = []
 
     async def take_turn(_ctx: dict[str, Any], job_id: int) -> None:
         tried.append(job_id)
-        raise HeldBack
+        raise HeldBack(NEVER_S)
 
     for number in range(3):
         await queue.enqueue(number, 1)
@@ -115,16 +112,13 @@ async def test_when_all_is_held_back_it_rests_until_it_is_woken(
     assert await redis.zcard(names.queue) == 3
 
 
-async def test_a_job_that_ends_ends_the_rest(
-    redis: ArqRedis, names: Names, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.queue.turn_worker.REST_S", NEVER_S)
+async def test_a_job_that_ends_ends_the_rest(redis: ArqRedis, names: Names, queue: JobQueue) -> None:
     slots, held = Slots(2), asyncio.Event()
 
     async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
         if slots.used and not slots.go_on.is_set():
             held.set()
-            raise HeldBack
+            raise HeldBack(NEVER_S)
         await slots.take_turn(ctx, job_id)
 
     for number in range(2):

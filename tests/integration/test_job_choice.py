@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from samples import new_job
 
+from app.domain.scheduling.choice import CANDIDATES
 from app.domain.scheduling.jobs import Choice, Reason
 from app.storage.attempts import AttemptStore, By
-from harness import Service, StandinServer, Workers
+from harness import Service, StandinServer, Workers, eventually
+from worker.attempts.job_choice import own_state
+from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     from app.storage.database import Database
@@ -172,15 +175,9 @@ async def make_pair(service: Service, start_standin: Start, start_worker: Worker
     async def make(*, workers: int = 1, **changes: Any) -> Pair:
         standins = [await start_standin(model_load_seconds=0.5) for _ in "ab"]
         urls = [f"{name}={each.url}" for name, each in zip("ab", standins, strict=True)]
-        if workers == 1:
-            await service.exchange_worker(start_worker, ",".join(urls), **changes)
-        else:
-            # Each knows both, and drives the one that the other leaves to it.
-            await start_worker.stop(service.worker)
-            first = await start_worker(",".join(urls), **changes)
-            await service.heard_of(first)
-            await start_worker(",".join(urls), **changes)
-            await service.backend_online(2)
+        await start_worker.stop(service.worker)
+        for each in [",".join(urls)] if workers == 1 else urls:
+            await service.heard_of(await start_worker(each, **changes))
         return Pair(service, standins)
 
     return make
@@ -196,3 +193,71 @@ async def test_without_it_each_backend_takes_what_comes_first(make_pair):
     pair = await make_pair(prefer_loaded_models=False)
     await pair.send_all(*CHECKPOINTS * 8)
     assert pair.loads >= 8
+
+
+async def test_backends_of_two_workers_share_the_checkpoints_too(make_pair):
+    pair = await make_pair(workers=2)
+    await pair.send_all(*CHECKPOINTS * 8)
+    assert 2 <= pair.loads <= 6
+
+
+XL, DREAM = CHECKPOINTS
+
+
+@pytest.mark.parametrize("fault", [FaultKind.FOREIGN_PROMPT, FaultKind.RESTART, FaultKind.DROP_SOCKETS])
+async def test_what_is_loaded_is_forgotten_when_it_may_be_gone(service, fault):
+    await service.run(checkpoint_model=XL)
+    memory = service.worker.pool.backends["standin"].memory
+    assert memory.models == [f"checkpoints/{XL}"]
+    await service.standin.state.apply(Fault(kind=fault))
+
+    async def forgotten() -> bool:
+        return not memory.models
+
+    await eventually(forgotten)
+
+
+async def test_a_run_that_failed_has_loaded_its_models_all_the_same(service):
+    await service.standin.state.apply(Fault(kind=FaultKind.NODE_ERROR))
+    assert (await service.run(checkpoint_model=XL, max_attempts=1))["status"] == "failed"
+    assert service.worker.pool.backends["standin"].memory.models == [f"checkpoints/{XL}"]
+
+
+async def test_models_that_ran_out_of_memory_are_avoided_there(service):
+    await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY))
+    assert (await service.run(checkpoint_model=XL, max_attempts=1))["status"] == "failed"
+    state = own_state(service.worker.pool.backends["standin"])
+    assert (state.avoids, state.warm) == (frozenset({frozenset({f"checkpoints/{XL}"})}), frozenset())
+    # As nobody else could, it tries again.
+    assert (await service.run(checkpoint_model=XL))["status"] == "completed"
+
+
+async def test_how_long_its_models_took_to_load_is_kept_with_an_attempt(make_pair, plain):
+    pair = await make_pair()
+    for _ in range(2):
+        await pair.service.run(backend="a", checkpoint_model=XL)
+    first, second = [row["load_s"] for row in await plain.fetch("SELECT load_s FROM job_attempts ORDER BY job_id")]
+    assert first >= 0.5
+    assert second == 0
+
+
+async def test_a_job_goes_to_the_backend_that_has_its_models(service, start_standin, start_worker):
+    """Without it the first that is asked would be given the job, and refuse it."""
+    few = [await start_standin(checkpoints=(name,)) for name in (DREAM, XL)]
+    urls = ",".join(f"{name}={each.url}" for name, each in zip("ab", few, strict=True))
+    await service.exchange_worker(start_worker, urls)
+    done = await service.run(checkpoint_model=XL)
+    assert (done["status"], done["backend_name"], done["attempt"]) == ("completed", "b", 1)
+
+
+async def test_jobs_that_cannot_run_here_hold_up_no_others(service, start_standin, start_worker, plain):
+    few = [await start_standin(checkpoints=(name,)) for name in (DREAM, XL)]
+    urls = ",".join(f"{name}={each.url}" for name, each in zip("ab", few, strict=True))
+    await service.exchange_worker(start_worker, urls)
+    await service.drain("b")
+    waiting = [await service.submit(checkpoint_model=XL) for _ in range(CANDIDATES + 3)]
+    assert (await service.run(checkpoint_model=DREAM))["backend_name"] == "a"
+    assert await plain.fetchval("SELECT count(*) FROM job_attempts") == 1
+    await service.client.post("/api/v1/backends/b/resume")
+    for each in waiting:
+        assert (await service.finished(each["job_id"]))["attempt"] == 1

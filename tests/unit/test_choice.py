@@ -217,6 +217,13 @@ def test_no_load_is_queued_ahead() -> None:
     assert chosen([job(1, A)], backend(warm=B, remaining_s=3)) == Leave(3.0, Reason.BUSY)
 
 
+def test_behind_the_prompts_of_others_any_job_is_queued_that_would_not_end_sooner_elsewhere() -> None:
+    theirs = BackendState("here", free_at=NOW + 30)
+    assert taken([job(1, A)], theirs) == 1
+    assert taken([job(1, A)], theirs, backend("else", remaining_s=40)) == 1
+    assert taken([job(1, A)], theirs, backend("else", remaining_s=20)) is None
+
+
 def test_nothing_is_queued_ahead_that_an_idle_backend_would_finish_sooner() -> None:
     assert taken([job(1, B)], backend(warm=B, remaining_s=6), backend("idle")) is None
     assert taken([job(1, B)], backend(warm=B, remaining_s=3), backend("idle", B)) is None

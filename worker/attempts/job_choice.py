@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 MOST_TRIES: Final = 4
 """How often a job is chosen again when another worker takes the chosen one in the same moment."""
+REFRESH_S: Final = 1.0
+"""Seconds between two readings of how other workers' backends are, at least."""
 LACKING_S: Final = 5.0
 """Seconds for which jobs that need a model which a backend lacks are left out of what it looks at."""
 MOST_LACKING: Final = 1_000
@@ -85,6 +87,7 @@ class JobChoice:
         self._fleet = Fleet()
         self._loads = Loads()
         self._runs = Runs()
+        self._refreshed_at = float("-inf")
         self._lacking: dict[str, _Lacking] = {}
         self._choosing = asyncio.Lock()
         """Held from a look at what waits until the claim: of two choices at once one would lose."""
@@ -117,7 +120,7 @@ class JobChoice:
             return
         loaded = models_of(attempt.graph, attempt.backend.catalog)
         models, seconds = frozenset(loaded.models), attempt.seconds_of(loaded.loaders)
-        new = memory.ended(job_id, models, seconds)
+        new = memory.ended(job_id, models, seconds, self._loads.of(models))
         attempt.ledger.load_s = seconds
         if seconds:
             self._loads = self._loads.learned(new or models, seconds)
@@ -136,13 +139,16 @@ class JobChoice:
 
     async def refresh(self) -> None:
         """Read how the backends of other workers are; raises `QueueUnavailable`."""
-        others = [name for name, backend in self._pool.backends.items() if not backend.driven]
-        beats = {beat.name: beat for beat in await self._registry.backends()} if others else {}
-        for name in set(self._fleet.names()) - self._pool.backends.keys():
+        if not self._chooses or time.monotonic() - self._refreshed_at < REFRESH_S:
+            return
+        self._refreshed_at = time.monotonic()
+        ours = {backend.name for backend in self._pool.driven}
+        others = [beat for beat in await self._registry.backends() if beat.name not in ours]
+        states = [await self._state_of(beat) for beat in others]
+        for name in set(self._fleet.names()) - ours - {beat.name for beat in others}:
             self._fleet.remove(name)
-        for name in others:
-            beat = beats.get(name)
-            self._fleet.update(await self._state_of(beat) if beat is not None else BackendState(name, live=False))
+        for state in states:
+            self._fleet.update(state)
 
     async def _first(self, by: By) -> Job | Leave:
         job = await self._store.claim(by.worker_id, by.backend, by.prompt_id, by.lease_s, unrefused=by.unrefused)
@@ -207,7 +213,8 @@ class JobChoice:
 
     async def _tell(self, names: Collection[str]) -> None:
         """Have other workers' backends look for a job, as some were left to them."""
-        others = [name for name in names if not self._pool.backends[name].driven]
+        ours = {backend.name for backend in self._pool.driven}
+        others = [name for name in names if name not in ours]
         if others:
             try:
                 await self._queue.have_looked(others)
@@ -232,7 +239,7 @@ class JobChoice:
             beat.name,
             frozenset(beat.warm),
             time.monotonic() + min(max((beat.free_in_s or 0.0) - beat.age_s, 0.0), _MOST_FREE_IN_S),
-            busy=bool(beat.used or beat.foreign),
+            busy=bool(beat.used),
             room=beat.room,
             speed=min(max(beat.speed or 1.0, SLOWEST), FASTEST),
             offers=catalog.model_files.known if catalog is not None and catalog.nodes else None,

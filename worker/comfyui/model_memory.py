@@ -22,6 +22,8 @@ _FOREIGN_S: Final = 10.0
 """How long a prompt that is not ours is expected to take: nothing is known of it."""
 _AS_FAST: Final = 1.1
 """Backends of which neither is faster by more than this are taken to be as fast: runs are never equally long."""
+_MOST_OF_A_LOAD: Final = 0.25
+"""A run that loaded for so much of what its models usually take has loaded them."""
 HOUR_S: Final = 3600.0
 _MOST_LOADS: Final = 10_000
 """Loads of the last hour that are remembered."""
@@ -70,11 +72,11 @@ class ModelMemory:
         self.idle_since = None
         self._runs[job_id] = _Run(models, load_s + cost_s / self.speed, time.monotonic())
 
-    def ended(self, job_id: int, models: frozenset[str], load_s: float | None) -> frozenset[str]:
+    def ended(self, job_id: int, models: frozenset[str], load_s: float | None, usual_s: float = 0.0) -> frozenset[str]:
         """Note that a job's run has ended, and return those of its models that were not thought to be in memory.
 
         `models` are those of the graph that ran. `load_s` is for how long its nodes loaded them: 0 if they were there;
-        None if that was not seen.
+        None if that was not seen. `usual_s` is what all of them usually take.
         """
         self._runs.pop(job_id, None)
         now = time.monotonic()
@@ -82,7 +84,7 @@ class ModelMemory:
             following.since = max(following.since, now)
             break
         new = models - self._warm.models
-        self._warm = self._warm.after(models, None if load_s is None else load_s > 0)
+        self._warm = self._warm.after(models, _were_loaded(load_s, usual_s))
         if load_s:
             self._loads.append((now, load_s))
         return new
@@ -121,7 +123,7 @@ class ModelMemory:
             name,
             coming.models,
             free_at + foreign * _FOREIGN_S,
-            busy=bool(self._runs or foreign),
+            busy=bool(self._runs),
             idle_since=self.idle_since,
             room=coming.room,
             speed=self.speed,
@@ -135,3 +137,13 @@ class ModelMemory:
         for run in self._runs.values():
             warm = warm.after(run.models)
         return warm
+
+
+def _were_loaded(load_s: float | None, usual_s: float) -> bool | None:
+    """Return whether a run had to load its models; None if that was not seen, or if it were only some of them.
+
+    A node that applies a LoRA anew is no sign that its checkpoint had been thrown out.
+    """
+    if not load_s:
+        return None if load_s is None else False
+    return True if load_s >= _MOST_OF_A_LOAD * usual_s else None

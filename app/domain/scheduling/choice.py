@@ -65,7 +65,7 @@ class _Choosing:
         self, candidates: Sequence[Candidate], here: BackendState, fleet: Fleet, loads: Loads, now: float
     ) -> None:
         self._candidates, self._here, self._fleet, self._loads, self._now = candidates, here, fleet, loads, now
-        self._wait_s = max(0.0, here.free_at - now) if here.busy else 0.0
+        self._wait_s = max(0.0, here.free_at - now)
         self._idle_s = 0.0 if here.idle_since is None else max(0.0, now - here.idle_since)
         self._promised: dict[str, float] = {}
         """Other backend → seconds of work that is left to it."""

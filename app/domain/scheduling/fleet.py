@@ -49,9 +49,9 @@ class BackendState:
     warm: frozenset[str] = frozenset()
     """Models that are in memory, or will be when what runs there has ended."""
     free_at: float = 0.0
-    """When all that it has taken will probably have ended."""
+    """When all that it has taken will probably have ended, and what others have sent it."""
     busy: bool = False
-    """Whether a job runs there; one that takes longer than expected does so beyond `free_at`."""
+    """Whether a job of ours runs there, or is queued; one that takes longer than expected does so beyond `free_at`."""
     idle_since: float | None = None
     """Since when it has been idle and left waiting jobs to others; None if it has not."""
     room: int | None = None
@@ -154,7 +154,7 @@ class Fleet:
 
         It is compared with those that are free the soonest only.
         """
-        wait_s = max(0.0, here.free_at - now) if here.busy else 0.0
+        wait_s = max(0.0, here.free_at - now)
         if here.speed < self.fastest:
             return False
         others = (free_at for free_at, name, _ in self.soonest() if name != here.name)
