@@ -154,6 +154,8 @@ class Asked:
     inputs: dict[str, Any] = field(default_factory=dict)
     """`"<node>.<input>"` → input reference, of a job with a graph."""
     upscale_model: str | None = None
+    prefer: str | None = None
+    """Name of a backend that is preferred, and not waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ _SAMPLER: Final = {
 }
 _ASKED: Final = [
     *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models", "width", "height"),
-    *("batch_size", "sampler_params", "workflow", "backend", "priority", "not_before", "max_attempts"),
+    *("batch_size", "sampler_params", "workflow", "backend", "prefer", "priority", "not_before", "max_attempts"),
     *("image", "mask", "inputs", "upscale_model", "timeout_seconds", "metadata", "params"),
 ]
 """Fields that a client sends with a job, as one could send them again."""
@@ -194,7 +194,8 @@ def inputs_of(job: ShownJob) -> list[tuple[str, Any]]:
             ("Pictures", answer.batch_size),
         ]
     asked += [(label, answer.sampler_params.get(name)) for name, label in _SAMPLER.items()]
-    asked += [("Backend asked for", answer.backend), ("Priority", answer.priority)]
+    asked += [("Backend asked for", answer.backend), ("Backend preferred", answer.prefer)]
+    asked += [("Priority", answer.priority)]
     asked += [("Not before", answer.not_before and f"{answer.not_before:%Y-%m-%d %H:%M:%S} UTC")]
     asked += [("Attempts at most", answer.max_attempts), ("Time limit", f"{answer.timeout_seconds} s")]
     asked += [(f"metadata.{name}", value) for name, value in answer.metadata.items()]

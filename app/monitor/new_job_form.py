@@ -41,7 +41,7 @@ WORKFLOW: Final = "workflow"
 """Value of the field `kind`."""
 _WHOLE: Final = "/workflow"
 _TEXTS: Final = ("negative_prompt", "checkpoint_model", "upscale_model")
-_COMMON: Final = ("user_id", "prompt", "backend", "priority")
+_COMMON: Final = ("user_id", "prompt", "backend", "prefer", "priority")
 _SAMPLER: Final = ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")
 _FRACTIONS: Final = ("cfg", "denoise")
 _INTEGER: Final = re.compile(r"[+-]?\d{1,30}", re.ASCII)
@@ -121,7 +121,7 @@ class Form:
 
     def common(self) -> dict[str, Any]:
         """Return what jobs with and without a workflow ask for."""
-        body = {name: self.text(name) for name in ("user_id", "prompt", "backend")}
+        body = {name: self.text(name) for name in ("user_id", "prompt", "backend", "prefer")}
         return _given({"job_type": WORKFLOW} | body | {"priority": self.number("priority")})
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.access import ANYBODY
 from app.domain.errors import Fault, InvalidGraph, InvalidRequest, NoSeedToChange, QueueUnavailable, TooMany
 from app.domain.graph_check import Checked
-from app.domain.hints import nearest
+from app.domain.hints import nearest, shown
 from app.domain.job import ASKED_AGAIN, Job, NewJob
 from app.domain.job_cost import cost_s
 from app.domain.message import snapshot_of
@@ -309,9 +309,9 @@ class Submitting:
             present, verdict = await self._judge_afresh(job, present, verdict, held)
         if verdict.refusal is not None:
             raise verdict.refusal
-        if verdict.able:
-            return verdict.job
-        return replace(verdict.job, warnings=[*verdict.job.warnings, _why_it_waits(verdict.job, present)])
+        warnings = [*verdict.job.warnings, *_unknown_preference(job, present)]
+        warnings += [] if verdict.able else [_why_it_waits(verdict.job, present)]
+        return replace(verdict.job, warnings=warnings) if warnings else verdict.job
 
     async def _judge_afresh(
         self, job: NewJob, present: FleetMembers, verdict: _Verdict, held: Held
@@ -450,3 +450,13 @@ def _check_backend_name(job: NewJob, backends: Sequence[BackendBeat]) -> None:
         detail = f"There is no backend called {job.backend!r}."
         fault = Fault("/backend", "unknown_backend", detail, known, nearest(job.backend, known))
         raise InvalidRequest("The job names a backend that is not there.", [fault])
+
+
+def _unknown_preference(job: NewJob, present: FleetMembers) -> list[str]:
+    """Return the warning for a job that prefers a backend that is not there: it runs on any all the same."""
+    known = [beat.name for beat in present.backends]
+    if job.prefer is None or not known or job.prefer in known:
+        return []
+    meant = nearest(job.prefer, known)
+    hint = f" Did you mean {meant!r}?" if meant is not None else ""
+    return [f"There is no backend called {shown(job.prefer)!r} that could be preferred: any may run the job.{hint}"]

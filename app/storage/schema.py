@@ -93,6 +93,7 @@ class JobRow(Base):
         JSON(none_as_null=True), deferred=True, deferred_raiseload=True
     )
     backend: Mapped[str | None] = mapped_column(String(255))
+    prefer: Mapped[str | None] = mapped_column(String(255))
     priority: Mapped[int] = mapped_column(SmallInteger)
     not_before: Mapped[datetime | None]
     max_attempts: Mapped[int] = mapped_column(SmallInteger)
@@ -205,6 +206,17 @@ class TenantRow(Base):
     """Its share of the GPUs while others wait too, beside theirs."""
 
     __table_args__ = (CheckConstraint("weight BETWEEN 0.01 AND 100", name="weight"),)
+
+
+class PauseRow(Base):
+    """That jobs which wait are not taken: a tenant's, or with an empty name everybody's."""
+
+    __tablename__ = "pauses"
+
+    tenant: Mapped[str] = mapped_column(String(255), primary_key=True)
+    paused_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    paused_by: Mapped[str] = mapped_column(String(255))
+    reason: Mapped[str | None] = mapped_column(String(200))
 
 
 class QueueClockRow(Base):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SAME = [
     *("user_id", "job_type", "prompt", "negative_prompt", "checkpoint_model", "lora_models"),
-    *("batch_size", "sampler_params", "backend", "priority", "max_attempts"),
+    *("batch_size", "sampler_params", "backend", "prefer", "priority", "max_attempts"),
     *("timeout_seconds", "metadata", "params", "status", "phase", "attempt"),
     *("image", "mask", "inputs", "upscale_model"),
     *("backend_name", "content_id", "error_message", "error_code", "cancel_reason"),

@@ -124,6 +124,7 @@ class JobAnswer(BaseModel):
     inputs: dict[str, dict[str, Any]] = Field(description="`<node>.<input>` → input reference, as `image`.")
     upscale_model: str | None
     backend: str | None
+    prefer: str | None = Field(description="The backend that is preferred, and not waited for.")
     priority: int
     not_before: Time | None
     max_attempts: int

@@ -147,7 +147,10 @@ class JobRequest(RequestModel):
     height: int = Field(1216, ge=64, le=2048, description="Pixels; rounded down to a multiple of 8.")
     batch_size: int = Field(1, ge=1, le=8)
     sampler_params: SamplerParams = Field(default_factory=lambda: SamplerParams.model_construct(**_SAMPLER_DEFAULTS))
-    backend: str | None = Field(None, min_length=1, max_length=255)
+    backend: str | None = Field(None, min_length=1, max_length=255, description="The only backend that may run it.")
+    prefer: str | None = Field(
+        None, min_length=1, max_length=255, description="A backend that is preferred, and not waited for."
+    )
     priority: int = Field(0, ge=-100, le=100, description="Larger first.")
     not_before: GivenTime | None = None
     max_attempts: int = Field(4, ge=1, le=10)
@@ -216,6 +219,13 @@ class JobRequest(RequestModel):
             raise ValueError("goes with an image, and none is given")
         if value is not None and info.field_name == "upscale_model" and info.data.get("mask") is not None:
             raise ValueError("goes with an image alone, without a mask")
+        return value
+
+    @field_validator("prefer")
+    @classmethod
+    def _without_a_backend(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("backend") is not None:
+            raise ValueError("is for a job that names no backend: one that does waits for it")
         return value
 
     @field_validator("prompt")
@@ -292,6 +302,7 @@ class JobRequest(RequestModel):
             workflow=self.workflow,
             extra_pnginfo=dump_kept(extra) if extra is not None else None,
             backend=self.backend,
+            prefer=self.prefer,
             priority=self.priority,
             not_before=self.not_before,
             max_attempts=self.max_attempts,
