@@ -325,6 +325,18 @@ class UploadInUse(GenonautError):
     code = "upload_in_use"
 
 
+class JobNotWaiting(GenonautError):
+    """The job is in the hands of a worker, or has ended, and its place in the queue means nothing any more."""
+
+    code = "job_not_waiting"
+
+
+class JobNotMovable(GenonautError):
+    """The job waits, and has no place that could be exchanged for another one."""
+
+    code = "job_not_movable"
+
+
 class JobNotRetryable(GenonautError):
     """Only a failed or cancelled job can be retried."""
 

@@ -77,6 +77,13 @@ class Repair(StrEnum):
     TURN_RENEWED = "turn_renewed"
 
 
+class Steering(StrEnum):
+    """What somebody changed about a job that waits, without changing its phase; stands among the events too."""
+
+    MOVED_TO_FRONT = "moved_to_front"
+    PRIORITY_SET = "priority_set"
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """From which phases an event leads where."""
@@ -85,12 +92,13 @@ class Transition:
     target: Phase
 
 
-_WAITING: Final = frozenset({Phase.QUEUED, Phase.RETRYING})
+WAITING: Final = frozenset({Phase.QUEUED, Phase.RETRYING})
+"""Phases in which no worker has a job."""
 _ON_BACKEND: Final = frozenset({Phase.ASSIGNED, Phase.EXECUTING, Phase.CANCELLING})
 
 TRANSITIONS: Final[Mapping[JobEvent, Transition]] = {
     # A worker took it, and committed the prompt id under which it will submit it.
-    JobEvent.CLAIMED: Transition(_WAITING, Phase.ASSIGNED),
+    JobEvent.CLAIMED: Transition(WAITING, Phase.ASSIGNED),
     # ComfyUI began to execute it.
     JobEvent.EXECUTING: Transition(frozenset({Phase.ASSIGNED}), Phase.EXECUTING),
     # ComfyUI is done with it; from `cancelling` too, for a job that ended before the interrupt took effect.
@@ -102,7 +110,7 @@ TRANSITIONS: Final[Mapping[JobEvent, Transition]] = {
     # The attempt failed in a way that another one may not.
     JobEvent.REQUEUED: Transition(frozenset({Phase.ASSIGNED, Phase.EXECUTING, Phase.SAVING}), Phase.RETRYING),
     # Cancelled while no worker had it.
-    JobEvent.WITHDRAWN: Transition(_WAITING, Phase.CANCELLED),
+    JobEvent.WITHDRAWN: Transition(WAITING, Phase.CANCELLED),
     # Asked for; not confirmed yet.
     JobEvent.CANCEL_REQUESTED: Transition(frozenset({Phase.ASSIGNED, Phase.EXECUTING}), Phase.CANCELLING),
     # Confirmed by ComfyUI's own word.

@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.job import FINISHED, JobEvent, Repair
+from app.domain.job import FINISHED, JobEvent, Repair, Steering
 from app.monitor.charts import seconds_step
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _MARKED: Final = {
     JobEvent.CANCEL_REQUESTED: "asked to cancel by",
     Repair.TAKEN_OVER: "taken over by",
     Repair.TURN_RENEWED: "its lost turn renewed by",
+    Steering.MOVED_TO_FRONT: "moved to the front by",
+    Steering.PRIORITY_SET: "its priority set by",
 }
 
 

@@ -1,4 +1,4 @@
-"""What a client may do with a job after it was accepted: cancel, retry, delete."""
+"""What a client may do with a job after it was accepted: cancel, retry, move it in the queue, delete."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from app.services.seeds import Seeds
     from app.storage.files import FileStore
     from app.storage.jobs import JobStore
+    from app.storage.moves import Moved
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -158,6 +159,29 @@ class Control:
             log.warning("job %s waits for the reconciler to enqueue it: %s", job_id, error)
         await self._events.publish(snapshot_of(job))
         return job
+
+    async def to_front(self, job_id: int, actor: str, owner: str | None = None) -> Moved:
+        """Let a waiting job come before the others of its user and priority.
+
+        Raises
+        ------
+        JobNotFound, JobNotWaiting, JobNotMovable
+        """
+        return await self._told(await self._store.to_front(job_id, actor, owner))
+
+    async def set_priority(self, job_id: int, priority: int, actor: str, owner: str | None = None) -> Moved:
+        """Give a waiting job another priority.
+
+        Raises
+        ------
+        JobNotFound, JobNotWaiting
+        """
+        return await self._told(await self._store.set_priority(job_id, priority, actor, owner))
+
+    async def _told(self, moved: Moved) -> Moved:
+        if moved.changed:
+            await self._events.publish(snapshot_of(moved.job))
+        return moved
 
     async def delete(self, job_id: int, owner: str | None = None) -> None:
         """Delete a finished job: its rows, then its files.

@@ -49,12 +49,16 @@ class Eta:
         self._fleet = fleet
 
     async def of(self, view: JobView, progress: int, now: datetime) -> Estimate | None:
-        """Return the estimate for a job; None when there is nothing to say: it has ended, or no backend can take it.
+        """Return the estimate for a job; None when there is nothing to say.
+
+        That is so when it has ended, when it is paused, and when no backend can take it.
 
         Raises
         ------
         DatabaseUnavailable
         """
+        if view.pause is not None:
+            return None
         if view.position is not None:
             slots = await self._slots()
             return turn_of(view.position, slots, await self._run_times.lately()) if slots else None

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from app.storage.statements import Statement
 
 LIMITS_S: Final = 2.0
-"""Seconds for which it is remembered whether anybody's running jobs are limited: so late the first limit holds."""
+"""Seconds for which it is remembered whether anybody's running jobs are limited, or paused: so late the first limit, or
+pause, holds. While there is another one it holds at once, and so does its end."""
 SMALL: Final = 500
 """Maximum number of nodes of a graph that is serialised in the event loop, within a few milliseconds."""
 
@@ -132,7 +133,8 @@ class AttemptStore(JobStore):
         running = {role.value: each.running for role, each in (limits or {}).items()}
         self._running_of_roles = dumps(running)
         self.running_limited = any(each is not None for each in running.values())
-        """Whether running jobs of any owner are limited: by a role's limit, or as far as keys were last looked at."""
+        """Whether running jobs of any owner are limited: by a role's limit, or by a key or a pause when those were last
+        looked at."""
         self._looked_at = -math.inf if not self.running_limited else math.inf
         """When it was, monotonic."""
         self._ticked_at = -math.inf

@@ -8,6 +8,7 @@ from typing import Final
 from app.domain.job import JobEvent
 from app.storage.columns import WHOLE
 from app.storage.fair_tags import QUEUED, clock_moved
+from app.storage.pauses import EVERYBODY
 from app.storage.statements import Statement
 from app.storage.transitions import transition
 
@@ -69,16 +70,19 @@ def _owners_within_limits(fits: str, most: str) -> str:
     """Return the CTEs up to `next_owners`: the owners who may have another job run, those whose first one is due first.
 
     None are looked for as long as nobody has as many running as may run. The number of owners who wait is what that
-    costs, about 20 µs each.
+    costs, about 20 µs each. Who is paused may have no more running than has; while everybody is, nobody is looked at.
     """
     return f"""busy AS MATERIALIZED (
             SELECT user_id, count(*) AS running FROM generation_jobs WHERE status = 'running' GROUP BY user_id
         ), at_limit AS MATERIALIZED (
-            SELECT COALESCE(array_agg(user_id), '{{}}') AS owners FROM busy
-            WHERE running >= {_most_running("busy.user_id")}
+            SELECT COALESCE(array_agg(user_id), '{{}}') AS owners FROM (
+                SELECT user_id FROM busy WHERE running >= {_most_running("busy.user_id")}
+                UNION ALL SELECT tenant FROM pauses
+            ) AS held_back
         ), waiting AS (
             (SELECT user_id FROM generation_jobs
-                WHERE {QUEUED} AND (SELECT owners <> '{{}}' FROM at_limit) ORDER BY user_id LIMIT 1)
+                WHERE {QUEUED} AND (SELECT owners <> '{{}}' AND '{EVERYBODY}' <> ALL (owners) FROM at_limit)
+                ORDER BY user_id LIMIT 1)
             UNION ALL
             SELECT (SELECT user_id FROM generation_jobs
                 WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
@@ -125,6 +129,7 @@ def _chosen_within_limits(fits: str) -> str:
                 SELECT id, user_id FROM generation_jobs WHERE id = :chosen_id AND {fits} {_LOCKED}
             ) AS candidate
             WHERE owner_may_run(user_id, {_most_running("candidate.user_id")})
+                AND NOT EXISTS (SELECT FROM pauses WHERE tenant IN ('{EVERYBODY}', candidate.user_id))
         )"""  # noqa: S608
 
 
@@ -161,10 +166,11 @@ failed is left out for the time `HEAD_START`."""
 CLAIM_SUSPECT: Final = _claim(_first(_SUSPECTED), clock_moved())
 CLAIM_WITHIN_LIMITS: Final = _claim(_first_within_limits(_UNSUSPECTED), clock_moved())
 CLAIM_SUSPECT_WITHIN_LIMITS: Final = _claim(_first_within_limits(_SUSPECTED), clock_moved())
-"""The same where running jobs of any owner are limited. Of two claims at once one waits for the other (`owner_may_run`,
-migration 0011), so that not both begin the last job that may run."""
+"""The same where running jobs of any owner are limited, or any are paused. Of two claims at once one waits for the other
+(`owner_may_run`, migration 0011), so that not both begin the last job that may run."""
 RUNNING_LIMITED: Final = Statement(
-    "SELECT EXISTS (SELECT FROM api_keys WHERE (limits ->> 'running') IS NOT NULL) AS by_key"
+    """SELECT EXISTS (SELECT FROM api_keys WHERE (limits ->> 'running') IS NOT NULL) OR EXISTS (SELECT FROM pauses)
+        AS by_key"""
 )
 
 _PASSED: Final = """before AS (

@@ -20,7 +20,7 @@ from app.domain.errors import (
 from app.domain.job import FINISHED, TRANSITIONS, Job, JobEvent, NewJob, Phase, Standing
 from app.domain.limits import UNLIMITED
 from app.runtime.json_text import dump_kept, dumps, load_kept
-from app.storage import idempotency
+from app.storage import idempotency, moves
 from app.storage.columns import STANDING, standing_of
 from app.storage.database import driver_of
 from app.storage.fair_tags import Places, TagsUnderWay, tag_of
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from app.domain.seeds import Drawing
     from app.storage.database import Database
     from app.storage.idempotency import Once
+    from app.storage.moves import Moved
 
 
 class JobStore:
@@ -188,6 +189,17 @@ class JobStore:
             if row is None:
                 raise _not_retryable(await require(session, job_id))
             return standing_of(row)
+
+    async def to_front(self, job_id: int, actor: str, owner: str | None = None) -> Moved:
+        """Let a waiting job come before the others of its user and priority; raises as `moves.to_front`."""
+        async with self._database.transaction() as session:
+            return await moves.to_front(await driver_of(session), job_id, owner, actor)
+
+    async def set_priority(self, job_id: int, priority: int, actor: str, owner: str | None = None) -> Moved:
+        """Give a waiting job another priority; raises as `moves.set_priority`."""
+        async with self._database.transaction() as session:
+            connection = await driver_of(session)
+            return await moves.set_priority(connection, job_id, priority, owner, actor, shares=self._shares)
 
     async def delete(self, job_id: int, owner: str | None = None) -> list[str]:
         """Delete a finished job's rows and return the paths of its files, which belong to no job then.

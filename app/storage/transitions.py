@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import select
 
 from app.domain.errors import JobNotFound
-from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, Phase, Repair
+from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, Phase, Repair, Steering
 from app.storage.columns import STANDING, STANDING_COLUMNS, standing_of
 from app.storage.schema import JobRow
 
@@ -81,7 +81,7 @@ def event_rows(*rows: str) -> str:
 
 
 def event_row(
-    event: JobEvent | Repair,
+    event: JobEvent | Repair | Steering,
     actor: str,
     data: str = NO_DATA,
     *,

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.job import Attempt, JobStatus, ListedJob, Output
 from app.storage.columns import LISTED, listed_of
 from app.storage.fair_tags import DEFERRED, QUEUED
+from app.storage.pauses import pause_in, pause_of
 from app.storage.schema import AttemptRow, OutputRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from app.domain.pauses import Pause
 
 MOST_ATTEMPTS: Final = 50
 """Maximum number of attempts, the last ones, in the answer for a job: there is no limit to retries."""
@@ -28,6 +31,8 @@ class JobView:
     outputs: list[Output]
     position: int | None
     """How many waiting jobs come before it, and itself: 1 is the next. None unless it waits."""
+    pause: Pause | None = None
+    """Why it is not taken; None unless it waits and is paused, and where positions are not read."""
 
 
 def _columns(table: Any, *, without: Sequence[str] = ()) -> str:
@@ -58,8 +63,9 @@ _POSITIONS: Final = f"""
     ) + CASE WHEN job.fair_tag IS NOT NULL THEN 0 ELSE (
         SELECT count(*) FROM generation_jobs AS other
         WHERE {DEFERRED} AND (other.available_at, other.id) < (job.available_at, job.id)
-    ) END AS position
-    FROM generation_jobs AS job WHERE job.id = ANY($1) AND job.status = 'pending'"""  # noqa: S608  # our own words only
+    ) END AS position, pause.*
+    FROM generation_jobs AS job LEFT JOIN LATERAL ({pause_of("job.user_id")}) AS pause ON true
+    WHERE job.id = ANY($1) AND job.status = 'pending'"""  # noqa: S608  # our own words only
 """What is not to begin yet comes after all that is due by now, in the order of time."""
 
 
@@ -138,13 +144,19 @@ async def read_whole_jobs(
         for row in await connection.fetch(_OUTPUTS, contents):
             output = Output(**{name: row[name] for name in _OUTPUT_FIELDS})
             outputs.setdefault(row["content_id"], []).append(output)
-    places: dict[int, int] = {}
+    places: dict[int, Any] = {}
     jobs = {job_id: listed_of(row) for job_id, row in rows.items()}
     waiting = [job_id for job_id, job in jobs.items() if job.status is JobStatus.PENDING]
     if positions and waiting:
-        places = {row["id"]: row["position"] for row in await connection.fetch(_POSITIONS, waiting)}
+        places = {row["id"]: row for row in await connection.fetch(_POSITIONS, waiting)}
     views = {
-        job_id: JobView(job, attempts.get(job_id, []), outputs.get(job.content_id or 0, []), places.get(job_id))
+        job_id: JobView(
+            job,
+            attempts.get(job_id, []),
+            outputs.get(job.content_id or 0, []),
+            places[job_id]["position"] if job_id in places else None,
+            pause_in(places.get(job_id)),
+        )
         for job_id, job in jobs.items()
     }
     return [views.get(job_id) for job_id in job_ids]

@@ -75,6 +75,7 @@ def job_answer(
         "progress": 100 if job.phase is Phase.COMPLETED else snapshot.progress,
         "queue_position": view.position,
         "eta_seconds": eta_s,
+        "waits_because": view.pause.words if view.pause is not None else None,
         "comfyui_prompt_id": job.prompt_id,
         "output_paths": [output.path for output in view.outputs],
         "outputs": [output_answer(job.content_id or 0, output, signed, root) for output in view.outputs],

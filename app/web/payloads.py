@@ -145,7 +145,12 @@ class JobAnswer(BaseModel):
     )
     eta_seconds: float | None = Field(
         description="Seconds until the job ends: of a running job by the last runs of its workflow, of a waiting one "
-        "by the last runs of all kinds and the slots of the backends that can take work. Null if nothing is known."
+        "by the last runs of all kinds and the slots of the backends that can take work. Null if nothing is known, and "
+        "while the job is paused."
+    )
+    waits_because: str | None = Field(
+        description="Why no worker takes the job, in words: the queue is paused, or the jobs of its user are. "
+        "Null of one that waits for its turn only, and in lists."
     )
     backend_name: str | None
     comfyui_prompt_id: str | None

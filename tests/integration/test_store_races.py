@@ -21,7 +21,7 @@ from app.domain.errors import (
     LostClaim,
     StorageFailed,
 )
-from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, JobStatus, Phase, Repair, apply
+from app.domain.job import STATUS_OF, TRANSITIONS, JobEvent, JobStatus, Phase, Repair, Steering, apply
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.job_views import JobViews
 
@@ -40,7 +40,7 @@ async def log_of(database: Database, job_id: int) -> list[str]:
     assert events[0].event == "submitted"
     phase, attempt = Phase.QUEUED, 1
     for event in events[1:]:
-        if event.event not in set(Repair):
+        if event.event not in {*Repair, *Steering}:
             phase = apply(phase, JobEvent(event.event))
         attempt += event.event in ("requeued", "retried")
         assert (event.phase, event.attempt) == (phase, attempt)
