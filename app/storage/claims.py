@@ -166,7 +166,7 @@ failed is left out for the time `HEAD_START`."""
 CLAIM_SUSPECT: Final = _claim(_first(_SUSPECTED), clock_moved())
 CLAIM_WITHIN_LIMITS: Final = _claim(_first_within_limits(_UNSUSPECTED), clock_moved())
 CLAIM_SUSPECT_WITHIN_LIMITS: Final = _claim(_first_within_limits(_SUSPECTED), clock_moved())
-"""The same where running jobs of any owner are limited, or any are paused. Of two claims at once one waits for the other
+"""The same where running jobs of any owner are limited, or paused. Of two claims at once one waits for the other
 (`owner_may_run`, migration 0011), so that not both begin the last job that may run."""
 RUNNING_LIMITED: Final = Statement(
     """SELECT EXISTS (SELECT FROM api_keys WHERE (limits ->> 'running') IS NOT NULL) OR EXISTS (SELECT FROM pauses)

@@ -193,13 +193,12 @@ class JobStore:
     async def to_front(self, job_id: int, actor: str, owner: str | None = None) -> Moved:
         """Let a waiting job come before the others of its user and priority; raises as `moves.to_front`."""
         async with self._database.transaction() as session:
-            return await moves.to_front(await driver_of(session), job_id, owner, actor)
+            return await moves.to_front(session, job_id, owner, actor)
 
     async def set_priority(self, job_id: int, priority: int, actor: str, owner: str | None = None) -> Moved:
         """Give a waiting job another priority; raises as `moves.set_priority`."""
         async with self._database.transaction() as session:
-            connection = await driver_of(session)
-            return await moves.set_priority(connection, job_id, priority, owner, actor, shares=self._shares)
+            return await moves.set_priority(session, job_id, priority, owner, actor, shares=self._shares)
 
     async def delete(self, job_id: int, owner: str | None = None) -> list[str]:
         """Delete a finished job's rows and return the paths of its files, which belong to no job then.

@@ -5,26 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import func, select
+
 from app.domain.errors import JobNotFound, JobNotMovable, JobNotWaiting
 from app.domain.job import WAITING, Standing, Steering
 from app.storage.columns import STANDING, standing_of
+from app.storage.database import driver_of
 from app.storage.fair_tags import QUEUED, base_of, charged, weight_of
+from app.storage.schema import JobRow
 from app.storage.statements import Statement
 from app.storage.transitions import event_row, event_rows, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy.ext.asyncio import AsyncSession
+
 MOST_SHIFTED: Final = 500
 """Maximum number of jobs that make room for one: of more, the last of so many goes to where the one was."""
 _WAITS: Final = f"job.phase IN ({listed(WAITING)})"
 _OWN: Final = "job.id = :job_id::bigint AND (job.user_id = :owner OR :owner::text IS NULL)"
+_LOCK: Final = func.pg_advisory_xact_lock(func.hashtextextended(JobRow.user_id, 7265837418))
+"""One move of a user's jobs after the other: each is to see the places that the one before has left."""
 _STEPPED: Final = "seq = job.seq + 1, updated_at = now()"
 
-# One after the other of each user: each is to see the tags that the one before has left.
-_ONE_AT_A_TIME: Final = Statement(f"""
-    SELECT pg_advisory_xact_lock(hashtextextended(user_id, 7265837418)) FROM generation_jobs AS job
-    WHERE {_OWN}""")  # noqa: S608  # of our own words only
 _HERE: Final = Statement(f"""
     SELECT {STANDING}, user_id, priority, fair_tag FROM generation_jobs AS job WHERE {_OWN}""")  # noqa: S608
 _BEFORE: Final = f"""FROM generation_jobs WHERE {QUEUED} AND user_id >= :user_id::text AND user_id <= :user_id
@@ -35,7 +39,7 @@ _BEFORE: Final = f"""FROM generation_jobs WHERE {QUEUED} AND user_id >= :user_id
 _TO_FRONT: Final = Statement(f"""
     WITH before AS MATERIALIZED (
         SELECT id, fair_tag {_BEFORE}
-        ORDER BY user_id, priority DESC, fair_tag, id LIMIT {MOST_SHIFTED} FOR UPDATE SKIP LOCKED
+        ORDER BY user_id, priority DESC, fair_tag, id LIMIT :most::int FOR UPDATE SKIP LOCKED
     ), first AS (
         SELECT min(fair_tag) AS tag FROM before
     ), held AS MATERIALIZED (
@@ -86,7 +90,7 @@ class Moved:
     priority_before: int
 
 
-async def to_front(connection: Any, job_id: int, owner: str | None, actor: str) -> Moved:
+async def to_front(session: AsyncSession, job_id: int, owner: str | None, actor: str) -> Moved:
     """Let a waiting job come before the others of its user and priority, in the caller's transaction.
 
     Raises
@@ -95,19 +99,19 @@ async def to_front(connection: Any, job_id: int, owner: str | None, actor: str) 
     JobNotMovable
         It is not to begin yet, or has the same tag as the first one, which no exchange brings behind it.
     """
-    await _ONE_AT_A_TIME.rows(connection, job_id=job_id, owner=owner)
+    connection = await _begun(session, job_id)
     here = _waiting(await _HERE.row(connection, job_id=job_id, owner=owner), job_id)
     if here["fair_tag"] is None:
         raise JobNotMovable(f"Job {job_id} is not to begin before {here['available_at']:%Y-%m-%d %H:%M:%S} UTC.")
     lane = {name: here[name] for name in ("user_id", "priority", "fair_tag")}
-    row = await _TO_FRONT.row(connection, job_id=job_id, owner=owner, actor=actor, **lane)
+    row = await _TO_FRONT.row(connection, job_id=job_id, owner=owner, actor=actor, most=MOST_SHIFTED, **lane)
     if row is not None:
         return Moved(standing_of(row), True, here["priority"])
     return await _not_moved(connection, job_id, owner, lane)
 
 
 async def set_priority(
-    connection: Any, job_id: int, priority: int, owner: str | None, actor: str, *, shares: bool
+    session: AsyncSession, job_id: int, priority: int, owner: str | None, actor: str, *, shares: bool
 ) -> Moved:
     """Give a waiting job another priority, where it comes last of its user's jobs; `shares` is as `JobStore`'s.
 
@@ -115,12 +119,18 @@ async def set_priority(
     ------
     JobNotFound, JobNotWaiting
     """
-    await _ONE_AT_A_TIME.rows(connection, job_id=job_id, owner=owner)
+    connection = await _begun(session, job_id)
     row = await _SET_PRIORITY.row(connection, job_id=job_id, priority=priority, owner=owner, actor=actor, shares=shares)
     if row is not None:
         return Moved(standing_of(row), True, row["old_priority"])
     here = _waiting(await _HERE.row(connection, job_id=job_id, owner=owner), job_id)
     return Moved(standing_of(here), False, here["priority"])
+
+
+async def _begun(session: AsyncSession, job_id: int) -> Any:
+    """Wait until no other job of the user is moved, and return the driver's connection."""
+    await session.execute(select(_LOCK).where(JobRow.id == job_id))
+    return await driver_of(session)
 
 
 async def _not_moved(connection: Any, job_id: int, owner: str | None, lane: Mapping[str, Any]) -> Moved:
