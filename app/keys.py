@@ -25,6 +25,7 @@ from app.services.key_management import KeyManagement
 from app.services.links import Links
 from app.services.live_fleet import LiveFleet
 from app.services.owners_at_limits import OwnersAtLimits
+from app.services.queue_control import QueueControl
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
 from app.services.submit import Submitting
@@ -72,6 +73,7 @@ UPLOADS: Final = web.AppKey("UPLOADS", Uploads)
 UPLOAD_STORE: Final = web.AppKey("UPLOAD_STORE", UploadStore)
 SUBMITTING: Final = web.AppKey("SUBMITTING", Submitting)
 CONTROL: Final = web.AppKey("CONTROL", Control)
+QUEUE_CONTROL: Final = web.AppKey("QUEUE_CONTROL", QueueControl)
 FLEET: Final = web.AppKey("FLEET", Fleet)
 LIVE_FLEET: Final = web.AppKey("LIVE_FLEET", LiveFleet)
 INVENTORY: Final = web.AppKey("INVENTORY", Inventory)

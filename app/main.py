@@ -42,6 +42,7 @@ from app.services.links import Links
 from app.services.live_fleet import LiveFleet
 from app.services.offer_refresh import OfferRefresh
 from app.services.owners_at_limits import OwnersAtLimits
+from app.services.queue_control import QueueControl
 from app.services.references import References
 from app.services.seeds import Seeds
 from app.services.snapshots import Snapshots
@@ -59,9 +60,11 @@ from app.storage.known_names import KnownNames
 from app.storage.link_secret import LinkSecretStore
 from app.storage.outages import repeat_until_available
 from app.storage.owner_use import OwnerUse
+from app.storage.pauses import Pauses
 from app.storage.periodic_tasks import PeriodicTasks
 from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
+from app.storage.tenants import Tenants
 from app.storage.uploads import UploadStore
 from app.web import (
     api_keys,
@@ -72,6 +75,7 @@ from app.web import (
     jobs,
     me,
     metrics,
+    queue,
     system,
     tickets,
     uploads,
@@ -129,7 +133,21 @@ def create_app(settings: Settings) -> web.Application:
     """Return the whole server: REST, WebSocket, and the page below `/monitor/`."""
     app = _application(settings)
     _construct(app, settings)
-    tables = (jobs, contents, uploads, inventory, backends, api_keys, audit, system, me, metrics, tickets, websockets)
+    tables = (
+        jobs,
+        contents,
+        uploads,
+        inventory,
+        backends,
+        queue,
+        api_keys,
+        audit,
+        system,
+        me,
+        metrics,
+        tickets,
+        websockets,
+    )
     for table in (each.routes for each in tables):
         _add_routes(app, table)
     return _with_page(app)
@@ -145,7 +163,7 @@ def create_monitor_app(settings: Settings) -> web.Application:
 
     app.router.add_get("/", to_page)
     # What the page itself asks for, pictures and events, and what it links to: reading, and nothing that changes a job.
-    changing = (jobs, uploads, backends)
+    changing = (jobs, uploads, backends, queue)
     reading = [
         route
         for module in changing
@@ -211,12 +229,12 @@ def _construct(app: web.Application, settings: Settings) -> None:
     database = Database(make_engine(settings))
     keep_uploads = timedelta(days=settings.keep_uploads_days)
     store, views = JobStore(database, keep_uploads, shares=settings.users_share), JobViews(database)
-    queue, events, files = JobQueue(line, names), Events(line, names), FileStore(settings.storage_path)
+    turns, events, files = JobQueue(line, names), Events(line, names), FileStore(settings.storage_path)
     registry = Registry(redis, names, settings.stale_seconds)
     snapshots = Snapshots(views, events)
     app[keys.SETTINGS] = settings
     app[keys.DATABASE] = database
-    app[keys.QUEUE] = queue
+    app[keys.QUEUE] = turns
     app[keys.EVENTS] = events
     app[keys.PREVIEWS] = Previews(redis, names)
     app[keys.TICKETS] = Tickets(redis, names)
@@ -238,7 +256,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.SEEDS] = seeds = Seeds(registry)
     app[keys.SUBMITTING] = Submitting(
         store,
-        queue,
+        turns,
         registry,
         fleet,
         seeds,
@@ -252,7 +270,8 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[keys.METRICS] = ServerMetrics()
     app[keys.FIGURES] = figures = Figures(redis, names)
     app[keys.HUB] = hub = Hub(listener, names, snapshots.read, text_frame, app[keys.METRICS], views.owners)
-    app[keys.CONTROL] = Control(store, queue, events, hub, figures, files, seeds, settings.cancel_wait_seconds)
+    app[keys.CONTROL] = Control(store, turns, events, hub, figures, files, seeds, settings.cancel_wait_seconds)
+    app[keys.QUEUE_CONTROL] = QueueControl(Pauses(database), Tenants(database), turns, events)
     commands = OperatorMessages(redis, names)
     app[keys.FLEET] = Fleet(registry, commands, BackendStates(database), PeriodicTasks(database))
     app[keys.FLEET_FIGURES] = FleetFigures(database)

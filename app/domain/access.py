@@ -31,12 +31,18 @@ class Ability(StrEnum):
     SEND = "send"
     CANCEL = "cancel"
     RETRY = "retry"
+    MOVE = "move"
+    """Change the place of a job that waits."""
     DELETE = "delete"
     SEE_FLEET = "see_fleet"
     """Backends, workers, and figures of all jobs."""
     SEND_FOR_OTHERS = "send_for_others"
     STEER_WORKER = "steer_worker"
     STEER_BACKEND = "steer_backend"
+    PAUSE = "pause"
+    """Have no jobs taken, of one user or of anybody."""
+    SET_WEIGHT = "set_weight"
+    """Say how large a user's share of the backends is."""
     RUN_TASK = "run_task"
     SEE_TRACEBACK = "see_traceback"
     SEE_AUDIT = "see_audit"
@@ -55,11 +61,14 @@ ROLES: Final[Mapping[Ability, frozenset[Role]]] = {
     Ability.SEND: _SENDERS,
     Ability.CANCEL: _SENDERS,
     Ability.RETRY: _SENDERS,
+    Ability.MOVE: _SENDERS,
     Ability.DELETE: _SENDERS,
     Ability.SEE_FLEET: _OF_ALL_JOBS,
     Ability.SEND_FOR_OTHERS: _OPERATORS,
     Ability.STEER_WORKER: _OPERATORS,
     Ability.STEER_BACKEND: _OPERATORS,
+    Ability.PAUSE: _OPERATORS,
+    Ability.SET_WEIGHT: _ADMINS,
     Ability.RUN_TASK: _OPERATORS,
     # It shows a server's paths.
     Ability.SEE_TRACEBACK: _OPERATORS,

@@ -85,6 +85,11 @@ class JobQueue:
             added = await self._enqueue(keys=keys, args=[*values, *news])
         return [bool(each) for each in added]
 
+    async def wake(self) -> None:
+        """Have the workers read the queue: jobs that they had to leave may be taken now."""
+        with redis_errors_as("The queue cannot be reached at the moment."):
+            await self._redis.publish(self._names.wake, str(int(time.time() * 1000)))
+
     async def take_back(self, job_id: int, attempt: int) -> None:
         """Remove a turn that no worker has begun; a begun one finds that there is nothing to do."""
         turn = task_id(job_id, attempt)

@@ -140,6 +140,8 @@ async def _foresee(request: web.Request, form: Form, filled: Filled) -> web.Resp
             found = await request.config_dict[SUBMITTING].check(asked[0], {})
             form.blame_all(found.refusal.faults if found.refusal is not None else ())
             said = _expectation(found, *await expected(request, asked[0], found)) if found.refusal is None else ""
+            if pauses := await request.config_dict[QUEUE_CONTROL].concerning(asked[0].user_id):
+                said = f"{said} {pauses[0].words}"
     except InvalidRequest as error:
         form.blame_all(error.faults)
     except Unavailable:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from app.domain.errors import Unavailable
 from app.domain.job import JobStatus
 from app.domain.message import snapshot_of
-from app.keys import DATABASE, EVENTS, HUB, REGISTRY
-from app.web.callers import views_of
+from app.keys import DATABASE, EVENTS, HUB, QUEUE_CONTROL, REGISTRY
+from app.web.callers import CALLER, views_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from app.domain.heartbeats import BackendBeat, WorkerBeat
     from app.domain.message import Snapshot
+    from app.domain.pauses import Pause
     from app.storage.job_views import QueueStats
     from app.storage.whole_jobs import JobView
 
@@ -40,6 +41,18 @@ class Health:
     backends: Sequence[BackendBeat] | None
     events: bool
     """Whether changes arrive by push."""
+    pauses: Sequence[Pause] = ()
+    """What is paused, everybody first: of a user's own jobs, or for who sees all, of all."""
+
+    @property
+    def pause(self) -> Pause | None:
+        """Why nobody's jobs are taken; None if they are."""
+        return next((each for each in self.pauses if each.user_id is None), None)
+
+    @property
+    def paused_users(self) -> list[str]:
+        """Whose jobs are not taken, by name."""
+        return [each.user_id for each in self.pauses if each.user_id is not None]
 
     @property
     def waiting(self) -> int | None:
@@ -89,8 +102,8 @@ NOT_KNOWN: Final = Health(None, None, None, None, events=False)
 
 async def read_health(request: web.Request) -> Health:
     """Read the figures; never raises, and takes no longer than `PATIENCE_S`, whatever is away."""
-    (stats, finished), (workers, backends) = await asyncio.gather(_figures(request), _beats(request))
-    return Health(stats, finished, workers, backends, request.config_dict[HUB].connected)
+    (stats, finished, pauses), (workers, backends) = await asyncio.gather(_figures(request), _beats(request))
+    return Health(stats, finished, workers, backends, request.config_dict[HUB].connected, pauses)
 
 
 async def read_snapshots(request: web.Request, views: Sequence[JobView]) -> list[Snapshot]:
@@ -105,16 +118,19 @@ async def read_snapshots(request: web.Request, views: Sequence[JobView]) -> list
         return snapshots
 
 
-async def _figures(request: web.Request) -> tuple[QueueStats | None, Mapping[str, int] | None]:
-    views = views_of(request)
+async def _figures(
+    request: web.Request,
+) -> tuple[QueueStats | None, Mapping[str, int] | None, Sequence[Pause]]:
+    views, control, scope = views_of(request), request.config_dict[QUEUE_CONTROL], request[CALLER].scope
     try:
         async with asyncio.timeout(PATIENCE_S):
             # Ping first: in a pool whose connections are all dead, each statement would get another dead one.
             await request.config_dict[DATABASE].ping()
             stats = await views.stats()
-            return stats, await views.finished_since(datetime.now(UTC) - timedelta(hours=1))
+            finished = await views.finished_since(datetime.now(UTC) - timedelta(hours=1))
+            return stats, finished, await (control.pauses() if scope is None else control.concerning(scope))
     except (Unavailable, TimeoutError):
-        return None, None
+        return None, None, ()
 
 
 async def _beats(request: web.Request) -> tuple[list[WorkerBeat] | None, list[BackendBeat] | None]:

@@ -21,6 +21,7 @@ from app.monitor import (
     list_page,
     new_job_page,
     output_page,
+    queue_actions,
     sessions,
     stats_pages,
 )
@@ -56,6 +57,7 @@ def create_monitor() -> web.Application:
     app.add_routes(actions.routes)
     app.add_routes(bulk_actions.routes)
     app.add_routes(fleet_actions.routes)
+    app.add_routes(queue_actions.routes)
     app.add_routes(audit_pages.routes)
     app.add_routes(key_pages.routes)
     app.add_routes(sessions.routes)

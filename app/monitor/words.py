@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, JobEvent, Phase
+from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, WAITING, JobEvent, Phase
 from app.domain.message import timestamp
 from app.domain.text import printable
 
@@ -30,13 +30,16 @@ class Allowed:
     again: bool
     """A completed job is over; what it asked for can be sent once more, as a new job."""
     delete: bool
+    move: bool
+    """Its place in the queue, or its priority, can be changed."""
 
 
 def allowed(phase: Phase) -> Allowed:
     """Return what the table of transitions lets happen to a job in this phase."""
     cancels = TRANSITIONS[JobEvent.WITHDRAWN].sources | TRANSITIONS[JobEvent.CANCEL_REQUESTED].sources
     retries = TRANSITIONS[JobEvent.RETRIED].sources
-    return Allowed(phase in cancels, phase in retries, phase is Phase.COMPLETED, STATUS_OF[phase] in FINISHED)
+    ended = STATUS_OF[phase] in FINISHED
+    return Allowed(phase in cancels, phase in retries, phase is Phase.COMPLETED, ended, phase in WAITING)
 
 
 def duration(seconds: float | None) -> str:

@@ -14,6 +14,7 @@ from app.domain.job import Attempt, Output, Phase, Standing
 from app.domain.message import timestamp
 from app.domain.text import printable
 from app.services.links import output_path, thumbnail_path
+from app.web.payloads import PauseAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from app.domain.errors import Fault
     from app.domain.heartbeats import BackendBeat, WorkerBeat
     from app.domain.message import Snapshot
+    from app.domain.pauses import Pause
     from app.domain.run_times import Range
     from app.domain.uploads import Upload
     from app.domain.worker_states import WorkerState
@@ -108,8 +110,10 @@ def output_answer(content_id: int, output: Output, signed: Callable[[str], str],
     }
 
 
-def check_answer(found: DryRun, position: int, wait: Range | None, run: Range | None) -> dict[str, Any]:
-    """Return what would become of a job."""
+def check_answer(
+    found: DryRun, position: int, wait: Range | None, run: Range | None, pauses: Sequence[Pause]
+) -> dict[str, Any]:
+    """Return what would become of a job; `pauses` are those of its user, and of everybody."""
     eligible = [each.backend for each in found.backends if each.is_known and not each.faults]
     return {
         "accepted": found.refusal is None,
@@ -131,7 +135,9 @@ def check_answer(found: DryRun, position: int, wait: Range | None, run: Range | 
         "width": found.job.width or None,
         "height": found.job.height or None,
         "position": position,
-        "wait_seconds": _range(wait),
+        # Until when it is paused nobody knows.
+        "wait_seconds": _range(wait) if not pauses else None,
+        "waits_because": pauses[0].words if pauses else None,
         "run_seconds": _range(run),
     }
 
@@ -172,6 +178,11 @@ def upload_answer(upload: Upload, root: str = "") -> dict[str, Any]:
         "expires_at": timestamp(upload.expires_at),
         "url": f"{root}/api/v1/uploads/{upload.upload_id}/data",
     }
+
+
+def pause_answer(pause: Pause | None) -> PauseAnswer | None:
+    """Return a pause."""
+    return PauseAnswer(since=pause.since, by=pause.by, reason=pause.reason) if pause is not None else None
 
 
 def attempt_answer(attempt: Attempt) -> dict[str, Any]:

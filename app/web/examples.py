@@ -57,6 +57,11 @@ NODE: Final[dict[str, Any]] = {
     "differs": False,
     "descriptions": [],
 }
+QUEUE: Final[dict[str, Any]] = {
+    "paused": {"since": "2026-11-23T12:00:00.000Z", "by": "ops", "reason": "New models are copied."}
+}
+USER: Final[dict[str, Any]] = {"user_id": "ann", "weight": 2.0, "paused": None, "waiting": 12, "running": 1}
+USERS: Final[dict[str, Any]] = {"items": [USER], "next_after": None}
 UPLOAD: Final[dict[str, Any]] = {
     "upload_id": "4f2d6c0e8a5b4b7c9d1e2f3a4b5c6d7e",
     "user_id": "your-user-id",
@@ -106,6 +111,7 @@ CHECK: Final[dict[str, Any]] = {
     "height": 1216,
     "position": 3,
     "wait_seconds": {"low": 8.0, "likely": 11.5, "high": 20.0},
+    "waits_because": None,
     "run_seconds": {"low": 4.0, "likely": 5.2, "high": 7.1},
 }
 UPLOAD_WORKFLOW: Final[dict[str, Any]] = {

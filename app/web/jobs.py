@@ -14,14 +14,14 @@ from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished,
 from app.domain.job import JobStatus, Phase
 from app.domain.message import snapshot_of
 from app.domain.workflow_key import workflow_key
-from app.keys import CONTROL, ETA, EVENTS, LINKS, REGISTRY, SETTINGS, SIDELINE, SUBMITTING
+from app.keys import CONTROL, ETA, EVENTS, LINKS, QUEUE_CONTROL, REGISTRY, SETTINGS, SIDELINE, SUBMITTING
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.links import unsigned
 from app.services.submit import Replayed
 from app.storage.idempotency import Once
 from app.storage.job_lists import Matching
 from app.storage.whole_jobs import JobView
-from app.web.answers import attempt_answer, check_answer, event_answer, job_answer
+from app.web.answers import attempt_answer, check_answer, event_answer, job_answer, pause_answer
 from app.web.auditing import ACTED_ON, MAX_SCOPE, became_of_many, note, noted, sender_of
 from app.web.bodies import check_kind, fingerprint, idempotency_key_of, job_id_of, parse, read_object, read_query
 from app.web.body_intake import INCOMING
@@ -41,6 +41,7 @@ from app.web.requests import (
     BulkRetryRequest,
     CancelRequest,
     HistoryQuery,
+    JobChangeRequest,
     JobRequest,
     ListQuery,
     RetryRequest,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from app.services.links import Signing
     from app.services.submit import DryRun
     from app.storage.job_lists import Page
+    from app.storage.moves import Moved
 
 routes: Final = web.RouteTableDef()
 
@@ -107,7 +109,8 @@ async def check_job(request: web.Request) -> web.Response:
         job, overrides, _ = await request.app[SIDELINE].do(len(raw), _asked, raw, None, request[CALLER])
         found = await request.app[SUBMITTING].check(job, overrides)
     position, wait, run = await expected(request, job, found)
-    return answered(check_answer(found, position, wait, run))
+    pauses = await request.app[QUEUE_CONTROL].concerning(job.user_id)
+    return answered(check_answer(found, position, wait, run, pauses))
 
 
 async def expected(request: web.Request, job: NewJob, found: DryRun) -> tuple[int, Range | None, Range | None]:
@@ -142,7 +145,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def queue_stats(request: web.Request) -> web.Response:
     """Give the figures of the queue."""
     stats = await views_of(request).stats()
-    registry = request.app[REGISTRY]
+    registry, pauses = request.app[REGISTRY], await request.app[QUEUE_CONTROL].concerning()
     answer = QueueStatsAnswer(
         pending_jobs=stats.by_status.get(JobStatus.PENDING, 0),
         running_jobs=stats.by_status.get(JobStatus.RUNNING, 0),
@@ -151,6 +154,7 @@ async def queue_stats(request: web.Request) -> web.Response:
         by_model=stats.by_model,
         workers_online=sum(beat.live for beat in await registry.workers()),
         backends_online=sum(beat.live and bool(beat.healthy) for beat in await registry.backends()),
+        paused=pause_answer(next((each for each in pauses if each.user_id is None), None)),
     )
     return answered(answer)
 
@@ -213,6 +217,30 @@ async def retry_job(request: web.Request) -> web.Response:
     retrying = request.app[CONTROL].retry(job_id, new_seed=new_seed, actor=actor, owner=caller.scope, sender=caller)
     await noted(request, "retry", f"job {job_id}", retrying, lambda _: "reseeded" if new_seed else "retried")
     return answered(await whole_job(request, await views_of(request).view(job_id)))
+
+
+@routes.post(ONE + "/front")
+async def move_to_front(request: web.Request) -> web.Response:
+    """Let a waiting job come before the others of its user and priority."""
+    job_id = job_id_of(request)
+    moving = request.app[CONTROL].to_front(job_id, actor_of(request), request[CALLER].scope)
+    await noted(request, "to_front", f"job {job_id}", moving, became_of_move)
+    return answered(await whole_job(request, await views_of(request).view(job_id)))
+
+
+@routes.patch(ONE)
+async def change_job(request: web.Request) -> web.Response:
+    """Give a waiting job another priority."""
+    job_id = job_id_of(request)
+    asked = check(JobChangeRequest, await read_object(request))
+    setting = request.app[CONTROL].set_priority(job_id, asked.priority, actor_of(request), request[CALLER].scope)
+    await noted(request, "priority_set", f"job {job_id}", setting, became_of_move, priority=asked.priority)
+    return answered(await whole_job(request, await views_of(request).view(job_id)))
+
+
+def became_of_move(moved: Moved) -> str:
+    """Return the outcome of a move, as the audit has it."""
+    return "moved" if moved.changed else "unchanged"
 
 
 @routes.post(BASE + "/cancel")

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from app.domain.access import ROLES, Role
 from app.services.access import SESSION_COOKIE
 from app.settings import package_version
-from app.web import audit_messages, examples, inventory_payloads, key_messages, payloads, requests
+from app.web import audit_messages, examples, inventory_payloads, key_messages, payloads, queue_messages, requests
 from app.web.documented_problems import (
     HEADERS,
     OF_ACCESS,
@@ -34,13 +34,18 @@ if TYPE_CHECKING:
 _JOB: Final = "/api/v1/generation-jobs"
 _CONTENT: Final = "/api/v1/contents/{content_id}"
 _BACKEND: Final = "/api/v1/backends/{name}"
-_NAMES: Final = {"name": 255, "node_class": 300, "upload_id": 64}
+_NAMES: Final = {"name": 255, "node_class": 300, "upload_id": 64, "user_id": 255}
 """Parameter of a path that is a text → the most characters that name anything."""
 _UPLOADS: Final = "/api/v1/uploads"
 _UPLOAD: Final = _UPLOADS + "/{upload_id}"
 _KEYS: Final = "/api/v1/keys"
 _KEY: Final = _KEYS + "/{key_id}"
-_NEEDED: Final = (requests.JobRequest, key_messages.KeyRequest, key_messages.KeyChangeRequest)
+_USERS: Final = "/api/v1/users"
+_USER: Final = _USERS + "/{user_id}"
+_NEEDED: Final = (
+    *(requests.JobRequest, requests.JobChangeRequest, queue_messages.WeightRequest),
+    *(key_messages.KeyRequest, key_messages.KeyChangeRequest),
+)
 """Bodies without which a request means nothing."""
 _BYTES: Final = "bytes"
 _OBJECT: Final = "object"
@@ -135,6 +140,22 @@ OPERATIONS: Final = (
         requests.RetryRequest,
         None,
         problems=("job_not_found", "job_not_retryable", "no_seed", *OF_WAITING, *OF_BODY),
+    ),
+    Operation(
+        "patch",
+        _JOB + "/{job_id}",
+        "Give a waiting job another priority",
+        {200: payloads.JobAnswer},
+        requests.JobChangeRequest,
+        None,
+        problems=("job_not_found", "job_not_waiting", *OF_BODY),
+    ),
+    Operation(
+        "post",
+        _JOB + "/{job_id}/front",
+        "Let a waiting job come before the others of its user and priority",
+        {200: payloads.JobAnswer},
+        problems=("job_not_found", "job_not_waiting", "job_not_movable"),
     ),
     Operation(
         "post",
@@ -293,6 +314,64 @@ OPERATIONS: Final = (
         "Give a drained backend prompts again",
         {200: payloads.BackendStateAnswer},
         problems=("backend_not_found",),
+    ),
+    Operation(
+        "post",
+        "/api/v1/queue/pause",
+        "Have no waiting jobs taken; what runs goes on",
+        {200: queue_messages.QueueAnswer},
+        queue_messages.PauseRequest,
+        example=examples.QUEUE,
+        problems=OF_BODY,
+    ),
+    Operation(
+        "post",
+        "/api/v1/queue/resume",
+        "Have waiting jobs taken again",
+        {200: queue_messages.QueueAnswer},
+        example=examples.QUEUE,
+    ),
+    Operation(
+        "get",
+        _USERS,
+        "List the users who are paused, or have another weight than 1",
+        {200: queue_messages.UserListAnswer},
+        query=queue_messages.UsersQuery,
+        example=examples.USERS,
+        problems=OF_QUERY,
+    ),
+    Operation(
+        "get",
+        _USER,
+        "Show a user of the queue; one whom nobody knows has the defaults",
+        {200: queue_messages.UserAnswer},
+        example=examples.USER,
+        problems=OF_QUERY,
+    ),
+    Operation(
+        "put",
+        _USER + "/weight",
+        "Set a user's share of the backends",
+        {200: queue_messages.UserAnswer},
+        queue_messages.WeightRequest,
+        example=examples.USER,
+        problems=OF_BODY,
+    ),
+    Operation(
+        "post",
+        _USER + "/pause",
+        "Have none of a user's waiting jobs taken; what runs goes on",
+        {200: queue_messages.UserAnswer},
+        queue_messages.PauseRequest,
+        example=examples.USER,
+        problems=OF_BODY,
+    ),
+    Operation(
+        "post",
+        _USER + "/resume",
+        "Have a user's waiting jobs taken again",
+        {200: queue_messages.UserAnswer},
+        example=examples.USER,
     ),
     Operation(
         "get",

@@ -221,7 +221,10 @@ class CheckAnswer(BaseModel):
     width: int | None
     height: int | None
     position: int = Field(description="Its place among the waiting jobs: 1 is the next; at most 10,001.")
-    wait_seconds: RangeAnswer | None = Field(description="Until a worker takes it; null if nothing is known.")
+    wait_seconds: RangeAnswer | None = Field(
+        description="Until a worker takes it; null if nothing is known, or paused."
+    )
+    waits_because: str | None = Field(description="What is paused, in words, so that no worker would take the job.")
     run_seconds: RangeAnswer | None = Field(description="By the last runs of its workflow, or of all; null: not known.")
 
 
@@ -274,6 +277,14 @@ class AttemptListAnswer(BaseModel):
     next_after: int | None = Field(description="As `after` it leads to those that follow; null at the end.")
 
 
+class PauseAnswer(BaseModel):
+    """That jobs which wait are not taken."""
+
+    since: Time
+    by: str
+    reason: str | None
+
+
 class QueueStatsAnswer(BaseModel):
     """Figures of the queue."""
 
@@ -284,6 +295,7 @@ class QueueStatsAnswer(BaseModel):
     by_model: dict[str, int] = Field(description="Of the 200 models that most jobs wait for.")
     workers_online: int
     backends_online: int
+    paused: PauseAnswer | None = Field(description="Null: the queue is not paused as a whole.")
 
 
 class BackendAnswer(BaseModel):

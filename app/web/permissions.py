@@ -25,6 +25,7 @@ _CONTENT: Final = "/api/v1/contents/{content_id}"
 _UPLOADS: Final = "/api/v1/uploads"
 _BACKEND: Final = "/api/v1/backends/{name}"
 _KEYS: Final = "/api/v1/keys"
+_USERS: Final = "/api/v1/users"
 
 PUBLIC: Final = frozenset(
     {
@@ -59,6 +60,8 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     f"POST {_JOBS}/{{job_id}}/retry": Ability.RETRY,
     f"POST {_JOBS}/cancel": Ability.CANCEL,
     f"POST {_JOBS}/retry": Ability.RETRY,
+    f"POST {_JOBS}/{{job_id}}/front": Ability.MOVE,
+    f"PATCH {_JOBS}/{{job_id}}": Ability.MOVE,
     f"DELETE {_JOBS}/{{job_id}}": Ability.DELETE,
     f"GET {_CONTENT}": Ability.SEE,
     f"GET {_CONTENT}/thumbnail": Ability.SEE,
@@ -78,6 +81,13 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "GET /api/v1/workers": Ability.SEE_FLEET,
     f"POST {_BACKEND}/drain": Ability.STEER_BACKEND,
     f"POST {_BACKEND}/resume": Ability.STEER_BACKEND,
+    "POST /api/v1/queue/pause": Ability.PAUSE,
+    "POST /api/v1/queue/resume": Ability.PAUSE,
+    f"GET {_USERS}": Ability.SEE_FLEET,
+    f"GET {_USERS}/{{user_id}}": Ability.SEE_FLEET,
+    f"PUT {_USERS}/{{user_id}}/weight": Ability.SET_WEIGHT,
+    f"POST {_USERS}/{{user_id}}/pause": Ability.PAUSE,
+    f"POST {_USERS}/{{user_id}}/resume": Ability.PAUSE,
     f"GET {_KEYS}": Ability.MANAGE_KEYS,
     f"POST {_KEYS}": Ability.MANAGE_KEYS,
     f"GET {_KEYS}/{{key_id}}": Ability.MANAGE_KEYS,
@@ -111,6 +121,8 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "POST /monitor/jobs/{job_id}/retry": Ability.RETRY,
     "POST /monitor/jobs/{job_id}/again": Ability.RETRY,
     "POST /monitor/jobs/{job_id}/delete": Ability.DELETE,
+    "POST /monitor/jobs/{job_id}/front": Ability.MOVE,
+    "POST /monitor/jobs/{job_id}/priority": Ability.MOVE,
     "POST /monitor/bulk/cancel": Ability.CANCEL,
     "POST /monitor/bulk/retry": Ability.RETRY,
     "POST /monitor/bulk/delete": Ability.DELETE,
@@ -121,6 +133,11 @@ PERMISSIONS: Final[Mapping[str, Ability]] = {
     "POST /monitor/workers/{worker_id}/resume": Ability.STEER_WORKER,
     "POST /monitor/workers/{worker_id}/stop": Ability.STEER_WORKER,
     "POST /monitor/schedule/{task}/run": Ability.RUN_TASK,
+    "POST /monitor/queue/pause": Ability.PAUSE,
+    "POST /monitor/queue/resume": Ability.PAUSE,
+    "POST /monitor/users/pause": Ability.PAUSE,
+    "POST /monitor/users/resume": Ability.PAUSE,
+    "POST /monitor/users/weight": Ability.SET_WEIGHT,
     "POST /monitor/keys": Ability.MANAGE_KEYS,
     "POST /monitor/keys/{key_id}/limits": Ability.MANAGE_KEYS,
     "POST /monitor/keys/{key_id}/revoke": Ability.MANAGE_KEYS,

@@ -40,6 +40,7 @@ MAX_INPUTS: Final = 100
 """Files that a job names by `inputs`."""
 IMAGE_DENOISE: Final = 0.75
 """`denoise` of a job that starts from a picture, if it does not say another: 1 would leave nothing of the picture."""
+MOST_PRIORITY: Final = 100
 MAX_BULK: Final = 1000
 """Jobs of one bulk action."""
 MAX_FOLLOWED: Final = 500
@@ -151,7 +152,7 @@ class JobRequest(RequestModel):
     prefer: str | None = Field(
         None, min_length=1, max_length=255, description="A backend that is preferred, and not waited for."
     )
-    priority: int = Field(0, ge=-100, le=100, description="Larger first.")
+    priority: int = Field(0, ge=-MOST_PRIORITY, le=MOST_PRIORITY, description="Larger first.")
     not_before: GivenTime | None = None
     max_attempts: int = Field(4, ge=1, le=10)
     timeout_seconds: int = Field(900, ge=1, le=7200)
@@ -331,6 +332,12 @@ class RetryRequest(RequestModel):
     """The body of a retry; an empty one will do."""
 
     seed: Literal["same", "new"] = "same"
+
+
+class JobChangeRequest(RequestModel):
+    """What is to be changed of a job that waits."""
+
+    priority: int = Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY, description="Larger first.")
 
 
 class HistoryQuery(BaseModel):

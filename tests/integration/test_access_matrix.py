@@ -104,6 +104,15 @@ ROUTES: Final[Mapping[str, Route]] = {
     "GET /api/v1/workers": Route("read of the fleet"),
     "POST /api/v1/backends/{name}/drain": Route("steer the fleet"),
     "POST /api/v1/backends/{name}/resume": Route("steer the fleet"),
+    f"POST {_ONE}/front": Route("change one of ann's", "queued"),
+    f"PATCH {_ONE}": Route("change one of ann's", "queued", json={"priority": 1}),
+    "POST /api/v1/queue/pause": Route("steer the fleet"),
+    "POST /api/v1/queue/resume": Route("steer the fleet"),
+    "GET /api/v1/users": Route("read of the fleet"),
+    "GET /api/v1/users/{user_id}": Route("read of the fleet"),
+    "PUT /api/v1/users/{user_id}/weight": Route("for admins", json={"weight": 2}),
+    "POST /api/v1/users/{user_id}/pause": Route("steer the fleet"),
+    "POST /api/v1/users/{user_id}/resume": Route("steer the fleet"),
     "GET /ws/jobs": Route("read one of ann's", query="?job_ids={job_id}"),
     "GET /ws/jobs/{job_id}": Route("read one of ann's"),
     "GET /ws/events": Route("common"),
@@ -155,6 +164,13 @@ ROUTES: Final[Mapping[str, Route]] = {
     "POST /monitor/workers/{worker_id}/resume": Route("steer the fleet"),
     "POST /monitor/workers/{worker_id}/stop": Route("steer the fleet"),
     "POST /monitor/schedule/{task}/run": Route("steer the fleet"),
+    "POST /monitor/jobs/{job_id}/front": Route("change one of ann's", "queued"),
+    "POST /monitor/jobs/{job_id}/priority": Route("change one of ann's", "queued", form={"priority": "1"}),
+    "POST /monitor/queue/pause": Route("steer the fleet"),
+    "POST /monitor/queue/resume": Route("steer the fleet"),
+    "POST /monitor/users/pause": Route("steer the fleet", form={"user": "ann"}),
+    "POST /monitor/users/resume": Route("steer the fleet", form={"user": "ann"}),
+    "POST /monitor/users/weight": Route("for admins", form={"user": "ann", "weight": "2"}),
 }
 ONLY_ALONE: Final = {"GET /": Route("public")}
 """What the page has when it is served alone."""
@@ -198,7 +214,7 @@ def became(route: str, told: Told) -> str:
 async def request_for(world: World, route: str, who: str, things: Mapping[str, str]) -> Told:
     """Ask for a route as one asks for it."""
     given, (method, place) = (ROUTES | ONLY_ALONE)[route], route.split()
-    filled = dict(things) | {"key_id": "999"}
+    filled = dict(things) | {"key_id": "999", "user_id": "ann"}
     if "/static/" in place:
         filled |= {"name": "monitor.css"}
     path = re.sub(r"{(\w+)}", lambda name: filled[name[1]], place + given.query)

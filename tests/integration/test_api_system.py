@@ -169,6 +169,7 @@ async def test_the_figures_of_an_empty_queue(client: TestClient[Any, Any]) -> No
         "by_model": {},
         "workers_online": 0,
         "backends_online": 0,
+        "paused": None,
     }
 
 
