@@ -10,7 +10,7 @@ from aiohttp import web
 
 from app.domain.errors import Unavailable
 from app.domain.message import snapshot_of
-from app.keys import EVENTS, FLEET, FLEET_FIGURES, PREVIEWS
+from app.keys import EVENTS, FLEET, FLEET_FIGURES, PREVIEWS, QUEUE_CONTROL
 from app.monitor.fleet_view import ShownBackend, ShownRun, show_backend, show_run, show_worker
 from app.monitor.page_data import PATIENCE_S, read_health
 from app.monitor.rendering import render
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 routes: Final = web.RouteTableDef()
+MOST_USERS: Final = 100
+"""Of more users those are shown of whom something is set, and then those with the most jobs waiting."""
 
 
 @routes.get("/backends")
@@ -57,8 +59,11 @@ async def list_workers(request: web.Request) -> web.Response:
 @routes.get("/schedule/")
 @shared
 async def show_schedule(request: web.Request) -> web.Response:
-    """Show the periodic tasks, and how they went."""
-    return await render(request, "schedule.html", {"tasks": await request.config_dict[FLEET].schedule()})
+    """Show what steers the queue, and the periodic tasks and how they went."""
+    tasks, users = await asyncio.gather(
+        request.config_dict[FLEET].schedule(), request.config_dict[QUEUE_CONTROL].present(MOST_USERS)
+    )
+    return await render(request, "schedule.html", {"tasks": tasks, "users": users})
 
 
 async def _backends(request: web.Request, beats: Sequence[BackendBeat]) -> list[ShownBackend]:

@@ -18,7 +18,7 @@ from app.domain.errors import (
     Unavailable,
 )
 from app.domain.job import SHOWN_BY_BROWSERS
-from app.keys import INVENTORY, LIVE_FLEET, METRICS, SUBMITTING, UPLOADS
+from app.keys import INVENTORY, LIVE_FLEET, METRICS, QUEUE_CONTROL, SUBMITTING, UPLOADS
 from app.monitor import new_job_workflows as workflows
 from app.monitor.eta import between
 from app.monitor.new_job_files import GONE, owner, upload_of
@@ -139,9 +139,11 @@ async def _foresee(request: web.Request, form: Form, filled: Filled) -> web.Resp
         if asked is not None:
             found = await request.config_dict[SUBMITTING].check(asked[0], {})
             form.blame_all(found.refusal.faults if found.refusal is not None else ())
-            said = _expectation(found, *await expected(request, asked[0], found)) if found.refusal is None else ""
-            if pauses := await request.config_dict[QUEUE_CONTROL].concerning(asked[0].user_id):
-                said = f"{said} {pauses[0].words}"
+            if found.refusal is None:
+                position, wait, run = await expected(request, asked[0], found)
+                pauses = await request.config_dict[QUEUE_CONTROL].concerning(asked[0].user_id)
+                said = _expectation(found, position, wait if not pauses else None, run)
+                said = " ".join([said, *(pause.words for pause in pauses[:1])])
     except InvalidRequest as error:
         form.blame_all(error.faults)
     except Unavailable:

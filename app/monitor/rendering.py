@@ -74,6 +74,12 @@ _RETRY_THEM: Final = Undo(
 )
 _STOP_THEM: Final = Undo("Undo: cancel them", "/monitor/bulk/cancel", Ability.CANCEL, {"entry": "{3}"}, carries=1)
 
+
+def _undo_of_queue(label: str, path: str) -> Undo:
+    """Return the undo of a pause, or of its end: the audit has whose it is, and why it was."""
+    return Undo(label, path, Ability.PAUSE, {"entry": "{0}"}, carries=1)
+
+
 FLASHES: Final[Mapping[str, Flash]] = {
     "cancelled": Flash("good", "Job {} is cancelled.", _AGAIN),
     "cancelling": Flash("wait", "Job {} was asked to stop: it is cancelling until ComfyUI confirms it."),
@@ -125,6 +131,35 @@ FLASHES: Final[Mapping[str, Flash]] = {
         "bad",
         "Key {} was not revoked: it is the last one of an admin, and nobody could make keys any more. Make another one "
         "with the role admin first.",
+    ),
+    "queue_pause": Flash(
+        "good",
+        "The queue is paused: within 2 s no worker takes a job any more. What runs goes on.",
+        _undo_of_queue("Undo: resume it", "/monitor/queue/resume"),
+    ),
+    "queue_resume": Flash("good", "The queue goes on.", _undo_of_queue("Undo: pause it again", "/monitor/queue/pause")),
+    "user_pause": Flash(
+        "good",
+        "The user's jobs are paused: within 2 s no worker takes one any more. What runs goes on.",
+        _undo_of_queue("Undo: resume them", "/monitor/users/resume"),
+    ),
+    "user_resume": Flash(
+        "good", "The user's jobs go on.", _undo_of_queue("Undo: pause them again", "/monitor/users/pause")
+    ),
+    "user_weight": Flash(
+        "good",
+        "The weight holds for jobs that the user sends from now on.",
+        Undo("Undo: the weight of before", "/monitor/users/weight", Ability.SET_WEIGHT, {"entry": "{0}"}, carries=1),
+    ),
+    "moved_to_front": Flash("good", "Job {} is the next one of its user and priority."),
+    "job_not_waiting": Flash("bad", "Job {} has not been moved: it does not wait any more."),
+    "job_not_movable": Flash(
+        "bad", "Job {} has not been moved: it is not to begin yet, or came while fairness was off (FAIRNESS)."
+    ),
+    "priority_set": Flash(
+        "good",
+        "Job {} has the priority that was asked for.",
+        Undo("Undo: the one of before", "/monitor/jobs/{0}/priority", Ability.MOVE, {"entry": "{1}"}, carries=1),
     ),
     "bulk_none": Flash("bad", "No job was ticked that this can be done to, so nothing was done."),
 }

@@ -61,6 +61,10 @@ class QueueControl:
         """Return what is set of a user, and what it has in the queue."""
         return await self._tenants.standing(user_id)
 
+    async def present(self, most: int) -> list[TenantStanding]:
+        """Return users of whom anything is set, and others who have jobs in the queue: the paused ones first."""
+        return await self._tenants.present(most)
+
     async def users(self, after: str, most: int) -> list[TenantStanding]:
         """Return those of whom anything is set, by name from the one after `after` on."""
         return await self._tenants.steered(after, most)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from app.storage.pauses import pause_in
+from app.storage.fair_tags import QUEUED
+from app.storage.pauses import EVERYBODY, pause_in
 from app.storage.quotas import waiting_of
 from app.storage.statements import Statement
 
@@ -45,6 +46,19 @@ _STEERED: Final = _standings("""
     (SELECT tenant FROM tenants WHERE tenant > :after::text ORDER BY tenant LIMIT :most::int)
     UNION (SELECT tenant FROM pauses WHERE tenant > :after ORDER BY tenant LIMIT :most)
     ORDER BY tenant LIMIT :most""")
+# Who has jobs in the queue: one after the other by the index, since their jobs may be a million.
+_PRESENT: Final = _standings(f"""
+    WITH RECURSIVE waiting AS (
+        (SELECT user_id FROM generation_jobs WHERE {QUEUED} ORDER BY user_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT user_id FROM generation_jobs
+            WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
+        FROM waiting WHERE waiting.user_id IS NOT NULL
+    )
+    (SELECT user_id AS tenant FROM waiting WHERE user_id IS NOT NULL LIMIT :most::int)
+    UNION (SELECT user_id FROM generation_jobs WHERE status = 'running' LIMIT :most)
+    UNION (SELECT tenant FROM tenants ORDER BY tenant LIMIT :most)
+    UNION (SELECT tenant FROM pauses WHERE tenant <> '{EVERYBODY}' ORDER BY tenant LIMIT :most)""")  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,13 @@ class Tenants:
         async with self._database.driver() as connection:
             (row,) = await _OF_ONE.rows(connection, tenant=tenant)
         return _standing_of(row)
+
+    async def present(self, most: int) -> list[TenantStanding]:
+        """Return users of whom anything is set, and others who have jobs in the queue: the paused ones first."""
+        async with self._database.driver() as connection:
+            found = [_standing_of(row) for row in await _PRESENT.rows(connection, most=most)]
+        found.sort(key=lambda each: (each.pause is None, each.weight == DEFAULT_WEIGHT, -each.waiting, each.user_id))
+        return found[:most]
 
     async def steered(self, after: str, most: int) -> list[TenantStanding]:
         """Return the first users after this name who are paused, or have another weight than the default, by name."""
