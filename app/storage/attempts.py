@@ -471,6 +471,7 @@ def _candidate(row: Any) -> Candidate:
         row["priority"],
         row["overtaken"],
         row["overtaken_s"],
+        prefer=row["prefer"],
         only=row["backend"],
         refused_by=frozenset(row["refused_by"]),
         fair_tag=row["fair_tag"],

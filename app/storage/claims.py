@@ -24,15 +24,15 @@ HEAD_START = timedelta(seconds=60)
 _TURNS: Final = "priority DESC, fair_tag, id"
 _IN_TURN: Final = f"ORDER BY {_TURNS} LIMIT 1"
 _LOCKED: Final = "FOR UPDATE SKIP LOCKED"
-_IS_AT_HAND: Final = "(:warm::text[] IS NULL OR models <@ :warm)"
-"""Whether the first job is to be taken as it comes: its models are loaded, or nobody asks for that."""
+_IS_AT_HAND: Final = "(:warm::text[] IS NULL OR models <@ :warm AND prefer IS NULL)"
+"""Whether the first job is to be taken as it comes: its models are loaded and it prefers no backend, or none is asked."""
 
 
 def _first(fits: str) -> str:
     """Return the CTE `turn`: the first job that fits, if it is at hand."""
     return f"""turn AS (
             SELECT id FROM (
-                SELECT id, models FROM generation_jobs WHERE {fits} {_IN_TURN} {_LOCKED}
+                SELECT id, models, prefer FROM generation_jobs WHERE {fits} {_IN_TURN} {_LOCKED}
             ) AS head WHERE {_IS_AT_HAND}
         )"""  # noqa: S608
 
@@ -108,13 +108,13 @@ def _first_within_limits(fits: str) -> str:
     """
     return f"""{_owners_within_limits(fits, "1")}, turn AS (
             SELECT id FROM (
-                SELECT id, user_id, models FROM (
-                    SELECT id, user_id, models FROM generation_jobs
+                SELECT id, user_id, models, prefer FROM (
+                    SELECT id, user_id, models, prefer FROM generation_jobs
                     WHERE {_NOBODY_AT_LIMIT} AND {fits} {_IN_TURN} {_LOCKED}
                 ) AS of_all
                 UNION ALL
-                SELECT id, user_id, models FROM (
-                    SELECT id, user_id, models FROM generation_jobs
+                SELECT id, user_id, models, prefer FROM (
+                    SELECT id, user_id, models, prefer FROM generation_jobs
                     WHERE {_of_owner("(SELECT user_id FROM next_owners)", fits)} LIMIT 1 {_LOCKED}
                 ) AS of_owner
             ) AS candidate
@@ -191,7 +191,7 @@ CLAIM_CHOSEN: Final = _claim(_chosen(_UNSUSPECTED), *_CHOSEN)
 CLAIM_CHOSEN_WITHIN_LIMITS: Final = _claim(_chosen_within_limits(_UNSUSPECTED), *_CHOSEN)
 
 _CONSIDERED: Final = """id, user_id, models, model_key, cost_s, priority, fair_tag, overtaken, overtaken_s, backend,
-        CASE WHEN available_at > now() - :avoid_for::interval THEN refused_by ELSE '{}' END AS refused_by"""
+        prefer, CASE WHEN available_at > now() - :avoid_for::interval THEN refused_by ELSE '{}' END AS refused_by"""
 _CONSIDERABLE: Final = f"{_UNSUSPECTED} AND NOT (models && :lacking::text[])"
 _FIRST_SOME: Final = f"ORDER BY {_TURNS} LIMIT :most::int"
 CANDIDATES: Final = Statement(

@@ -66,6 +66,14 @@ async def test_a_job_without_models_is_always_at_hand(store):
     assert taken.job_id == only
 
 
+async def test_a_job_with_a_wish_is_weighed(store):
+    (only,) = await wait_with(store, A, prefer="there")
+    assert await store.claim_at_hand(by(), A, Reason.DUE) is None
+    assert [(each.job_id, each.prefer) for each in await store.candidates(by(), (), 32)] == [(only, "there")]
+    # Where nothing is chosen a wish counts for nothing.
+    assert await store.claim_at_hand(by(), None) is not None
+
+
 async def test_candidates_are_in_turn_and_tell_what_a_choice_needs(store, plain):
     ids = await wait_with(store, A, B, A)
     await plain.execute(
@@ -189,10 +197,12 @@ async def test_jobs_of_two_checkpoints_are_sorted_among_two_backends(make_pair):
     assert 2 <= pair.loads <= 5
 
 
-async def test_without_it_each_backend_takes_what_comes_first(make_pair):
+async def test_without_it_each_backend_takes_what_comes_first(make_pair, plain):
     pair = await make_pair(prefer_loaded_models=False)
-    await pair.send_all(*CHECKPOINTS * 8)
-    assert pair.loads >= 8
+    ids = await pair.send_all(*CHECKPOINTS * 4)
+    claimed = await plain.fetch("SELECT job_id, choice FROM job_attempts ORDER BY claimed_at")
+    assert [row["job_id"] for row in claimed] == ids
+    assert {row["choice"] for row in claimed} == {None}
 
 
 async def test_backends_of_two_workers_share_the_checkpoints_too(make_pair):
@@ -261,3 +271,11 @@ async def test_jobs_that_cannot_run_here_hold_up_no_others(service, start_standi
     await service.client.post("/api/v1/backends/b/resume")
     for each in waiting:
         assert (await service.finished(each["job_id"]))["attempt"] == 1
+
+
+async def test_a_preferred_backend_gets_the_job_though_it_is_not_the_first(make_pair):
+    pair = await make_pair()
+    for prefer in "bab":
+        assert (await pair.service.run(checkpoint_model=XL, prefer=prefer))["backend_name"] == prefer
+    await pair.service.drain("b")
+    assert (await pair.service.run(checkpoint_model=XL, prefer="b"))["backend_name"] == "a"
