@@ -25,7 +25,7 @@ _TURNS: Final = "priority DESC, fair_tag, id"
 _IN_TURN: Final = f"ORDER BY {_TURNS} LIMIT 1"
 _LOCKED: Final = "FOR UPDATE SKIP LOCKED"
 _IS_AT_HAND: Final = "(:warm::text[] IS NULL OR models <@ :warm AND prefer IS NULL)"
-"""Whether the first job is to be taken as it comes: its models are loaded and it prefers no backend, or none is asked."""
+"""Whether the first job is to be taken as it comes: its models are loaded and it has no wish."""
 
 
 def _first(fits: str) -> str:
