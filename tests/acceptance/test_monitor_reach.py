@@ -46,7 +46,7 @@ class Lived:
 
 @pytest.fixture
 async def lived(client: Any, database: Database) -> Lived:
-    """Jobs in each state with long and short texts, backends and workers well and ill, statistics and an audit."""
+    """Jobs in each state with long and short texts, backends and workers well and ill, pauses, statistics, an audit."""
     life = Life(client, database)
     done = await life.execute(prompt="a lighthouse at dusk " * 20, user_id="y" * 255)
     await life.complete(done, "image", "image", "text")
@@ -73,6 +73,8 @@ async def lived(client: Any, database: Database) -> Lived:
     await registry.beat("v" * 100, {"slots": 2, "state": "working", "backends": list(backends)}, backends)
     await registry.beat("host:7:quiet", {"slots": 1, "state": "quiet", "backends": []}, {})
     await StatisticsRecorder(database).record()
+    await client.app[keys.QUEUE_CONTROL].pause(None, "New models are copied. " * 8, "boss")
+    await client.app[keys.QUEUE_CONTROL].pause("y" * 255, None, "boss")
     pages = {
         "jobs": "/monitor/",
         "jobs, none": "/monitor/?q=nothing-like-it",

@@ -40,7 +40,7 @@ async def test_a_paused_queue_is_said_on_every_page_until_it_is_resumed(client, 
     for place in (*PAGES, f"jobs/{job_id}"):
         page = await read(client, f"/monitor/{place}")
         assert "The queue is paused by monitor since" in page.text, place
-        assert ": <b>New</b> models. What runs goes on." in page.text
+        assert "what runs goes on. Reason: <b>New</b> models" in page.text
         assert page.all("form", action="/monitor/queue/resume"), place
     assert "The queue is paused: <b>New</b> models" in page.text, "and why it waits, at the job"
     page = await pressed(client, "/monitor/queue/resume")
