@@ -40,6 +40,8 @@ class Limits:
     """Jobs of the key's owner that were accepted in the last 24 hours."""
     upload_bytes: int | None = None
     """Size of all uploads of the key's owner that there are, in bytes."""
+    priority: int | None = None
+    """The highest priority that jobs of the key's owner are sent with, or given."""
 
     @property
     def burst_size(self) -> int:
@@ -66,9 +68,18 @@ def most_generous(each: Sequence[Limits]) -> Limits:
     return Limits(**{name: None if None in values else max(values, default=None) for name, values in named.items()})
 
 
+def check_priority(limits: Limits, priority: int) -> None:
+    """Raise `InvalidRequest` for a priority that is higher than the limits let."""
+    if limits.priority is not None and priority > limits.priority:
+        detail = f"Jobs of this key's owner have at most the priority {limits.priority}, and not {priority}."
+        raise InvalidRequest(detail, [Fault("/priority", "above_limit", detail)])
+
+
 NAMES: Final = tuple(each.name for each in fields(Limits))
 """The limits that there are."""
 UNLIMITED: Final = Limits()
+MOST_PRIORITY: Final = 100
+"""A job's priority is as far from 0 at most, to either side."""
 _LEAST: Final = {"burst": 1, "running": 1}
 """Of the integers that are not at least 0: a job of an owner who may run none would wait for ever."""
 
@@ -141,6 +152,11 @@ def _number(name: str, value: Any) -> float | int:
         if not 0.01 <= rate <= 1e6:
             raise ValueError("is a number of requests a second from 0.01 to 1000000")
         return int(rate) if rate.is_integer() else rate
+    if name == "priority":
+        found = _integer(value, signed=True)
+        if found is None or abs(found) > MOST_PRIORITY:
+            raise ValueError(f"is an integer from {-MOST_PRIORITY} to {MOST_PRIORITY}, or {NONE}")
+        return found
     number = _size(value) if name == "upload_bytes" else _integer(value)
     least = _LEAST.get(name, 0)
     if number is None or not least <= number <= _MOST:
@@ -149,9 +165,10 @@ def _number(name: str, value: Any) -> float | int:
     return number
 
 
-def _integer(value: str | float) -> int | None:
+def _integer(value: str | float, *, signed: bool = False) -> int | None:
     if isinstance(value, str):
-        return int(value) if re.fullmatch(r"\d{1,16}", value, re.ASCII) else None
+        digits = value.removeprefix("-") if signed else value
+        return int(value) if re.fullmatch(r"\d{1,16}", digits, re.ASCII) else None
     return int(value) if math.isfinite(value) and float(value).is_integer() else None
 
 

@@ -137,7 +137,7 @@ async def _foresee(request: web.Request, form: Form, filled: Filled) -> web.Resp
         body = await body_of(request, form, filled, keep=False)
         asked = await asked_of(request, form, body) if body is not None else None
         if asked is not None:
-            found = await request.config_dict[SUBMITTING].check(asked[0], {})
+            found = await request.config_dict[SUBMITTING].check(asked[0], {}, sender=request[CALLER])
             form.blame_all(found.refusal.faults if found.refusal is not None else ())
             if found.refusal is None:
                 position, wait, run = await expected(request, asked[0], found)

@@ -79,7 +79,7 @@ async def set_priority(request: web.Request) -> web.Response:
     number = int(text) if text.removeprefix("-").isdecimal() and text.isascii() and len(text) < 9 else text
     asked = check(JobChangeRequest, {"priority": number})
     try:
-        moved: Moved = await control.set_priority(job_id, asked.priority, caller.name, caller.scope)
+        moved: Moved = await control.set_priority(job_id, asked.priority, caller.name, caller.scope, sender=caller)
     except JobNotWaiting as error:
         return await _moved(request, "priority_set", job_id, error.code, error.code, priority=asked.priority)
     told = {"priority": asked.priority, "before": moved.priority_before}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from app.domain.errors import GenonautError, JobAlreadyFinished, QueueUnavailable, Unavailable
 from app.domain.job import FINISHED, JobStatus, Phase, Standing
+from app.domain.limits import check_priority
 from app.domain.message import snapshot_of
 from app.metrics import JOBS_FINISHED, Tally
 from app.runtime.end_tasks import end_tasks
@@ -169,13 +170,19 @@ class Control:
         """
         return await self._told(await self._store.to_front(job_id, actor, owner))
 
-    async def set_priority(self, job_id: int, priority: int, actor: str, owner: str | None = None) -> Moved:
+    async def set_priority(
+        self, job_id: int, priority: int, actor: str, owner: str | None = None, *, sender: Caller | None = None
+    ) -> Moved:
         """Give a waiting job another priority.
 
         Raises
         ------
         JobNotFound, JobNotWaiting
+        InvalidRequest
+            It is higher than the sender's limits let, of a job of its own.
         """
+        if sender is not None and sender.limits.priority is not None:
+            check_priority(sender.limits_for(await self._store.user_of(job_id, owner)), priority)
         return await self._told(await self._store.set_priority(job_id, priority, actor, owner))
 
     async def _told(self, moved: Moved) -> Moved:

@@ -13,6 +13,7 @@ from app.domain.graph_check import Checked
 from app.domain.hints import nearest, shown
 from app.domain.job import ASKED_AGAIN, Job, NewJob
 from app.domain.job_cost import cost_s
+from app.domain.limits import check_priority
 from app.domain.message import snapshot_of
 from app.domain.workflow import graph_of
 from app.messaging.events import news
@@ -197,6 +198,7 @@ class Submitting:
         if once is not None and (answer := await self._store.replay(once)) is not None:
             return Replayed(answer)
         limits = sender.limits_for(job.user_id)
+        check_priority(limits, job.priority)
         job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight, most_bytes=limits.upload_bytes)
         job = await self._check(job, Held(uploads, weight, self._sideline, self._simple_forms))
@@ -215,7 +217,7 @@ class Submitting:
             raise accepted
         return accepted
 
-    async def check(self, job: NewJob, overrides: Mapping[str, Any]) -> DryRun:
+    async def check(self, job: NewJob, overrides: Mapping[str, Any], *, sender: Caller = ANYBODY) -> DryRun:
         """Return what would become of a job that was submitted now; nothing is accepted or stored.
 
         Raises
@@ -224,6 +226,7 @@ class Submitting:
             What is wrong with the job itself, whatever backends offer.
         DatabaseUnavailable, QueueUnavailable, Busy
         """
+        check_priority(sender.limits_for(job.user_id), job.priority)
         job, weight = await self._with_overrides(job, overrides)
         job, uploads = await self._with_uploads(job, weight, keep=False)
         held, refusal = Held(uploads, weight, self._sideline, self._simple_forms), None
@@ -254,6 +257,7 @@ class Submitting:
         Return with it whether it has another seed; a workflow that has none of its own is sent as it was.
         """
         drawing, seed = await self._seeds.drawing(), job.sampler_params["seed"]
+        most = sender.limits_for(job.user_id).priority
         try:
             graph, seed = await self._sideline.do(size_bytes(job.workflow), drawing.anew, job.workflow, seed)
             reseeded = True
@@ -263,6 +267,8 @@ class Submitting:
             "sampler_params": job.sampler_params | {"seed": seed},
             "workflow": graph,
             "not_before": None,
+            # Somebody else may have raised it.
+            "priority": job.priority if most is None else min(job.priority, most),
             "warnings": [],
         }
         asked = NewJob(**{name: getattr(job, name) for name in ASKED_AGAIN} | changed)

@@ -180,6 +180,7 @@ ME: Final[dict[str, Any]] = {
         "running": None,
         "jobs_per_day": 2000,
         "upload_bytes": 10737418240,
+        "priority": None,
     },
     "use": {
         "requests_left": 199,

@@ -107,7 +107,7 @@ async def check_job(request: web.Request) -> web.Response:
     async with request.app[INCOMING].body(request) as raw:
         check_kind(request)
         job, overrides, _ = await request.app[SIDELINE].do(len(raw), _asked, raw, None, request[CALLER])
-        found = await request.app[SUBMITTING].check(job, overrides)
+        found = await request.app[SUBMITTING].check(job, overrides, sender=request[CALLER])
     position, wait, run = await expected(request, job, found)
     pauses = await request.app[QUEUE_CONTROL].concerning(job.user_id)
     return answered(check_answer(found, position, wait, run, pauses))
@@ -233,7 +233,8 @@ async def change_job(request: web.Request) -> web.Response:
     """Give a waiting job another priority."""
     job_id = job_id_of(request)
     asked = check(JobChangeRequest, await read_object(request))
-    setting = request.app[CONTROL].set_priority(job_id, asked.priority, actor_of(request), request[CALLER].scope)
+    caller, control = request[CALLER], request.app[CONTROL]
+    setting = control.set_priority(job_id, asked.priority, actor_of(request), caller.scope, sender=caller)
     await noted(request, "priority_set", f"job {job_id}", setting, became_of_move, priority=asked.priority)
     return answered(await whole_job(request, await views_of(request).view(job_id)))
 

@@ -414,6 +414,7 @@ class LimitsAnswer(BaseModel):
     running: int | None
     jobs_per_day: int | None = Field(description="Accepted since midnight, UTC.")
     upload_bytes: int | None
+    priority: int | None = Field(description="The highest that jobs of the owner may have.")
 
 
 class UseAnswer(BaseModel):

@@ -20,6 +20,7 @@ from pydantic import (
 
 from app.domain.envelopes import is_graph, workflow_fault
 from app.domain.job import JobStatus, NewJob
+from app.domain.limits import MOST_PRIORITY
 from app.domain.model_lists import ModelKind
 from app.domain.seeds import random_seed
 from app.runtime.json_text import dump_kept, kept_bytes
@@ -40,7 +41,6 @@ MAX_INPUTS: Final = 100
 """Files that a job names by `inputs`."""
 IMAGE_DENOISE: Final = 0.75
 """`denoise` of a job that starts from a picture, if it does not say another: 1 would leave nothing of the picture."""
-MOST_PRIORITY: Final = 100
 MAX_BULK: Final = 1000
 """Jobs of one bulk action."""
 MAX_FOLLOWED: Final = 500

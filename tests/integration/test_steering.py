@@ -10,7 +10,9 @@ from integration.monitor_fixtures import entries
 from sqlalchemy import text
 from yarl import URL
 
-from app.keys import DATABASE
+from app.domain.access import Role
+from app.keys import ACCESS, DATABASE, KEYS, SUBMITTING, VIEWS
+from app.services.access import Shown
 from harness import SMALL_BODY, Service, eventually
 
 if TYPE_CHECKING:
@@ -184,3 +186,27 @@ async def test_a_page_that_watches_is_told_of_a_pause(client: TestClient[Any, An
             return "queue" in kinds
 
         await eventually(heard)
+
+
+async def test_no_priority_is_higher_than_the_keys_limit(client: TestClient[Any, Any]) -> None:
+    kept = client.app[KEYS]
+    await kept.add("boss", Role.ADMIN)
+    headers = {"X-API-Key": await kept.add("ann", Role.USER, limits={"priority": 5})}
+    body = {name: value for name, value in SMALL_BODY.items() if name != "user_id"}
+    for path in (JOBS, f"{JOBS}/check"):
+        problem = await told(client, "POST", path, 422, json=body | {"priority": 6}, headers=headers)
+        assert [(fault["pointer"], fault["code"]) for fault in problem["errors"]] == [("/priority", "above_limit")]
+    job_id = (await told(client, "POST", JOBS, 201, json=body | {"priority": 5}, headers=headers))["job_id"]
+    address = f"{JOBS}/{job_id}"
+    assert (await told(client, "PATCH", address, 422, json={"priority": 6}, headers=headers))["errors"]
+    assert (await told(client, "PATCH", address, json={"priority": -100}, headers=headers))["priority"] == -100
+    operator = {"X-API-Key": await kept.add("ops", Role.OPERATOR, limits={"priority": 0})}
+    assert (await told(client, "PATCH", address, json={"priority": 9}, headers=operator))["priority"] == 9
+    submitting, whole = client.app[SUBMITTING], await client.app[VIEWS].whole(job_id)
+    again, _ = await submitting.again(whole, sender=await client.app[ACCESS].caller(shown(headers["X-API-Key"])))
+    assert again.priority == 5
+    assert (await told(client, "GET", "/api/v1/me", headers=headers))["limits"]["priority"] == 5
+
+
+def shown(key: str) -> Shown:
+    return Shown(key, None, "127.0.0.1", is_local=False)

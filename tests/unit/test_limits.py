@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from app.domain.errors import InvalidRequest
-from app.domain.limits import NAMES, Limits, limits_of, most_generous, parse_limits
+from app.domain.limits import (
+    MOST_PRIORITY,
+    NAMES,
+    UNLIMITED,
+    Limits,
+    check_priority,
+    limits_of,
+    most_generous,
+    parse_limits,
+)
 
 
 def test_a_text_and_a_mapping_say_the_same():
@@ -37,6 +46,9 @@ def test_nothing_said_is_nothing_set():
         ("running=2 running=3", "twice"),
         ("running=0", "from 1 on"),
         ("burst=0", "from 1 on"),
+        ("priority=101", "from -100 to 100"),
+        ("priority=--5", "from -100 to 100"),
+        ("priority=high", "from -100 to 100"),
         ("waiting=-1", "from 0 on"),
         ("requests_per_second=0", "0.01"),
         ("requests_per_second=nan", "0.01"),
@@ -77,3 +89,12 @@ def test_of_several_keys_the_most_generous_counts():
     tight, wide = limits_of("running=1 waiting=5 sockets=3"), limits_of("running=4 waiting=2")
     assert most_generous([tight, wide]) == Limits(running=4, waiting=5)
     assert most_generous([]) == Limits()
+
+
+def test_a_priority_may_be_negative_and_is_compared_with_the_limit() -> None:
+    limits = limits_of("priority=-5")
+    assert limits.priority == -5
+    check_priority(limits, -5)
+    check_priority(UNLIMITED, MOST_PRIORITY)
+    with pytest.raises(InvalidRequest, match="at most the priority -5"):
+        check_priority(limits, -4)
