@@ -19,6 +19,7 @@ from app.domain.limits import (
 
 def test_a_text_and_a_mapping_say_the_same():
     text = "requests_per_second=0.5 burst=3, sockets=10 waiting=0 running=2 jobs_per_day=none upload_bytes=1.5GiB"
+    text += " priority=-7"
     told = {
         "requests_per_second": 0.5,
         "burst": 3,
@@ -27,6 +28,7 @@ def test_a_text_and_a_mapping_say_the_same():
         "running": 2,
         "jobs_per_day": None,
         "upload_bytes": 3 * 2**29,
+        "priority": -7,
     }
     assert parse_limits(text) == told
     assert parse_limits(told | {"upload_bytes": "1.5GiB"}) == told
