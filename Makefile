@@ -122,7 +122,7 @@ test-slow: .venv/.dev ## run the slow tests: the page in a browser, commands, ba
 	@exec $(PYTEST) -m slow $(PYTEST_ARGS)
 
 fuzz: .venv/.dev ## send what /openapi.json allows, and what it does not, 10,000 times: FUZZ_CASES (70) of each operation
-	@FUZZ_CASES=$(or $(FUZZ_CASES),70) $(PYTEST) tests/integration/test_fuzz_openapi.py $(PYTEST_ARGS)
+	@FUZZ_CASES=$(or $(FUZZ_CASES),70) $(PYTEST) -rP tests/integration/test_fuzz_openapi.py $(PYTEST_ARGS)
 
 test-all: .venv/.dev ## every test
 	@exec $(PYTEST) $(PYTEST_ARGS)

@@ -93,6 +93,7 @@ async def test_whatever_is_sent_is_answered_as_the_document_says(world: World, w
     fuzz = Fuzz(str(world.client.make_url("/")).rstrip("/"), credentials)
     before = await rows_of(world, "ann")
     await asyncio.to_thread(fuzz.run)
+    print(f"{fuzz.sent} requests in the name of {who}")
     assert not fuzz.wrong, "\n\n".join(f"{name}: {told}" for name, told in fuzz.wrong.items())
     # Of some operations there are few different requests.
     assert fuzz.sent >= 25 * min(CASES, 8)
