@@ -81,21 +81,20 @@ def tag_of(row: str, shares: str) -> str:
 
 
 def tagged(source: str) -> str:
-    """Return the CTEs `lane` and `tagged`: each row of the source by its `ordinality`, its tag, and its lane's weight.
+    """Return the CTEs `lane` and `tagged`: each row of `about` that is in the source, its tag, and its lane's weight.
 
     A lane is what a tenant has waiting at one priority. What is not to begin yet has no tag: it gets one when it is
     due.
     """
+    is_due = "available_at <= now()"
     return f"""lane AS MATERIALIZED (
         SELECT user_id, priority, {weight_of("about.user_id")} AS weight,
             {base_of("about.user_id", "about.priority", "bool_and(shares)", "max(after)")} AS base
         FROM about GROUP BY user_id, priority
     ), tagged AS MATERIALIZED (
-        SELECT ordinality, weight, CASE WHEN is_due THEN base + (sum(CASE WHEN is_due THEN cost_us / weight ELSE 0 END)
+        SELECT about.*, weight, CASE WHEN {is_due} THEN base + (sum(CASE WHEN {is_due} THEN cost_us / weight ELSE 0 END)
             OVER (PARTITION BY user_id, priority ORDER BY ordinality))::bigint END AS fair_tag
-        FROM (
-            SELECT ordinality, user_id, priority, cost_us, COALESCE(not_before <= now(), true) AS is_due FROM {source}
-        ) AS accepted_of JOIN lane USING (user_id, priority)
+        FROM {source} JOIN lane USING (user_id, priority)
     )"""  # noqa: S608  # of our own words only
 
 

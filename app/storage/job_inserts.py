@@ -27,74 +27,59 @@ if TYPE_CHECKING:
 
 _GIVEN: Final = [column for column in JobRow.__table__.columns if column.key in NewJob.__dataclass_fields__]
 _NAMES: Final = ", ".join(column.name for column in _GIVEN)
+_ASKED: Final = ", ".join(f"asked.{column.name}" for column in _GIVEN)
 _TYPED: Final = ", ".join(f"{column.name} {column.type.compile(postgresql.dialect())}" for column in _GIVEN)  # type: ignore[no-untyped-call]
 _ABOUT: Final = f"""user_id varchar(255), priority smallint, not_before timestamptz, upload_ids text[],
     first_data jsonb, {TAG_TYPED}, {LIMITS_TYPED}"""
 """What is read of each job more than once, apart from its row, which may have megabytes.
 
 `first_data` is what the job's first event keeps."""
+_SUBMITTED: Final = event_row(
+    JobEvent.SUBMITTED, "user_id", "first_data", seq="1", phase=f"'{Phase.QUEUED}'", source="tagged"
+)
+_NEEDED: Final = """, needed AS (
+        INSERT INTO job_uploads (job_id, upload_id) SELECT id, unnest(upload_ids) FROM tagged
+    ), renewed AS (
+        UPDATE uploads SET expires_at = GREATEST(expires_at, now() + $3::interval)
+        FROM (
+            SELECT id FROM uploads WHERE id IN (SELECT unnest(upload_ids) FROM tagged) ORDER BY id FOR NO KEY UPDATE
+        ) AS locked WHERE uploads.id = locked.id
+    )"""
+"""The CTEs that note which uploads the jobs need, and keep those for longer.
 
-
-def _submitted(*, limited: bool) -> str:
-    """Return the SELECT of the first events: of jobs that are `limited` not each one that was asked for has one."""
-    about = "about JOIN admitted USING (ordinality)" if limited else "about"
-    in_order = f"(SELECT first_data, {'place' if limited else 'ordinality AS place'} FROM {about}) AS in_order"  # noqa: S608
-    placed = "(SELECT *, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed"
-    source = f"{placed} JOIN {in_order} USING (place)"
-    return event_row(JobEvent.SUBMITTED, "user_id", "first_data", seq="1", phase=f"'{Phase.QUEUED}'", source=source)
+Uploads are locked in the order of their ids, so that of two that share some one waits for the other.
+"""
 
 
 def _insert_statement(*, limited: bool, uploads: bool) -> str:
     """Return the statement that inserts jobs: one round trip, however many.
 
-    Ids are given in the order of the rows: the sort comes first. Of jobs that are `limited` there is a row for each
-    that was asked for, without an id where it was not accepted.
+    Each gets its id before anything is inserted, in the order of the rows: what is inserted, and what is told, need not
+    be matched with each other afterwards. Of jobs that are `limited` there is a row for each that was asked for,
+    without an id where it was not accepted.
     """
     admitted = f", {ADMITTED}" if limited else ""
-    source = "asked JOIN admitted USING (ordinality, user_id)" if limited else "asked"
-    about = "about JOIN admitted USING (ordinality, user_id)" if limited else "about"
-    columns = "id, available_at, created_at, updated_at, fair_tag, weight"
-    told = f"""
-        SELECT {columns}, waiting + nth AS waiting, today + nth AS today
-        FROM numbered LEFT JOIN admitted USING (ordinality)
-            LEFT JOIN (SELECT *, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed USING (place)
-            LEFT JOIN lane ON lane.user_id = placed.user_id AND lane.priority = placed.priority
-        ORDER BY ordinality"""  # noqa: S608  # of our own words only
+    source = "about JOIN admitted USING (ordinality, user_id)" if limited else "about"
+    told = "id, available_at, now() AS created_at, now() AS updated_at, fair_tag, weight"
+    if limited:
+        told += ", waiting + nth AS waiting, today + nth AS today"
     return f"""
     WITH asked AS (
         SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS ({_TYPED})) WITH ORDINALITY
     ), about AS MATERIALIZED (
-        SELECT * FROM ROWS FROM (json_to_recordset($2::json) AS ({_ABOUT})) WITH ORDINALITY
-    ){admitted}, {tagged(about)}, accepted AS (
+        SELECT nextval('generation_jobs_id_seq') AS id, 1 AS attempt, GREATEST(now(), not_before) AS available_at, *
+        FROM ROWS FROM (json_to_recordset($2::json) AS ({_ABOUT})) WITH ORDINALITY
+    ){admitted}, {tagged(source)}, accepted AS (
         INSERT INTO generation_jobs
-            ({_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,
+            (id, {_NAMES}, status, phase, seq, attempt, attempt_limit, progress, refused_by, available_at,
             queued_at, fair_tag)
-        SELECT {_NAMES}, '{STATUS_OF[Phase.QUEUED]}', '{Phase.QUEUED}', 1, 1, max_attempts, 0, '{{}}',
-            GREATEST(now(), not_before), GREATEST(now(), not_before), fair_tag
-        FROM {source} JOIN tagged USING (ordinality) ORDER BY ordinality
-        RETURNING id, attempt, user_id, priority, available_at, created_at, updated_at, fair_tag
+        SELECT id, {_ASKED}, '{STATUS_OF[Phase.QUEUED]}', '{Phase.QUEUED}', 1, attempt, max_attempts, 0, '{{}}',
+            available_at, available_at, fair_tag
+        FROM asked JOIN tagged USING (ordinality)
     ), logged AS (
-        {event_rows(_submitted(limited=limited))}
-    ){_needed(about) if uploads else ""}
-    {told if limited else f"SELECT {columns} FROM accepted JOIN lane USING (user_id, priority) ORDER BY id"}"""  # noqa: S608  # names of our own
-
-
-def _needed(about: str) -> str:
-    """Return the CTEs that note which uploads the jobs need, and keep those for longer.
-
-    Uploads are locked in the order of their ids, so that of two that share some one waits for the other.
-    """
-    return f""", needed AS (
-        INSERT INTO job_uploads (job_id, upload_id)
-        SELECT placed.id, needed FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM accepted) AS placed
-            JOIN (SELECT row_number() OVER (ORDER BY ordinality) AS place, upload_ids FROM {about}) AS asked_at
-            USING (place), unnest(asked_at.upload_ids) AS needed
-    ), renewed AS (
-        UPDATE uploads SET expires_at = GREATEST(expires_at, now() + $3::interval)
-        FROM (
-            SELECT id FROM uploads WHERE id IN (SELECT unnest(upload_ids) FROM about) ORDER BY id FOR NO KEY UPDATE
-        ) AS locked WHERE uploads.id = locked.id
-    )"""  # noqa: S608  # of our own words only
+        {event_rows(_SUBMITTED)}
+    ){_NEEDED if uploads else ""}
+    SELECT {told} FROM {"numbered LEFT JOIN tagged USING (ordinality)" if limited else "tagged"} ORDER BY ordinality"""  # noqa: S608  # names of our own
 
 
 _STATEMENTS: Final = {

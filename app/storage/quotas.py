@@ -47,7 +47,7 @@ ADMITTED: Final = f"""
             row_number() OVER (PARTITION BY user_id ORDER BY ordinality) AS nth
         FROM about LEFT JOIN used USING (user_id)
     ), admitted AS (
-        SELECT ordinality, user_id, most_today, row_number() OVER (ORDER BY ordinality) AS place FROM numbered
+        SELECT ordinality, user_id, most_today FROM numbered
         WHERE (most_waiting IS NULL OR waiting + nth <= most_waiting)
             AND (most_today IS NULL OR today + nth <= most_today)
     ), counted AS (
