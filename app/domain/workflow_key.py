@@ -24,6 +24,8 @@ _COSTS_NOTHING: Final = re.compile(r"seed|^denoise$|^strength")
 any case."""
 _MOST_CHARS: Final = 100
 """Maximum characters of a text that may be one of a few choices; a longer one is free text."""
+_WRITTEN: Final = json.JSONEncoder(sort_keys=True).encode
+"""`json.dumps` would make an encoder for each graph, which takes longer than to write a small one."""
 
 
 def workflow_key(graph: Graph) -> str:
@@ -34,7 +36,7 @@ def workflow_key(graph: Graph) -> str:
     `check_structure`.
     """
     costly = {node_id: [node["class_type"], _costly_inputs(node["inputs"])] for node_id, node in graph.items()}
-    return blake2b(json.dumps(costly, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return blake2b(_WRITTEN(costly).encode(), digest_size=16).hexdigest()
 
 
 def _costly_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
