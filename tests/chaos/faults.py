@@ -41,6 +41,8 @@ POISON_S: Final = 120.0
 """How long a poisonous job may take to be found out, queue and all."""
 SAVERS_AT_ONCE: Final = 10
 GPUS: Final = ("cuda", "accelerator", "hip", "mps", "cublas")
+_TOLD: Final = ClientTimeout(total=30)
+"""How long a stand-in may take to learn of a fault, on a machine that does much else: without it the run is over."""
 STALL_NOTICED_S: Final = 40.0
 """Each new driver of a backend watches it for a whole stall limit before it says that it stands still."""
 
@@ -131,7 +133,7 @@ class Injector:
     async def clear(self) -> None:
         """Take back what still waits for its occasion."""
         for url in self._fleet.standin_urls.values():
-            async with self._session.delete(f"{url}/standin/faults", timeout=ClientTimeout(total=5)):
+            async with self._session.delete(f"{url}/standin/faults", timeout=_TOLD):
                 pass
 
     async def _inject(self, injection: Injection) -> None:
@@ -284,7 +286,7 @@ class Injector:
 
     async def _tell(self, standin: Member, faults: list[dict[str, Any]]) -> None:
         url = f"{self._fleet.standin_urls[standin.name]}/standin/faults"
-        async with self._session.post(url, json=faults, timeout=ClientTimeout(total=5)) as response:
+        async with self._session.post(url, json=faults, timeout=_TOLD) as response:
             response.raise_for_status()
 
     async def _end_thread(self, injection: Injection) -> None:
@@ -311,7 +313,7 @@ class Injector:
                 await asyncio.sleep(BROKEN_S)
             finally:
                 url = f"{self._fleet.standin_urls[standin.name]}/standin/faults?kind=broken_gpu"
-                async with self._session.delete(url, timeout=ClientTimeout(total=5)):
+                async with self._session.delete(url, timeout=_TOLD):
                     pass
             self._logs.breakdowns[standin.name].append((injection.at, time.time()))
 

@@ -32,7 +32,7 @@ VIEWER: Final = "chaos-viewer"
 KEYS: Final = "/api/v1/keys"
 _ANSWER: Final = ClientTimeout(total=8)
 _AGAIN_S: Final = 0.3
-_COMMAND_S: Final = 60.0
+_COMMAND_S: Final = 180.0
 """A command may take so long on a machine that does much else."""
 
 
