@@ -329,6 +329,11 @@ class Attempt:
     """When ComfyUI began and ended each node, as `app.domain.node_times` has it; None if that is not known."""
     workflow_key: str | None
     """Equal for runs that cost about the same."""
+    choice: dict[str, Any] | None = None
+    """Why its backend took the job, as `app.domain.scheduling.jobs.Choice.told` has it; None where nothing was
+    chosen."""
+    load_s: float | None = None
+    """Seconds for which its nodes loaded models; None if that is not known."""
 
 
 SHOWN_BY_BROWSERS: Final = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp"})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.domain.job import FINISHED, STATUS_OF, TRANSITIONS, WAITING, JobEvent, Phase
 from app.domain.message import timestamp
+from app.domain.scheduling.jobs import CHOICE, Reason
 from app.domain.text import printable
 
 if TYPE_CHECKING:
@@ -101,6 +102,36 @@ def pretty(value: Any) -> str:
     return printable(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def why_taken(choice: Mapping[str, Any], backend: str, load_s: float | None = None) -> str:
+    """Return why a backend took a job, as part of a sentence; nothing of a reason that this version does not know.
+
+    `load_s` is for how long it loaded models then, None if that is not known: what was expected is said instead.
+    """
+    overtook = choice.get("overtook") or 0
+    before = f"taken before {overtook} older job{'s' if overtook > 1 else ''}" if overtook else "taken"
+    match choice.get("reason"):
+        case Reason.DUE:
+            return "taken as the first in the queue"
+        case Reason.WARM:
+            return f"{before}, because its models were loaded on {backend}"
+        case Reason.LOAD if load_s is not None:
+            return f"{before}; its models were loaded first ({duration(load_s)})"
+        case Reason.LOAD:
+            return f"{before}; its models have to be loaded first (≈ {duration(choice.get('load_s'))})"
+        case Reason.AHEAD:
+            return f"{before}, queued behind the running job, which leaves its models loaded"
+    return ""
+
+
+def event_words(data: Mapping[str, Any]) -> str:
+    """Return what the log of events says of an event beside its name: each fact, and why a backend took the job."""
+    # A cancellation has a reason too, in the client's words.
+    why = why_taken(data, str(data.get("backend"))) if "rank" in data else ""
+    said = CHOICE if why else ()
+    facts = [f"{name}: {plain(value)}" for name, value in data.items() if value is not None and name not in said]
+    return "; ".join([*facts, *([why] if why else [])])
+
+
 FILTERS: Final[dict[str, Callable[..., str]]] = {
     "duration": duration,
     "exact": exact,
@@ -110,7 +141,9 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
     "iso": timestamp,
     "size": size,
     "plain": plain,
+    "event_words": event_words,
     "pretty": pretty,
+    "why_taken": why_taken,
     "word": lambda phase: WORDS[phase],
 }
 """Filters of the templates."""

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from app.domain.heartbeats import backend_beat
 from app.domain.job import Attempt, Output, Phase, Standing
 from app.domain.message import timestamp
+from app.domain.scheduling.jobs import CHOICE
 from app.domain.text import printable
 from app.services.links import output_path, thumbnail_path
 from app.web.payloads import PauseAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from app.domain.errors import Fault
     from app.domain.heartbeats import BackendBeat, WorkerBeat
@@ -202,7 +203,14 @@ def attempt_answer(attempt: Attempt) -> dict[str, Any]:
         "error": attempt.error_message,
         "node_id": attempt.node_id,
         "node_type": attempt.node_type,
+        "choice": _choice(attempt.choice),
+        "load_s": round(attempt.load_s, 3) if attempt.load_s is not None else None,
     }
+
+
+def _choice(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return why a backend took a job; null is what was not told."""
+    return {name: told.get(name) for name in CHOICE} if told is not None else None
 
 
 def content_answer(

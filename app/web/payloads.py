@@ -62,6 +62,20 @@ class TicketAnswer(BaseModel):
     url: str = Field(description="Where it opens one, with the ticket.")
 
 
+class ChoiceAnswer(BaseModel):
+    """Why a backend took a job. The event `claimed` has the same in its `data`."""
+
+    reason: str | None = Field(
+        description="due: the first, its models loaded. warm: its models were loaded, and not those of earlier jobs. "
+        "load: they had to be loaded, and nowhere would it have ended sooner. ahead: queued behind a running job that "
+        "leaves them loaded."
+    )
+    rank: int | None = Field(description="Its place among the jobs that the backend could have taken, from 0.")
+    overtook: int | None = Field(description="How many jobs before it were passed over.")
+    load_s: float | None = Field(description="Seconds that its models were expected to take to load.")
+    alternatives: int | None = Field(description="How many other jobs were compared; null if it was simply the first.")
+
+
 class AttemptAnswer(BaseModel):
     """One try at a job on one backend."""
 
@@ -79,6 +93,8 @@ class AttemptAnswer(BaseModel):
     error: str | None
     node_id: str | None
     node_type: str | None
+    choice: ChoiceAnswer | None = Field(description="Null where nothing was chosen.")
+    load_s: float | None = Field(description="Seconds for which its nodes loaded models; null if that is not known.")
 
 
 class Timings(BaseModel):

@@ -276,3 +276,23 @@ async def test_the_events_say_who_did_what(client, life):
     assert page.all("tr", id="event-2")
     assert "cancelled" in words(page)
     assert "monitor" in words(page)
+
+
+async def test_an_attempt_says_why_its_backend_took_the_job_and_how_long_it_loaded(client, life, database, plain):
+    claim = await life.execute()
+    told = '{"reason": "load", "rank": 2, "overtook": 2, "load_s": 4.0, "alternatives": 5}'
+    await plain.execute("UPDATE job_attempts SET choice = $1::jsonb", told)
+    await plain.execute("UPDATE job_events SET data = data || $1::jsonb WHERE event = 'claimed'", told)
+    said = words(await job_page(client, claim.job_id))
+    assert "taken before 2 older jobs; its models have to be loaded first (≈ 4.0 s)" in said
+    assert "prompt_id: " in said
+    assert "alternatives" not in said
+    await plain.execute("UPDATE job_attempts SET load_s = 2.04")
+    said = words(await job_page(client, claim.job_id))
+    assert "taken before 2 older jobs; its models were loaded first (2.0 s)" in said
+    answer = await (await client.get(f"/api/v1/generation-jobs/{claim.job_id}/attempts")).json()
+    (attempt,) = answer["items"]
+    assert attempt["choice"] == {"reason": "load", "rank": 2, "overtook": 2, "load_s": 4.0, "alternatives": 5}
+    assert attempt["load_s"] == 2.04
+    await plain.execute("UPDATE job_attempts SET choice = NULL")
+    assert "models were loaded (2.0 s)" in words(await job_page(client, claim.job_id))

@@ -10,12 +10,13 @@ from samples import new_job, output
 
 from app.domain.job import ASKED_AGAIN, Attempt, Job, Phase
 from app.domain.message import snapshot_of
+from app.domain.scheduling.jobs import Choice, Reason
 from app.runtime.json_text import dumps, loads
 from app.services.links import unsigned
 from app.storage.job_views import Event
 from app.storage.whole_jobs import JobView
 from app.web import payloads
-from app.web.answers import content_answer, event_answer, job_answer
+from app.web.answers import attempt_answer, content_answer, event_answer, job_answer
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -52,7 +53,7 @@ def job(**changes: Any) -> Job:
     return Job(has_workflow=False, **values | changes)
 
 
-def attempt() -> Attempt:
+def attempt(choice: dict[str, Any] | None = None, load_s: float | None = None) -> Attempt:
     times = dict.fromkeys(("claimed_at", "submitted_at", "executing_at", "executed_at", "ended_at"), AT)
     errors = dict.fromkeys(("error_code", "error_message", "node_id", "node_type"))
     unknown = dict.fromkeys(("traceback", "spans", "workflow_key"))
@@ -64,6 +65,8 @@ def attempt() -> Attempt:
         outcome="completed",
         **times,
         **errors,
+        choice=choice,
+        load_s=load_s,
         **unknown,
     )
 
@@ -76,6 +79,8 @@ def same_shape(told: Any, model: type[BaseModel]) -> None:
     for name, nested in (("outputs", payloads.OutputAnswer), ("attempts", payloads.AttemptAnswer)):
         for each in told.get(name, []):
             assert set(each) == set(nested.model_fields)
+    if model is payloads.AttemptAnswer and told["choice"] is not None:
+        assert set(told["choice"]) == set(payloads.ChoiceAnswer.model_fields)
     if "timings" in told:
         assert set(told["timings"]) == set(payloads.Timings.model_fields)
 
@@ -85,6 +90,21 @@ def test_a_job_has_the_promised_shape_in_every_phase(phase: Phase) -> None:
     changes: dict[str, Any] = {"content_id": None, "completed_at": None} if phase is not Phase.COMPLETED else {}
     view = JobView(job(phase=phase, **changes), [attempt()], [output(), output(1, thumbnail_path=None)], 1)
     same_shape(job_answer(view, snapshot_of(view.job), unsigned, 1.5), payloads.JobAnswer)
+
+
+def test_an_attempt_tells_why_its_backend_took_the_job_and_for_how_long_it_loaded() -> None:
+    chosen = Choice(7, Reason.WARM, 2, (5, 6), 1.5, 0.0, 9)
+    told = attempt_answer(attempt(chosen.told() | {"of_a_later_version": 1}, 2.0004))
+    same_shape(told, payloads.AttemptAnswer)
+    assert told["choice"] == {"reason": "warm", "rank": 2, "overtook": 2, "load_s": 0.0, "alternatives": 9}
+    assert told["load_s"] == 2.0
+    # What is taken at hand was compared with nothing.
+    told = attempt_answer(attempt({"reason": "due", "rank": 0, "overtook": 0, "load_s": 0.0}))
+    same_shape(told, payloads.AttemptAnswer)
+    assert told["choice"]["alternatives"] is None
+    told = attempt_answer(attempt())
+    same_shape(told, payloads.AttemptAnswer)
+    assert told["choice"] is told["load_s"] is None
 
 
 def test_times_have_milliseconds_and_numbers_all_their_digits() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class Reason(StrEnum):
     """Each job that may be taken would be finished sooner by another backend."""
     BUSY = "busy"
     """A job runs here, and none is worth being queued behind it."""
+
+
+CHOICE: Final = ("reason", "rank", "overtook", "load_s", "alternatives")
+"""Fields of what is kept of a choice with the attempt and its event. What is taken at hand has no alternatives."""
 
 
 @dataclass(frozen=True, slots=True)
