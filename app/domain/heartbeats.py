@@ -91,9 +91,6 @@ class BackendBeat:
     """In how many seconds all that it was given will probably have run."""
     avoids: tuple[tuple[str, ...], ...]
     """Sets of models that ran out of memory lately."""
-    loads: int | None
-    """How often it loaded models in the last hour, and below for how many seconds."""
-    load_s: float | None
     freed: Freed
     version: str | None
     vram_total: float | None
@@ -197,8 +194,6 @@ def backend_beat(name: str, age_s: float, live: bool, fields: Mapping[str, Any])
         speed=read.number("speed"),
         free_in_s=read.number("free_in_s"),
         avoids=read.sets("avoids"),
-        loads=read.whole("loads"),
-        load_s=read.number("load_s"),
         freed=Freed(freed.time("at"), freed.text("fault")),
         version=read.text("version"),
         vram_total=read.number("vram_total"),

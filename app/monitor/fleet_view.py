@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from app.domain.heartbeats import backend_beat
 from app.domain.message import timestamp
 from app.domain.worker_states import WorkerState
+from app.storage.fleet_figures import Loading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +84,10 @@ class ShownBackend:
     foreign: int | None
     """Prompts in ComfyUI's queue, ours and other people's."""
     models: list[str]
+    speed: float | None
+    """How fast it runs; None if it is as fast as others, or that is not known."""
+    loading: Loading | None
+    """What it loaded in the last hour."""
     vram_total: float | None
     vram_used: float | None
     runs: list[ShownRun]
@@ -149,6 +154,8 @@ def show_backend(
         own=beat.own,
         foreign=beat.foreign,
         models=[model.removesuffix(".safetensors") for model in beat.models],
+        speed=beat.speed if beat.speed != 1.0 else None,
+        loading=hour.loading.get(name, Loading()) if hour is not None else None,
         vram_total=beat.vram_total or None,
         vram_used=beat.vram_used,
         runs=list(runs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -43,6 +44,19 @@ _SPEEDS: Final = text("""
     WHERE images.count > 0 AND run.took IS NOT NULL GROUP BY run.backend_name
 """)
 
+_LOADS: Final = text("""
+    SELECT backend_name, count(*), sum(load_s)::float8 FROM job_attempts
+    WHERE outcome = 'completed' AND ended_at >= :since AND ended_at < :until AND load_s > 0 GROUP BY backend_name
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How many runs had to load models, and for how many seconds all of them did."""
+
+    runs: int = 0
+    seconds: float = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class LastHour:
@@ -54,6 +68,8 @@ class LastHour:
     """Backend and status → how many jobs ended so."""
     image_s: Mapping[str, float]
     """Backend → the median time that an image took, of runs that left any."""
+    loading: Mapping[str, Loading]
+    """Backend → its loads; one that had none is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,7 @@ class FleetFigures:
         self._database = database
         self._last: tuple[float, LastHour] | None = None
         """What `last_hour` returned last, and until when that holds, in seconds of the monotonic clock."""
+        self._reading = asyncio.Lock()
 
     async def running(self) -> list[Run]:
         """Return the jobs that run, the oldest first; of very many not all."""
@@ -82,8 +99,12 @@ class FleetFigures:
 
     async def last_hour(self) -> LastHour:
         """Return the figures of the hour up to now, or to `FRESH_S` ago."""
-        if self._last is not None and time.monotonic() < self._last[0]:
+        async with self._reading:
+            if self._last is None or time.monotonic() >= self._last[0]:
+                self._last = time.monotonic() + FRESH_S, await self._read_last_hour()
             return self._last[1]
+
+    async def _read_last_hour(self) -> LastHour:
         kinds = (JobRow.backend_name, JobRow.status)
         async with self._database.transaction() as session:
             until = (await session.scalars(select(func.date_trunc("milliseconds", func.now())))).one()
@@ -96,7 +117,9 @@ class FleetFigures:
             )
             told = (await session.execute(ended.group_by(*kinds))).all()
             counts = {(str(name), status): count for name, status, count in told}
-            timed = await session.execute(_SPEEDS, {"since": since, "until": until, "timed": TIMED})
-            found = LastHour(since, until, counts, {name: float(image_s) for name, image_s in timed})
-        self._last = time.monotonic() + FRESH_S, found
-        return found
+            hour = {"since": since, "until": until}
+            timed = await session.execute(_SPEEDS, hour | {"timed": TIMED})
+            image_s = {name: float(each) for name, each in timed}
+            loads = await session.execute(_LOADS, hour)
+            loading = {name: Loading(runs, seconds) for name, runs, seconds in loads}
+        return LastHour(since, until, counts, image_s, loading)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from app.runtime.json_text import Written
     from app.services.submit import DryRun
     from app.storage.backend_states import BackendState
+    from app.storage.fleet_figures import Loading
     from app.storage.job_views import Event
     from app.storage.whole_jobs import JobView
 
@@ -239,8 +240,13 @@ def event_answer(event: Event) -> dict[str, Any]:
     }
 
 
-def backend_answer(name: str, found: BackendBeat | None, decided: BackendState | None) -> dict[str, Any]:
-    """Return a backend without its address, which may hold a secret; one without a heartbeat is drained."""
+def backend_answer(
+    name: str, found: BackendBeat | None, decided: BackendState | None, loading: Loading | None
+) -> dict[str, Any]:
+    """Return a backend without its address, which may hold a secret; one without a heartbeat is drained.
+
+    `loading` is what it loaded in the last hour; None if that is not known.
+    """
     beat = found or backend_beat(name, 0, live=False, fields={})
     drained = beat.drained is True
     return {
@@ -261,6 +267,9 @@ def backend_answer(name: str, found: BackendBeat | None, decided: BackendState |
         "queue_own": beat.own,
         "queue_foreign": beat.foreign,
         "models": list(beat.models),
+        "speed": beat.speed,
+        "loads_last_hour": loading.runs if loading is not None else None,
+        "load_seconds_last_hour": round(loading.seconds, 1) if loading is not None else None,
         "vram_total_bytes": beat.vram_total or None,
         "vram_used_bytes": beat.vram_used,
     }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from app.domain.errors import QueueUnavailable, Unavailable
-from app.keys import FLEET, LIVE_FLEET, REGISTRY
+from app.keys import FLEET, FLEET_FIGURES, LIVE_FLEET, REGISTRY
 from app.services.fleet_control import known_backends
+from app.storage.fleet_figures import Loading
 from app.web.answers import backend_answer, worker_answer
 from app.web.auditing import noted
 from app.web.bodies import read_query
@@ -20,6 +21,8 @@ from app.web.requests import NoQuery
 from app.web.responses import answered
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from app.storage.backend_states import BackendState
 
 routes: Final = web.RouteTableDef()
@@ -35,10 +38,16 @@ async def list_backends(request: web.Request) -> web.Response:
     """List the backends: how they are, and what they do."""
     check(NoQuery, read_query(request.query), pointer="")
     beats = (await request.app[LIVE_FLEET].now()).backends
-    decided = await _decisions(request)
+    decided, loading = await asyncio.gather(_decisions(request), _loading(request))
     told = {beat.name: beat for beat in beats}
     names = known_backends(beats, decided)
-    return answered({"items": [backend_answer(name, told.get(name), decided.get(name)) for name in names]})
+    items = [
+        backend_answer(
+            name, told.get(name), decided.get(name), loading.get(name, Loading()) if loading is not None else None
+        )
+        for name in names
+    ]
+    return answered({"items": items})
 
 
 @routes.get("/api/v1/workers")
@@ -76,6 +85,15 @@ async def _decisions(request: web.Request) -> dict[str, BackendState]:
             return await request.app[FLEET].decisions()
     except (Unavailable, TimeoutError):
         return {}
+
+
+async def _loading(request: web.Request) -> Mapping[str, Loading] | None:
+    """Return backend → what it loaded in the last hour; None while that cannot be read."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            return (await request.app[FLEET_FIGURES].last_hour()).loading
+    except (Unavailable, TimeoutError):
+        return None
 
 
 async def _decided(request: web.Request, state: BackendState) -> web.Response:

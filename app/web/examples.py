@@ -140,7 +140,10 @@ BACKENDS: Final[dict[str, Any]] = {
             "current": [17],
             "queue_own": 1,
             "queue_foreign": 0,
-            "models": ["sd_xl_base_1.0.safetensors"],
+            "models": ["sd_xl_base_1.0.safetensors", "add_detail.safetensors"],
+            "speed": 1.4,
+            "loads_last_hour": 3,
+            "load_seconds_last_hour": 12.5,
             "vram_total_bytes": 25757220864,
             "vram_used_bytes": 7516192768,
         }

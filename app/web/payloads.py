@@ -335,7 +335,13 @@ class BackendAnswer(BaseModel):
     current: list[int] = Field(description="Ids of the jobs that it works on.")
     queue_own: int | None = Field(description="Prompts in ComfyUI's queue that are ours.")
     queue_foreign: int | None = Field(description="Those of other people.")
-    models: list[str] = Field(description="Checkpoints of its latest run, probably still in memory.")
+    models: list[str] = Field(
+        description="Models of all kinds that are probably in memory, or will be when what it was given has run; the "
+        "most recent first."
+    )
+    speed: float | None = Field(description="How fast it runs, 1 being the average.")
+    loads_last_hour: int | None = Field(description="Runs that had to load models; null if that cannot be read.")
+    load_seconds_last_hour: float | None = Field(description="For how many seconds all of them did.")
     vram_total_bytes: float | None
     vram_used_bytes: float | None
 

@@ -96,6 +96,29 @@ async def test_what_took_an_image_is_divided_by_their_number(client, life, datab
     assert hour.image_s == {"gpu-a": pytest.approx(seconds)}
 
 
+async def test_loads_of_the_last_hour_are_those_of_the_attempts(client, life, plain):
+    jobs = [await life.complete(await life.execute()) for _ in range(4)]
+    for job, load_s in zip(jobs, (4.0, 0.0, 2.5, 8.0), strict=True):
+        await plain.execute("UPDATE job_attempts SET load_s = $2 WHERE job_id = $1", job.job_id, load_s)
+    await plain.execute(
+        "UPDATE job_attempts SET ended_at = now() - interval '2 hours' WHERE job_id = $1", jobs[-1].job_id
+    )
+    warm = ["checkpoints/sdxl.safetensors", "loras/detail.safetensors"]
+    told = {"gpu-a": BACKEND_BEAT | {"warm": warm, "speed": 1.42}, "gpu-b": BACKEND_BEAT | {"speed": 1.0}}
+    await client.app[keys.REGISTRY].beat("box:42:x", WORKER_BEAT, told)
+    page = said(await read(client, "/monitor/backends"))
+    assert "Loads, 1 h2 (6.5 s)" in page
+    assert "Speed× 1.4" in page
+    assert "Loaded" in page
+    assert "sdxl, detail" in page
+    assert "Loads, 1 h0" in page
+    assert page.count("Speed") == 1
+    (first, second) = (await (await client.get("/api/v1/backends")).json())["items"]
+    assert (first["loads_last_hour"], first["load_seconds_last_hour"], first["speed"]) == (2, 6.5, 1.42)
+    assert first["models"] == ["sdxl.safetensors", "detail.safetensors"]
+    assert (second["loads_last_hour"], second["load_seconds_last_hour"], second["speed"]) == (0, 0.0, 1.0)
+
+
 async def test_a_drain_is_only_asked_for_until_the_heartbeat_confirms_it(client, database):
     await beat(client)
     answer = await act(client, "/monitor/backends/gpu-a/drain", back="/monitor/backends")

@@ -21,7 +21,6 @@ BACKEND: dict[str, Any] = {
     "vram_total": 24.5, "vram_free": 6, "warm": ["checkpoints/sdxl"],
     "freed": {"at": "2026-11-23T12:00:00Z", "fault": "x"},
     "catalog": "abc", "current": [7, 8], "room": 1, "speed": 1.5, "free_in_s": 2.5, "avoids": [["loras/a", "b"]],
-    "loads": 3, "load_s": 6.5,
 }  # fmt: skip
 WORKER: dict[str, Any] = {
     "state": "running", "host": "box", "pid": 42, "version": "1", "started_at": "2026-11-23T12:00:00Z",

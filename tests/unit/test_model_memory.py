@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from worker.comfyui.model_memory import HOUR_S, ModelMemory
+from worker.comfyui.model_memory import ModelMemory
 
 if TYPE_CHECKING:
     from app.domain.scheduling.fleet import BackendState
@@ -100,7 +100,6 @@ def test_what_was_not_seen_teaches_nothing_but_is_taken_to_be_loaded(memory: Mod
     memory.ended(1, A, 2.0)
     memory.ended(2, B, None)
     assert state(memory).warm == B
-    assert memory.loads_of_last_hour() == (1, 2.0)
 
 
 def test_a_graph_without_models_changes_nothing(memory: ModelMemory) -> None:
@@ -132,15 +131,6 @@ def test_how_fast_it_is_shows_when_it_is_not_as_fast_as_others(memory: ModelMemo
     assert memory.speed == pytest.approx(2.0, rel=0.01)
     memory.took(1, A, 10.0, 2.0)
     assert state(memory).free_at == pytest.approx(1007, abs=0.1)
-
-
-def test_loads_of_an_hour_ago_are_forgotten(memory: ModelMemory, clock: Clock) -> None:
-    memory.ended(1, A, 2.0)
-    clock.now += HOUR_S - 1
-    memory.ended(2, B, 3.0)
-    assert memory.loads_of_last_hour() == (2, 5.0)
-    clock.now += 2
-    assert memory.loads_of_last_hour() == (1, 3.0)
 
 
 def test_a_job_that_is_taken_ends_its_idleness(memory: ModelMemory) -> None:

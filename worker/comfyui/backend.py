@@ -275,15 +275,12 @@ class Backend:
     def _told_of_memory(self) -> dict[str, Any]:
         memory = self.memory
         state = memory.state(self.name, foreign=self.foreign, live=True, offers=None)
-        loads, load_s = memory.loads_of_last_hour()
         return {
             "warm": memory.models[:MOST_MODELS],
             "room": state.room,
             "speed": round(state.speed, 3),
             "free_in_s": round(max(0.0, state.free_at - time.monotonic()), 1),
             "avoids": [sorted(models) for models in state.avoids],
-            "loads": loads,
-            "load_s": round(load_s, 1),
         }
 
     async def refresh(self, registry: Registry) -> None:

@@ -7,7 +7,6 @@ seconds.
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,9 +23,6 @@ _AS_FAST: Final = 1.1
 """Backends of which neither is faster by more than this are taken to be as fast: runs are never equally long."""
 _MOST_OF_A_LOAD: Final = 0.25
 """A run that loaded for so much of what its models usually take has loaded them."""
-HOUR_S: Final = 3600.0
-_MOST_LOADS: Final = 10_000
-"""Loads of the last hour that are remembered."""
 
 
 @dataclass(slots=True)
@@ -53,8 +49,6 @@ class ModelMemory:
         """Since when it has left waiting jobs to others."""
         self.looked_at = float("-inf")
         """When it last looked for a job."""
-        self._loads: deque[tuple[float, float]] = deque(maxlen=_MOST_LOADS)
-        """Moment and seconds of loads."""
 
     @property
     def speed(self) -> float:
@@ -85,8 +79,6 @@ class ModelMemory:
             break
         new = models - self._warm.models
         self._warm = self._warm.after(models, _were_loaded(load_s, usual_s))
-        if load_s:
-            self._loads.append((now, load_s))
         return new
 
     def dropped(self, job_id: int) -> None:
@@ -105,13 +97,6 @@ class ModelMemory:
     def forget(self) -> None:
         """Forget what is in memory: ComfyUI was restarted, or freed it, or ran what was not ours."""
         self._warm = self._warm.forgotten()
-
-    def loads_of_last_hour(self) -> tuple[int, float]:
-        """Return how often it has loaded models, and for how many seconds."""
-        since = time.monotonic() - HOUR_S
-        while self._loads and self._loads[0][0] < since:
-            self._loads.popleft()
-        return len(self._loads), sum(seconds for _, seconds in self._loads)
 
     def state(self, name: str, *, foreign: int, live: bool, offers: Container[str] | None) -> BackendState:
         """Return what counts of it when a job is chosen."""
