@@ -70,6 +70,20 @@ INPUT_FILES: Final = Family(
     "how",
 )
 INPUT_BYTES: Final = Family("genonaut_input_bytes_total", "Bytes of input files sent to a backend.", "backend")
+MODEL_LOADS: Final = Family(
+    "genonaut_model_load_seconds", "How long runs loaded models, of those that had to, by backend.", "backend", _RUN_S
+)
+CHOICES: Final = Family(
+    "genonaut_choices_total",
+    "Jobs that a backend took, by why: due, warm, load, or ahead (queued behind a running one).",
+    "reason",
+)
+OVERTAKINGS: Final = Family(
+    "genonaut_overtakings_total", "How often a waiting job was passed over by one that was due later."
+)
+LOST_RACES: Final = Family(
+    "genonaut_lost_races_total", "How often a chosen job was gone, or changed, when it was to be taken."
+)
 FLEET: Final = (
     QUEUE_WAIT,
     PICK_UP,
@@ -81,6 +95,10 @@ FLEET: Final = (
     DEVICE_ERRORS,
     INPUT_FILES,
     INPUT_BYTES,
+    MODEL_LOADS,
+    CHOICES,
+    OVERTAKINGS,
+    LOST_RACES,
 )
 FLEET_NOTE: Final = " Of the whole fleet: every server shows the same."
 

@@ -123,6 +123,7 @@ class WorkerProcess:
             registry,
             queue,
             self._run_times,
+            self._metrics,
             self.worker_id,
             settings.lease_seconds,
             chooses=settings.prefer_loaded_models,

@@ -9,7 +9,8 @@ import pytest
 from samples import new_job
 
 from app.domain.job import ASKED_AGAIN, Job
-from app.metrics import EXECUTION, IDLE_GAP, QUEUE_WAIT
+from app.domain.scheduling.jobs import Reason
+from app.metrics import EXECUTION, IDLE_GAP, MODEL_LOADS, QUEUE_WAIT
 from worker.attempts.attempt_metrics import AttemptMetrics
 
 
@@ -32,6 +33,27 @@ def test_a_run_that_did_not_wait_shows_none(due_at: float | None) -> None:
     measures.ended("gpu", None, 20.0)
     measures.began("gpu", due_at, 20.25)
     assert seen(measures, IDLE_GAP.name) is None
+
+
+def test_a_choice_counts_by_its_reason_and_for_each_job_that_it_passed_over() -> None:
+    measures = AttemptMetrics()
+    measures.chose(Reason.DUE, 0)
+    measures.chose(Reason.WARM, 3)
+    measures.chose(Reason.WARM, 2)
+    measures.lost_race()
+    assert measures.tally.take() == {
+        "genonaut_choices_total|due|total": 1,
+        "genonaut_choices_total|warm|total": 2,
+        "genonaut_overtakings_total||total": 5,
+        "genonaut_lost_races_total||total": 1,
+    }
+
+
+def test_loads_count_with_their_seconds_by_backend() -> None:
+    measures = AttemptMetrics()
+    measures.loaded("gpu", 2.0)
+    measures.loaded("gpu", 4.5)
+    assert seen(measures, MODEL_LOADS.name) == 6.5
 
 
 def test_a_wait_is_observed_once_a_round_and_from_its_beginning() -> None:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from app.domain.job import FINISHED, JobStatus
 from app.metrics import (
+    CHOICES,
     DEVICE_ERRORS,
     EXECUTION,
     IDLE_GAP,
     INPUT_BYTES,
     INPUT_FILES,
     JOBS_FINISHED,
+    LOST_RACES,
+    MODEL_LOADS,
+    OVERTAKINGS,
     PICK_UP,
     QUEUE_WAIT,
     SAVING,
@@ -23,6 +27,7 @@ from worker.comfyui.input_folder import Had
 
 if TYPE_CHECKING:
     from app.domain.job import Job
+    from app.domain.scheduling.jobs import Reason
 
 
 class AttemptMetrics:
@@ -39,6 +44,20 @@ class AttemptMetrics:
         if job.started_at == job.updated_at:
             # Only for the first attempt: automatic retries keep `started_at`.
             self.tally.observe(QUEUE_WAIT, job.waited_s(job.updated_at))
+
+    def chose(self, reason: Reason, overtook: int) -> None:
+        """Record why a job was taken, and how many that were due earlier were passed over."""
+        self.tally.count(CHOICES, reason)
+        if overtook:
+            self.tally.count(OVERTAKINGS, by=overtook)
+
+    def lost_race(self) -> None:
+        """Record that a chosen job could not be taken: another worker has it, or it was cancelled."""
+        self.tally.count(LOST_RACES)
+
+    def loaded(self, backend: str, load_s: float) -> None:
+        """Record that a run had to load models, and for how many seconds it did."""
+        self.tally.observe(MODEL_LOADS, load_s, backend)
 
     def taken_over(self) -> None:
         """Record that an attempt was taken over from a worker whose lease had expired."""

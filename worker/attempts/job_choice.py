@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from app.storage.attempts import AttemptStore
     from app.storage.run_times import RunTimes
     from worker.attempts.attempt import Attempt
+    from worker.attempts.attempt_metrics import AttemptMetrics
     from worker.comfyui.backend import Backend
     from worker.comfyui.pool import BackendPool
 
@@ -70,6 +71,7 @@ class JobChoice:
         registry: Registry,
         queue: JobQueue,
         run_times: RunTimes,
+        metrics: AttemptMetrics,
         worker_id: str,
         lease_s: float,
         *,
@@ -81,6 +83,7 @@ class JobChoice:
         self._registry = registry
         self._queue = queue
         self._run_times = run_times
+        self._metrics = metrics
         self._worker_id = worker_id
         self._lease_s = lease_s
         self._chooses = chooses
@@ -123,6 +126,7 @@ class JobChoice:
         new = memory.ended(job_id, models, seconds, self._loads.of(models))
         attempt.ledger.load_s = seconds
         if seconds:
+            self._metrics.loaded(attempt.backend.name, seconds)
             self._loads = self._loads.learned(new or models, seconds)
 
     def succeeded(self, attempt: Attempt) -> None:
@@ -161,6 +165,7 @@ class JobChoice:
             reason = Reason.AHEAD if here.busy else Reason.DUE
             job = await self._store.claim_at_hand(by, here.warm, reason)
             if job is not None:
+                self._metrics.chose(reason, 0)
                 return job
         async with self._choosing:
             for _ in range(MOST_TRIES):
@@ -171,8 +176,10 @@ class JobChoice:
                     return await self._left(backend, found)
                 job = await self._store.claim_chosen(by, found)
                 if job is not None:
+                    self._metrics.chose(found.reason, len(found.overtook))
                     await self._tell(found.left_to)
                     return job
+                self._metrics.lost_race()
         return Leave(SOONEST_LOOK_S, Reason.ELSEWHERE)
 
     async def _candidates(self, backend: Backend, by: By) -> list[Candidate]:
