@@ -36,6 +36,7 @@ from app.services.access import KEYS_CHANGED, Access
 from app.services.control import Control
 from app.services.eta import Eta
 from app.services.fleet_control import Fleet
+from app.services.forecasts import Forecasts
 from app.services.inventory import Inventory
 from app.services.key_management import KeyManagement
 from app.services.links import Links
@@ -66,6 +67,7 @@ from app.storage.run_times import RunTimes
 from app.storage.statistics import Statistics
 from app.storage.tenants import Tenants
 from app.storage.uploads import UploadStore
+from app.storage.waiting_jobs import WaitingJobs
 from app.web import (
     api_keys,
     audit,
@@ -246,7 +248,7 @@ def _construct(app: web.Application, settings: Settings) -> None:
     app[uploads.RECEIVING] = asyncio.Semaphore(uploads.AT_ONCE)
     app[keys.RUN_TIMES] = run_times = RunTimes(database)
     app[keys.LIVE_FLEET] = fleet = LiveFleet(registry)
-    app[keys.ETA] = Eta(run_times, fleet)
+    app[keys.ETA] = Eta(run_times, Forecasts(WaitingJobs(database), run_times, fleet, registry))
     app[keys.KNOWN_NAMES] = KnownNames(database)
     app[keys.STATISTICS] = Statistics(database)
     app[keys.SNAPSHOTS] = snapshots

@@ -263,6 +263,10 @@ class ListedJob(Standing, Asked):
     has_workflow: bool
     """Whether the client sent a graph."""
     has_extra_pnginfo: bool = False
+    models: tuple[str, ...] = ()
+    """As in `NewJob`, like what follows."""
+    model_key: str | None = None
+    cost_s: float = UNKNOWN_S
 
     @property
     def repeated(self) -> bool:
@@ -276,10 +280,7 @@ class Job(ListedJob):
 
     workflow: dict[str, Any] | None
     extra_pnginfo: str | None = None
-    """As in `NewJob`, like what follows."""
-    models: tuple[str, ...] = ()
-    model_key: str | None = None
-    cost_s: float = UNKNOWN_S
+    """As in `NewJob`."""
 
     def now(self, standing: Standing) -> Job:
         """Return the job where it stands by now."""

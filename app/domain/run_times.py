@@ -50,12 +50,3 @@ def remaining(usual: RunTime, elapsed_s: float, percent: int) -> Range:
         high += share * (projected * _PROJECTED_SPREAD - high)
     low, high = max(0.0, low), max(0.0, low, high)
     return Range(low, min(max(likely, low), high), high)
-
-
-def until_turn(usual: RunTime, position: int, slots: int) -> Range:
-    """Return how long a job at this position, from 1, waits until one of the slots is free for it.
-
-    The runs before it share the slots; the one on each slot may be about to end, or may just have begun.
-    """
-    rounds = (position - 1) // slots
-    return Range(usual.p10 * rounds, usual.p50 * rounds, usual.p90 * (rounds + 1))

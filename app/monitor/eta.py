@@ -37,7 +37,7 @@ def in_words(estimate: Estimate | None, now: datetime) -> str | None:
         return UNKNOWN
     low_s, high_s = estimate.time.low_s, estimate.time.high_s
     if estimate.turn:
-        return f"{between(low_s, high_s)} until its turn"
+        return f"{between(low_s, high_s)} until it begins"
     # What has not begun takes as long a minute from now: that is no countdown.
     return Left(now, low_s, high_s) if estimate.counts_down else f"{between(low_s, high_s)} left"
 

@@ -87,6 +87,7 @@ async def show_job(request: web.Request) -> web.Response:
         "health": health,
         "position": view.position,
         "eta": eta.in_words(await request.config_dict[ETA].of(view, snapshot.progress, now), now),
+        "obstacle": await request.config_dict[ETA].obstacle(view),
         "preview": preview,
         "failed": _failed(view),
         "alike": await _alike(views, view),

@@ -173,7 +173,7 @@ class AttemptStore(JobStore):
         async with self._database.driver() as connection:
             limits = await self._limits(connection)
             found = await (CANDIDATES_WITHIN_LIMITS if limits else CANDIDATES).rows(connection, **limits, **asked)
-        return [_candidate(row) for row in found]
+        return [candidate_of(row) for row in found]
 
     async def claim_chosen(self, by: By, chosen: Choice) -> Job | None:
         """Take the job that was chosen, and count that those it overtook were passed over; None if it is gone.
@@ -462,7 +462,8 @@ def _error_of(error: AttemptFailed) -> dict[str, Any]:
     }
 
 
-def _candidate(row: Any) -> Candidate:
+def candidate_of(row: Any) -> Candidate:
+    """Return the waiting job of a row that `claims` considers."""
     return Candidate(
         row["id"],
         row["user_id"],

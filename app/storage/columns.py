@@ -16,11 +16,14 @@ from app.storage.schema import JobRow
 _STANDING: Final = tuple(name for name in Standing.__dataclass_fields__ if name not in ("job_id", "phase"))
 _ASKED: Final = tuple(Asked.__dataclass_fields__)
 
+_FOUND_OUT: Final = ("has_workflow", "has_extra_pnginfo", "model_key", "cost_s")
 _HAS_EXTRA: Final = "extra_pnginfo IS NOT NULL AS has_extra_pnginfo"
 
 STANDING: Final = ", ".join(("id", "phase", *_STANDING))
-LISTED: Final = ", ".join((STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow", _HAS_EXTRA))
-WHOLE: Final = f"{LISTED}, models, model_key, cost_s, workflow::text AS workflow, extra_pnginfo::text AS extra_pnginfo"
+LISTED: Final = ", ".join(
+    (STANDING, *_ASKED, "workflow IS NOT NULL AS has_workflow", _HAS_EXTRA, "models", "model_key", "cost_s")
+)
+WHOLE: Final = f"{LISTED}, workflow::text AS workflow, extra_pnginfo::text AS extra_pnginfo"
 STANDING_COLUMNS: Final = (JobRow.id, JobRow.phase, *(getattr(JobRow, name) for name in _STANDING))
 """The columns of `STANDING` for a SQLAlchemy statement."""
 
@@ -42,13 +45,10 @@ def job_of(record: Any) -> Job:
     return Job(
         workflow=workflow,
         extra_pnginfo=record["extra_pnginfo"],
-        models=tuple(record["models"]),
-        model_key=record["model_key"],
-        cost_s=record["cost_s"],
         **_listed(record),
     )
 
 
 def _listed(record: Any) -> dict[str, Any]:
-    values = {name: record[name] for name in (*_STANDING, *_ASKED, "has_workflow", "has_extra_pnginfo")}
-    return {"job_id": record["id"], "phase": Phase(record["phase"]), **values}
+    values = {name: record[name] for name in (*_STANDING, *_ASKED, *_FOUND_OUT)}
+    return {"job_id": record["id"], "phase": Phase(record["phase"]), "models": tuple(record["models"]), **values}

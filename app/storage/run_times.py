@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.domain.errors import DatabaseUnavailable
 from app.domain.job_cost import Comparable, ModelRunTime
 from app.domain.run_times import RunTime
+from app.domain.scheduling.learned_times import Loads
 from app.runtime.end_tasks import end_tasks
 
 if TYPE_CHECKING:
@@ -70,6 +71,15 @@ _BY_MODELS: Final = f"""
 client's own graph was is not read from it: it may have megabytes."""
 
 
+_LOADS: Final = f"""
+    SELECT job.models, last.load_s FROM (
+        SELECT job_id, ended_at, load_s FROM job_attempts WHERE outcome = 'completed'
+        ORDER BY ended_at DESC LIMIT {OF_MODELS}
+    ) AS last JOIN generation_jobs AS job ON job.id = last.job_id
+    WHERE last.load_s > 0 ORDER BY last.ended_at"""  # noqa: S608  # of our own words only
+"""The last one last, as they are learned from."""
+
+
 class RunTimes:
     """Execution times by workflow key. Methods raise `DatabaseUnavailable` while PostgreSQL is away."""
 
@@ -81,7 +91,9 @@ class RunTimes:
         """The same of runs of all kinds."""
         self._of_models: dict[str, ModelRunTime] = {}
         self._compared_at = float("-inf")
-        """When `_of_models` and `_lately` were read behind `at_hand`."""
+        """When `_of_models`, `_lately` and `loads` were read behind `at_hand`."""
+        self.loads = Loads()
+        """How long models take to load, as far as that was read. Which of a run's models it loaded is not kept: all."""
         self._wanted: set[str] = set()
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -106,7 +118,12 @@ class RunTimes:
             await self.lately()
             async with self._database.driver() as connection:
                 rows = await connection.fetch(_BY_MODELS)
+                loads = await connection.fetch(_LOADS)
             self._of_models = {row["model_key"]: ModelRunTime(row["p50"], row["per_work_s"]) for row in rows}
+            learned = Loads()
+            for row in loads:
+                learned = learned.learned(frozenset(row["models"]), row["load_s"])
+            self.loads = learned
             self._compared_at = time.monotonic()
 
     async def close(self) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from app.domain.uploads import Upload
     from app.domain.worker_states import WorkerState
     from app.runtime.json_text import Written
+    from app.services.eta import Estimate
     from app.services.submit import DryRun
     from app.storage.backend_states import BackendState
     from app.storage.fleet_figures import Loading
@@ -51,7 +52,8 @@ def job_answer(
     view: JobView,
     snapshot: Snapshot,
     signed: Callable[[str], str],
-    eta_s: float | None = None,
+    estimate: Estimate | None = None,
+    obstacle: str | None = None,
     *,
     workflow: Written | dict[str, Any] | None = None,
     extra_pnginfo: Written | None = None,
@@ -64,7 +66,7 @@ def job_answer(
     `workflow` the graph that the client sent, which a list leaves out, as it does `extra_pnginfo`. `root` stands before
     each address, as `proxies.root_path` returns it, here and in the other answers.
     """
-    job = view.job
+    job, end = view.job, estimate.end if estimate is not None else None
     return {
         **{name: getattr(job, name) for name in _SAME},
         **{name: _time(getattr(job, name)) for name in _TIMES},
@@ -78,8 +80,10 @@ def job_answer(
         "seq": snapshot.order,
         "progress": 100 if job.phase is Phase.COMPLETED else snapshot.progress,
         "queue_position": view.position,
-        "eta_seconds": eta_s,
-        "waits_because": view.pause.words if view.pause is not None else None,
+        "eta_seconds": round(end.likely_s, 1) if end is not None else None,
+        "eta_range": _range(end),
+        "begin_range": _range(estimate.time) if estimate is not None and estimate.turn else None,
+        "waits_because": view.pause.words if view.pause is not None else obstacle,
         "comfyui_prompt_id": job.prompt_id,
         "output_paths": [output.path for output in view.outputs],
         "outputs": [output_answer(job.content_id or 0, output, signed, root) for output in view.outputs],

@@ -74,12 +74,12 @@ async def whole_job(request: web.Request, view: JobView) -> dict[str, Any]:
     signed = (await request.app[LINKS].signing()).signed if view.outputs else unsigned
     (snapshot,) = await request.app[EVENTS].with_live([snapshot_of(view.job)])
     estimate = await request.app[ETA].of(view, snapshot.progress, datetime.now(UTC))
-    eta_s = round(estimate.end_s, 1) if estimate is not None and estimate.end_s is not None else None
+    obstacle, root = await request.app[ETA].obstacle(view), root_path(request)
     if not view.job.has_workflow and not view.job.has_extra_pnginfo:
-        return job_answer(view, snapshot, signed, eta_s, root=root_path(request))
+        return job_answer(view, snapshot, signed, estimate, obstacle, root=root)
     asked = await views_of(request).asked_graph(view.job.job_id)
     workflow, extra = _written(asked.workflow), _written(asked.extra_pnginfo)
-    return job_answer(view, snapshot, signed, eta_s, workflow=workflow, extra_pnginfo=extra, root=root_path(request))
+    return job_answer(view, snapshot, signed, estimate, obstacle, workflow=workflow, extra_pnginfo=extra, root=root)
 
 
 @routes.post(BASE)
@@ -119,7 +119,7 @@ async def expected(request: web.Request, job: NewJob, found: DryRun) -> tuple[in
     position = 1 + await views_of(request).waiting_before(job, shares=shares)
     graph = next((each.graph for each in found.backends if each.graph is not None and not each.faults), None)
     key = await asyncio.to_thread(workflow_key, graph) if graph is not None else None
-    return position, *await request.config_dict[ETA].expected(key, position)
+    return position, *await request.config_dict[ETA].expected(found.job, key, position)
 
 
 @routes.get(BASE)

@@ -109,6 +109,14 @@ class Timings(BaseModel):
     total_ms: int | None
 
 
+class RangeAnswer(BaseModel):
+    """A number of seconds as it will probably be, and between which bounds it mostly is."""
+
+    low: float
+    likely: float
+    high: float
+
+
 class JobAnswer(BaseModel):
     """A job."""
 
@@ -160,13 +168,15 @@ class JobAnswer(BaseModel):
         description="1 is the next; null unless the job waits, and when it was just submitted."
     )
     eta_seconds: float | None = Field(
-        description="Seconds until the job ends: of a running job by the last runs of its workflow, of a waiting one "
-        "by the last runs of all kinds and the slots of the backends that can take work. Null if nothing is known, and "
-        "while the job is paused."
+        description="Seconds until the job will probably end: of a running job by the last runs of its workflow, of a "
+        "waiting one by playing the queue forward over the backends. Null if nothing is known, while the job is paused, "
+        "and in lists."
     )
+    eta_range: RangeAnswer | None = Field(description="The same, with the bounds between which it mostly is.")
+    begin_range: RangeAnswer | None = Field(description="Seconds until the run of a waiting job begins; null as above.")
     waits_because: str | None = Field(
-        description="Why no worker takes the job, in words: the queue is paused, or the jobs of its user are. "
-        "Null of one that waits for its turn only, and in lists."
+        description="Why no worker takes the job, in words: the queue is paused, or the jobs of its user are, or no live "
+        "backend has its models. Null of one that waits for its turn only, and in lists."
     )
     backend_name: str | None
     comfyui_prompt_id: str | None
@@ -206,14 +216,6 @@ class ProblemError(BaseModel):
     suggestion: str | None = None
 
 
-class RangeAnswer(BaseModel):
-    """A number of seconds as it will probably be, and between which bounds it mostly is."""
-
-    low: float
-    likely: float
-    high: float
-
-
 class ForeseenAnswer(BaseModel):
     """What one backend would do with a job."""
 
@@ -237,9 +239,7 @@ class CheckAnswer(BaseModel):
     width: int | None
     height: int | None
     position: int = Field(description="Its place among the waiting jobs: 1 is the next; at most 10,001.")
-    wait_seconds: RangeAnswer | None = Field(
-        description="Until a worker takes it; null if nothing is known, or paused."
-    )
+    wait_seconds: RangeAnswer | None = Field(description="Until its run begins; null if nothing is known, or paused.")
     waits_because: str | None = Field(description="What is paused, in words, so that no worker would take the job.")
     run_seconds: RangeAnswer | None = Field(description="By the last runs of its workflow, or of all; null: not known.")
 

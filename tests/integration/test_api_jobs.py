@@ -489,7 +489,7 @@ async def test_the_time_that_is_left_is_said_where_there_is_something_to_go_by(
 
     await eventually(told)
     page = await (await client.get(f"/monitor/jobs/{waiting[2]}")).text()
-    assert "≈ 20–40 h until its turn" in page, "two runs share two slots, and one may just have begun"
+    assert "≈ 14–29 h until it begins" in page, "two runs share two backends"
     await life.store.cancel(running.job_id, None, "test")
     assert await eta_s(running.job_id) is None
     assert await eta_s(done.job_id) is None

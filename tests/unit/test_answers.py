@@ -10,8 +10,10 @@ from samples import new_job, output
 
 from app.domain.job import ASKED_AGAIN, Attempt, Job, Phase
 from app.domain.message import snapshot_of
+from app.domain.run_times import Range
 from app.domain.scheduling.jobs import Choice, Reason
 from app.runtime.json_text import dumps, loads
+from app.services.eta import Estimate
 from app.services.links import unsigned
 from app.storage.job_views import Event
 from app.storage.whole_jobs import JobView
@@ -89,7 +91,12 @@ def same_shape(told: Any, model: type[BaseModel]) -> None:
 def test_a_job_has_the_promised_shape_in_every_phase(phase: Phase) -> None:
     changes: dict[str, Any] = {"content_id": None, "completed_at": None} if phase is not Phase.COMPLETED else {}
     view = JobView(job(phase=phase, **changes), [attempt()], [output(), output(1, thumbnail_path=None)], 1)
-    same_shape(job_answer(view, snapshot_of(view.job), unsigned, 1.5), payloads.JobAnswer)
+    estimate = Estimate(Range(0.5, 1.5, 3.0), turn=True, run=Range(1.0, 2.0, 3.0))
+    told = job_answer(view, snapshot_of(view.job), unsigned, estimate, "It cannot run now.")
+    same_shape(told, payloads.JobAnswer)
+    assert told["begin_range"] == {"low": 0.5, "likely": 1.5, "high": 3.0}
+    assert (told["eta_seconds"], told["eta_range"]) == (3.5, {"low": 1.5, "likely": 3.5, "high": 6.0})
+    assert told["waits_because"] == "It cannot run now."
 
 
 def test_an_attempt_tells_why_its_backend_took_the_job_and_for_how_long_it_loaded() -> None:

@@ -9,9 +9,10 @@ import pytest
 from samples import new_job
 
 from app.domain.job import ASKED_AGAIN, Job, Phase
-from app.domain.run_times import RunTime
+from app.domain.run_times import Range, RunTime
+from app.domain.scheduling.forecast import Expected
 from app.monitor.eta import UNKNOWN, between, in_words
-from app.services.eta import end_of, turn_of
+from app.services.eta import Estimate, end_of, turn_of
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 USUAL = RunTime(10.0, 12.0, 16.0, 30)
@@ -60,11 +61,20 @@ def test_of_a_job_that_does_not_run_towards_its_end_nothing_is_said(phase: Phase
     assert left(job(phase), None, None, 0) is None
 
 
-def test_a_turn_comes_after_the_runs_before_it_which_share_the_slots() -> None:
-    assert in_words(turn_of(1, 1, USUAL), NOW) == "≈ 0–16 s until its turn"
-    assert in_words(turn_of(3, 1, USUAL), NOW) == "≈ 20–48 s until its turn"
-    assert in_words(turn_of(3, 2, USUAL), NOW) == "≈ 10–32 s until its turn"
-    assert in_words(turn_of(3, 2, None), NOW) == UNKNOWN
+EXPECTED = Expected(Range(20.0, 30.0, 48.0), Range(10.0, 12.0, 16.0))
+
+
+def test_a_job_that_waits_begins_and_ends_within_ranges() -> None:
+    estimate = turn_of(EXPECTED, -5.0)
+    assert in_words(estimate, NOW) == "≈ 20–48 s until it begins"
+    assert estimate.end == Range(30.0, 42.0, 64.0)
+    assert in_words(Estimate(None, turn=True), NOW) == UNKNOWN
+    assert Estimate(None, turn=True).end is None
+
+
+def test_a_job_whose_time_has_not_come_begins_no_sooner() -> None:
+    assert turn_of(EXPECTED, 40.0).time == Range(40.0, 40.0, 48.0)
+    assert turn_of(EXPECTED, 400.0).end == Range(410.0, 412.0, 416.0)
 
 
 @pytest.mark.parametrize("percent", [0, 1, 50, 99, 100])
@@ -73,10 +83,5 @@ def test_the_likely_end_of_the_api_lies_within_what_the_page_says(percent: int, 
     estimate = end_of(job(Phase.EXECUTING), USUAL, NOW - timedelta(seconds=elapsed_s), percent, NOW)
     assert estimate is not None
     assert estimate.time is not None
-    assert estimate.end_s is not None
-    assert estimate.time.low_s <= estimate.end_s <= estimate.time.high_s
-
-
-def test_a_waiting_job_ends_after_its_turn_and_its_own_run() -> None:
-    assert [turn_of(position, 2, USUAL).end_s for position in (1, 2, 3)] == [12.0, 12.0, 24.0]
-    assert turn_of(1, 2, None).end_s is None
+    assert estimate.time.low_s <= estimate.time.likely_s <= estimate.time.high_s
+    assert estimate.end == estimate.time

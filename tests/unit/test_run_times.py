@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.run_times import Range, RunTime, remaining, until_turn
+from app.domain.run_times import Range, RunTime, remaining
 
 USUAL = RunTime(8.0, 10.0, 12.0, 30)
 
@@ -37,8 +37,3 @@ def test_it_is_always_a_range_that_is_not_negative(one, other, elapsed, percent)
 
 def test_a_run_that_takes_longer_than_all_before_is_not_said_to_be_over():
     assert remaining(USUAL, 60, 0).high_s == pytest.approx(6)
-
-
-def test_the_turn_comes_after_the_runs_that_share_the_slots():
-    assert until_turn(USUAL, 1, 2) == Range(0.0, 0.0, 12.0)
-    assert until_turn(USUAL, 5, 2) == Range(16.0, 20.0, 36.0)

@@ -18,8 +18,9 @@ from app.domain.job_cost import UNKNOWN_S
 from app.domain.loaded_models import models_of
 from app.domain.scheduling.choice import CANDIDATES, LOOK_AGAIN_S, SOONEST_LOOK_S, choose
 from app.domain.scheduling.fleet import BackendState, Fleet, lacking
+from app.domain.scheduling.heard import state_heard
 from app.domain.scheduling.jobs import Leave, Reason
-from app.domain.scheduling.learned_times import FASTEST, SLOWEST, Loads, Runs
+from app.domain.scheduling.learned_times import Loads, Runs
 from app.domain.workflow_key import workflow_key
 from app.storage.attempts import SMALL, By
 
@@ -48,7 +49,6 @@ LACKING_S: Final = 5.0
 """Seconds for which jobs that need a model which a backend lacks are left out of what it looks at."""
 MOST_LACKING: Final = 1_000
 """Models that are remembered for that."""
-_MOST_FREE_IN_S: Final = 86_400.0
 _FEW_RUNS: Final = 3
 """So many runs of a kind say how long they usually take; of fewer no speed is learned."""
 
@@ -242,17 +242,8 @@ class JobChoice:
     async def _state_of(self, beat: BackendBeat) -> BackendState:
         """Return the state of another worker's backend."""
         catalog = await self._registry.catalog(beat.catalog) if beat.catalog else None
-        return BackendState(
-            beat.name,
-            frozenset(beat.warm),
-            time.monotonic() + min(max((beat.free_in_s or 0.0) - beat.age_s, 0.0), _MOST_FREE_IN_S),
-            busy=bool(beat.used),
-            room=beat.room,
-            speed=min(max(beat.speed or 1.0, SLOWEST), FASTEST),
-            offers=catalog.model_files.known if catalog is not None and catalog.nodes else None,
-            avoids=frozenset(frozenset(models) for models in beat.avoids),
-            live=beat.live and bool(beat.healthy) and not beat.drained,
-        )
+        offers = catalog.model_files.known if catalog is not None and catalog.nodes else None
+        return state_heard(beat, offers, time.monotonic())
 
 
 def own_state(backend: Backend, *, live: bool | None = None) -> BackendState:
