@@ -169,14 +169,14 @@ class JobAnswer(BaseModel):
     )
     eta_seconds: float | None = Field(
         description="Seconds until the job will probably end: of a running job by the last runs of its workflow, of a "
-        "waiting one by playing the queue forward over the backends. Null if nothing is known, while the job is paused, "
-        "and in lists."
+        "waiting one by playing the queue forward over the backends. Null if nothing is known, while the job is "
+        "paused, and in lists."
     )
     eta_range: RangeAnswer | None = Field(description="The same, with the bounds between which it mostly is.")
     begin_range: RangeAnswer | None = Field(description="Seconds until the run of a waiting job begins; null as above.")
     waits_because: str | None = Field(
-        description="Why no worker takes the job, in words: the queue is paused, or the jobs of its user are, or no live "
-        "backend has its models. Null of one that waits for its turn only, and in lists."
+        description="Why no worker takes the job, in words: the queue is paused, or the jobs of its user are, or no "
+        "live backend has its models. Null of one that waits for its turn only, and in lists."
     )
     backend_name: str | None
     comfyui_prompt_id: str | None
