@@ -120,9 +120,14 @@ async def throughput(service: Service, sizes: Sizes) -> list[Figure]:
 
 async def run_at_once(service: Service, graphs: Sequence[Graph]) -> Run:
     """Submit all of these at once, and wait for their ends; raises `Unexpected` when one does not complete."""
-    posts = [message(f"{service.api_url}{JOBS}", "POST", job_body(graph)) for graph in graphs]
+    return await run_bodies(service, [job_body(graph) for graph in graphs], _CONNECTIONS)
+
+
+async def run_bodies(service: Service, bodies: Sequence[bytes], connections: int) -> Run:
+    """Submit all these jobs over so many connections, and wait for their ends, as `run_at_once` does."""
+    posts = [message(f"{service.api_url}{JOBS}", "POST", body) for body in bodies]
     began = time.perf_counter()
-    answers = await all_at_once(service.api_url, _CONNECTIONS, posts, 201)
+    answers = await all_at_once(service.api_url, connections, posts, 201)
     ids = [json.loads(answer)["job_id"] for answer in answers]
     groups = [ids[start : start + MOST_WATCHED] for start in range(0, len(ids), MOST_WATCHED)]
     await asyncio.gather(*(_until_completed(service, group) for group in groups))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PICTURE: Final = "noise.png"
 """Name of an input picture of some 4 MB that no compression makes smaller."""
+STANDIN: Final = "standin"
+"""Name of the backend."""
 _PICTURE_SIZE: Final = (1366, 1024)
 _LAST_CHARS: Final = 4000
 
@@ -45,6 +47,8 @@ class Service:
     settings: Settings
     app: Member
     worker: Member
+    environment: dict[str, str]
+    """Of app and worker, unless a row has started them with another one."""
 
     async def stop_worker(self) -> None:
         """Stop the worker in its orderly way."""
@@ -54,6 +58,24 @@ class Service:
         """Start the worker again, and wait until it drives its backend."""
         await self.worker.start()
         await self.worker.until_ready()
+
+    async def renew(self, environment: dict[str, str], ready: Callable[[], Awaitable[bool]]) -> None:
+        """Start app and worker anew with this environment, no jobs and an empty Redis.
+
+        `ready` tells when the worker does its work.
+        """
+        for member in (self.worker, self.app):
+            await member.end(signal.SIGTERM)
+            member.environment = environment
+        self.worker.ready = ready
+        await self.forget_jobs()
+        await asyncio.gather(self.app.start(), self.worker.start())
+        await asyncio.gather(self.app.until_ready(), self.worker.until_ready())
+
+    async def as_usual(self) -> None:
+        """Have app and worker run with their usual environment again, if they do not."""
+        if self.worker.environment is not self.environment:
+            await self.renew(self.environment, connected(self.worker, STANDIN))
 
     async def forget_jobs(self) -> None:
         """Empty tables and Redis, so that what one row has left is in no other's way; for when no worker runs."""
@@ -131,6 +153,7 @@ async def running_service() -> AsyncIterator[Service]:
             _as_settings(own),
             members["app"],
             members["worker"],
+            members["worker"].environment,
         )
     if surprises := [text for member in members.values() for text in member.surprises]:
         raise Unexpected(f"not all went well: {'; '.join(surprises)}")
@@ -147,7 +170,7 @@ def _own_settings(running: Running, folder: Path, standin_url: str) -> dict[str,
         "REDIS_NAMESPACE": "bench",
         "DATA_DIR": str(folder / "data"),
         "STORAGE_DIR": str(folder / "store"),
-        "COMFYUI_URLS": f"standin={standin_url}",
+        "COMFYUI_URLS": f"{STANDIN}={standin_url}",
         "DEFAULT_CHECKPOINT": "",
         "LOG_LEVEL": "INFO",
     }
@@ -172,7 +195,7 @@ def _members(
     }
     members = {name: Member(name, *rest[:2], environment, folder, rest[2]) for name, rest in wanted.items()}
     worker = Member("worker", "worker", [], environment, folder, answers(session, ""))
-    worker.ready = connected(worker, "standin")
+    worker.ready = connected(worker, STANDIN)
     return members | {"worker": worker}
 
 
@@ -189,12 +212,13 @@ def answers(session: ClientSession, url: str) -> Callable[[], Awaitable[bool]]:
     return probe
 
 
-def connected(worker: Member, backend: str) -> Callable[[], Awaitable[bool]]:
+def connected(worker: Member, *backends: str) -> Callable[[], Awaitable[bool]]:
     """Return a probe for what the present incarnation has logged: its heartbeats may be of the one before."""
 
     async def probe() -> bool:
         told = await asyncio.to_thread(worker.log_path.read_text, errors="replace")
-        return f"backend {backend} is connected" in told.rpartition(f"=== worker, start {worker.incarnation}\n")[2]
+        told = told.rpartition(f"=== worker, start {worker.incarnation}\n")[2]
+        return all(f"backend {backend} is connected" in told for backend in backends)
 
     return probe
 

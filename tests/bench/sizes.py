@@ -27,6 +27,19 @@ class Sizes:
     single_requests: int = 25
     """Of each kind."""
     idle_s: float = 20.0
+    compares: bool = True
+    """Whether the jobs of which it is chosen what is next are run a second time, first come, first served."""
+    load_s: float = 2.0
+    """To load a checkpoint, in the rows of what is chosen."""
+    chosen_s: float = 0.25
+    """Length of their jobs after that."""
+    mixed_jobs: int = 40
+    mixed_orders: int = 2
+    zipf_jobs: int = 90
+    flood_jobs: int = 60
+    fleet_backends: int = 50
+    fleet_jobs: tuple[tuple[float, int], ...] = ((3.0, 4), (1.0, 10))
+    """Length of the jobs, and how many for each backend."""
 
 
 QUICK = Sizes(
@@ -44,5 +57,14 @@ QUICK = Sizes(
     sockets=20,
     single_requests=2,
     idle_s=0.5,
+    compares=False,
+    load_s=0.1,
+    chosen_s=0.05,
+    mixed_jobs=6,
+    mixed_orders=1,
+    zipf_jobs=9,
+    flood_jobs=4,
+    fleet_backends=3,
+    fleet_jobs=((0.2, 3),),
 )
 """Enough to see that every row still works."""

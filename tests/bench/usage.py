@@ -20,6 +20,17 @@ class Usage:
     resident_bytes: int
 
 
+def processors_s() -> float:
+    """Return for how many seconds the cores have been in use since the system's start; 0 if it does not tell."""
+    try:
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return 0.0
+    # proc(5): user, nice, system, idle, iowait, irq, softirq, steal; what guests had is in the first two.
+    ticks = list(map(int, line.split()[1:9]))
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def usage(pids: Iterable[int]) -> Usage | None:
     """Return what the processes have used so far; None on a system that does not tell."""
     processes = {int(path.name): found for path in Path("/proc").glob("[0-9]*") if (found := _stat(path))}

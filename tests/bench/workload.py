@@ -29,9 +29,25 @@ def instant() -> Graph:
     }
 
 
-def lasting(seconds: float) -> Graph:
-    """Return a graph that keeps the backend busy for so long."""
-    return _slowed(instant(), ["1", 0], seconds)
+def lasting(seconds: float, step_s: float = _STEP_S) -> Graph:
+    """Return a graph that keeps the backend busy for so long, and tells its progress after each step."""
+    return _slowed(instant(), ["1", 0], seconds, step_s)
+
+
+def with_checkpoint(checkpoint: str, seconds: float) -> Graph:
+    """Return a graph that needs this checkpoint in memory, and then lasts so long."""
+    graph = _slowed(instant(), ["8", 0], seconds)
+    sampling = {"seed": next(_numbers), "steps": 1, "cfg": 7.0, "denoise": 1.0}
+    sampling |= {"sampler_name": "euler", "scheduler": "normal"}
+    linked = {"model": ["4", 0], "positive": ["5", 0], "negative": ["5", 0], "latent_image": ["6", 0]}
+    del graph["1"]
+    return graph | {
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+        "5": {"class_type": "CLIPTextEncode", "inputs": {"text": "a lighthouse", "clip": ["4", 1]}},
+        "6": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "7": {"class_type": "KSampler", "inputs": sampling | linked},
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["7", 0], "vae": ["4", 2]}},
+    }
 
 
 def heavy(seconds: float) -> Graph:
@@ -65,9 +81,9 @@ def job_body(graph: Graph, **more: str) -> bytes:
     return json.dumps({"user_id": USER, "job_type": "workflow", "workflow": graph} | more).encode()
 
 
-def _slowed(graph: Graph, picture: list[Any], seconds: float) -> Graph:
+def _slowed(graph: Graph, picture: list[Any], seconds: float, step_s: float = _STEP_S) -> Graph:
     """Let node 2 wait for a node that takes so long, and tells its progress."""
-    steps = max(1, round(seconds / _STEP_S))
+    steps = max(1, round(seconds / step_s))
     timing = {"steps": steps, "seconds_per_step": seconds / steps, "seed": next(_numbers)}
     graph["3"] = {"class_type": "SlowProgress", "inputs": {"image": picture} | timing}
     graph["2"]["inputs"]["images"] = ["3", 0]

@@ -46,7 +46,8 @@ async def clear_faults(request: web.Request) -> web.StreamResponse:
 
 
 async def show_log(request: web.Request) -> web.StreamResponse:
-    """Answer what was executed, and who is connected."""
+    """Answer what was executed, who is connected, and how often a checkpoint was loaded."""
     standin = request.app[STANDIN]
-    state = {"dead": standin.executor.dead, "clients": standin.sockets.client_ids()}
+    executor = standin.executor
+    state = {"dead": executor.dead, "clients": standin.sockets.client_ids(), "loads": executor.models.loads}
     return web.json_response(standin.log.as_json() | state)

@@ -165,6 +165,7 @@ async def test_a_model_takes_time_the_first_time_and_after_a_change(
             await client.run(graph)
             loads.append(0.15 in taken)
         assert loads == [True, False, True, True]
+        assert (await client.get("/standin/log"))[1]["loads"] == 3
 
 
 async def test_a_targeted_interrupt_stops_only_the_running_prompt(client: Client) -> None:
