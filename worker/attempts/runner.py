@@ -122,6 +122,9 @@ class Runner:
         """
         left: list[Leave] = []
         for backend in self._pool.by_preference():
+            if left and not backend.load.free:
+                # Another turn has taken the slot meanwhile.
+                continue
             backend.take_slot()
             try:
                 asked_at = time.monotonic()
