@@ -233,6 +233,7 @@ async def test_a_key_is_told_who_it_is_and_what_it_uses(client):
         "running": None,
         "jobs_per_day": 7,
         "upload_bytes": None,
+        "priority": None,
     }
     assert told["use"] == {
         "requests_left": 7,
