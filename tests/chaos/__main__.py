@@ -51,6 +51,7 @@ CHECKS: Final = (
     checks.executions,
     checks.attempts,
     checks.found_out,
+    checks.overtaken,
     received.frames,
     leftovers.pictures,
     harms.poisons,

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from app.domain.job import TRANSITIONS, JobEvent, Phase
+from app.domain.scheduling.reach import MOST_OVERTAKEN
 from tests.chaos.clients import TERMINAL, Kind
 from tests.chaos.evidence import Evidence, Violation
 from tests.chaos.harms import was_suspected
@@ -177,6 +178,16 @@ def found_out(evidence: Evidence) -> Iterator[Violation]:
         jobs = tuple({row["job_id"] for row in found})
         text = f"{len(found)} runs of {len(workers)} workers saved outside their folders"
         yield Violation("no work is thrown away", text, jobs)
+
+
+def overtaken(evidence: Evidence) -> Iterator[Violation]:
+    """Nobody is passed over more often than is allowed; of claims at the same moment each may do so once."""
+    workers = {row["worker_id"] for each in evidence.attempts.values() for row in each}
+    for job_id, row in evidence.jobs.items():
+        if row["overtaken"] > MOST_OVERTAKEN + len(workers) - 1:
+            yield Violation(
+                "nobody waits for ever", f"job {job_id} was passed over {row['overtaken']} times", (job_id,)
+            )
 
 
 def _lawful(before: Row, after: Row) -> bool:

@@ -118,7 +118,8 @@ class Plan:
             if upload_id is not None:
                 sampler["denoise"] = pictures.DENOISE
                 body["image"] = {"upload": upload_id}
-            return body | {"job_type": "image", "prompt": f"ship {self.number}", "sampler_params": sampler}
+            body |= {"job_type": "image", "prompt": f"ship {self.number}", "sampler_params": sampler}
+            return body | {"checkpoint_model": workflows.CHECKPOINTS[self.number % len(workflows.CHECKPOINTS)]}
         body |= {"job_type": "workflow", "workflow": self._workflow(upload_id)}
         if upload_id is not None and self.naming is Naming.INPUTS:
             body["workflow"]["1"]["inputs"] = {}

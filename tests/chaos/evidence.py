@@ -55,7 +55,8 @@ async def gather(fleet: Fleet, record: Record, logs: ExecutionLogs) -> Evidence:
     """Read everything that the run left in PostgreSQL."""
     jobs = await fleet.query(
         """SELECT id, status, phase, seq, attempt, metadata->>'chaos' AS tag, content_id, backend_name, worker_id,
-                  user_id, lease_expires_at, error_code, error_message, cancel_reason, created_at, completed_at
+                  user_id, lease_expires_at, error_code, error_message, cancel_reason, created_at, completed_at,
+                  overtaken
            FROM generation_jobs ORDER BY id"""
     )
     events = await fleet.query(

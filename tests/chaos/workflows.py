@@ -6,6 +6,8 @@ from typing import Any, Final
 
 POISONS: Final = ("system_exit", "base_exception", "keyboard_interrupt")
 """What a node raises so that its ComfyUI's execution thread ends; nothing tells of it before it is tried."""
+CHECKPOINTS: Final = ("dreamshaper_8.safetensors", "sd_xl_base_1.0.safetensors")
+"""Models between which backends change."""
 SAVERS: Final[tuple[tuple[str, dict[str, str]], ...]] = (
     ("NoNameSaver", {}),
     ("FixedNameSaver", {"name": "chaos"}),
