@@ -74,11 +74,11 @@ async def test_an_unknown_path_is_404(client: TestClient[Any, Any]) -> None:
 METHODS = [
     ("PUT", f"{BASE}/", {"GET", "HEAD", "POST"}),
     ("DELETE", BASE, {"GET", "HEAD", "POST"}),
-    ("POST", f"{BASE}/1", {"GET", "HEAD", "DELETE"}),
+    ("POST", f"{BASE}/1", {"GET", "HEAD", "PATCH", "DELETE"}),
     ("GET", f"{BASE}/1/cancel", {"POST"}),
     ("PATCH", "/api/v1/contents/1", {"GET", "HEAD"}),
     ("POST", "/health/live", {"GET", "HEAD"}),
-    ("OPTIONS", f"{BASE}/1", {"GET", "HEAD", "DELETE"}),
+    ("OPTIONS", f"{BASE}/1", {"GET", "HEAD", "PATCH", "DELETE"}),
     ("PROPFIND", f"{BASE}/", {"GET", "HEAD", "POST"}),
 ]
 
