@@ -17,6 +17,11 @@ def test_the_backend_that_would_begin_soonest_comes_first() -> None:
     assert by_preference(loads) == ["idle", "busy", "others-use-it"]
 
 
+def test_of_two_that_are_as_busy_the_one_whose_runs_end_first_comes_first() -> None:
+    loads = [BackendLoad(name, slots=2, used=1, ends_at=ends_at) for name, ends_at in (("a", 9.0), ("b", 3.0))]
+    assert by_preference([*loads, BackendLoad("idle", slots=2, used=0)]) == ["idle", "b", "a"]
+
+
 def test_a_full_backend_is_not_asked() -> None:
     assert by_preference([BackendLoad("full", slots=2, used=2), BackendLoad("away", slots=0, used=1)]) == []
 

@@ -159,15 +159,18 @@ class JobChoice:
         return job if job is not None else Leave(LOOK_AGAIN_S, Reason.EMPTY)
 
     async def _chosen(self, backend: Backend, by: By) -> Job | Leave:
-        here, now = self._state(backend), time.monotonic()
-        backend.memory.looked_at = now
-        if self._fleet.is_as_good_as_any(here, now):
-            reason = Reason.AHEAD if here.busy else Reason.DUE
-            job = await self._store.claim_at_hand(by, here.warm, reason)
+        backend.memory.looked_at = time.monotonic()
+        if not self._state(backend).busy:
+            job = await self._at_hand(backend, by)
             if job is not None:
                 self._metrics.chose(reason, 0)
                 return job
         async with self._choosing:
+            # What is queued behind a run is taken one after another: who is asked first would begin it the soonest, and
+            # only when it has taken its job it is not for the next one to leave it to that backend.
+            job = await self._at_hand(backend, by) if self._state(backend).busy else None
+            if job is not None:
+                return job
             for _ in range(MOST_TRIES):
                 candidates = await self._candidates(backend, by)
                 now = time.monotonic()
@@ -181,6 +184,13 @@ class JobChoice:
                     return job
                 self._metrics.lost_race()
         return Leave(SOONEST_LOOK_S, Reason.ELSEWHERE)
+
+    async def _at_hand(self, backend: Backend, by: By) -> Job | None:
+        """Take the first job if its models are loaded here, and no other backend would finish such a job sooner."""
+        here = self._state(backend)
+        if not self._fleet.is_as_good_as_any(here, time.monotonic()):
+            return None
+        return await self._store.claim_at_hand(by, here.warm, Reason.AHEAD if here.busy else Reason.DUE)
 
     async def _candidates(self, backend: Backend, by: By) -> list[Candidate]:
         """Return the first waiting jobs, without those whose models the backend lacks if these are all."""

@@ -126,7 +126,7 @@ class Backend:
         able = able and not self.exclusive_run.taken
         able = able and self.saving < MOST_SAVING
         slots = self.breaker.slots(self.slots, self.used, time.monotonic()) if able else 0
-        return BackendLoad(self.name, slots, self.used, self.foreign, self.breaker.in_doubt)
+        return BackendLoad(self.name, slots, self.used, self.foreign, self.breaker.in_doubt, self.memory.ends_at)
 
     @property
     def standstill(self) -> Standstill | None:

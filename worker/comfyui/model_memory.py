@@ -61,6 +61,14 @@ class ModelMemory:
         """What is in memory, or will be when what it was given has run, the most recent first."""
         return [name for models in self._coming().sets for name in sorted(models)]
 
+    @property
+    def ends_at(self) -> float:
+        """When what it was given will probably have ended; past if that takes longer than expected, 0 for nothing."""
+        ends_at = 0.0
+        for run in self._runs.values():
+            ends_at = max(ends_at, run.since) + run.run_s
+        return ends_at
+
     def took(self, job_id: int, models: frozenset[str], cost_s: float, load_s: float) -> None:
         """Note that a job was given to it, which will probably load for `load_s` seconds."""
         self.idle_since = None

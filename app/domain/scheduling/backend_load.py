@@ -20,6 +20,8 @@ class BackendLoad:
     """Prompts in its queue that are not ours."""
     in_doubt: bool = False
     """Its device has failed since it last did a job well."""
+    ends_at: float = 0.0
+    """When what it was given will probably have ended; past if that takes longer than expected, 0 if there is none."""
 
     @property
     def free(self) -> int:
@@ -31,5 +33,6 @@ def by_preference(backends: Iterable[BackendLoad]) -> list[str]:
     """Return the names of the backends with a free slot, the one that would begin soonest first."""
     free = [backend for backend in backends if backend.free]
     return [
-        backend.name for backend in sorted(free, key=lambda each: (each.in_doubt, each.used + each.foreign, each.name))
+        backend.name
+        for backend in sorted(free, key=lambda each: (each.in_doubt, each.used + each.foreign, each.ends_at, each.name))
     ]
