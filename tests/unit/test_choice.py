@@ -76,11 +76,18 @@ def test_a_job_is_overtaken_so_often(overtaken: int, expected: int) -> None:
     assert taken([job(1, A, overtaken=overtaken), job(2, B)], backend(warm=B)) == expected
 
 
-@pytest.mark.parametrize(("others", "expected"), [(MOST_OVERTAKEN - 1, MOST_OVERTAKEN), (MOST_OVERTAKEN, 0)])
+@pytest.mark.parametrize(("others", "expected"), [(MOST_OVERTAKEN - 1, 99), (MOST_OVERTAKEN, 0)])
 def test_what_is_due_between_two_jobs_counts_as_if_it_went_first_too(others: int, expected: int) -> None:
-    cold = [job(number, A, cost_s=0.001) for number in range(others + 1)]
-    warm = job(MOST_OVERTAKEN, B, cost_s=0.001) if others < MOST_OVERTAKEN else job(99, B, cost_s=0.001)
-    assert taken([*cold[:others], warm] if others < MOST_OVERTAKEN else [*cold, warm], backend(warm=B)) == expected
+    between = [job(number, C, cost_s=0.001) for number in range(1, others + 1)]
+    assert taken([job(0, A, cost_s=0.001), *between, job(99, B, cost_s=0.001)], backend(warm=B)) == expected
+
+
+def test_what_needs_the_same_models_as_the_one_that_is_passed_over_does_not_count() -> None:
+    alike = [job(number, A, cost_s=5.0, overtaken=MOST_OVERTAKEN - 1) for number in range(28)]
+    assert taken([*alike, job(99, B)], backend(warm=B)) == 99
+    assert taken([*alike, job(98, C), job(99, B)], backend(warm=B)) == 0
+    fresh = [job(number, A, cost_s=0.1) for number in range(27)]
+    assert taken([*fresh, job(97, C, cost_s=0.1), job(98, C, cost_s=0.1), job(99, B)], backend(warm=B)) == 99
 
 
 @pytest.mark.parametrize(("overtaken_s", "expected"), [(7.4, 2), (7.6, 1)])
