@@ -138,7 +138,7 @@ types: .venv/.dev ## run mypy, strict
 chaos: .venv/.dev ## kill everything under load, and check that no job is lost: CHAOS_SEED, CHAOS_SECONDS (180), CHAOS_JOBS (600), CHAOS_KEYS=0
 	@exec $(BIN)/python -m tests.chaos
 
-bench: .venv/.dev ## measure the speed here, as a Markdown table, in 3 minutes; BENCH_ONLY=create,read
+bench: .venv/.dev ## measure the speed here, as a Markdown table, in 7 minutes; BENCH_ONLY=create,read
 	@exec $(BIN)/python -m tests.bench
 
 bench-scale: .venv/.dev ## measure everyday statements with 1,000 and 1,000,000 jobs, in 3 minutes

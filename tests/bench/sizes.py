@@ -1,4 +1,4 @@
-"""How much each row does: bounded, so that all of them together take some three minutes."""
+"""How much each row does: bounded, so that all of them together take some seven minutes."""
 
 from __future__ import annotations
 
