@@ -136,6 +136,8 @@ class Settings(BaseSettings):
     """Age at which a stored file that belongs to no job is deleted."""
     shutdown_grace_seconds: float = Field(10, ge=0, le=3600)
     """Time that a stopping worker has to save what has ended."""
+    model_wait_seconds: int = Field(0, ge=0, le=365 * 86400)
+    """Time after which a waiting job fails whose models no live backend has. 0: it waits for ever."""
     reconcile_seconds: int = Field(15, ge=1, le=60)
     """Time between two searches for jobs that lost their turn."""
 

@@ -21,6 +21,7 @@ from app.domain.failure_policy import Backoff
 from app.messaging.channels import Names
 from app.messaging.events import Events
 from app.messaging.figures import Figures
+from app.messaging.missing_models import MissingModels
 from app.messaging.offer_questions import OfferQuestions
 from app.messaging.operator_messages import OperatorMessages
 from app.messaging.previews import Previews
@@ -44,6 +45,7 @@ from app.storage.run_times import RunTimes
 from app.storage.statistics_recorder import StatisticsRecorder
 from app.storage.thumbnails import ThumbnailStore
 from app.storage.uploads import UploadStore
+from app.storage.waiting_jobs import WaitingJobs
 from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.attempts.input_files import InputFiles
 from worker.attempts.job_choice import JobChoice
@@ -60,6 +62,7 @@ from worker.queue.arq_tasks import MaintenanceSettings, WorkerSettings, periodic
 from worker.queue.turn_worker import TurnWorker
 from worker.upkeep.heartbeat import Heartbeat
 from worker.upkeep.loops import Loops, Parts, WakeUps
+from worker.upkeep.model_wait import ModelWait
 from worker.upkeep.offer_answers import OfferAnswers
 from worker.upkeep.operator_requests import OperatorRequests
 from worker.upkeep.reconciler import Reconciler
@@ -173,6 +176,15 @@ class WorkerProcess:
             self._events,
             registry,
             self.thumbnails,
+            ModelWait(
+                WaitingJobs(database),
+                store,
+                registry,
+                MissingModels(self._redis, names),
+                self._events,
+                self._metrics,
+                settings.model_wait_seconds,
+            ),
             backoff=backoff,
             metrics=self._metrics,
             lease_s=settings.lease_seconds,

@@ -377,6 +377,12 @@ class Busy(Unavailable):
     code = "busy"
 
 
+class ModelsMissing(GenonautError):
+    """A waiting job needs models that no live backend has had for too long. No attempt was made."""
+
+    code = "models_missing"
+
+
 class SchemaNotAtHead(GenonautError):
     """The database's schema is not the one that this version was written for."""
 

@@ -68,6 +68,7 @@ class JobEvent(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
     RETRIED = "retried"
+    GIVEN_UP = "given_up"
 
 
 class Repair(StrEnum):
@@ -115,6 +116,8 @@ TRANSITIONS: Final[Mapping[JobEvent, Transition]] = {
     JobEvent.CANCEL_REQUESTED: Transition(frozenset({Phase.ASSIGNED, Phase.EXECUTING}), Phase.CANCELLING),
     # Confirmed by ComfyUI's own word.
     JobEvent.CANCELLED: Transition(frozenset({Phase.CANCELLING}), Phase.CANCELLED),
+    # It has waited too long for models that no backend has.
+    JobEvent.GIVEN_UP: Transition(_WAITING, Phase.FAILED),
     # A client asked for another attempt.
     JobEvent.RETRIED: Transition(frozenset({Phase.FAILED, Phase.CANCELLED}), Phase.QUEUED),
 }

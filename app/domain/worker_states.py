@@ -21,7 +21,8 @@ class WorkerState(StrEnum):
 
 
 PERIODIC_TASKS: Final[Mapping[str, str]] = {
-    "reconcile": "Gives waiting jobs back the turns that Redis has lost, and moves jobs off lost backends.",
+    "reconcile": "Gives waiting jobs back the turns that Redis has lost, moves jobs off lost backends, and ends those "
+    "that have waited too long for a model.",
     "record_statistics": "Counts in the statistics what has ended, and how many jobs wait and run.",
     "sweep": "Deletes files that belong to no job, and idempotency keys and sessions that have had their day.",
 }

@@ -87,6 +87,11 @@ class Names:
         return f"{self.namespace}:figures"
 
     @property
+    def missing_models(self) -> str:
+        """Key: a hash, model that waiting jobs need and no backend has → since when, in seconds of Redis' clock."""
+        return f"{self.namespace}:missing-models"
+
+    @property
     def maintenance(self) -> str:
         """arq's queue of periodic tasks: a sorted set, run → due time in ms."""
         return f"{self.queue}:maintenance"

@@ -21,6 +21,7 @@ from app.storage.transitions import (
     listed,
     noted_attempt,
     stepped,
+    transition,
 )
 
 RENEW: Final = Statement("""
@@ -163,3 +164,23 @@ COMPLETE: Final = Statement(f"""
     SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
 """One or two transitions. The fence is checked first, so that a worker that lost its claim gets no row instead of a
 violated constraint of `contents`."""
+
+GIVE_UP: Final = Statement(f"""
+    WITH waits AS (
+        SELECT id AS waits_id, said FROM generation_jobs
+        JOIN unnest(:job_ids::bigint[], :attempts::int[], :errors::text[]) AS asked (asked_id, number, said)
+            ON id = asked_id AND attempt = number
+        WHERE status = 'pending' AND available_at < now() - make_interval(secs => :wait_s::float8)
+        ORDER BY id FOR NO KEY UPDATE OF generation_jobs SKIP LOCKED
+    ), {
+    transition(
+        JobEvent.GIVEN_UP,
+        source="waits",
+        where="job.id = waits_id",
+        job="completed_at = now(), error_code = :error_code::text, error_message = said",
+        actor=":actor::text",
+        data="jsonb_build_object('error_code', :error_code, 'error', error_message)",
+    )
+}
+    SELECT {STANDING} FROM moved""")  # noqa: S608  # of our own words only
+"""Ends jobs that wait as failed. One that a worker takes, or somebody cancels, in this very moment is left out."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, func, select, update
 
 from app.domain.errors import AttemptFailed, InvalidTransition, LostClaim
-from app.domain.job import Job, JobEvent, Output, Phase, Standing
+from app.domain.job import Job, JobEvent, Output, Phase, Standing, Turn
 from app.domain.scheduling.jobs import Candidate
 from app.domain.workflow_key import workflow_key
 from app.runtime.json_text import dump_kept, dumps
@@ -22,6 +22,7 @@ from app.storage.attempt_statements import (
     COMPLETE,
     EXECUTING,
     FAIL,
+    GIVE_UP,
     NOTE_INPUTS,
     NOTE_TURN_RENEWED,
     RENEW,
@@ -384,6 +385,23 @@ class AttemptStore(JobStore):
         done = [JobRow.status == "completed", JobRow.backend_name != backend]
         async with self._database.transaction() as session:
             return list(await session.scalars(select(JobRow.id).where(JobRow.id.in_(job_ids), *done)))
+
+    async def give_up(self, errors: Mapping[Turn, str], error_code: str, wait_s: float, actor: str) -> list[Standing]:
+        """Let jobs fail that still wait for these turns, and could have been taken for `wait_s` seconds; return them.
+
+        `errors` are their messages.
+        """
+        async with self._database.driver() as connection:
+            rows = await GIVE_UP.rows(
+                connection,
+                job_ids=[turn.job_id for turn in errors],
+                attempts=[turn.attempt for turn in errors],
+                errors=list(errors.values()),
+                error_code=error_code,
+                wait_s=wait_s,
+                actor=actor,
+            )
+        return [standing_of(row) for row in rows]
 
     async def any_due(self) -> bool:
         """Whether any job waits that could run now."""

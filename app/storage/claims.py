@@ -210,5 +210,6 @@ CANDIDATES_WITHIN_LIMITS: Final = Statement(f"""
     ) AS of_all {_FIRST_SOME}""")  # noqa: S608  # of our own words only
 """The same of the owners who may have another job run."""
 WAITING: Final = Statement(f"""
-    SELECT {_CONSIDERED} FROM generation_jobs WHERE {QUEUED} AND available_at <= now() {_FIRST_SOME}""")  # noqa: S608
+    SELECT {_CONSIDERED}, attempt, available_at FROM generation_jobs
+    WHERE {QUEUED} AND available_at <= now() {_FIRST_SOME}""")  # noqa: S608
 """The first waiting jobs whatever backend they are for, those of owners at their limits too."""

@@ -22,8 +22,8 @@ from app.domain.job import (
 
 # The diagram, written down a second time: what may happen in each phase, and where it leads. Nothing else may.
 LIFE: dict[str, dict[str, str]] = {
-    "queued": {"claimed": "assigned", "withdrawn": "cancelled"},
-    "retrying": {"claimed": "assigned", "withdrawn": "cancelled"},
+    "queued": {"claimed": "assigned", "withdrawn": "cancelled", "given_up": "failed"},
+    "retrying": {"claimed": "assigned", "withdrawn": "cancelled", "given_up": "failed"},
     "assigned": {
         "executing": "executing",
         "saving": "saving",

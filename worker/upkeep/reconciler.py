@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from app.storage.job_views import JobViews
     from worker.attempts.attempt_metrics import AttemptMetrics
     from worker.outputs.thumbnails import Thumbnails
+    from worker.upkeep.model_wait import ModelWait
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Reconciler:
         events: Events,
         registry: Registry,
         thumbnails: Thumbnails | None = None,
+        model_wait: ModelWait | None = None,
         *,
         backoff: Backoff,
         metrics: AttemptMetrics,
@@ -60,6 +62,7 @@ class Reconciler:
         self._events = events
         self._registry = registry
         self._thumbnails = thumbnails
+        self._model_wait = model_wait
         self._backoff = backoff
         self._metrics = metrics
         self._lease_s = lease_s
@@ -76,6 +79,8 @@ class Reconciler:
         done = [f"moved {moved} jobs off lost backends"] if moved else []
         late = await self._thumbnails.take_up() if self._thumbnails is not None else 0
         done += [f"took up {late} thumbnails that were due"] if late else []
+        ended = await self._model_wait.end_overdue(ACTOR) if self._model_wait is not None else 0
+        done += [f"ended {ended} jobs whose models no backend has"] if ended else []
         async with self._database.transaction() as session:
             # Held until the end of this transaction; other workers have nothing to do meanwhile.
             if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": TURNS_LOCK}):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from app.domain.scheduling.fleet import lacking
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Mapping
+    from collections.abc import Collection, Container, Mapping, Sequence
 
     Offers = Mapping[str, Container[str] | None]
     """Backend that takes jobs → its model files, None where they are not known."""
@@ -38,7 +38,12 @@ def cannot_run(models: Collection[str], only: str | None, offers: Offers) -> str
     found = missing(models, only, offers)
     if not found:
         return None
-    named = [model.partition("/")[2] or model for model in found[:MOST_NAMED]]
-    more = f" and {len(found) - len(named)} more" if len(found) > len(named) else ""
     where = f"backend {only} does not have" if only is not None else "no live backend has"
-    return f"It cannot run now, because {where} {', '.join(named)}{more}."
+    return f"It cannot run now, because {where} {named(found)}."
+
+
+def named(models: Sequence[str]) -> str:
+    """Return models without their folders, as a part of a sentence; of many the first."""
+    first = [model.partition("/")[2] or model for model in models[:MOST_NAMED]]
+    more = len(models) - len(first)
+    return f"{', '.join(first)}{f' and {more} more' if more else ''}"
