@@ -33,6 +33,9 @@ class Ends:
     longest_wait_s: float = 0.0
     """The longest wait that was seen, and below the longest run; 0 of what an older version counted."""
     longest_run_s: float = 0.0
+    loads: int = 0
+    """How many of their last attempts had to load models, and below for how many seconds they did."""
+    load_s: float = 0.0
 
     def wait_s(self, share: float) -> float | None:
         """Return the seconds that this share (0 to 1) waited at most: no more than the longest did; None without any.
@@ -56,10 +59,20 @@ class Ends:
         add(self.runs, runs)
         self.longest_run_s = max(self.longest_run_s, longest_s)
 
+    def add_loads(self, loads: int, load_s: float) -> None:
+        """Add what jobs that are counted loaded."""
+        self.loads += loads
+        self.load_s += load_s
+
     @property
     def total(self) -> int:
         """How many ended."""
         return sum(self.counts.values())
+
+    @property
+    def loads_per_100(self) -> float | None:
+        """How many of a hundred jobs had to load models; None without any job."""
+        return 100 * self.loads / self.total if self.total else None
 
     def of(self, status: str) -> int:
         """Return how many ended so."""
@@ -88,6 +101,29 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantUse:
+    """What a user's jobs got that ended."""
+
+    tenant: str
+    weight: float
+    count: int
+    gpu_s: float
+    """Seconds for which they were executed, and below those for which they had waited, all together."""
+    wait_s: float
+
+    @property
+    def wanted_more(self) -> bool:
+        """Whether they waited for longer than they ran: only of such users can it be said that one got too little."""
+        return self.wait_s > self.gpu_s > 0
+
+
+def evenness(users: Iterable[TenantUse]) -> float | None:
+    """Return Jain's index of the GPU time by weight of those who wanted more: 1 is exact; None of fewer than two."""
+    shares = [each.gpu_s / each.weight for each in users if each.wanted_more]
+    return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares)) if len(shares) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Statistics from `start` to `now`. What has no model, or no backend, has "" as its name."""
 
@@ -102,6 +138,8 @@ class Report:
     """Names of all backends on which jobs ended."""
     counted_until: datetime | None
     """What ended later is missing; None: nothing is."""
+    tenants: Sequence[TenantUse] = ()
+    """The users whose jobs got the most, of all models and backends, whatever is chosen."""
 
     @property
     def whole(self) -> Ends:
@@ -131,6 +169,7 @@ def together(several: Iterable[Ends]) -> Ends:
             ends.counts[status] = ends.of(status) + count
         ends.add_waits(each.waits, each.longest_wait_s)
         ends.add_runs(each.runs, each.longest_run_s)
+        ends.add_loads(each.loads, each.load_s)
     return ends
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.job import JobStatus
 from app.domain.message import timestamp
-from app.domain.statistics_report import Chosen
+from app.domain.statistics_report import Chosen, evenness
 from app.keys import OWNERS_AT_LIMITS, STATISTICS
 from app.monitor.charts import Chart, Part, Tick, columns, lines
 from app.monitor.page_data import read_health
@@ -165,6 +165,11 @@ class Shown:
     models: Sequence[ModelRow]
     unlisted_errors: int
     unlisted_models: int
+    loads_per_100: float | None
+    """How many of a hundred jobs had to load models."""
+    load_s: float
+    evenness: float | None
+    """Jain's index of the users who wanted more."""
 
 
 @routes.get("/stats")
@@ -220,6 +225,9 @@ def show_report(report: Report, address: StatsAddress) -> Shown:
         models=[_model_row(name, ends, everything, address) for name, ends in listed[:MOST_ROWS]],
         unlisted_errors=len(errors[MOST_ROWS:]),
         unlisted_models=len(listed[MOST_ROWS:]),
+        loads_per_100=whole.loads_per_100,
+        load_s=whole.load_s,
+        evenness=evenness(report.tenants),
     )
 
 

@@ -32,15 +32,24 @@ LIVE: Final = """
 # `waited_over_s` and `ran_over_s` of a list compare.
 _WAIT_S: Final = "extract(epoch FROM COALESCE(job.started_at, job.completed_at) - job.queued_at)::float8"
 _RUN_S: Final = "extract(epoch FROM job.completed_at - job.started_at)::float8"
+# One row by its primary key for each job, whatever PostgreSQL thinks of their number.
+_LAST_ATTEMPT: Final = """LEFT JOIN LATERAL (
+        SELECT error_code, node_type, load_s, executing_at, executed_at, ended_at FROM job_attempts
+        WHERE job_id = job.id AND number = job.attempt LIMIT 1) AS tried ON true"""
 ENDED: Final = f"""
     SELECT job.completed_at, job.status, COALESCE(job.backend_name, '') AS backend_name,
         COALESCE(job.checkpoint_model, '') AS checkpoint_model, COALESCE(job.error_code, '') AS error_code,
-        CASE job.status WHEN 'failed' THEN COALESCE((SELECT node_type FROM job_attempts
-            WHERE job_id = job.id AND number = job.attempt AND error_code = job.error_code), '') ELSE '' END
-            AS node_type,
+        CASE WHEN job.status = 'failed' AND tried.error_code = job.error_code THEN COALESCE(tried.node_type, '')
+            ELSE '' END AS node_type,
+        COALESCE(tried.load_s, 0)::float8 AS load_s,
         {_WAIT_S} AS wait_s, width_bucket({_WAIT_S}, ARRAY{list(BOUNDS)}::float8[]) AS wait,
         {_RUN_S} AS run_s, width_bucket({_RUN_S}, ARRAY{list(BOUNDS)}::float8[]) AS run
-    FROM generation_jobs AS job"""  # noqa: S608  # of our own words only
+    FROM generation_jobs AS job {_LAST_ATTEMPT}"""  # noqa: S608  # of our own words only
+ENDED_OF_TENANTS: Final = f"""
+    SELECT job.completed_at, job.user_id AS tenant, GREATEST(0, {_WAIT_S}) AS wait_s, GREATEST(0, COALESCE(
+        extract(epoch FROM COALESCE(tried.executed_at, tried.ended_at) - tried.executing_at), 0))::float8 AS gpu_s
+    FROM generation_jobs AS job {_LAST_ATTEMPT}"""  # noqa: S608  # of our own words only
+"""What each job's user got by it: the seconds for which ComfyUI executed its last attempt."""
 
 
 def longest(column: str) -> str:

@@ -550,6 +550,23 @@ class JobStatisticsRow(Base):
     # 0 in rows that an older version counted, which did not record it.
     longest_wait_s: Mapped[float] = mapped_column(Double, server_default="0")
     longest_run_s: Mapped[float] = mapped_column(Double, server_default="0")
+    # Runs that had to load models, and for how many seconds; of the last attempt of each job.
+    loads: Mapped[int] = mapped_column(Integer, server_default="0")
+    load_s: Mapped[float] = mapped_column(Double, server_default="0")
+
+
+class TenantStatisticsRow(Base):
+    """What a user's jobs got in a stretch of time, by when they ended; of very many users the rest are "" together."""
+
+    __tablename__ = "tenant_statistics"
+
+    span_s: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    bucket: Mapped[datetime] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(255), primary_key=True)
+    count: Mapped[int] = mapped_column(Integer)
+    # Seconds for which ComfyUI executed the last attempt of each job, and those for which they waited, all together.
+    gpu_s: Mapped[float] = mapped_column(Double)
+    wait_s: Mapped[float] = mapped_column(Double)
 
 
 class QueueStatisticsRow(Base):

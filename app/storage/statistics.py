@@ -16,8 +16,20 @@ from sqlalchemy import text
 
 from app.domain.histogram import PLACES
 from app.domain.job import JobStatus
-from app.domain.statistics_report import Chosen, Ends, Failures, Report, Step, Tiles, together
-from app.storage.ended_jobs import COUNTED_UNTIL, ENDED, EPOCH, FIVE_MINUTES_S, LIVE, NO_JIT, SPANS_S, floor, longest
+from app.domain.statistics_report import Chosen, Ends, Failures, Report, Step, TenantUse, Tiles, together
+from app.storage.ended_jobs import (
+    COUNTED_UNTIL,
+    ENDED,
+    ENDED_OF_TENANTS,
+    EPOCH,
+    FIVE_MINUTES_S,
+    LIVE,
+    NO_JIT,
+    SPANS_S,
+    floor,
+    longest,
+)
+from app.storage.tenants import DEFAULT_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +45,7 @@ have to catch up first."""
 TILES: Final = 12
 """Points of the tiles' charts, five minutes each."""
 TILES_AGE_S: Final = 5.0
+TENANTS_LISTED: Final = 10
 
 
 class Statistics:
@@ -54,6 +67,7 @@ class Statistics:
             models = await self._models(session, window, chosen)
             backends = {row[0] for row in await session.execute(text(_BACKENDS), window.values())}
             depths = await self._depths(session, window)
+            tenants = await self._tenants(session, window)
         for each in window.tail:
             backends.add(each.backend_name)
             if not each.fits(Chosen(backend=chosen.backend)):
@@ -77,6 +91,7 @@ class Statistics:
             models=models,
             backends=sorted(backends - {""}),
             counted_until=window.counted_until,
+            tenants=tenants,
         )
 
     async def tiles(self) -> Tiles:
@@ -118,17 +133,18 @@ class Statistics:
         complete = sum(each.count for each in tail) <= self._most_tail
         span_s = max(span_s for span_s in SPANS_S if step_s % span_s == 0)
         return _Window(
-            start, now, step_s, span_s, waiting, running, tail if complete else [], None if complete else since
+            start, now, step_s, span_s, waiting, running, since, tail if complete else [], None if complete else since
         )
 
     async def _ends(self, session: AsyncSession, window: _Window, chosen: Chosen) -> dict[datetime, Ends]:
         ends: dict[datetime, Ends] = {}
         where, values = _narrowed(chosen)
-        for at, status, count, waits, runs, longest_wait_s, longest_run_s in await session.execute(
+        for at, status, count, waits, runs, longest_wait_s, longest_run_s, loads, load_s in await session.execute(
             text(_OF_STEPS.format(where=where)), window.values() | values
         ):
             step = ends.setdefault(at, Ends())
             step.counts[status] = step.of(status) + count
+            step.add_loads(loads, load_s)
             step.add_waits(waits, longest_wait_s)
             if status == JobStatus.COMPLETED:
                 step.add_runs(runs, longest_run_s)
@@ -141,6 +157,14 @@ class Statistics:
         last = max(depths)
         waiting, running = depths[last]
         return depths | {last: (max(waiting or 0, window.waiting), max(running or 0, window.running))}
+
+    async def _tenants(self, session: AsyncSession, window: _Window) -> list[TenantUse]:
+        """Return the users whose jobs got the most, with what is not counted yet."""
+        # What cannot be read of the jobs themselves is left out here as it is of all else.
+        values = window.values() | {"since": window.since if window.counted_until is None else None}
+        values |= {"most": self._most_tail, "listed": TENANTS_LISTED}
+        rows = await session.execute(text(_OF_TENANTS), values)
+        return [TenantUse(*row) for row in rows]
 
     async def _failures(self, session: AsyncSession, window: _Window, chosen: Chosen) -> dict[tuple[str, str], int]:
         where, values = _narrowed(chosen)
@@ -170,6 +194,8 @@ class _Window:
     """The length of the stretches that are added up."""
     waiting: int
     running: int
+    since: datetime
+    """From when on jobs are not counted yet."""
     tail: Sequence[_Tail]
     counted_until: datetime | None
 
@@ -198,6 +224,8 @@ class _Tail:
     count: int
     longest_wait_s: float
     longest_run_s: float
+    loads: int
+    load_s: float
 
     def fits(self, chosen: Chosen) -> bool:
         """Whether they are among those chosen."""
@@ -207,6 +235,7 @@ class _Tail:
         """Count them."""
         ends.counts[self.status] = ends.of(self.status) + self.count
         ends.waits[self.wait] += self.count
+        ends.add_loads(self.loads, self.load_s)
         ends.longest_wait_s = max(ends.longest_wait_s, self.longest_wait_s)
         if self.run is not None and self.status == JobStatus.COMPLETED:
             ends.runs[self.run] += self.count
@@ -220,13 +249,14 @@ def _summed(column: str) -> str:
 
 _TAIL: Final = f"""
     SELECT date_bin(make_interval(secs => :step_s), completed_at, {EPOCH}) AS at, status, backend_name,
-        checkpoint_model, error_code, node_type, wait, run, count(*), {longest("wait_s")}, {longest("run_s")}
+        checkpoint_model, error_code, node_type, wait, run, count(*), {longest("wait_s")}, {longest("run_s")},
+        count(*) FILTER (WHERE load_s > 0), sum(load_s)
     FROM ({ENDED} WHERE job.completed_at >= :since ORDER BY job.completed_at LIMIT :most) AS ended
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"""  # noqa: S608  # of our own words only
 _IN_RANGE: Final = "span_s = :span_s AND bucket >= :start"
 _OF_STEPS: Final = f"""
     SELECT date_bin(make_interval(secs => :step_s), bucket, {EPOCH}) AS at, status, sum(count),
-        {_summed("waits")}, {_summed("runs")}, max(longest_wait_s), max(longest_run_s)
+        {_summed("waits")}, {_summed("runs")}, max(longest_wait_s), max(longest_run_s), sum(loads), sum(load_s)
     FROM job_statistics WHERE {_IN_RANGE} AND {{where}} GROUP BY 1, 2"""  # noqa: S608  # of our own words only
 _OF_MODELS: Final = f"""
     SELECT checkpoint_model, status, sum(count) FROM job_statistics WHERE {_IN_RANGE} AND {{where}} GROUP BY 1, 2"""  # noqa: S608
@@ -237,6 +267,17 @@ _OF_FAILURES: Final = f"""
     SELECT error_code, node_type, sum(count)
     FROM job_statistics WHERE {_IN_RANGE} AND status = 'failed' AND {{where}} GROUP BY 1, 2"""  # noqa: S608
 _BACKENDS: Final = f"SELECT DISTINCT backend_name FROM job_statistics WHERE {_IN_RANGE} AND scope = 'backend'"  # noqa: S608
+_OF_TENANTS: Final = f"""
+    SELECT tenant, COALESCE(weight, {DEFAULT_WEIGHT}), sum(count)::int, sum(gpu_s)::float8 AS gpu_s, sum(wait_s)::float8
+    FROM (
+        SELECT tenant, count, gpu_s, wait_s FROM tenant_statistics WHERE {_IN_RANGE} AND tenant <> ''
+        UNION ALL
+        SELECT tenant, 1, gpu_s, wait_s FROM (
+            {ENDED_OF_TENANTS} WHERE job.completed_at >= CAST(:since AS timestamptz)
+            ORDER BY job.completed_at LIMIT :most
+        ) AS ended
+    ) AS use LEFT JOIN tenants USING (tenant)
+    GROUP BY 1, 2 ORDER BY gpu_s DESC, tenant LIMIT :listed"""  # noqa: S608  # of our own words only
 _DEPTHS: Final = f"""
     SELECT date_bin(make_interval(secs => :step_s), at, {EPOCH}), max(waiting), max(running)
     FROM queue_statistics WHERE at >= :start GROUP BY 1"""  # noqa: S608  # of our own words only

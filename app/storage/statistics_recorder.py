@@ -18,6 +18,7 @@ from app.storage.ended_jobs import (
     COUNTED_UNTIL,
     DAY_S,
     ENDED,
+    ENDED_OF_TENANTS,
     EPOCH,
     FIVE_MINUTES_S,
     HOUR_S,
@@ -60,9 +61,10 @@ def _added(column: str) -> str:
 
 _RECORD: Final = f"""
     INSERT INTO job_statistics AS kept (span_s, scope, bucket, status, backend_name, checkpoint_model, error_code,
-        node_type, count, waits, runs, longest_wait_s, longest_run_s)
+        node_type, count, waits, runs, longest_wait_s, longest_run_s, loads, load_s)
     SELECT span_s, {_SCOPE}, bucket, status, COALESCE(backend_name, ''), COALESCE(checkpoint_model, ''), error_code,
-        node_type, count(*), {_counted("wait")}, {_counted("run")}, {longest("wait_s")}, {longest("run_s")}
+        node_type, count(*), {_counted("wait")}, {_counted("run")}, {longest("wait_s")}, {longest("run_s")},
+        count(*) FILTER (WHERE load_s > 0), sum(load_s)
     FROM (
         SELECT span.span_s, date_bin(make_interval(secs => span.span_s), completed_at, {EPOCH}) AS bucket, ended.*
         FROM ({ENDED} WHERE job.completed_at >= :since AND job.completed_at < :until) AS ended
@@ -73,9 +75,43 @@ _RECORD: Final = f"""
     ON CONFLICT (span_s, scope, bucket, status, backend_name, checkpoint_model, error_code, node_type) DO UPDATE
     SET count = kept.count + excluded.count, waits = {_added("waits")}, runs = {_added("runs")},
         longest_wait_s = GREATEST(kept.longest_wait_s, excluded.longest_wait_s),
-        longest_run_s = GREATEST(kept.longest_run_s, excluded.longest_run_s)
+        longest_run_s = GREATEST(kept.longest_run_s, excluded.longest_run_s),
+        loads = kept.loads + excluded.loads, load_s = kept.load_s + excluded.load_s
     """  # noqa: S608  # of our own words only
 
+MOST_TENANTS: Final = 100
+"""Users who are told apart in a stretch of time; the others, who got less, are kept as one, whose name is empty."""
+_ADD_TENANTS: Final = """ON CONFLICT (span_s, bucket, tenant) DO UPDATE SET count = kept.count + excluded.count,
+        gpu_s = kept.gpu_s + excluded.gpu_s, wait_s = kept.wait_s + excluded.wait_s"""
+_RECORD_TENANTS: Final = f"""
+    INSERT INTO tenant_statistics AS kept (span_s, bucket, tenant, count, gpu_s, wait_s)
+    SELECT span_s, bucket, CASE WHEN place <= {MOST_TENANTS} THEN tenant ELSE '' END,
+        sum(count), sum(gpu_s), sum(wait_s)
+    FROM (
+        SELECT span.span_s, date_bin(make_interval(secs => span.span_s), completed_at, {EPOCH}) AS bucket, tenant,
+            count(*) AS count, sum(gpu_s) AS gpu_s, sum(wait_s) AS wait_s,
+            row_number() OVER (PARTITION BY span.span_s, date_bin(make_interval(secs => span.span_s), completed_at,
+                {EPOCH}) ORDER BY sum(gpu_s) DESC, tenant) AS place
+        FROM ({ENDED_OF_TENANTS} WHERE job.completed_at >= :since AND job.completed_at < :until) AS ended
+        JOIN unnest(CAST(:spans AS int[]), CAST(:oldest AS timestamptz[])) AS span (span_s, oldest)
+            ON ended.completed_at >= span.oldest
+        GROUP BY 1, 2, 3
+    ) AS of_tenants
+    GROUP BY 1, 2, 3 {_ADD_TENANTS}"""  # noqa: S608  # of our own words only
+_FOLD_TENANTS: Final = f"""
+    WITH ranked AS (
+        SELECT bucket, tenant, row_number() OVER (PARTITION BY bucket ORDER BY gpu_s DESC, tenant) AS place
+        FROM tenant_statistics WHERE span_s = :span_s AND bucket >= :since AND tenant <> ''
+    ), folded AS (
+        DELETE FROM tenant_statistics AS kept USING ranked
+        WHERE kept.span_s = :span_s AND kept.bucket = ranked.bucket AND kept.tenant = ranked.tenant
+            AND place > {MOST_TENANTS}
+        RETURNING kept.*
+    )
+    INSERT INTO tenant_statistics AS kept (span_s, bucket, tenant, count, gpu_s, wait_s)
+    SELECT span_s, bucket, '', sum(count), sum(gpu_s), sum(wait_s) FROM folded GROUP BY 1, 2 {_ADD_TENANTS}"""  # noqa: S608
+"""Each transaction that counts may have brought other users."""
+_DELETE_TENANTS: Final = "DELETE FROM tenant_statistics WHERE span_s = :span_s AND bucket < :oldest"
 _BEGIN: Final = """
     INSERT INTO statistics_progress (id, counted_until)
     VALUES (1, COALESCE(
@@ -146,7 +182,9 @@ class StatisticsRecorder:
             window = {"since": since, "until": until}
             jobs = await session.scalar(text(_HOW_MANY), window)
             if jobs:
-                await session.execute(text(_RECORD), window | {"spans": list(oldest), "oldest": list(oldest.values())})
+                spans = {"spans": list(oldest), "oldest": list(oldest.values())}
+                for statement in (_RECORD, _RECORD_TENANTS):
+                    await session.execute(text(statement), window | spans)
             await session.execute(text(_MOVE), {"until": until})
         return int(jobs or 0), behind
 
@@ -161,7 +199,10 @@ class StatisticsRecorder:
             now = await session.scalar(text("SELECT now()"))
             oldest = _oldest(now)
             for span_s, bucket in oldest.items():
-                await session.execute(text(_DELETE), {"span_s": span_s, "oldest": bucket})
+                for statement in (_DELETE, _DELETE_TENANTS):
+                    await session.execute(text(statement), {"span_s": span_s, "oldest": bucket})
+                lately = {"span_s": span_s, "since": now - timedelta(seconds=2 * span_s)}
+                await session.execute(text(_FOLD_TENANTS), lately)
             before = {"before": floor(now - KEPT[FIVE_MINUTES_S], HOUR_S)}
             await session.execute(text(_FOLD_QUEUE), before)
             await session.execute(text(_FOLDED), before | {"oldest": oldest[DAY_S]})

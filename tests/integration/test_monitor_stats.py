@@ -272,3 +272,21 @@ async def test_a_job_that_just_failed_is_there_at_once(client: TestClient[Any, A
     told = "".join((await read(client, "/monitor/stats?range=1h")).text.split())
     for figures in ("Finished2", "Failed150.0%", "node_failed1100.0%", "VAEDecode1100.0%", "a.safetensors2150.0%"):
         assert figures in told
+
+
+async def test_it_says_what_loading_cost_and_what_users_got(
+    client: TestClient[Any, Any], life: Life, plain: Any
+) -> None:
+    for _ in range(4):
+        await life.complete(await life.execute())
+    await plain.execute("UPDATE job_attempts SET load_s = CASE WHEN job_id % 2 = 0 THEN 3.0 ELSE 0 END")
+    await plain.execute("""UPDATE job_attempts SET executing_at = ended_at - interval '5 s', executed_at = ended_at""")
+    await plain.execute("UPDATE generation_jobs SET user_id = CASE WHEN id % 2 = 0 THEN 'ann' ELSE 'bob' END")
+    await plain.execute("UPDATE generation_jobs SET queued_at = started_at - interval '1 minute'")
+    await plain.execute("INSERT INTO tenants (tenant, weight) VALUES ('bob', 2)")
+    said = " ".join((await read(client, "/monitor/stats?range=1h")).text.split())
+    assert "Loads per 100 jobs: 50.0 . Time lost to loading: 6.0 s" in said.replace("50.0.", "50.0 .")
+    assert "ann 1 2 10 s 2 min" in said
+    assert "bob 2 2 10 s 2 min" in said
+    # By weight bob got half of what ann did.
+    assert "1 is exact): 0.90" in said

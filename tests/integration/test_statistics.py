@@ -19,7 +19,7 @@ from app.domain.statistics_report import Chosen
 from app.storage.attempts import AttemptStore, Claim
 from app.storage.ended_jobs import DAY_S, FIVE_MINUTES_S, HOUR_S, KEPT, SPANS_S
 from app.storage.statistics import Statistics
-from app.storage.statistics_recorder import StatisticsRecorder
+from app.storage.statistics_recorder import MOST_TENANTS, StatisticsRecorder
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -388,3 +388,52 @@ async def test_a_worker_counts_without_being_asked(service: Service, plain: asyn
     assert await eventually(lambda: plain.fetchval(result)) == "counted 0 finished jobs"
     assert await plain.fetchval("SELECT count(*) FROM queue_statistics") >= 1
     assert await plain.fetchval("SELECT counted_until < now() FROM statistics_progress")
+
+
+async def test_loads_and_what_users_got_are_what_the_jobs_say_counted_or_not(
+    full: Database, plain: asyncpg.Connection
+) -> None:
+    await plain.execute(
+        "UPDATE job_attempts SET load_s = CASE WHEN job_id % 3 = 0 THEN 2.5 WHEN job_id % 3 = 1 THEN 0 END"
+    )
+    await plain.execute("""UPDATE job_attempts SET executing_at = claimed_at,
+        executed_at = CASE WHEN job_id % 5 > 0 THEN claimed_at + interval '4 s' END,
+        ended_at = claimed_at + interval '6 s' WHERE ended_at IS NOT NULL""")
+    await plain.execute("UPDATE generation_jobs SET user_id = 'user' || id % 13")
+    await plain.execute("INSERT INTO tenants (tenant, weight) VALUES ('user3', 2)")
+    told = await plain.fetch("""
+        SELECT user_id, count(*), sum(GREATEST(0, COALESCE(
+            extract(epoch FROM COALESCE(executed_at, ended_at) - executing_at), 0)))::float8 AS gpu_s,
+            sum(GREATEST(0, extract(epoch FROM COALESCE(started_at, completed_at) - queued_at)))::float8,
+            count(*) FILTER (WHERE load_s > 0), sum(COALESCE(load_s, 0))::float8
+        FROM generation_jobs AS job LEFT JOIN job_attempts ON job_id = id AND number = attempt
+        WHERE completed_at >= now() - interval '89 days' GROUP BY 1 ORDER BY gpu_s DESC, user_id""")
+    assert len(told) == 13
+    statistics = Statistics(full)
+    for _ in range(2):
+        report = await statistics.read(timedelta(days=90), 3 * DAY_S, Chosen())
+        found = [(each.tenant, each.count, round(each.gpu_s, 3), round(each.wait_s, 3)) for each in report.tenants]
+        assert found == [(row[0], row[1], round(row[2], 3), round(row[3], 3)) for row in told][:10]
+        assert {each.tenant: each.weight for each in report.tenants}.get("user3", 2) == 2
+        assert report.whole.loads == sum(row[4] for row in told)
+        assert report.whole.load_s == pytest.approx(sum(row[5] for row in told))
+        # Once more, from what was counted.
+        await count_all(StatisticsRecorder(full, at_once=300, margin_s=0))
+
+
+async def test_of_very_many_users_those_who_got_the_most_are_told_apart(
+    full: Database, plain: asyncpg.Connection
+) -> None:
+    await plain.execute("""UPDATE job_attempts SET executing_at = claimed_at,
+        executed_at = claimed_at + make_interval(secs => job_id % 400) WHERE ended_at IS NOT NULL""")
+    await plain.execute("UPDATE generation_jobs SET user_id = 'user' || id % 400")
+    recorder = StatisticsRecorder(full, at_once=150, margin_s=0)
+    jobs = await count_all(recorder)
+    await recorder.fold()
+    rows = await plain.fetch("""SELECT span_s, bucket, count(*) FILTER (WHERE tenant <> '') AS users, sum(count) AS jobs
+        FROM tenant_statistics GROUP BY 1, 2""")
+    lately = await plain.fetchval("SELECT now() - interval '2 days'")
+    assert (
+        max(row["users"] for row in rows if row["bucket"] >= lately or row["span_s"] == FIVE_MINUTES_S) <= MOST_TENANTS
+    )
+    assert sum(row["jobs"] for row in rows if row["span_s"] == DAY_S) == jobs
