@@ -28,6 +28,7 @@ from tests.bench.service import running_service
 from tests.bench.single_rows import single
 from tests.bench.sizes import QUICK, Sizes
 from tests.bench.socket_rows import sockets
+from tests.bench.told_rows import told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,6 +47,7 @@ ROWS: Final[dict[str, Row]] = {
     "saving": saving,
     "inputs": inputs,
     "throughput": throughput,
+    "told": told,
     "sockets": sockets,
     "idle": idle,
     "tired": tired,
@@ -66,6 +68,7 @@ RUN_ORDER: Final = (
     "saving",
     "inputs",
     "throughput",
+    "told",
     "read",
     "tired",
     "create",

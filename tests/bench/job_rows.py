@@ -130,7 +130,7 @@ async def run_bodies(service: Service, bodies: Sequence[bytes], connections: int
     answers = await all_at_once(service.api_url, connections, posts, 201)
     ids = [json.loads(answer)["job_id"] for answer in answers]
     groups = [ids[start : start + MOST_WATCHED] for start in range(0, len(ids), MOST_WATCHED)]
-    await asyncio.gather(*(_until_completed(service, group) for group in groups))
+    await asyncio.gather(*(until_completed(service, group) for group in groups))
     return Run(ids, time.perf_counter() - began)
 
 
@@ -197,7 +197,8 @@ async def run_one(service: Service, graph: Graph) -> tuple[float, float]:
     raise Unexpected(f"job {job_id} did not complete")
 
 
-async def _until_completed(service: Service, ids: Sequence[int]) -> None:
+async def until_completed(service: Service, ids: Sequence[int]) -> None:
+    """Wait for the ends of so many jobs as one socket watches; raises `Unexpected` when one does not complete."""
     left = set(ids)
     watched = ",".join(map(str, ids))
     async with service.session.ws_connect(f"{service.api_url}/ws/jobs?job_ids={watched}", max_msg_size=0) as ws:

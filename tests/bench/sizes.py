@@ -23,6 +23,9 @@ class Sizes:
     saving_jobs: int = 10
     """With one picture each, and as many with several."""
     instant_jobs: int = 300
+    told_before: int = 10
+    told_jobs: int = 200
+    told_s: tuple[float, float] = (0.1, 0.3)
     sockets: int = 1000
     single_requests: int = 25
     """Of each kind."""
@@ -54,6 +57,8 @@ QUICK = Sizes(
     busy_s=(0.05, 0.1),
     saving_jobs=2,
     instant_jobs=10,
+    told_before=2,
+    told_jobs=10,
     sockets=20,
     single_requests=2,
     idle_s=0.5,
