@@ -91,6 +91,8 @@ class Foreseen:
     warnings: list[str]
     graph: Graph | None
     """The graph that it would run; None if there is none."""
+    workflow_key: str | None
+    """That of the graph as it would execute it; None of one that would not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +240,14 @@ class Submitting:
         reasons = why_idle(present.backends, present.workers)
         foreseen = []
         for offer in await self._offers(job, present):
-            found, runs = Checked(), None
+            found, facts, runs = Checked(), None, None
             if offer.catalog is not None:
-                found = (await held.against(job, offer.catalog)).checked
+                found, _, facts = await held.against(job, offer.catalog)
                 runs = graph_of(job, offer.catalog)
+            key = facts.workflow_key if facts is not None else None
             faults = as_asked(job, found.faults)
             foreseen += [
-                Foreseen(name, reasons.get(name), offer.catalog is not None, faults, found.warnings, runs)
+                Foreseen(name, reasons.get(name), offer.catalog is not None, faults, found.warnings, runs, key)
                 for name in offer.names
             ]
         return DryRun(job, refusal, sorted(foreseen, key=lambda each: each.backend))
@@ -287,7 +290,7 @@ class Submitting:
         weight = size_bytes(job.workflow) + size_bytes(overrides)
         do = self._sideline.do
         graph = await do(weight, checked_workflow, job.workflow, overrides, job.inputs, self._max_workflow_bytes)
-        return replace(job, workflow=graph), weight
+        return (replace(job, workflow=graph) if graph is not job.workflow else job), weight
 
     async def _with_uploads(
         self, job: NewJob, weight: int, *, keep: bool = True, most_bytes: int | None = None

@@ -13,7 +13,6 @@ from app.domain.envelopes import body_fault
 from app.domain.errors import GenonautError, InvalidRequest, JobAlreadyFinished, NotFound
 from app.domain.job import JobStatus, Phase
 from app.domain.message import snapshot_of
-from app.domain.workflow_key import workflow_key
 from app.keys import CONTROL, ETA, EVENTS, LINKS, QUEUE_CONTROL, REGISTRY, SETTINGS, SIDELINE, SUBMITTING
 from app.runtime.json_text import Written, as_sent, dump_bytes, dumps, loads
 from app.services.links import unsigned
@@ -117,8 +116,7 @@ async def expected(request: web.Request, job: NewJob, found: DryRun) -> tuple[in
     """Return the place in the queue that a job would have, how long it would wait there, and how long it would run."""
     shares = main_app(request)[SETTINGS].users_share
     position = 1 + await views_of(request).waiting_before(job, shares=shares)
-    graph = next((each.graph for each in found.backends if each.graph is not None and not each.faults), None)
-    key = await asyncio.to_thread(workflow_key, graph) if graph is not None else None
+    key = next((each.workflow_key for each in found.backends if each.workflow_key is not None), None)
     return position, *await request.config_dict[ETA].expected(found.job, key, position)
 
 

@@ -45,6 +45,18 @@ async def test_what_is_known_of_times_is_told(service: Service) -> None:
     assert (await checked(service, not_before="2100-01-02T00:00:00Z"))["position"] == 3
 
 
+async def test_times_of_a_graph_are_those_of_what_a_backend_makes_of_it(service: Service) -> None:
+    nodes = {
+        "1": ("EmptyImage", {"width": 64, "height": 64, "batch_size": 1, "color": 1}),
+        "2": ("ResizeImagesByLongerEdge", {"images": ["1", 0], "longer_edge": 32}),
+        "3": ("SaveImage", {"images": ["2", 0], "filename_prefix": "longer"}),
+    }
+    graph = {key: {"class_type": name, "inputs": inputs} for key, (name, inputs) in nodes.items()}
+    await service.run(job_type="workflow", workflow=graph)
+    told = await checked(service, job_type="workflow", workflow=graph)
+    assert told["run_seconds"]["likely"] >= 0
+
+
 async def test_faults_are_told_by_backend(
     service: Service, start_standin: Callable[..., Awaitable[StandinServer]], start_worker: Workers
 ) -> None:
