@@ -51,17 +51,16 @@ async def test_times_of_a_graph_are_those_of_what_a_backend_makes_of_it(
 ) -> None:
     first = (await service.run())["job_id"]
     await service.run(prompt="another")
-    longer = {"class_type": "ResizeImagesByLongerEdge", "inputs": {"images": ["1", 0], "longer_edge": 32}}
-    scaled = {"image": ["1", 0], "largest_size": 32, "upscale_method": "lanczos"}
     graph = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 1}},
-        "2": longer,
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "longer"}},
+        "2": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "batch"}},
     }
+    batched = {"class_type": "BatchImagesNode", "inputs": {"images.image0": ["1", 0], "images.image1": ["1", 0]}}
     await plain.execute(
         """UPDATE job_attempts SET workflow_key = $1, executing_at = submitted_at,
             executed_at = submitted_at + interval '100 s' WHERE job_id = $2""",
-        workflow_key(graph | {"2": {"class_type": "ImageScaleToMaxDimension", "inputs": scaled}}),
+        workflow_key(graph | {"2": batched}),
         first,
     )
     # Of all runs together the one in the middle is half as long.
