@@ -117,7 +117,7 @@ TRANSITIONS: Final[Mapping[JobEvent, Transition]] = {
     # Confirmed by ComfyUI's own word.
     JobEvent.CANCELLED: Transition(frozenset({Phase.CANCELLING}), Phase.CANCELLED),
     # It has waited too long for models that no backend has.
-    JobEvent.GIVEN_UP: Transition(_WAITING, Phase.FAILED),
+    JobEvent.GIVEN_UP: Transition(WAITING, Phase.FAILED),
     # A client asked for another attempt.
     JobEvent.RETRIED: Transition(frozenset({Phase.FAILED, Phase.CANCELLED}), Phase.QUEUED),
 }

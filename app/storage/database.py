@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-HEAD: Final = "0017"
+HEAD: Final = "0018"
 """The last revision in migrations/versions; alembic knows it too, but takes 10 MB of each process that asks."""
 
 CLOSE_S: Final = 5.0

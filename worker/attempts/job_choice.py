@@ -163,7 +163,6 @@ class JobChoice:
         if not self._state(backend).busy:
             job = await self._at_hand(backend, by)
             if job is not None:
-                self._metrics.chose(reason, 0)
                 return job
         async with self._choosing:
             # What is queued behind a run is taken one after another: who is asked first would begin it the soonest, and
@@ -190,7 +189,11 @@ class JobChoice:
         here = self._state(backend)
         if not self._fleet.is_as_good_as_any(here, time.monotonic()):
             return None
-        return await self._store.claim_at_hand(by, here.warm, Reason.AHEAD if here.busy else Reason.DUE)
+        reason = Reason.AHEAD if here.busy else Reason.DUE
+        job = await self._store.claim_at_hand(by, here.warm, reason)
+        if job is not None:
+            self._metrics.chose(reason, 0)
+        return job
 
     async def _candidates(self, backend: Backend, by: By) -> list[Candidate]:
         """Return the first waiting jobs, without those whose models the backend lacks if these are all."""
