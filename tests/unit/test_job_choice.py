@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from app.domain.scheduling.backend_load import BackendLoad, by_preference
 from app.domain.scheduling.jobs import Candidate, Choice, Reason
+from worker.attempts.attempt_metrics import AttemptMetrics
 from worker.attempts.job_choice import JobChoice
 from worker.comfyui.model_memory import ModelMemory
 
@@ -60,8 +61,8 @@ async def test_backends_that_ask_at_once_each_get_a_job_behind_their_run_the_one
         backends[name].memory.took(1000 + number, frozenset(), run_s, 0.0)
     queue = Queue(9)
     pool = SimpleNamespace(backends=backends, driven=list(backends.values()))
-    unused = cast("Any", None)
-    choice = JobChoice(cast("Any", queue), cast("Any", pool), unused, unused, unused, "w", 15.0, chooses=True)
+    unused, metrics = cast("Any", None), AttemptMetrics()
+    choice = JobChoice(cast("Any", queue), cast("Any", pool), unused, unused, unused, metrics, "w", 15.0, chooses=True)
     asked = by_preference(each.load for each in backends.values())
     await asyncio.gather(*(choice.claim(cast("Any", backends[name])) for name in asked))
     assert list(queue.taken) == ["d", "c", "a", "e", "b"]
