@@ -135,6 +135,7 @@ def _candidate(job: ListedJob | NewJob) -> Candidate:
         frozenset(job.models),
         job.cost_s,
         job.priority,
+        prefer=job.prefer,
         only=job.backend,
         model_key=job.model_key,
     )

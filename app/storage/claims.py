@@ -210,6 +210,9 @@ CANDIDATES_WITHIN_LIMITS: Final = Statement(f"""
     ) AS of_all {_FIRST_SOME}""")  # noqa: S608  # of our own words only
 """The same of the owners who may have another job run."""
 WAITING: Final = Statement(f"""
-    SELECT {_CONSIDERED}, attempt, available_at FROM generation_jobs
-    WHERE {QUEUED} AND available_at <= now() {_FIRST_SOME}""")  # noqa: S608
-"""The first waiting jobs whatever backend they are for, those of owners at their limits too."""
+    SELECT * FROM (
+        SELECT {_CONSIDERED}, attempt, available_at FROM generation_jobs
+        WHERE {QUEUED} AND available_at <= now() {_FIRST_SOME}
+    ) AS first WHERE NOT EXISTS (SELECT FROM pauses WHERE tenant IN ('{EVERYBODY}', first.user_id))
+    ORDER BY {_TURNS}""")  # noqa: S608
+"""Of the first waiting jobs, whatever backend they are for, those that are not paused; owners at their limits count."""

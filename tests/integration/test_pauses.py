@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from sqlalchemy import text
 from app.domain.access import Role
 from app.domain.errors import StorageFailed
 from app.domain.limits import Limits
-from app.storage.attempts import AttemptStore, Claim
+from app.domain.scheduling.jobs import Choice, Reason
+from app.storage.attempts import AttemptStore, By, Claim
 from app.storage.job_views import JobViews
 from app.storage.keys import KeyStore
 from app.storage.pauses import Pauses
 from app.storage.schema import JobRow
+from app.storage.waiting_jobs import WaitingJobs
 
 if TYPE_CHECKING:
     import asyncpg
@@ -58,6 +61,23 @@ async def claimed(store: AttemptStore, most: int = 9) -> list[int]:
     """Claim up to so many jobs, and return their ids."""
     found = [job for _ in range(most) if (job := await store.claim("w", "b", "p", 60)) is not None]
     return [job.job_id for job in found]
+
+
+async def test_what_is_paused_is_no_candidate_and_cannot_be_chosen(store, pauses, at_once, database):
+    anns, bens = await send(store, "ann", "ann"), await send(store, "ben")
+    waiting, by = WaitingJobs(database), By("w", "b", "p", 60)
+    await pauses.pause("ann", None, "boss")
+    for found in (await store.candidates(by, (), 32), await waiting.first(32)):
+        assert [each.job_id for each in found] == bens
+    chosen = Choice(anns[0], Reason.DUE, 0, (), 0.0, 0.0, 0)
+    assert await store.claim_chosen(by, chosen) is None
+    await pauses.pause(None, None, "boss")
+    assert await store.candidates(by, (), 32) == await waiting.first(32) == []
+    assert await store.claim_chosen(by, replace(chosen, job_id=bens[0])) is None
+    await pauses.resume(None)
+    await pauses.resume("ann")
+    assert {each.job_id for each in await store.candidates(by, (), 32)} == {*anns, *bens}
+    assert await store.claim_chosen(by, chosen) is not None
 
 
 @pytest.mark.parametrize("paused", ["ann", ODD, "x" * 255])
