@@ -59,15 +59,50 @@ def test_models_are_loaded_once_for_those_that_share_them() -> None:
     assert found.run.likely_s == 6.0
 
 
+def test_a_job_is_passed_over_only_within_its_bounds() -> None:
+    waiting = [job(1, 1.0, B), *(job(number, 1.0, A) for number in range(2, 42))]
+    first, *_ = begins(waiting, backend(warm=A))
+    assert first is not None
+    assert 0 < first <= 2 * 4.0
+
+
+def test_what_a_memory_has_room_for_stays_loaded() -> None:
+    waiting = [job(1, 2.0, A), job(2, 30.0, B), job(3, 2.0, A)]
+    assert begins(waiting, backend(warm=A, room=1)) == [0.0, 4.0, 2.0]
+    alternating = [job(number, 30.0, A if number % 2 else B) for number in range(1, 5)]
+    with_room = played(alternating, backend(room=2)).of(alternating[2], 3, NOW)
+    without = played(alternating, backend(room=0)).of(alternating[2], 3, NOW)
+    assert with_room is not None
+    assert without is not None
+    assert (with_room.run.likely_s, without.run.likely_s) == (30.0, 34.0)
+
+
 def test_a_job_waits_for_the_backend_that_alone_may_run_it() -> None:
     waiting = [job(1, only="b"), job(2), job(3, models=A)]
     states = backend("a", offers={"b.safetensors"}), backend("b", busy_s=50.0, offers={"a.safetensors"})
     assert begins(waiting, *states) == [50.0, 0.0, 60.0]
 
 
+def test_a_backend_that_left_a_job_to_another_looks_again() -> None:
+    """At first it would be finished sooner by the other, which then takes what only that one may run."""
+    first, second = begins([job(1, 20.0, only="a"), job(2, 1.0, A)], backend("a", 3.0, warm=A), backend("b"))
+    assert first == 3.0
+    assert 3.0 <= (second or 0.0) <= 4.0
+
+
+def test_of_many_runs_one_after_the_other_the_lengths_even_out() -> None:
+    waiting = [job(number, 1.0) for number in range(1, 51)]
+    forecast = played(waiting, backend())
+    second, last = forecast.of(waiting[1], 2, NOW), forecast.of(waiting[49], 50, NOW)
+    assert second is not None
+    assert last is not None
+    assert last.begin.low_s / last.begin.likely_s > second.begin.low_s / second.begin.likely_s
+
+
 def test_what_nobody_can_run_holds_up_nobody_and_has_no_time() -> None:
     lacking = [job(number, models=B) for number in range(1, 60)]
-    assert begins([*lacking, job(99, models=A)], backend(warm=A, offers={"a.safetensors"}))[-2:] == [None, 0.0]
+    waiting = [*lacking, job(98, models=A), job(99, models=A)]
+    assert begins(waiting, backend(warm=A, offers={"a.safetensors"}))[-3:] == [None, 0.0, 10.0]
     assert begins([job(1)]) == [None]
 
 
@@ -107,6 +142,9 @@ def test_the_likely_time_lies_within_its_range(models: frozenset[str]) -> None:
         assert found is not None
         for told in (found.begin, found.run):
             assert 0 <= told.low_s <= told.likely_s <= told.high_s
+        assert found.run.low_s < found.run.likely_s
+        # It may yet be passed over by those that come later.
+        assert found.begin.high_s - found.begin.likely_s >= (6.8 if models else 1.0)
 
 
 def test_four_in_five_end_within_what_was_told_when_they_were_accepted() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -28,8 +29,6 @@ MOST_PLAYED: Final = 200
 """Waiting jobs that are played; what comes after them is told from how fast those went."""
 _LOOKS_PER_JOB: Final = 4
 """How often backends look for a job at most, so that a play ends even if they leave all jobs to each other."""
-_WOKEN: Final = 2
-"""Backends that have left jobs to others, and look again when a job is taken."""
 _SHORTER: Final = 0.3
 _LONGER: Final = 0.5
 """By what share a run may be shorter, or longer, than it is likely to be. Of many runs one after the other half of
@@ -46,7 +45,7 @@ class Begun(NamedTuple):
     load_s: float
     run_s: float
     before: int
-    """How many runs on its backend come before it, the one that runs now among them."""
+    """How many jobs of the play run on its backend before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,7 @@ class Forecast:
 class Playing:
     """One play, which takes some milliseconds: `steps` may be gone through bit by bit, `forecast` is there then."""
 
-    def __init__(self, waiting: Sequence[Candidate], states: Iterable[BackendState], loads: Loads, now: float) -> None:
+    def __init__(self, waiting: Sequence[Candidate], states: Sequence[BackendState], loads: Loads, now: float) -> None:
         """`waiting` are the first jobs in the order in which they are due; at most `MOST_PLAYED` are played."""
         self._waiting = list(waiting[:MOST_PLAYED])
         self._order = [job.job_id for job in self._waiting]
@@ -146,16 +145,12 @@ class Playing:
         self._now = now
         self._begun: dict[int, Begun] = {}
         self._able: dict[tuple[object, ...], bool] = {}
-        self._runs: dict[str, int] = {}
-        self._resting: dict[str, None] = {}
-        """Backends that have left all jobs to others."""
+        self._runs = Counter[str]()
         self._looks: list[tuple[float, str]] = []
-        self._looks_at: dict[str, float] = {}
-        for name in self._fleet.names():
-            state = self._fleet.get(name)
-            if state is not None and state.live:
-                self._runs[name] = int(state.busy)
-                self._look_at(name, max(now, state.free_at) if state.busy else now)
+        """When each backend looks for a job, and which."""
+        for state in states:
+            if state.live:
+                heapq.heappush(self._looks, (max(now, state.free_at) if state.busy else now, state.name))
 
     def steps(self) -> Iterator[None]:
         """Play, and yield after each look of a backend."""
@@ -163,19 +158,13 @@ class Playing:
             if not self._waiting or not self._looks:
                 return
             at, name = heapq.heappop(self._looks)
-            if self._looks_at.get(name) == at:
-                del self._looks_at[name]
-                self._look(name, at)
-                yield
+            self._look(name, at)
+            yield
 
     def forecast(self) -> Forecast:
         """Return what has come of it."""
         states = (self._fleet.get(name) for name in self._fleet.names())
         return Forecast(self._order, self._begun, [each for each in states if each is not None], self._loads, self._now)
-
-    def _look_at(self, name: str, at: float) -> None:
-        self._looks_at[name] = at
-        heapq.heappush(self._looks, (at, name))
 
     def _look(self, name: str, at: float) -> None:
         state = self._fleet.get(name)
@@ -209,11 +198,7 @@ class Playing:
         self._runs[here.name] += 1
         ends_at = at + choice.load_s + run_s
         self._fleet.update(_after(here, job, ends_at))
-        self._resting.pop(here.name, None)
-        self._look_at(here.name, ends_at)
-        for name in list(islice(self._resting, _WOKEN)):
-            del self._resting[name]
-            self._look_at(name, at)
+        heapq.heappush(self._looks, (ends_at, here.name))
 
     def _leave(self, here: BackendState, left: Leave, at: float) -> None:
         if left.reason is Reason.EMPTY:
@@ -221,8 +206,7 @@ class Playing:
             return
         if here.idle_since is None:
             self._fleet.update(replace(here, idle_since=at))
-        self._resting[here.name] = None
-        self._look_at(here.name, at + left.until_s)
+        heapq.heappush(self._looks, (at + left.until_s, here.name))
 
 
 def _after(here: BackendState, job: Candidate, ends_at: float) -> BackendState:
