@@ -14,9 +14,11 @@ from samples import new_job, output
 
 from app.domain.job import FINISHED, JobStatus
 from app.storage.attempts import AttemptStore, Claim
+from app.storage.fleet_figures import FleetFigures
 from app.storage.job_lists import JobFilter, Sort
 from app.storage.job_views import JobViews
 from app.storage.run_times import RunTimes
+from app.storage.waiting_jobs import WaitingJobs
 from tests.bench.filling import fill
 
 if TYPE_CHECKING:
@@ -128,6 +130,26 @@ async def test_the_work_of_every_second_scans_no_table(full: Database, plain: as
             # Workers look for a limit among the keys every two seconds; the others are asked for by their keys.
             told = told.replace(f"Seq Scan on {few}", "")
         assert "Seq Scan" not in told, f"{statement}\n{told}"
+
+
+async def test_what_a_forecast_and_the_figures_of_loading_are_read_from_scans_no_table(
+    full: Database, plain: asyncpg.Connection
+) -> None:
+    store, run_times = AttemptStore(full), RunTimes(full)
+    (waits, _), *_ = await WaitingJobs(full).turns(1)
+    async with recorded(full) as seen:
+        await WaitingJobs(full).first(200)
+        await run_times.refresh()
+        await FleetFigures(full).last_hour()
+        await store.give_up({waits: "missing"}, "models_missing", 1e9, "test")
+    statements = [
+        statement for statement in seen if "generation_jobs" in statement[0] or "job_attempts" in statement[0]
+    ]
+    assert len(statements) >= 6
+    for statement in statements:
+        told = await plan(plain, statement)
+        assert "Seq Scan on generation_jobs" not in told, told
+        assert "Seq Scan on job_attempts" not in told, told
 
 
 async def test_a_page_of_a_list_is_read_by_an_index(full: Database, plain: asyncpg.Connection) -> None:
