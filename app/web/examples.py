@@ -121,6 +121,29 @@ UPLOAD_WORKFLOW: Final[dict[str, Any]] = {
     },
     "extra_pnginfo": None,
 }
+ATTEMPTS: Final[dict[str, Any]] = {
+    "items": [
+        {
+            "number": 1,
+            "worker": "host-4711-a1b2",
+            "backend": "big",
+            "prompt_id": "0b1d7c56-6d0e-4a52-9a53-0d7f3c0a9f11",
+            "started_at": "2026-11-30T12:00:00.000Z",
+            "submitted_at": "2026-11-30T12:00:00.010Z",
+            "executing_at": "2026-11-30T12:00:00.030Z",
+            "executed_at": "2026-11-30T12:00:06.120Z",
+            "ended_at": "2026-11-30T12:00:06.200Z",
+            "outcome": "completed",
+            "error_code": None,
+            "error": None,
+            "node_id": None,
+            "node_type": None,
+            "choice": {"reason": "warm", "rank": 2, "overtook": 2, "load_s": 0.0, "alternatives": 5},
+            "load_s": 0.0,
+        }
+    ],
+    "next_after": None,
+}
 BACKENDS: Final[dict[str, Any]] = {
     "items": [
         {

@@ -110,6 +110,7 @@ OPERATIONS: Final = (
         "A job's attempts",
         {200: payloads.AttemptListAnswer},
         query=requests.HistoryQuery,
+        example=examples.ATTEMPTS,
         problems=("job_not_found", *OF_QUERY),
     ),
     Operation(

@@ -142,11 +142,8 @@ async def test_what_a_forecast_and_the_figures_of_loading_are_read_from_scans_no
         await run_times.refresh()
         await FleetFigures(full).last_hour()
         await store.give_up({waits: "missing"}, "models_missing", 1e9, "test")
-    statements = [
-        statement for statement in seen if "generation_jobs" in statement[0] or "job_attempts" in statement[0]
-    ]
-    assert len(statements) >= 6
-    for statement in statements:
+    assert len(seen) >= 6
+    for statement in seen:
         told = await plan(plain, statement)
         assert "Seq Scan on generation_jobs" not in told, told
         assert "Seq Scan on job_attempts" not in told, told
