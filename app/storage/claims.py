@@ -7,7 +7,7 @@ from typing import Final
 
 from app.domain.job import JobEvent
 from app.storage.columns import WHOLE
-from app.storage.fair_tags import QUEUED, clock_moved
+from app.storage.fair_tags import QUEUED, clock_moved, waiting_owners
 from app.storage.pauses import EVERYBODY
 from app.storage.statements import Statement
 from app.storage.transitions import transition
@@ -66,6 +66,11 @@ def _of_owner(owner: str, fits: str) -> str:
     return f"user_id >= {owner} AND user_id <= {owner} AND {fits} ORDER BY user_id, {_TURNS}"
 
 
+_NOBODY_AT_LIMIT: Final = "(SELECT owners = '{}' FROM at_limit)"
+_SOMEBODY_AT_LIMIT: Final = f"(SELECT owners <> '{{}}' AND '{EVERYBODY}' <> ALL (owners) FROM at_limit)"  # noqa: S608
+"""Some are, and not everybody is paused."""
+
+
 def _owners_within_limits(fits: str, most: str) -> str:
     """Return the CTEs up to `next_owners`: the owners who may have another job run, those whose first one is due first.
 
@@ -79,15 +84,7 @@ def _owners_within_limits(fits: str, most: str) -> str:
                 SELECT user_id FROM busy WHERE running >= {_most_running("busy.user_id")}
                 UNION ALL SELECT tenant FROM pauses
             ) AS held_back
-        ), waiting AS (
-            (SELECT user_id FROM generation_jobs
-                WHERE {QUEUED} AND (SELECT owners <> '{{}}' AND '{EVERYBODY}' <> ALL (owners) FROM at_limit)
-                ORDER BY user_id LIMIT 1)
-            UNION ALL
-            SELECT (SELECT user_id FROM generation_jobs
-                WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
-            FROM waiting WHERE waiting.user_id IS NOT NULL
-        ), next_owners AS MATERIALIZED (
+        ), {waiting_owners(_SOMEBODY_AT_LIMIT)}, next_owners AS MATERIALIZED (
             SELECT waiting.user_id FROM waiting CROSS JOIN LATERAL (
                 SELECT priority, fair_tag, id FROM generation_jobs
                 WHERE {_of_owner("waiting.user_id", fits)} LIMIT 1
@@ -95,9 +92,6 @@ def _owners_within_limits(fits: str, most: str) -> str:
             WHERE waiting.user_id <> ALL ((SELECT owners FROM at_limit)::text[])
             ORDER BY head.priority DESC, head.fair_tag, head.id LIMIT {most}
         )"""  # noqa: S608  # of our own words only
-
-
-_NOBODY_AT_LIMIT: Final = "(SELECT owners = '{}' FROM at_limit)"
 
 
 def _first_within_limits(fits: str) -> str:

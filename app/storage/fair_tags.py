@@ -31,6 +31,21 @@ DEFERRED: Final = "status = 'pending' AND fair_tag IS NULL"
 """Those that are held back. In a subquery both are of its own table, whatever tables are around it."""
 
 
+def waiting_owners(condition: str = "true") -> str:
+    """Return the CTE `waiting`: whose jobs wait, each once; of nobody unless the condition, SQL, is true.
+
+    One after the other by the index of owners: the jobs of one may be a million. The last row is NULL. It is for a
+    statement that begins with WITH RECURSIVE.
+    """
+    return f"""waiting AS (
+            (SELECT user_id FROM generation_jobs WHERE {QUEUED} AND {condition} ORDER BY user_id LIMIT 1)
+            UNION ALL
+            SELECT (SELECT user_id FROM generation_jobs
+                WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
+            FROM waiting WHERE waiting.user_id IS NOT NULL
+        )"""  # noqa: S608
+
+
 def clock_of(priority: str) -> str:
     """Return the SQL that tells the clock of a priority, which is SQL too."""
     return f"COALESCE((SELECT tag FROM queue_clocks WHERE queue_clocks.priority = {priority}), 0)"  # noqa: S608

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.storage.fair_tags import DEFERRED, QUEUED
+from app.storage.fair_tags import DEFERRED, waiting_owners
 from app.storage.quotas import TODAY, today_of, waiting_of
 from app.storage.statements import Statement
 from app.storage.uploads import uploaded_by
@@ -32,15 +32,8 @@ def _use_of(owner: str, most: int) -> str:
 
 
 _OF_ONE: Final = Statement(f"SELECT {_use_of(':owner::text', MOST_COUNTED)}")
-# The distinct owners of waiting jobs one after the other by their index: their jobs may be a million.
 _OF_ALL: Final = Statement(f"""
-    WITH RECURSIVE waiting AS (
-        (SELECT user_id FROM generation_jobs WHERE {QUEUED} ORDER BY user_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT user_id FROM generation_jobs
-            WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
-        FROM waiting WHERE waiting.user_id IS NOT NULL
-    ), owners AS (
+    WITH RECURSIVE {waiting_owners()}, owners AS (
         (SELECT user_id FROM waiting WHERE user_id IS NOT NULL LIMIT :most::int)
         UNION (SELECT user_id FROM generation_jobs WHERE {DEFERRED} ORDER BY user_id LIMIT :most::int)
         UNION SELECT user_id FROM generation_jobs WHERE status = 'running'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from app.storage.fair_tags import QUEUED
+from app.storage.fair_tags import waiting_owners
 from app.storage.pauses import EVERYBODY, pause_in
 from app.storage.quotas import waiting_of
 from app.storage.statements import Statement
@@ -46,15 +46,8 @@ _STEERED: Final = _standings("""
     (SELECT tenant FROM tenants WHERE tenant > :after::text ORDER BY tenant LIMIT :most::int)
     UNION (SELECT tenant FROM pauses WHERE tenant > :after ORDER BY tenant LIMIT :most)
     ORDER BY tenant LIMIT :most""")
-# Who has jobs in the queue: one after the other by the index, since their jobs may be a million.
 _PRESENT: Final = _standings(f"""
-    WITH RECURSIVE waiting AS (
-        (SELECT user_id FROM generation_jobs WHERE {QUEUED} ORDER BY user_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT user_id FROM generation_jobs
-            WHERE {QUEUED} AND user_id > waiting.user_id ORDER BY user_id LIMIT 1)
-        FROM waiting WHERE waiting.user_id IS NOT NULL
-    )
+    WITH RECURSIVE {waiting_owners()}
     (SELECT user_id AS tenant FROM waiting WHERE user_id IS NOT NULL LIMIT :most::int)
     UNION (SELECT user_id FROM generation_jobs WHERE status = 'running' LIMIT :most)
     UNION (SELECT tenant FROM tenants ORDER BY tenant LIMIT :most)
