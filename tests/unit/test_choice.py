@@ -280,6 +280,12 @@ def test_a_preferred_backend_that_cannot_run_it_is_no_hindrance() -> None:
     assert taken([wish], backend(warm=A)) == 1
 
 
+def test_a_busy_backend_tells_whether_anything_waits_for_it() -> None:
+    busy = backend(warm=A, remaining_s=6)
+    assert chosen([job(1, B)], busy) == Leave(6.0, Reason.BUSY)
+    assert chosen([], busy) == chosen([job(1, A, only="else")], busy) == Leave(6.0, Reason.EMPTY)
+
+
 def test_a_backend_that_takes_no_jobs_takes_none() -> None:
     assert chosen([job(1)], backend(live=False)) == Leave(LOOK_AGAIN_S, Reason.EMPTY)
 

@@ -82,7 +82,8 @@ class _Choosing:
             elif self._may_leave and self._is_best_here(each, 0.0):
                 return self._taken(each, 0.0)
         if self._here.busy:
-            return Leave(max(SOONEST_LOOK_S, self._wait_s), Reason.BUSY, tuple(self._promised))
+            reason = Reason.BUSY if first else Reason.EMPTY
+            return Leave(max(SOONEST_LOOK_S, self._wait_s), reason, tuple(self._promised))
         return self._loaded(first, cold) or self._left(Reason.ELSEWHERE if first else Reason.EMPTY)
 
     @property
