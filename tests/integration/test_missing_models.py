@@ -182,7 +182,7 @@ async def test_jobs_of_a_model_that_is_removed_wait_and_say_so_and_run_when_it_i
     said = f"It cannot run now, because no live backend has {FLUX}."
 
     async def told() -> bool:
-        return (await service.job(stuck[0]))["cannot_run_now"] == said  # type: ignore[no-any-return]
+        return (await service.job(stuck[0]))["waits_because"] == said  # type: ignore[no-any-return]
 
     await eventually(told)
     job = await service.job(stuck[1])
@@ -190,7 +190,7 @@ async def test_jobs_of_a_model_that_is_removed_wait_and_say_so_and_run_when_it_i
     assert said in await (await service.client.get(f"/monitor/jobs/{stuck[0]}")).text()
     # They were not overtaken: nobody could have taken them.
     assert await plain.fetchval("SELECT max(overtaken) FROM generation_jobs") == 0
-    assert (await service.job(others[0]))["cannot_run_now"] is None
+    assert (await service.job(others[0]))["waits_because"] is None
     standin.install(checkpoints=usual)
     await service.exchange_worker(start_worker)
     for job_id in stuck:
