@@ -143,6 +143,8 @@ class StatisticsRecorder:
         self._database = database
         self._at_once = at_once
         self._margin = timedelta(seconds=margin_s)
+        self._counted_since: datetime | None = None
+        """From when on this recorder has counted since it last folded."""
 
     async def run(self) -> str:
         """Count what has ended, note the queue's depth, tidy up, and say what was done."""
@@ -180,6 +182,7 @@ class StatisticsRecorder:
             # Of many that ended at the same moment none is left behind.
             until = max(following, since + timedelta(microseconds=1)) if behind else latest
             window = {"since": since, "until": until}
+            self._counted_since = min(self._counted_since or since, since)
             jobs = await session.scalar(text(_HOW_MANY), window)
             if jobs:
                 spans = {"spans": list(oldest), "oldest": list(oldest.values())}
@@ -201,11 +204,12 @@ class StatisticsRecorder:
             for span_s, bucket in oldest.items():
                 for statement in (_DELETE, _DELETE_TENANTS):
                     await session.execute(text(statement), {"span_s": span_s, "oldest": bucket})
-                lately = {"span_s": span_s, "since": now - timedelta(seconds=2 * span_s)}
-                await session.execute(text(_FOLD_TENANTS), lately)
+                since = min(now - timedelta(seconds=2 * span_s), floor(self._counted_since or now, span_s))
+                await session.execute(text(_FOLD_TENANTS), {"span_s": span_s, "since": since})
             before = {"before": floor(now - KEPT[FIVE_MINUTES_S], HOUR_S)}
             await session.execute(text(_FOLD_QUEUE), before)
             await session.execute(text(_FOLDED), before | {"oldest": oldest[DAY_S]})
+        self._counted_since = None
 
 
 def _oldest(now: datetime) -> dict[int, datetime]:
