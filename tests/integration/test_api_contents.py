@@ -23,11 +23,16 @@ async def done(service: Service) -> dict[str, Any]:
     return job
 
 
+def unsigned(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return outputs without their links, which are others in each minute."""
+    return [{name: value for name, value in each.items() if not name.startswith("signed_")} for each in outputs]
+
+
 async def test_a_content_lists_what_the_job_left(service: Service, done: dict[str, Any]) -> None:
     answer = await service.client.get(f"/api/v1/contents/{done['content_id']}")
     content = await answer.json()
     assert (content["content_id"], content["job_id"]) == (done["content_id"], done["job_id"])
-    assert content["outputs"] == done["outputs"]
+    assert unsigned(content["outputs"]) == unsigned(done["outputs"])
     assert content["created_at"].endswith("Z")
 
 
