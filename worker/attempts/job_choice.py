@@ -121,6 +121,10 @@ class JobChoice:
         if not attempt.began:
             memory.dropped(job_id)
             return
+        if len(attempt.graph) > SMALL:
+            # To look through it would hold up all else for milliseconds.
+            memory.ended(job_id, frozenset(attempt.job.models), None)
+            return
         loaded = models_of(attempt.graph, attempt.backend.catalog)
         models, seconds = frozenset(loaded.models), attempt.seconds_of(loaded.loaders)
         new = memory.ended(job_id, models, seconds, self._loads.of(models))
@@ -135,8 +139,6 @@ class JobChoice:
         if run_s is None or load_s is None:
             return
         self._runs.learn(attempt.job.model_key, (run_s - load_s) * memory.speed)
-        if len(attempt.graph) > SMALL:
-            return
         usual = self._run_times.at_hand(workflow_key(attempt.graph), None).same
         if usual is not None and usual.count >= _FEW_RUNS:
             memory.ran(usual.p50, run_s - load_s)
