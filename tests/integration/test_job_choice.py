@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from worker.standin.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     from app.storage.database import Database
+    from worker.main import WorkerProcess
 
 A, B = ("checkpoints/a.safetensors",), ("checkpoints/b.safetensors",)
 
@@ -154,26 +156,31 @@ Start = Callable[..., Awaitable[StandinServer]]
 class Pair:
     """Two backends that take time to load a checkpoint."""
 
-    def __init__(self, service: Service, standins: list[StandinServer]) -> None:
+    def __init__(self, service: Service, standins: list[StandinServer], workers: list[WorkerProcess]) -> None:
         self.service = service
         self.standins = standins
+        self.workers = workers
 
     @property
     def loads(self) -> int:
         """How often they have loaded a checkpoint."""
         return sum(each.state.executor.models.loads for each in self.standins)
 
-    async def send_all(self, *checkpoints: str) -> list[int]:
-        """Send jobs that are all there before one is begun, and return their ids when all have ended."""
-        for name in ("a", "b"):
-            await self.service.drain(name)
-        ids = [(await self.service.submit(checkpoint_model=each))["job_id"] for each in checkpoints]
-        for name in ("a", "b"):
-            answer = await self.service.client.post(f"/api/v1/backends/{name}/resume")
-            assert answer.status == 200
-        for job_id in ids:
-            assert (await self.service.finished(job_id))["status"] == "completed"
-        return ids
+    async def run_by_turns(self) -> list[str]:
+        """Have each backend load one of the checkpoints, run jobs of both by turns, and return where they ran."""
+        for name, checkpoint in zip("ab", CHECKPOINTS, strict=True):
+            await self.service.run(backend=name, checkpoint_model=checkpoint)
+            await eventually(partial(self._is_heard_of, name, checkpoint))
+        done = [await self.service.run(checkpoint_model=each) for each in (*CHECKPOINTS * 3, *CHECKPOINTS[::-1])]
+        return [job["backend_name"] for job in done]
+
+    async def _is_heard_of(self, name: str, checkpoint: str) -> bool:
+        """Whether all workers know that a backend has this checkpoint, and nothing to do."""
+        states = [
+            own_state(worker.pool.backends[name]) if name in worker.pool.backends else worker.choice.fleet.get(name)
+            for worker in self.workers
+        ]
+        return all(each is not None and each.warm == {f"checkpoints/{checkpoint}"} and not each.busy for each in states)
 
 
 @pytest.fixture
@@ -184,31 +191,42 @@ async def make_pair(service: Service, start_standin: Start, start_worker: Worker
         standins = [await start_standin(model_load_seconds=0.5) for _ in "ab"]
         urls = [f"{name}={each.url}" for name, each in zip("ab", standins, strict=True)]
         await start_worker.stop(service.worker)
-        for each in [",".join(urls)] if workers == 1 else urls:
-            await service.heard_of(await start_worker(each, **changes))
-        return Pair(service, standins)
+        started = [await start_worker(each, **changes) for each in ([",".join(urls)] if workers == 1 else urls)]
+        for worker in started:
+            await service.heard_of(worker)
+        return Pair(service, standins, started)
 
     return make
 
 
-async def test_jobs_of_two_checkpoints_are_sorted_among_two_backends(make_pair):
-    pair = await make_pair()
-    await pair.send_all(*CHECKPOINTS * 8)
-    assert 2 <= pair.loads <= 5
+@pytest.mark.parametrize("heartbeat_seconds", [4.0], ids=["calm"])
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_job_runs_where_its_checkpoint_is_loaded_whoever_drives_that_backend(make_pair, workers):
+    pair = await make_pair(workers=workers)
+    assert await pair.run_by_turns() == [*"ab" * 3, *"ba"]
+    assert pair.loads == 2
 
 
-async def test_without_it_each_backend_takes_what_comes_first(make_pair, plain):
+async def test_without_it_the_first_backend_gets_the_first_job(make_pair, plain):
     pair = await make_pair(prefer_loaded_models=False)
-    ids = await pair.send_all(*CHECKPOINTS * 4)
-    claimed = await plain.fetch("SELECT job_id, choice FROM job_attempts ORDER BY claimed_at")
-    assert [row["job_id"] for row in claimed] == ids
-    assert {row["choice"] for row in claimed} == {None}
+    done = [await pair.service.run(checkpoint_model=each) for each in CHECKPOINTS * 2]
+    assert [job["backend_name"] for job in done] == [*"aaaa"]
+    assert pair.loads == 4
+    assert await plain.fetchval("SELECT count(choice) FROM job_attempts") == 0
 
 
-async def test_backends_of_two_workers_share_the_checkpoints_too(make_pair):
-    pair = await make_pair(workers=2)
-    await pair.send_all(*CHECKPOINTS * 8)
-    assert 2 <= pair.loads <= 6
+async def test_jobs_that_wait_together_are_sorted_by_what_they_load(make_pair, plain):
+    pair = await make_pair()
+    for name in "ab":
+        await pair.service.drain(name)
+    ids = [(await pair.service.submit(checkpoint_model=each))["job_id"] for each in CHECKPOINTS * 4]
+    assert (await pair.service.client.post("/api/v1/backends/a/resume")).status == 200
+    for job_id in ids:
+        assert (await pair.service.finished(job_id))["status"] == "completed"
+    first, second = await plain.fetch("SELECT job_id, choice FROM job_attempts ORDER BY claimed_at LIMIT 2")
+    # The first one leaves its checkpoint loaded.
+    assert [first["job_id"], second["job_id"]] == [ids[0], ids[2]]
+    assert '"overtook": 1' in second["choice"]
 
 
 XL, DREAM = CHECKPOINTS

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 from samples import running_for, slow_graph
 
-from harness import BOTH_AGES, eventually
+from harness import BOTH_AGES, LIVES, eventually
 from worker.attempts import stop_prompt
 from worker.standin.faults import Fault, FaultKind, ViewFault
 
@@ -373,6 +373,7 @@ async def test_a_job_behind_a_foreign_prompt_that_stands_still_moves_on(
     assert done["attempts"][0]["error_code"] == "backend_stalled"
 
 
+@LIVES
 async def test_a_job_that_failed_on_a_backend_is_tried_on_another_one(
     service: Service,
     start_standin: Callable[..., Awaitable[StandinServer]],
@@ -381,11 +382,19 @@ async def test_a_job_that_failed_on_a_backend_is_tried_on_another_one(
     other = await start_standin()
     await start_worker(f"other={other.url}")
     await service.backend_online(2)
+    await service.drain("other")
     await service.standin.state.apply(Fault(kind=FaultKind.OUT_OF_MEMORY, times=None))
-    jobs = [await service.submit() for _ in range(10)]
+    first = await service.submit()
+
+    async def failed() -> bool:
+        return bool((await service.job(first["job_id"]))["attempt"] == 2)
+
+    await eventually(failed)
+    assert (await service.client.post("/api/v1/backends/other/resume")).status == 200
+    jobs = [first, *[await service.submit() for _ in range(9)]]
     done = [await service.finished(job["job_id"]) for job in jobs]
     assert {(job["status"], job["backend_name"]) for job in done} == {("completed", "other")}
-    assert 2 in {job["attempt"] for job in done}
+    assert done[0]["attempt"] == 2
 
 
 async def test_a_cancel_that_its_backend_does_not_confirm_stays_asked_for(

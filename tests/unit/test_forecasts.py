@@ -49,7 +49,7 @@ class World:
 
 def asked(job_id: int) -> Any:
     return SimpleNamespace(
-        job_id=job_id, user_id="ann", models=(), cost_s=UNKNOWN_S, priority=0, backend=None, model_key=None
+        job_id=job_id, user_id="ann", models=(), cost_s=UNKNOWN_S, priority=0, backend=None, prefer=None, model_key=None
     )
 
 

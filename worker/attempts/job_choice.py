@@ -87,7 +87,8 @@ class JobChoice:
         self._worker_id = worker_id
         self._lease_s = lease_s
         self._chooses = chooses
-        self._fleet = Fleet()
+        self.fleet: Final = Fleet()
+        """All backends, as this worker knows them."""
         self._loads = Loads()
         self._runs = Runs()
         self._refreshed_at = float("-inf")
@@ -151,10 +152,10 @@ class JobChoice:
         ours = {backend.name for backend in self._pool.driven}
         others = [beat for beat in await self._registry.backends() if beat.name not in ours]
         states = [await self._state_of(beat) for beat in others]
-        for name in set(self._fleet.names()) - ours - {beat.name for beat in others}:
-            self._fleet.remove(name)
+        for name in set(self.fleet.names()) - ours - {beat.name for beat in others}:
+            self.fleet.remove(name)
         for state in states:
-            self._fleet.update(state)
+            self.fleet.update(state)
 
     async def _first(self, by: By) -> Job | Leave:
         job = await self._store.claim(by.worker_id, by.backend, by.prompt_id, by.lease_s, unrefused=by.unrefused)
@@ -175,7 +176,7 @@ class JobChoice:
             for _ in range(MOST_TRIES):
                 candidates = await self._candidates(backend, by)
                 now = time.monotonic()
-                found = choose(candidates, self._state(backend), self._fleet, self._loads, now)
+                found = choose(candidates, self._state(backend), self.fleet, self._loads, now)
                 if isinstance(found, Leave):
                     return await self._left(backend, found)
                 job = await self._store.claim_chosen(by, found)
@@ -189,7 +190,7 @@ class JobChoice:
     async def _at_hand(self, backend: Backend, by: By) -> Job | None:
         """Take the first job if its models are loaded here, and no other backend would finish such a job sooner."""
         here = self._state(backend)
-        if not self._fleet.is_as_good_as_any(here, time.monotonic()):
+        if not self.fleet.is_as_good_as_any(here, time.monotonic()):
             return None
         reason = Reason.AHEAD if here.busy else Reason.DUE
         job = await self._store.claim_at_hand(by, here.warm, reason)
@@ -246,12 +247,12 @@ class JobChoice:
     def _state(self, backend: Backend) -> BackendState:
         """Return how a backend is now, and bring all that this worker drives up to date."""
         for each in self._pool.driven:
-            self._fleet.update(own_state(each))
-        state = self._fleet.get(backend.name)
+            self.fleet.update(own_state(each))
+        state = self.fleet.get(backend.name)
         if state is None or not state.live:
             # It has a free slot, whatever else is thought of it.
             state = own_state(backend, live=True)
-            self._fleet.update(state)
+            self.fleet.update(state)
         return state
 
     async def _state_of(self, beat: BackendBeat) -> BackendState:
