@@ -160,6 +160,7 @@ class WorkerProcess:
             line=self._turns_line,
             ctx={"runner": self.runner},
             free_slots=self._free_slots,
+            tell=self.choice.tell,
             health_check_key=f"{names.worker(self.worker_id)}:arq",
             health_check_interval=ARQ_HEALTH_S,
         )

@@ -101,10 +101,8 @@ class JobQueue:
     async def have_looked(self, backends: Iterable[str]) -> None:
         """Have the workers that drive these backends look for jobs: some were left to them."""
         with redis_errors_as("The queue cannot be reached at the moment."):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for name in backends:
-                    pipe.publish(self._names.looks, name)
-                await pipe.execute()
+            for name in backends:
+                await self._redis.publish(self._names.looks, name)
 
     async def missing(self, turns: list[str]) -> list[str]:
         """Return those of the turns that are not in the queue."""

@@ -28,7 +28,7 @@ from worker.queue.arq_tasks import WorkerSettings
 from worker.queue.turn_worker import HeldBack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     from arq.connections import ArqRedis
 
@@ -110,6 +110,24 @@ async def test_when_all_is_held_back_it_rests_until_it_is_woken(redis: ArqRedis,
         await idle(worker)
     # Each turn kept its place.
     assert await redis.zcard(names.queue) == 3
+
+
+async def test_other_workers_are_told_of_jobs_when_the_turn_can_be_taken(
+    redis: ArqRedis, names: Names, queue: JobQueue
+) -> None:
+    told: list[tuple[set[str], list[bytes]]] = []
+
+    async def take_turn(_ctx: dict[str, Any], _job_id: int) -> None:
+        raise HeldBack(NEVER_S, {"far"})
+
+    async def tell(left_to: Collection[str]) -> None:
+        told.append((set(left_to), await redis.keys("arq:in-progress:*")))
+
+    await queue.enqueue(1, 1)
+    async with at_work(turn_worker(redis, names, take_turn, lambda: 1, tell=tell)):
+        await until(lambda: told)
+    assert told == [({"far"}, [])]
+    assert await redis.zcard(names.queue) == 1
 
 
 async def test_a_job_that_ends_ends_the_rest(redis: ArqRedis, names: Names, queue: JobQueue) -> None:

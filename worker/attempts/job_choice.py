@@ -178,11 +178,13 @@ class JobChoice:
                 now = time.monotonic()
                 found = choose(candidates, self._state(backend), self.fleet, self._loads, now)
                 if isinstance(found, Leave):
-                    return await self._left(backend, found)
+                    if found.reason is Reason.ELSEWHERE and backend.memory.idle_since is None:
+                        backend.memory.idle_since = time.monotonic()
+                    return found
                 job = await self._store.claim_chosen(by, found)
                 if job is not None:
                     self._metrics.chose(found.reason, len(found.overtook))
-                    await self._tell(found.left_to)
+                    await self.tell(found.left_to)
                     return job
                 self._metrics.lost_race()
         return Leave(SOONEST_LOOK_S, Reason.ELSEWHERE)
@@ -227,15 +229,21 @@ class JobChoice:
             return set()
         return {model for job in candidates for model in lacking(job.models, offers)}
 
-    async def _left(self, backend: Backend, left: Leave) -> Leave:
-        memory = backend.memory
-        if left.reason is Reason.ELSEWHERE and memory.idle_since is None:
-            memory.idle_since = time.monotonic()
-        await self._tell(left.left_to)
-        return left
+    @property
+    def others(self) -> frozenset[str]:
+        """The backends of other workers that take jobs, as far as is known."""
+        ours = {backend.name for backend in self._pool.driven}
+        return frozenset(name for name in self.fleet.names() if name not in ours and self._takes_jobs(name))
 
-    async def _tell(self, names: Collection[str]) -> None:
-        """Have other workers' backends look for a job, as some were left to them."""
+    def _takes_jobs(self, name: str) -> bool:
+        state = self.fleet.get(name)
+        return state is not None and state.live
+
+    async def tell(self, names: Collection[str]) -> None:
+        """Have those of these backends that other workers drive look for a job, as some were left to them.
+
+        While a turn that found nothing is still held, they find none: it is to be given back first.
+        """
         ours = {backend.name for backend in self._pool.driven}
         others = [name for name in names if name not in ours]
         if others:

@@ -60,6 +60,8 @@ class Again:
     after_s: float
     rest_s: float = 0.0
     """For how long no other turn of this worker would find anything either, unless something happens."""
+    left_to: frozenset[str] = frozenset()
+    """Backends to which jobs were left."""
 
 
 class Runner:
@@ -145,12 +147,15 @@ class Runner:
         if any(each.reason is not Reason.EMPTY for each in left):
             # Jobs wait, and each is left to a backend that will finish it sooner.
             rest_s = min(each.until_s for each in left if each.reason is not Reason.EMPTY)
-            return Again(rest_s, rest_s)
+            return Again(rest_s, rest_s, frozenset().union(*(each.left_to for each in left)))
         wait_s = await self._wait_s(job_id)
         if wait_s is None:
             return None
         # Jobs wait, and this worker may begin none of them. That may be so of a million, each of which has its turn.
-        return Again(wait_s, REST_S if self._store.running_limited and wait_s <= _SOON_S else 0.0)
+        if wait_s <= _SOON_S and self._store.running_limited:
+            return Again(wait_s, REST_S)
+        # What is due may be for backends of others.
+        return Again(wait_s, 0.0, self._choice.others if wait_s <= _SOON_S else frozenset())
 
     async def take_over(self) -> None:
         """Take over attempts whose lease has expired, on backends that this worker drives."""

@@ -13,6 +13,7 @@ from arq.cron import next_cron
 from arq.worker import Retry
 
 from app.domain.errors import DatabaseUnavailable, GenonautError
+from app.domain.scheduling.choice import SOONEST_LOOK_S
 from app.messaging.queue import TURN_FUNCTION
 from app.messaging.redis_connection import EXPIRES_MS, deserialize, serialize
 from app.storage.periodic_tasks import PeriodicRun, Plan
@@ -44,7 +45,10 @@ async def take_turn(ctx: dict[str, Any], job_id: int) -> None:
         return
     if again.rest_s:
         # It keeps its place in the queue: what ends the worker's rest may make way for a job at any moment.
-        raise HeldBack(again.rest_s)
+        raise HeldBack(again.rest_s, again.left_to)
+    if again.left_to and ctx["job_try"] == 1:
+        # Those are told once of each turn, or workers that all find nothing would tell each other for ever.
+        raise HeldBack(SOONEST_LOOK_S, again.left_to)
     # The delay grows: a thousand jobs for a backend that is unavailable must not keep Redis busy.
     raise Retry(defer=min(again.after_s * ctx["job_try"], MOST_WAIT_S))
 

@@ -19,7 +19,7 @@ from arq.worker import JobExecutionFailed, Retry, Worker
 from app.messaging.redis_connection import REDIS_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from arq.connections import ArqRedis
 
@@ -68,11 +68,15 @@ keeps its place in the queue."""
 
 
 class HeldBack(Retry):
-    """The turn is to be tried again, and so would be all others: none is taken for `rest_s` seconds, or until woken."""
+    """The turn is to be tried again, and so would be all others: none is taken for `rest_s` seconds, or until woken.
 
-    def __init__(self, rest_s: float) -> None:
+    `left_to` are backends, of other workers too, that are to be told when the turn can be taken again.
+    """
+
+    def __init__(self, rest_s: float, left_to: Collection[str] = ()) -> None:
         super().__init__()
         self.rest_s = rest_s
+        self.left_to = left_to
 
 
 class TurnWorker(Worker):
@@ -87,6 +91,7 @@ class TurnWorker(Worker):
         *arguments: Any,
         free_slots: Callable[[], int],
         line: ArqRedis,
+        tell: Callable[[Collection[str]], Awaitable[None]] | None = None,
         lock_s: float = LOCK_S,
         idle_poll_s: float = IDLE_POLL_S,
         **options: Any,
@@ -96,6 +101,9 @@ class TurnWorker(Worker):
         self.in_progress_timeout_s = lock_s
         self.idle_poll_s = idle_poll_s
         self._free_slots = free_slots
+        self._tell = tell
+        self._left_to: set[str] = set()
+        """Backends that are to be told when the turns that have ended are given back."""
         self._woken = asyncio.Event()
         self._begun: set[str] = set()
         self._asleep = False
@@ -158,12 +166,15 @@ class TurnWorker(Worker):
     async def _exchange(self, wanted: int) -> float:
         """End turns, begin up to `wanted` others, and return in how many seconds the next turn is due."""
         ended = dict(self._ended)
+        left_to, self._left_to = self._left_to, set()
         ended_args = [each for turn in ended.items() for each in turn]
         now_ms = int(time.time() * 1000)
         lock_ms = int(self.in_progress_timeout_s * 1000)
         taken, following = await self._take(keys=[self.queue_name], args=[now_ms, lock_ms, wanted, *ended_args])
         for turn in ended:
             del self._ended[turn]
+        if left_to and self._tell is not None:
+            await self._tell(left_to)
         for raw, score, tries, payload in taken:
             turn = raw.decode()
             # A turn that runs here can be taken again if its lock expired, for example while the process was suspended.
@@ -201,6 +212,7 @@ class TurnWorker(Worker):
             due = int(time.time() * 1000) + again.defer_score if again.defer_score else 0
             if isinstance(again, HeldBack):
                 self._rests_until = time.monotonic() + again.rest_s
+                self._left_to.update(again.left_to)
             self.jobs_retried += 1
         except asyncio.CancelledError:
             # A cancellation ends this run; the turn stays in the queue.
