@@ -54,6 +54,8 @@ _LATELY: Final = f"""
     ) AS last"""  # noqa: S608  # of our own words only
 
 
+# One by one: where few jobs have models PostgreSQL would look for those in all of them.
+_THEIR_JOBS: Final = "CROSS JOIN LATERAL (SELECT * FROM generation_jobs WHERE id = last.job_id LIMIT 1) AS job"
 _BY_MODELS: Final = f"""
     SELECT model_key, percentile_cont(0.5) WITHIN GROUP (ORDER BY took) AS p50,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY took / work) FILTER (WHERE work > 0) AS per_work_s
@@ -63,7 +65,7 @@ _BY_MODELS: Final = f"""
         FROM (
             SELECT job_id, extract(epoch FROM executed_at - COALESCE(executing_at, submitted_at))::float8 AS took
             FROM job_attempts WHERE outcome = 'completed' ORDER BY ended_at DESC LIMIT {OF_MODELS}
-        ) AS last JOIN generation_jobs AS job ON job.id = last.job_id
+        ) AS last {_THEIR_JOBS}
         WHERE last.took IS NOT NULL AND job.model_key IS NOT NULL
     ) AS known
     GROUP BY model_key"""  # noqa: S608  # of our own words only
@@ -75,7 +77,7 @@ _LOADS: Final = f"""
     SELECT job.models, last.load_s FROM (
         SELECT job_id, ended_at, load_s FROM job_attempts WHERE outcome = 'completed'
         ORDER BY ended_at DESC LIMIT {OF_MODELS}
-    ) AS last JOIN generation_jobs AS job ON job.id = last.job_id
+    ) AS last {_THEIR_JOBS}
     WHERE last.load_s > 0 ORDER BY last.ended_at"""  # noqa: S608  # of our own words only
 """The last one last, as they are learned from."""
 
