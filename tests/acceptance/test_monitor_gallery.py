@@ -204,7 +204,7 @@ async def test_what_is_new_waits_while_the_reader_is_further_down_or_the_page_is
         await expect(page.locator("#held")).to_be_hidden()
     async with browser.page(GALLERY) as page:
         await live(page)
-        await page.get_by_role("button", name="Pause").click()
+        await page.get_by_role("button", name="Pause", exact=True).click()
         paused = await done(life)
         await expect(page.locator("#held")).to_contain_text("1 new (held)")
         await page.get_by_role("button", name="Go on").click()

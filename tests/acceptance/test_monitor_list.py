@@ -71,7 +71,7 @@ async def test_paused_the_list_stands_and_goes_on_when_told(browser: Guarded, li
     running = await life.execute()
     async with browser.page("/monitor/") as page:
         await live(page)
-        await page.get_by_role("button", name="Pause").click()
+        await page.get_by_role("button", name="Pause", exact=True).click()
         await expect(page.locator("#connection-word")).to_have_text("paused")
         assert (await page.title()).startswith("paused · (1 running")
         shown = await page.locator("#rows").evaluate(TEXT)

@@ -158,7 +158,7 @@ async def test_axe_finds_nothing_serious_in_what_opens_appears_or_is_not_there(
         await page.locator(f"#job-{lived.waiting}").get_by_role("button", name="Cancel").click()
         await expect(page.get_by_role("button", name="Undo")).to_be_visible()
         await look(page, "toast", found, rules)
-        await page.get_by_role("button", name="Pause").click()
+        await page.get_by_role("button", name="Pause", exact=True).click()
         await look(page, "paused", found, rules)
         await page.goto("/monitor/jobs/999999")
         await expect(page.get_by_role("heading", level=1)).to_be_visible()

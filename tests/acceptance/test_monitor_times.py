@@ -71,7 +71,7 @@ async def test_every_time_of_every_page_is_of_the_readers_zone(
             assert [(path, stamp) for stamp, right in found if stamp != right] == []
             await expect(page.locator("#zone-word")).to_have_text("Times are of Asia/Tokyo.")
             # What the page fetches anew is no way back.
-            await page.get_by_role("button", name="Pause").click()
+            await page.get_by_role("button", name="Pause", exact=True).click()
             await page.get_by_role("button", name="Go on").click()
             await live(page)
             assert [(path, stamp) for stamp, right in await page.evaluate(STAMPS) if stamp != right] == []
