@@ -103,7 +103,7 @@ def routes(app: web.Application, *methods: str) -> list[tuple[str, str]]:
     """Return method and address of every route, of job 1 where there is a number in it."""
     found = {(method, place) for method, place in methods_and_places(app) if method in methods}
     ids = {"job_id": "1", "content_id": "1", "index": "0", "name": "x", "worker_id": "x", "task": "sweep"}
-    ids |= {"version": "x", "node_class": "x", "upload_id": "x", "key_id": "1"}
+    ids |= {"version": "x", "node_class": "x", "upload_id": "x", "key_id": "1", "user_id": "x"}
     named = {(method, re.sub(r"{(\w+)}", lambda each: ids[each[1]], place)) for method, place in found}
     return sorted((method, path) for method, path in named if path != READY)
 
