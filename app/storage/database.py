@@ -85,8 +85,11 @@ def _is_usable(driven: asyncpg.Connection) -> bool:
     """Whether the server has not dropped the connection while it was idle, nor has a transaction of another open on it.
 
     That is left behind by a task that was cancelled within a COMMIT: SQLAlchemy takes the transaction for ended then.
+    Within a BEGIN likewise, which SQLAlchemy takes for not begun; and until the driver has heard what came of the
+    cancelled statement, it does not know of a transaction. asyncpg's own pool asks it the same way.
     """
-    return not driven.is_closed() and not driven.is_in_transaction()
+    being_cancelled = driven._protocol._is_cancelling()  # noqa: SLF001 - it has no public name
+    return not (driven.is_closed() or driven.is_in_transaction() or being_cancelled)
 
 
 class Database:

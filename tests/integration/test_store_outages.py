@@ -127,6 +127,28 @@ async def test_a_connection_that_comes_back_within_a_transaction_is_replaced(
     assert driven.is_closed()
 
 
+@pytest.mark.parametrize("is_spare", [False, True])
+async def test_a_connection_on_which_a_statement_is_being_cancelled_is_replaced(
+    connect: Callable[..., Database], is_spare: bool
+) -> None:
+    """As a task leaves one behind that is cancelled within its BEGIN: the driver knows of no transaction yet."""
+    database = connect(database_pool_size=2)
+    if is_spare:
+        async with database.driver() as driven:
+            pass
+    else:
+        async with database.transaction() as session:
+            driven = await driver_of_(session)
+    beginning = asyncio.create_task(driven.execute("BEGIN; SELECT pg_sleep(60)"))
+    await asyncio.sleep(0)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    assert not driven.is_in_transaction()
+    async with database.driver() as other, database.snapshot() as session:
+        assert driven not in (other, await driver_of_(session))
+
+
 async def driver_of_(session: AsyncSession) -> asyncpg.Connection:
     await session.execute(text("SELECT 1"))
     return await driver_of(session)
