@@ -16,7 +16,7 @@ from samples import settings_of_redis
 from app.domain.errors import QueueUnavailable
 from app.messaging.channels import Names
 from app.messaging.queue import TURN_FUNCTION, JobQueue
-from app.messaging.redis_connection import EXPIRES_MS, MOST_CONNECTIONS, close, make_listener, make_redis
+from app.messaging.redis_connection import EXPIRES_MS, MOST_CONNECTIONS, Line, close, make_listener, make_redis
 from harness import GUARD_S
 
 if TYPE_CHECKING:
@@ -113,6 +113,22 @@ async def test_enqueueing_tells_the_workers_when_the_turn_is_due(
         await queue.enqueue(1, 1)
         message: Any = await pubsub.get_message(ignore_subscribe_messages=True, timeout=GUARD_S)
         assert float(message["data"]) == await redis.zscore(names.queue, "1:1")
+    await close(listener)
+
+
+async def test_workers_are_told_of_backends_that_are_to_look_for_jobs(settings: Settings, names: Names) -> None:
+    # As a worker has it: one connection, of which nothing can be had but commands.
+    line, listener = Line(settings), make_listener(settings)
+    async with listener.pubsub() as pubsub:
+        await pubsub.subscribe(names.looks)
+        await pubsub.get_message(timeout=GUARD_S)
+        # A command makes the connection; from then on it is taken.
+        await line.ping()
+        async with asyncio.timeout(GUARD_S):
+            await JobQueue(line, names).have_looked(["a", "b"])
+        told: list[Any] = [await pubsub.get_message(ignore_subscribe_messages=True, timeout=GUARD_S) for _ in range(2)]
+    assert [each["data"] for each in told] == [b"a", b"b"]
+    await close(line)
     await close(listener)
 
 

@@ -113,13 +113,7 @@ async def test_a_connection_that_comes_back_within_a_transaction_is_replaced(
 ) -> None:
     """As a task leaves one behind that is cancelled within its COMMIT."""
     database = connect(database_pool_size=2)
-    if is_spare:
-        async with database.driver() as driven:
-            pass
-        assert database.spare
-    else:
-        async with database.transaction() as session:
-            driven = await driver_of_(session)
+    driven = await left_idle(database, is_spare)
     await driven.execute("BEGIN")
     await driven.execute("SELECT 1")
     async with database.driver() as other, database.snapshot() as session:
@@ -133,12 +127,7 @@ async def test_a_connection_on_which_a_statement_is_being_cancelled_is_replaced(
 ) -> None:
     """As a task leaves one behind that is cancelled within its BEGIN: the driver knows of no transaction yet."""
     database = connect(database_pool_size=2)
-    if is_spare:
-        async with database.driver() as driven:
-            pass
-    else:
-        async with database.transaction() as session:
-            driven = await driver_of_(session)
+    driven = await left_idle(database, is_spare)
     beginning = asyncio.create_task(driven.execute("BEGIN; SELECT pg_sleep(60)"))
     await asyncio.sleep(0)
     beginning.cancel()
@@ -147,6 +136,17 @@ async def test_a_connection_on_which_a_statement_is_being_cancelled_is_replaced(
     assert not driven.is_in_transaction()
     async with database.driver() as other, database.snapshot() as session:
         assert driven not in (other, await driver_of_(session))
+
+
+async def left_idle(database: Database, is_spare: bool) -> asyncpg.Connection:
+    """Return a connection that the database keeps for its next use: a spare one, or one in the pool."""
+    if not is_spare:
+        async with database.transaction() as session:
+            return await driver_of_(session)
+    async with database.driver() as driven:
+        pass
+    assert database.spare
+    return driven
 
 
 async def driver_of_(session: AsyncSession) -> asyncpg.Connection:
